@@ -1,0 +1,68 @@
+"""The article's third model, two LSTM layers of 150 units, trained as one should.
+
+python -m lovecraft_jax.train --config=configs/c150.py
+python -m lovecraft_jax.train --config=configs/c150.py:quick
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(variant: str | None = None) -> ConfigDict:
+    """The whole experiment, every number with its unit or its reason; `quick` is the same in under a minute."""
+    config = ConfigDict()
+    config.seed = 0
+
+    config.data = ConfigDict()
+    config.data.corpus = "auto"  # the 67 tales where they can be had, else the bundled ones; or a path
+    config.data.level = "chars"  # what a token is
+    config.data.alphabet = "ascii"  # "unicode" keeps every character
+    config.data.regime = "stream"  # "window" is the article's: independent slices, no carry between them
+    config.data.seq_len = 50  # tokens of backpropagation through time
+    config.data.batch_size = 64  # lanes, over all devices
+
+    config.model = ConfigDict()
+    config.model.lstm = "scan"
+    config.model.layers = 2
+    config.model.units = 150
+    config.model.embed = 0  # width of the embedding; 0 feeds tokens as one-hot vectors
+    config.model.dropout_input = 0.0  # on the input
+    config.model.dropout = 0.0  # on every layer's output; so small a model underfits 20 passes
+    config.model.tie = False  # the embedding as the head's kernel
+    config.model.dtype = "float32"  # of the operands of products; sums, gates and carry stay float32
+
+    config.optimizer = ConfigDict()
+    config.optimizer.lr = 0.004  # peak
+    config.optimizer.schedule = "cosine"  # or "constant", after the warmup
+    config.optimizer.warmup = 200  # steps
+    config.optimizer.end = 0.02  # of the peak, at the last step
+    config.optimizer.beta1 = 0.9
+    config.optimizer.beta2 = 0.99  # 0.999 remembers gradients for longer than the cosine allows
+    config.optimizer.eps = 1e-8
+    config.optimizer.clip = 1.0  # global norm of the gradient
+
+    config.train = ConfigDict()
+    config.train.epochs = 10.0  # passes over the training text
+    config.train.steps = 0  # where above 0, this decides instead
+    config.train.stop_at_step = 0  # ends early without changing the schedule; 0 does not
+    config.train.steps_per_dispatch = 20  # steps the device takes without the host
+    config.train.log_every = 100  # steps
+    config.train.eval_every = 1000  # steps
+    config.train.eval_lanes = 32  # lanes that the scheduled score reads side by side
+    config.train.checkpoint_every = 500  # steps; every evaluation saves as well
+    config.train.keep = 2  # latest checkpoints; the best stays besides
+
+    config.sample = ConfigDict()  # what is written at every evaluation
+    config.sample.prompt = "The ancient house"
+    config.sample.length = 500  # new tokens
+    config.sample.temperature = 0.7
+    config.sample.top_k = 0  # 0 keeps all
+    config.sample.top_p = 1.0  # 1 keeps all
+
+    if variant == "quick":
+        config.train.steps = 300
+        config.train.eval_every = 100
+        config.train.checkpoint_every = 100
+        config.optimizer.warmup = 50
+    elif variant is not None:
+        raise ValueError(f"unknown variant {variant!r} of this config; known: quick")
+    return config

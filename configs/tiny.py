@@ -1,0 +1,30 @@
+"""A model for tests: trains on the bundled tales in seconds, and learns little.
+
+python -m lovecraft_jax.train --config=configs/tiny.py
+"""
+
+from ml_collections import ConfigDict
+
+from configs import c150
+
+
+def get_config(variant: str | None = None) -> ConfigDict:
+    """Two layers of 16 units, dropout on, everything due every few steps."""
+    if variant is not None:
+        raise ValueError(f"unknown variant {variant!r} of this config; it has none")
+    config = c150.get_config()
+    config.data.corpus = "bundled"
+    config.data.seq_len = 8
+    config.data.batch_size = 8
+    config.model.units = 16
+    config.model.dropout_input = 0.1
+    config.model.dropout = 0.1
+    config.optimizer.warmup = 4
+    config.train.steps = 40
+    config.train.steps_per_dispatch = 5
+    config.train.log_every = 10
+    config.train.eval_every = 20
+    config.train.eval_lanes = 8
+    config.train.checkpoint_every = 10
+    config.sample.length = 40
+    return config

@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Runs the whole test suite: bash launch/test.sh [any argument of pytest]
+set -euo pipefail
+source "$(dirname "$0")/install.sh" test
+
+exec .venv/bin/python -m pytest "$@"

@@ -1,0 +1,132 @@
+"""Checkpoints: the state and the JSON that explains it, in one atomic Orbax step, each leaf with a checksum.
+
+Orbax writes in the background and never leaves half a step; what it does not see is a byte that flips on the disk.
+"""
+
+import dataclasses
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from orbax.checkpoint import checkpoint_managers as policies
+
+from lovecraft_jax.errors import UserError
+from lovecraft_jax.progress import say
+
+
+class Damaged(Exception):
+    """A checkpoint that cannot be read, or whose values are not those that were saved."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """A checkpoint: after which step, the state, and the JSON saved with it."""
+
+    step: int
+    state: Any
+    meta: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of a run under `workdir`: the latest `keep`, and the one with the lowest bits per character."""
+
+    def __init__(self, workdir: epath.Path, keep: int = 2, read_only: bool = False) -> None:
+        best = policies.BestN(get_metric_fn=_bpc, reverse=True, n=1, keep_checkpoints_without_metrics=False)
+        options = ocp.CheckpointManagerOptions(
+            # best_fn stands beside the policy: without it Orbax writes no metrics and forgets which was best.
+            best_fn=_bpc,
+            best_mode="min",
+            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
+            create=not read_only,
+        )
+        self._manager = ocp.CheckpointManager(workdir / "checkpoints", options=options)
+
+    @property
+    def steps(self) -> Sequence[int]:
+        """The steps there are, in order."""
+        return sorted(self._manager.all_steps())
+
+    @property
+    def best_step(self) -> int | None:
+        """The step with the lowest bits per character; None where none was scored."""
+        scored = [step for step in self.steps if self._manager.metrics(step)]
+        return min(scored, key=lambda step: _bpc(self._manager.metrics(step))) if scored else None
+
+    def save(self, step: int, state: Any, meta: dict[str, Any], bpc: float | None = None) -> None:
+        """Saves in the background. Without `bpc` the checkpoint never counts as best."""
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            meta=ocp.args.JsonSave(meta | {"checksums": checksums(state)}),
+        )
+        self._manager.save(step, args=items, metrics=None if bpc is None else {"bpc": bpc}, force=True)
+
+    def restore(self, step: int, target: Any) -> Restored:
+        """The checkpoint of `step`, put where `target`'s ShapeDtypeStructs say. Raises Damaged."""
+        items = ocp.args.Composite(
+            state=ocp.args.StandardRestore(target),
+            meta=ocp.args.JsonRestore(),
+        )
+        try:
+            found = self._manager.restore(step, args=items)
+            meta = dict(found["meta"])
+            saved = meta.pop("checksums")
+        except Exception as error:  # Orbax raises bare Exception, ValueError, KeyError, JSONDecodeError and more
+            raise Damaged(f"step {step}: {str(error).splitlines()[0][:200]}") from error
+        wrong = [name for name, value in checksums(found["state"]).items() if saved.get(name) != value]
+        if wrong:
+            raise Damaged(f"step {step}: {', '.join(wrong[:3])} differ from what was saved (checksum)")
+        return Restored(step, found["state"], meta)
+
+    def restore_newest(self, target: Any, first: int | None = None) -> Restored | None:
+        """The newest good checkpoint (of `first`, if given, before the others), None where there is none at all.
+
+        A damaged one is reported and the one before it used. Raises UserError where all are damaged.
+        """
+        order = sorted(self.steps, key=lambda step: (step == first, step), reverse=True)
+        for step in order:
+            try:
+                return self.restore(step, target)
+            except Damaged as damage:
+                say(f"WARNING: damaged checkpoint, {damage}; trying the one before it")
+        if order:
+            raise UserError(
+                f"{self._manager.directory}: all {len(order)} checkpoints are damaged; delete the folder to start over"
+            )
+        return None
+
+    def delete_after(self, step: int) -> None:
+        """Removes newer checkpoints: damaged ones, which would stand in the way of saving those steps again."""
+        for newer in self.steps:
+            if newer > step:
+                self._manager.delete(newer)
+
+    def wait(self) -> None:
+        """Until what was saved is on the disk. Raises what went wrong there."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, then lets go of the folder."""
+        self._manager.close()
+
+
+def checksums(tree: Any) -> dict[str, str]:
+    """CRC-32 of every leaf's value, type and shape, by its path."""
+    sums = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        is_key = isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        value = np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+        name = jax.tree_util.keystr(path)
+        sums[name] = (
+            f"{zlib.crc32(np.ascontiguousarray(value).data, zlib.crc32(repr((value.dtype, value.shape)).encode())):08x}"
+        )
+    return sums
+
+
+def _bpc(metrics: Any) -> float:
+    return metrics["bpc"]

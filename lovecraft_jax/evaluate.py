@@ -1,0 +1,36 @@
+"""python -m lovecraft_jax.evaluate --workdir=runs/c150 --split=test: the exact score of a split or of a text file."""
+
+import json
+from pathlib import Path
+
+from absl import flags
+
+from lovecraft_jax import cli
+from lovecraft_jax.corpus import read_tale
+from lovecraft_jax.errors import UserError
+from lovecraft_jax.run import load_run
+
+
+def main() -> int:
+    """Prints one JSON line: loss (nats per token), bpc, perplexity, tokens, characters, and what was scored."""
+    F = flags.FLAGS
+    if F.text and F["split"].present:
+        raise UserError(f"--text={F.text} and --split={F.split}: give one of them")
+    run = load_run(cli.required("workdir", "runs/c150"), F.checkpoint)
+    if F.text:
+        what, text = {"text": F.text}, run.encode(read_tale(Path(F.text), F.text).text)
+        if not len(text.ids):
+            raise UserError(f"--text={F.text}: no text in it after cleaning")
+    else:
+        what, text = {"split": F.split}, run.split(F.split)
+    score = run.score(text)
+    result = {"loss": score.loss, "bpc": score.bpc, "perplexity": score.perplexity, "tokens": score.tokens}
+    print(json.dumps(what | result | {"characters": score.chars, "step": int(run.state.step)}))
+    return 0
+
+
+if __name__ == "__main__":
+    cli.define_run_flags()
+    flags.DEFINE_enum("split", "test", ["train", "valid", "test"], "The run's own split to score.")
+    flags.DEFINE_string("text", None, "A UTF-8 text file to score instead.")
+    cli.run(main)

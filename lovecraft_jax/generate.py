@@ -1,0 +1,123 @@
+"""Writing: a prompt is read into the carry, then tokens are drawn inside one compiled scan."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lovecraft_jax.errors import UserError
+from lovecraft_jax.model import LSTMLM, Carry, forward
+from lovecraft_jax.state import Variables
+from lovecraft_jax.vocab import UNKNOWN_ID, Vocab
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How a token is drawn: logits over `temperature` (0 takes the likeliest), then only the `top_k` likeliest
+    (0 keeps all), then the fewest whose probabilities reach `top_p` (Holtzman et al. 2020; 1 keeps all)."""
+
+    temperature: float = 0.7
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.temperature < math.inf):
+            raise UserError(f"temperature={self.temperature}: expected a finite number of at least 0 (0 is greedy)")
+        if self.top_k < 0:
+            raise UserError(f"top_k={self.top_k}: expected at least 0 (0 keeps all)")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"top_p={self.top_p}: expected above 0 and up to 1 (1 keeps all)")
+
+
+def encode_prompt(vocab: Vocab, prompt: str) -> np.ndarray:
+    """The prompt's ids [N], a newline for an empty one. Raises UserError that names what the model cannot read."""
+    cleaned, _ = vocab.cleaning.apply(prompt)
+    table = vocab.cleaning.table
+    lost = [char for char in dict.fromkeys(prompt) if char not in table and not vocab.cleaning.apply(char)[0]]
+    unseen = lost + vocab.unseen(cleaned)
+    if unseen:
+        shown = " ".join(repr(part) for part in unseen)
+        raise UserError(f"prompt={prompt!r}: this model's training text never had {shown}; leave it out")
+    return vocab.encode(cleaned).ids if cleaned else np.array([vocab.start_id])
+
+
+def write(
+    model: LSTMLM,
+    variables: Variables,
+    prompt: np.ndarray,
+    length: int,
+    seed: int,
+    sampling: Sampling,
+    samples: int = 1,
+    chunk: int | None = None,
+) -> Iterator[np.ndarray]:
+    """Yields the ids [S, <= chunk] of S samples after one prompt, `length` new tokens in all.
+
+    `chunk` tokens come at a time (None: all at once). The text depends on neither `chunk` nor S: every sample has its
+    own key, every position its own fold of it.
+    """
+    chunk = min(chunk or length, length)
+    prompt_SN = np.broadcast_to(prompt.astype(np.int32), (samples, len(prompt)))
+    keys_S = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.arange(samples))
+    carry, logits_SV = _read(model, variables, prompt_SN)
+    for start in range(0, length, chunk):
+        carry, logits_SV, ids_SN = _draw(model, variables, carry, logits_SV, keys_S, jnp.int32(start), sampling, chunk)
+        yield np.asarray(ids_SN)[:, : length - start]
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _read(model: LSTMLM, variables: Variables, prompt_SN: jax.Array) -> tuple[Carry, jax.Array]:
+    """A prompt to the carry after it and the logits of what follows it [S, V]."""
+    carry, logits_SNV = forward(model, variables, model.initial_carry(prompt_SN.shape[0]), prompt_SN)
+    return carry, logits_SNV[:, -1]
+
+
+@functools.partial(jax.jit, static_argnames=("model", "sampling", "length"))
+def _draw(
+    model: LSTMLM,
+    variables: Variables,
+    carry: Carry,
+    logits_SV: jax.Array,
+    keys_S: jax.Array,
+    start: jax.Array,
+    sampling: Sampling,
+    length: int,
+) -> tuple[Carry, jax.Array, jax.Array]:
+    """`length` tokens from position `start` on: the carry and logits after them, and their ids [S, length]."""
+
+    def one(state: tuple[Carry, jax.Array], position: jax.Array) -> tuple[tuple[Carry, jax.Array], jax.Array]:
+        carry, logits_SV = state
+        ids_S = choose(logits_SV, jax.vmap(jax.random.fold_in, (0, None))(keys_S, position), sampling)
+        carry, logits_S1V = forward(model, variables, carry, ids_S[:, None])
+        return (carry, logits_S1V[:, 0]), ids_S
+
+    (carry, logits_SV), ids_NS = jax.lax.scan(one, (carry, logits_SV), start + jnp.arange(length))
+    return carry, logits_SV, ids_NS.T
+
+
+def choose(logits_SV: jax.Array, keys_S: jax.Array, sampling: Sampling) -> jax.Array:
+    """One id a row [S]; the unknown is never written."""
+    logits_SV = logits_SV.at[:, UNKNOWN_ID].set(-jnp.inf)
+    if sampling.temperature == 0:
+        return jnp.argmax(logits_SV, axis=-1).astype(jnp.int32)
+    logits_SV = _likeliest(logits_SV / sampling.temperature, sampling)
+    return jax.vmap(jax.random.categorical)(keys_S, logits_SV).astype(jnp.int32)
+
+
+def _likeliest(logits_SV: jax.Array, sampling: Sampling) -> jax.Array:
+    """-inf for what top-k and top-p leave out."""
+    if 0 < sampling.top_k < logits_SV.shape[-1]:
+        least_S1 = jax.lax.top_k(logits_SV, sampling.top_k)[0][:, -1:]
+        logits_SV = jnp.where(logits_SV < least_S1, -jnp.inf, logits_SV)
+    if sampling.top_p < 1:
+        sorted_SV = jnp.sort(logits_SV, axis=-1, descending=True)
+        probs_SV = jax.nn.softmax(sorted_SV, axis=-1)
+        # A token stays while those before it have not reached top_p: the likeliest always does.
+        stays_SV = jnp.cumsum(probs_SV, axis=-1) - probs_SV < sampling.top_p
+        least_S1 = jnp.min(jnp.where(stays_SV, sorted_SV, jnp.inf), axis=-1, keepdims=True)
+        logits_SV = jnp.where(logits_SV < least_S1, -jnp.inf, logits_SV)
+    return logits_SV

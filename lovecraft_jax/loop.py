@@ -1,0 +1,251 @@
+"""Training: dispatch, report, evaluate, save, until done or told to stop."""
+
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from lovecraft_jax import data, generate, settings
+from lovecraft_jax.baselines import Baselines
+from lovecraft_jax.batches import Batches
+from lovecraft_jax.checkpoint import Checkpoints
+from lovecraft_jax.metrics import FILE, MetricsWriter, Row
+from lovecraft_jax.program import make_program
+from lovecraft_jax.progress import Display, say
+from lovecraft_jax.record import check_same_run, plan, read_record, record, write_record
+from lovecraft_jax.scoring import Score, Scorer
+from lovecraft_jax.state import TrainState
+from lovecraft_jax.workdir import owned, read_rows, write_text
+
+DONE, FAILED = 0, 1
+INTERRUPTED = 75
+"""Exit codes; 75 (EX_TEMPFAIL, saved, to be started again) is the one that schedulers requeue."""
+
+BASELINE_SECONDS = 60
+
+
+class NotFinite(Exception):
+    """A loss or gradient that was not finite ended the run; the message is for the user."""
+
+
+def train(config: ConfigDict, workdir: str) -> int:
+    """Trains `config` in `workdir`, or goes on with what is there; returns an exit code.
+
+    Raises UserError for wrong input, NotFinite where the loss or its gradient blew up.
+    """
+    settings.check(config)
+    with owned(workdir) as path, ExitStack() as stack:
+        return Training(config, path, stack).run()
+
+
+class Training:
+    """One start of a run, new or resumed. `stack` closes what it opens."""
+
+    def __init__(self, config: ConfigDict, path: epath.Path, stack: ExitStack) -> None:
+        self.config, self.path, self.stack = config, path, stack
+        self.checkpoints = Checkpoints(path, config.train.keep)
+        stack.callback(self.checkpoints.close)
+        vocabulary, corpus = None, None
+        if self.checkpoints.steps:
+            old, vocabulary, corpus = read_record(path)
+            check_same_run(path, old, config)
+        self.data = data.prepare(config, corpus, vocabulary)
+        ids = self.data.encoded["train"].ids
+        self.batches = Batches(ids, config.data.batch_size, config.data.seq_len, config.data.regime, config.seed)
+        self.prompt = generate.encode_prompt(self.data.vocab, config.sample.prompt)
+        self.total = config.train.steps or math.ceil(config.train.epochs * self.batches.steps_per_pass)
+        self.program = make_program(config, self.data.vocab.size, self.total)
+        self.scorer = Scorer(self.program.model, self.data.vocab.start_id)
+        self.record = record(config, self.data)
+
+        restored = self.checkpoints.restore_newest(self.program.target)
+        self.step = restored.step if restored else 0
+        self.checkpoints.delete_after(self.step)
+        self.state: TrainState = restored.state if restored else self.program.init(config.seed)
+
+    def run(self) -> int:
+        """From where the run stands to its end, to an interruption, or to `stop_at_step`."""
+        final = [row for row in read_rows(self.path / FILE) if row.get("scoring") == "final"]
+        if self.step == self.total and final:
+            say(f"{self.path}: already finished at step {self.total:,}")
+            print(_results(final))
+            return DONE
+        write_record(self.path, self.record)
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(self.program.target.variables["params"]))
+        passes, devices = self.total / self.batches.steps_per_pass, self.program.mesh.devices.flatten().tolist()
+        say(plan(self.config, self.data, parameters, devices, passes, self.total))
+        say(f"{'resuming at' if self.step else 'starting at'} step {self.step:,} in {self.path}")
+        self.metrics = MetricsWriter(self.path, self.step)
+        self.stack.callback(self.metrics.close)
+        self.baselines = Baselines(self.data.splits.text["train"], self.data.splits.text["valid"])
+        self.stack.callback(self.baselines.close)
+        chars_per_step = self._chars(self.config.data.batch_size * self.config.data.seq_len)
+        self.display = Display(self.step, self.total, self.batches.steps_per_pass, chars_per_step)
+        self.stack.enter_context(self.display)
+        signals = self.stack.enter_context(_caught_signals())
+
+        self._train(min(self.config.train.stop_at_step or self.total, self.total), signals)
+        if self.step == self.total:
+            return self._finish()
+        self._save()
+        self.checkpoints.wait()
+        if signals:
+            self.display.say(f"interrupted at step {self.step:,}, saved: the same command goes on from there")
+            return INTERRUPTED
+        self.display.say(f"stopped at step {self.step:,} as train.stop_at_step asked, saved")
+        return DONE
+
+    def _train(self, end: int, signals: list[int]) -> None:
+        """Dispatches K steps at a time. Dispatches end at multiples of K in absolute steps, as does all that is due."""
+        due = self.config.train
+        K = math.gcd(due.steps_per_dispatch, due.log_every, due.eval_every, due.checkpoint_every)
+        pending: tuple[int, dict[str, jax.Array]] | None = None
+        self.began = time.perf_counter()
+        while self.step < end and not signals:
+            stop = min((self.step // K + 1) * K, self.total)
+            batches = jax.device_put(self.batches.at(self.step, stop - self.step), self.program.batch_sharding)
+            self.state, metrics = self.program.train_steps(self.state, batches)
+            self.step = stop
+            if pending:  # the device has this dispatch to do: now there is time to look at the one before
+                self._report(*pending)
+            pending = stop, metrics
+            if stop % due.eval_every == 0 or stop == self.total:
+                self._report(*pending)
+                self._evaluate()
+            elif stop % due.checkpoint_every == 0:
+                self._report(*pending)
+                self._save()
+            else:
+                continue
+            pending, self.began = None, time.perf_counter()
+        if pending:
+            self._report(*pending)
+
+    def _report(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """Shows a dispatch that ended at `step` and writes its row where one is due. Raises NotFinite."""
+        values = {name: np.asarray(value, np.float64) for name, value in metrics.items()}
+        count = len(values["loss"])
+        now = time.perf_counter()
+        seconds, self.began = now - self.began, now
+        loss = float(values["loss"].mean())
+        row: Row = {
+            "step": step,
+            "split": "train",
+            "loss": loss,
+            "bpc": self._bpc(loss),
+            "grad_norm": float(values["grad_norm"].mean()),
+            "learning_rate": float(values["learning_rate"][-1]),
+            "chars_per_second": self._chars(count * self.config.data.batch_size * self.config.data.seq_len) / seconds,
+        }
+        for at in np.flatnonzero(values["finite"] == 0)[:1]:
+            self._stop_at_bad_step(row | {"step": step - count + 1 + int(at)}, float(values["learning_rate"][at]))
+        due = step % self.config.train.log_every == 0
+        self.display.show(step, row["bpc"], row["chars_per_second"], due)
+        if due:
+            self.metrics.write(row)
+
+    def _stop_at_bad_step(self, row: Row, rate: float) -> None:
+        self.metrics.write(row | {"loss": math.nan, "bpc": math.nan, "grad_norm": math.nan, "learning_rate": rate})
+        saved = self.checkpoints.steps
+        last = f"step {saved[-1]:,} in {self.path / 'checkpoints'}" if saved else "none yet"
+        raise NotFinite(
+            f"step {row['step']:,}: the loss or its gradient is not finite, at learning rate {rate:.3g}; last good "
+            f"checkpoint: {last}; start again in another --workdir with a lower optimizer.lr or optimizer.clip"
+        )
+
+    def _evaluate(self) -> None:
+        """Scores the valid split, writes a sample, saves with the score."""
+        lanes = self.config.train.eval_lanes
+        score = self.scorer.scheduled(self.state.variables, self.data.encoded["valid"], lanes)
+        self.metrics.write(_row(self.step, "valid", "scheduled", score) | self._window_score("valid", self.state))
+        self._write_sample(self.state, f"{self.step:08d}.txt")
+        self._save(score.bpc)
+        known = "".join(f", {name} {bpc:.3f}" for name, bpc in (self.baselines.result() or {}).items())
+        self.display.say(f"step {self.step:,}: valid {score.bpc:.4f} bpc{known}")
+
+    def _finish(self) -> int:
+        """Final scores of valid and test from the best checkpoint, and some of its writing."""
+        self.checkpoints.wait()
+        restored = self.checkpoints.restore_newest(self.program.target, first=self.checkpoints.best_step)
+        assert restored is not None, "the last step is always evaluated, and so saved"
+        rows = []
+        for split in ("valid", "test"):
+            score = self.scorer.final(restored.state.variables, self.data.encoded[split])
+            row = _row(self.total, split, "final", score) | self._window_score(split, restored.state)
+            rows.append(row | {"checkpoint": restored.step})
+        for name, bpc in (self.baselines.wait(BASELINE_SECONDS) or {}).items():
+            self.display.say(f"baseline on valid: {name} {bpc:.3f} bpc")
+        text = self._write_sample(restored.state, "best.txt")
+        self.metrics.write(*rows)
+        self.display.say(f"\n{text}\n\nfrom the best checkpoint, step {restored.step:,}; all is in {self.path}")
+        print(_results(rows))
+        return DONE
+
+    def _window_score(self, split: str, state: TrainState) -> Row:
+        """In the window regime, the score as trained: every window from a zero carry."""
+        if self.config.data.regime != "window":
+            return {}
+        lanes, seq_len = self.config.train.eval_lanes, self.config.data.seq_len
+        return {"bpc_window": self.scorer.windows(state.variables, self.data.encoded[split], lanes, seq_len).bpc}
+
+    def _write_sample(self, state: TrainState, name: str) -> str:
+        config = self.config.sample
+        sampling = generate.Sampling(config.temperature, config.top_k, config.top_p)
+        model, seed = self.program.model, self.config.seed
+        (ids_SN,) = generate.write(model, state.variables, self.prompt, config.length, seed, sampling)
+        text = config.prompt + self.data.vocab.decode(ids_SN[0])
+        (self.path / "samples").mkdir(exist_ok=True)
+        write_text(self.path / "samples" / name, text + "\n")
+        return text
+
+    def _save(self, bpc: float | None = None) -> None:
+        if self.step not in self.checkpoints.steps:
+            self.checkpoints.save(self.step, self.state, self.record, bpc)
+
+    def _chars(self, tokens: int) -> float:
+        """How much training text so many tokens are, in characters."""
+        train = self.data.encoded["train"]
+        return tokens * train.n_chars / len(train.ids)
+
+    def _bpc(self, loss: float) -> float:
+        """Nats per training token as bits per character."""
+        return loss / math.log(2) / self._chars(1)
+
+
+def _row(step: int, split: str, scoring: str, score: Score) -> Row:
+    return {
+        "step": step,
+        "split": split,
+        "scoring": scoring,
+        "loss": score.loss,
+        "bpc": score.bpc,
+        "perplexity": score.perplexity,
+    }
+
+
+def _results(rows: list[Row]) -> str:
+    return "  ".join(f"{row['split']} {row['bpc']:.4f} bpc" for row in rows)
+
+
+@contextmanager
+def _caught_signals() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM instead of dying of them; the second one of either kills as always."""
+    caught: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        caught.append(number)
+        signal.signal(number, before[signal.Signals(number)])
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,50 @@
+"""Devices as one data axis: what is replicated, what is split by row, and how gradients meet."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from lovecraft_jax.errors import UserError
+from lovecraft_jax.progress import say
+
+AXIS = "data"
+REPLICATED = PartitionSpec()
+BY_ROW = PartitionSpec(AXIS)
+BY_ROW_STACKED = PartitionSpec(None, AXIS)
+"""For what carries the K steps of a dispatch before its rows."""
+
+
+def make_mesh(batch_size: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of all devices. They must divide the batch; of CPU devices, the largest number that does is taken.
+
+    Built as `Mesh` and not by `jax.make_mesh`, whose axes are Explicit by default, which nn.Embed cannot take.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    if devices[0].platform == "cpu":
+        count = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
+        if count < len(devices):
+            say(f"using {count} of {len(devices)} CPU devices: data.batch_size={batch_size} divides by no more")
+        devices = devices[:count]
+    if batch_size % len(devices):
+        raise UserError(
+            f"data.batch_size={batch_size} does not divide by {len(devices)} devices: use a multiple of {len(devices)}"
+        )
+    return Mesh(np.array(devices), (AXIS,))
+
+
+def sharding(mesh: Mesh, spec: PartitionSpec) -> NamedSharding:
+    """Where the leaves under `spec` live."""
+    return NamedSharding(mesh, spec)
+
+
+def by_rows(mesh: Mesh, local: Callable, in_specs: object, out_specs: object) -> Callable:
+    """`local` run on each device's own rows; it calls `total` where the devices must agree."""
+    return jax.shard_map(local, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+
+
+def total(tree: Any) -> Any:
+    """The sum of `tree` over the devices, the one collective of a training step."""
+    return jax.lax.psum(tree, AXIS)

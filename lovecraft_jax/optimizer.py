@@ -1,0 +1,34 @@
+"""Clip by global norm, Adam, and a schedule whose peak is a leaf of the optimiser's state."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+
+def make_schedule(config: ConfigDict, total_steps: int) -> optax.Schedule:
+    """The learning rate's share of its peak at each step: linear warmup from 0, then a cosine to `end`, or 1."""
+    warmup = min(config.warmup, total_steps)
+    if config.schedule == "constant":
+        return optax.linear_schedule(0.0, 1.0, warmup) if warmup else optax.constant_schedule(1.0)
+    return optax.warmup_cosine_decay_schedule(
+        0.0 if warmup else 1.0, 1.0, warmup, max(total_steps, warmup + 1), config.end
+    )
+
+
+def make_optimizer(config: ConfigDict, total_steps: int) -> optax.GradientTransformationExtraArgs:
+    """optax Adam (Kingma and Ba 2015) after clipping, scaled by the schedule's share.
+
+    The peak rate is a leaf of the state (`inject_hyperparams`), so that one compiled step serves many rates at once.
+    """
+    adam = optax.inject_hyperparams(optax.adam, static_args=("b1", "b2", "eps"))
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip),
+        adam(learning_rate=config.lr, b1=config.beta1, b2=config.beta2, eps=config.eps),
+        optax.scale_by_schedule(make_schedule(config, total_steps)),
+    )
+
+
+def learning_rate(opt_state: optax.OptState, schedule: optax.Schedule, step: jax.Array) -> jax.Array:
+    """The rate that `step` uses: the peak in the state times the schedule's share."""
+    return jnp.asarray(opt_state[1].hyperparams["learning_rate"] * schedule(step), jnp.float32)

@@ -1,0 +1,57 @@
+"""What training compiles: the one place where its functions are jitted, with shardings and donation."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+from jax.sharding import Mesh, NamedSharding
+from ml_collections import ConfigDict
+
+from lovecraft_jax.batches import Batch
+from lovecraft_jax.mesh import BY_ROW_STACKED, REPLICATED, make_mesh, sharding
+from lovecraft_jax.model import LSTMLM, make_model
+from lovecraft_jax.optimizer import make_optimizer, make_schedule
+from lovecraft_jax.state import TrainState, init_state, state_shardings
+from lovecraft_jax.step import Metrics, make_train_step, make_train_steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """The compiled side of a run.
+
+    `init`: seed to the first state. `train_steps`: (state, batches of K steps) to (state, metrics [K]); the state is
+    donated. `target`: the state's shapes with shardings, for restoring onto. `batch_sharding`: where batches go.
+    """
+
+    model: LSTMLM
+    mesh: Mesh
+    init: Callable[[int], TrainState]
+    train_steps: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+    target: TrainState
+    batch_sharding: NamedSharding
+
+
+def make_program(config: ConfigDict, vocab_size: int, total_steps: int) -> Program:
+    """The program of `config` over all devices there are."""
+    mesh = make_mesh(config.data.batch_size)
+    model = make_model(config, vocab_size)
+    optimizer = make_optimizer(config.optimizer, total_steps)
+    schedule = make_schedule(config.optimizer, total_steps)
+    shardings = state_shardings(mesh)
+    batch_sharding = sharding(mesh, BY_ROW_STACKED)
+    init = jax.jit(lambda seed: init_state(model, optimizer, config.data.batch_size, seed), out_shardings=shardings)
+    train_steps = jax.jit(
+        make_train_steps(make_train_step(model, optimizer, schedule, mesh)),
+        in_shardings=(shardings, batch_sharding),
+        out_shardings=(shardings, sharding(mesh, REPLICATED)),
+        donate_argnums=0,
+    )
+    return Program(model, mesh, init, train_steps, _placed(jax.eval_shape(init, 0), shardings), batch_sharding)
+
+
+def _placed(shapes: TrainState, shardings: TrainState) -> TrainState:
+    """Each leaf of `shapes` with the sharding of its part of the state."""
+    place = lambda where, part: jax.tree.map(  # noqa: E731
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), part
+    )
+    return jax.tree.map(place, shardings, shapes)

@@ -1,0 +1,100 @@
+"""A finished (or unfinished) run from Python: `load_run(workdir)`."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from lovecraft_jax import data
+from lovecraft_jax.checkpoint import Checkpoints
+from lovecraft_jax.errors import UserError
+from lovecraft_jax.generate import Sampling, encode_prompt, write
+from lovecraft_jax.model import LSTMLM, make_model
+from lovecraft_jax.optimizer import make_optimizer
+from lovecraft_jax.record import read_record
+from lovecraft_jax.scoring import Score, Scorer
+from lovecraft_jax.state import TrainState, init_state
+from lovecraft_jax.vocab import Encoded, Vocab
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run's parts, and what people do with them. `state.variables` are the model's weights."""
+
+    config: ConfigDict
+    vocab: Vocab
+    model: LSTMLM
+    state: TrainState
+    corpus: dict[str, Any]
+
+    def write(
+        self, prompt: str = "", length: int = 1000, seed: int = 0, sampling: Sampling | None = None, samples: int = 1
+    ) -> list[str]:
+        """`samples` texts of `length` new tokens, without the prompt."""
+        (ids_SN,) = self.stream(prompt, length, seed, sampling, samples, chunk=None)
+        return [self.vocab.decode(ids) for ids in ids_SN]
+
+    def stream(
+        self,
+        prompt: str = "",
+        length: int = 1000,
+        seed: int = 0,
+        sampling: Sampling | None = None,
+        samples: int = 1,
+        chunk: int | None = 50,
+    ) -> Iterator[np.ndarray]:
+        """The same texts as ids [S, <= chunk], as they are written."""
+        ids = encode_prompt(self.vocab, prompt)
+        return write(self.model, self.state.variables, ids, length, seed, sampling or Sampling(), samples, chunk)
+
+    def score(self, text: Encoded) -> Score:
+        """The final score of an encoded text."""
+        return Scorer(self.model, self.vocab.start_id).final(self.state.variables, text)
+
+    def encode(self, text: str) -> Encoded:
+        """Any text, cleaned and encoded as this run's training text was."""
+        return self.vocab.encode(self.vocab.cleaning.apply(text)[0])
+
+    def split(self, name: str) -> Encoded:
+        """The run's own "train", "valid" or "test" text, loaded again and checked by its hash."""
+        return data.prepare(self.config, self.corpus, self.vocab).encoded[name]
+
+
+def load_run(workdir: str, checkpoint: str | int = "best") -> Run:
+    """Loads a run: its "best" checkpoint (else the latest), the "latest", or that of a step. Raises UserError."""
+    path = epath.Path(workdir).expanduser().absolute()
+    if not path.is_dir():
+        raise UserError(f"--workdir={workdir}: no such folder; train first, or name the folder of a run")
+    config, vocabulary, corpus = read_record(path)
+    if not (path / "checkpoints").is_dir():
+        raise UserError(f"--workdir={workdir}: no checkpoint yet; train until the first is saved")
+    model = make_model(config, vocabulary.size)
+    checkpoints = Checkpoints(path, read_only=True)
+    restored = checkpoints.restore_newest(state_target(config, model), _wanted(checkpoints, checkpoint, workdir))
+    checkpoints.close()
+    if restored is None:
+        raise UserError(f"--workdir={workdir}: no checkpoint yet; train until the first is saved")
+    return Run(config, vocabulary, model, restored.state, corpus)
+
+
+def state_target(config: ConfigDict, model: LSTMLM) -> TrainState:
+    """Shapes of a run's state, on the first device."""
+    optimizer = make_optimizer(config.optimizer, total_steps=1)
+    shapes = jax.eval_shape(lambda: init_state(model, optimizer, config.data.batch_size, 0))
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), shapes)
+
+
+def _wanted(checkpoints: Checkpoints, checkpoint: str | int, workdir: str) -> int | None:
+    if checkpoint == "best":
+        return checkpoints.best_step
+    if checkpoint == "latest":
+        return None
+    if not str(checkpoint).isdigit() or int(checkpoint) not in checkpoints.steps:
+        there = ", ".join(map(str, checkpoints.steps)) or "none"
+        raise UserError(f"--checkpoint={checkpoint}: {workdir} has best, latest and the steps {there}")
+    return int(checkpoint)

@@ -1,0 +1,112 @@
+"""The loss and the steps: pure functions, unjitted. The loop jits them in one visible place."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jax.typing import ArrayLike
+
+from lovecraft_jax.batches import Batch
+from lovecraft_jax.mesh import BY_ROW, REPLICATED, by_rows, total
+from lovecraft_jax.model import LSTMLM, Carry, Masks, forward
+from lovecraft_jax.optimizer import learning_rate
+from lovecraft_jax.state import TrainState, Variables
+
+Metrics = dict[str, jax.Array]
+
+
+def nats(logits_BTV: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """Weighted sum of the cross-entropy over the batch, in nats, and the sum of the weights."""
+    weight_BT = batch.weight_BT.astype(jnp.float32)
+    nats_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, batch.y_BT.astype(jnp.int32))
+    return jnp.sum(nats_BT * weight_BT), jnp.sum(weight_BT)
+
+
+def forget(carry: Carry, reset_B: ArrayLike) -> Carry:
+    """The carry, zero in the rows that start over."""
+    return jax.tree.map(lambda leaf_BH: jnp.where(jnp.asarray(reset_B)[:, None], 0.0, leaf_BH), carry)
+
+
+def make_train_step(
+    model: LSTMLM, optimizer: optax.GradientTransformation, schedule: optax.Schedule, mesh: Mesh
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """One step of truncated backpropagation through time, the rows of the batch split over the mesh.
+
+    A step whose loss or gradient is not finite changes nothing: metrics["finite"] is then false.
+    """
+
+    def gradient_of_rows(variables: Variables, carry: Carry, batch: Batch, masks: Masks) -> tuple:
+        def loss(params: Variables) -> tuple[jax.Array, tuple[jax.Array, Carry]]:
+            after, logits_BTV = forward(model, variables | {"params": params}, carry, batch.x_BT, masks)
+            nats_sum, weight_sum = nats(logits_BTV, batch)
+            return nats_sum, (weight_sum, after)
+
+        (nats_sum, (weight_sum, after)), grads = jax.value_and_grad(loss, has_aux=True)(variables["params"])
+        nats_sum, weight_sum, grads = total((nats_sum, weight_sum, grads))
+        mean = 1.0 / weight_sum
+        return nats_sum * mean, jax.tree.map(lambda grad: grad * mean, grads), after
+
+    gradient = by_rows(
+        mesh,
+        gradient_of_rows,
+        in_specs=(REPLICATED, BY_ROW, BY_ROW, BY_ROW),
+        out_specs=(REPLICATED, REPLICATED, BY_ROW),
+    )
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        masks = model.dropout_masks(jax.random.fold_in(state.rng, state.step), batch.x_BT.shape[0])
+        loss, grads, carry = gradient(state.variables, forget(state.carry, batch.reset_B), batch, masks)
+        grad_norm = optax.global_norm(grads)
+        params = state.variables["params"]
+        updates, opt_state = optimizer.update(grads, state.opt_state, params)
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        after = TrainState(
+            state.step + 1,
+            state.variables | {"params": optax.apply_updates(params, updates)},
+            opt_state,
+            carry,
+            state.rng,
+        )
+        metrics = {
+            "loss": loss,
+            "grad_norm": grad_norm,
+            "learning_rate": learning_rate(state.opt_state, schedule, state.step),
+            "finite": finite,
+        }
+        return after, metrics
+
+    return train_step
+
+
+def make_train_steps(
+    train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """K steps as one scan: batches stacked as x_KBT, metrics stacked as [K].
+
+    From the first step that is not finite on, the state stays as it was before that step.
+    """
+
+    def guarded(carry: tuple[TrainState, jax.Array], batch: Batch) -> tuple[tuple[TrainState, jax.Array], Metrics]:
+        state, healthy = carry
+        after, metrics = train_step(state, batch)
+        healthy &= metrics["finite"]
+        keep = lambda new, old: jnp.where(healthy, new, old)  # noqa: E731
+        return (jax.tree.map(keep, after, state), healthy), metrics
+
+    def train_steps(state: TrainState, batches: Batch) -> tuple[TrainState, Metrics]:
+        (state, _), metrics = jax.lax.scan(guarded, (state, jnp.bool_(True)), batches)
+        return state, metrics
+
+    return train_steps
+
+
+def make_eval_step(model: LSTMLM) -> Callable[[Variables, Carry, Batch], tuple[Variables, Carry, jax.Array]]:
+    """(variables, carry, chunk) -> (variables, carry, nats): a fold, so that dynamic evaluation is another step."""
+
+    def eval_step(variables: Variables, carry: Carry, batch: Batch) -> tuple[Variables, Carry, jax.Array]:
+        carry, logits_BTV = forward(model, variables, forget(carry, batch.reset_B), batch.x_BT)
+        return variables, carry, nats(logits_BTV, batch)[0]
+
+    return eval_step
