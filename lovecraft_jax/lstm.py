@@ -1,11 +1,16 @@
-"""One LSTM layer: our own Flax cell, run over time by nn.scan.
+"""One LSTM layer over time, twice: a Flax cell under nn.scan, which says what it is, and its fused twin, which is fast.
 
     i, f, g, o = split(x @ kernel_x + h @ kernel_h + bias)
     c' = sigmoid(f) * c + sigmoid(i) * tanh(g)
     h' = sigmoid(o) * tanh(c')
 
 (Hochreiter and Schmidhuber 1997, with the forget gate of Gers, Schmidhuber and Cummins 2000.)
+
+Time comes first in what the layer takes and gives, [T, B, ...], as a scan wants it. Both take the same parameters and
+give the same results, so a checkpoint of one runs in the other.
 """
+
+import functools
 
 import flax.linen as nn
 import jax
@@ -14,32 +19,27 @@ import jax.numpy as jnp
 LayerCarry = tuple[jax.Array, jax.Array]
 """(c_BH, h_BH), float32, in Flax's order."""
 
-orthogonal = nn.initializers.orthogonal()
+
+def dot(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """x @ kernel with operands of `dtype`, added up in float32."""
+    return jnp.dot(x.astype(dtype), kernel.astype(dtype), preferred_element_type=jnp.float32)
 
 
-def _orthogonal_gates(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
-    """[H, 4H]: one orthogonal matrix a gate, so that h neither grows nor fades at the start (Saxe et al. 2013)."""
-    units, gates = shape
-    return jnp.concatenate([orthogonal(k, (units, units)) for k in jax.random.split(key, gates // units)], axis=1)
-
-
-def _forget_one(key: jax.Array, shape: tuple[int]) -> jax.Array:
-    """[4H]: zero, but 1 for the forget gate, so that early memories last (Jozefowicz et al. 2015)."""
-    del key
-    units = shape[0] // 4
-    return jnp.zeros(shape).at[units : 2 * units].set(1.0)
+def plus_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+    """A bias added to the last axis."""
+    return x + jnp.broadcast_to(bias, x.shape)
 
 
 class LSTMCell(nn.Module):
     """The parameters of one layer and one step of it.
 
     kernel_x [D, 4H], kernel_h [H, 4H], bias [4H], gates in the order i, f, g, o: a promise that checkpoints rest on.
-    Parameters, gates and the carry are float32; the two products take their operands as `dtype` and add up in float32.
+    Parameters, gates and the carry are float32; the products take their operands as `dtype` and add up in float32.
     """
 
     features: int
     units: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: jnp.dtype = jnp.dtype("float32")
 
     def setup(self) -> None:
         self.kernel_x = self.param("kernel_x", nn.initializers.glorot_uniform(), (self.features, 4 * self.units))
@@ -53,31 +53,117 @@ class LSTMCell(nn.Module):
         that row, as dropout on the one-hot vector would.
         """
         if jnp.issubdtype(x.dtype, jnp.floating):
-            return self._dot(x, self.kernel_x) + self.bias
+            return plus_bias(dot(x, self.kernel_x, self.dtype), self.bias)
         rows = self.kernel_x[x]
-        return (rows if scale is None else rows * scale[..., None]) + self.bias
+        return plus_bias(rows if scale is None else rows * scale[..., None], self.bias)
 
     def __call__(self, carry: LayerCarry, gates_x_BG: jax.Array) -> tuple[LayerCarry, jax.Array]:
         """One step: (c, h) and the input's part of the gates to the next (c, h) and the output h_BH."""
         c_BH, h_BH = carry
-        i, f, g, o = jnp.split(gates_x_BG + self._dot(h_BH, self.kernel_h), 4, axis=-1)
+        i, f, g, o = jnp.split(gates_x_BG + dot(h_BH, self.kernel_h, self.dtype), 4, axis=-1)
         c_BH = nn.sigmoid(f) * c_BH + nn.sigmoid(i) * jnp.tanh(g)
         h_BH = nn.sigmoid(o) * jnp.tanh(c_BH)
         return (c_BH, h_BH), h_BH
 
-    def _dot(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return jnp.dot(x.astype(self.dtype), kernel.astype(self.dtype), preferred_element_type=jnp.float32)
-
 
 def run_layer(
-    cell: LSTMCell, carry: LayerCarry, x: jax.Array, scale: jax.Array | None = None
+    cell: LSTMCell, carry: LayerCarry, x: jax.Array, scale: jax.Array | None = None, implementation: str = "scan"
 ) -> tuple[LayerCarry, jax.Array]:
-    """A whole sequence: x [B, T, D] or ids [B, T] to the last carry and h_BTH."""
-    scan = nn.scan(
-        lambda cell, carry, gates_x_BG: cell(carry, gates_x_BG),
-        variable_broadcast="params",
-        split_rngs={"params": False},
-        in_axes=1,
-        out_axes=1,
+    """A whole sequence: x [T, B, D] or ids [T, B] to the last carry and h_TBH, by "scan" or "fused"."""
+    gates_x_TBG = cell.project(x, scale)
+    if implementation == "scan":
+        scan = nn.scan(
+            lambda cell, carry, gates_x_BG: cell(carry, gates_x_BG),
+            variable_broadcast="params",
+            split_rngs={"params": False},
+        )
+        return scan(cell, carry, gates_x_TBG)
+    if implementation == "fused":
+        return fused_lstm(cell.kernel_h, gates_x_TBG, carry, cell.dtype)
+    raise ValueError(f"unknown LSTM implementation {implementation!r}")
+
+
+def _orthogonal_gates(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    """[H, 4H]: one orthogonal matrix a gate, so that h neither grows nor fades at the start (Saxe et al. 2013)."""
+    units, gates = shape
+    orthogonal = nn.initializers.orthogonal()
+    return jnp.concatenate([orthogonal(k, (units, units)) for k in jax.random.split(key, gates // units)], axis=1)
+
+
+def _forget_one(key: jax.Array, shape: tuple[int]) -> jax.Array:
+    """[4H]: zero, but 1 for the forget gate, so that early memories last (Jozefowicz et al. 2015)."""
+    del key
+    units = shape[0] // 4
+    return jnp.zeros(shape).at[units : 2 * units].set(1.0)
+
+
+# The fused twin. Autodiff of a scan adds up the weight gradient inside its loop and splits the gates into many small
+# operations. Here the loops hold only what is recurrent, one product and one pass over the gates a time step; the
+# derivative factors and the weight gradient are formed for all T at once.
+
+Saved = tuple[jax.Array, LayerCarry, jax.Array, jax.Array, jax.Array]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def fused_lstm(
+    kernel_h_HG: jax.Array, gates_x_TBG: jax.Array, carry: LayerCarry, dtype: jnp.dtype
+) -> tuple[LayerCarry, jax.Array]:
+    """The input's part of the gates, for all time steps, to the last carry and h_TBH."""
+    return _forward(kernel_h_HG, gates_x_TBG, carry, dtype)[0]
+
+
+def _forward(
+    kernel_h_HG: jax.Array, gates_x_TBG: jax.Array, carry: LayerCarry, dtype: jnp.dtype
+) -> tuple[tuple[LayerCarry, jax.Array], Saved]:
+    # sigmoid(x) is tanh(x / 2) / 2 + 1 / 2: with a scale and a shift, one tanh gives all four gates.
+    units = kernel_h_HG.shape[0]
+    scale_1G = jnp.repeat(jnp.array([[0.5, 0.5, 1.0, 0.5]]), units, axis=1)
+    shift_1G = jnp.repeat(jnp.array([[0.5, 0.5, 0.0, 0.5]]), units, axis=1)
+    kernel = kernel_h_HG.astype(dtype)
+
+    def step(carry: LayerCarry, gates_x_BG: jax.Array) -> tuple[LayerCarry, tuple[jax.Array, ...]]:
+        c_BH, h_BH = carry
+        gates_BG = jnp.tanh((gates_x_BG + dot(h_BH, kernel, dtype)) * scale_1G) * scale_1G + shift_1G
+        i, f, g, o = jnp.split(gates_BG, 4, axis=-1)
+        c_BH = f * c_BH + i * g
+        h_BH = o * jnp.tanh(c_BH)
+        return (c_BH, h_BH), (gates_BG, c_BH, h_BH)
+
+    last, (gates_TBG, c_TBH, h_TBH) = jax.lax.scan(step, carry, gates_x_TBG)
+    return (last, h_TBH), (kernel_h_HG, carry, gates_TBG, c_TBH, h_TBH)
+
+
+def _backward(dtype: jnp.dtype, saved: Saved, cotangents: tuple[LayerCarry, jax.Array]) -> tuple:
+    kernel_h_HG, (first_c_BH, first_h_BH), gates_TBG, c_TBH, h_TBH = saved
+    last_grad, h_grad_TBH = cotangents
+    kernel_GH = kernel_h_HG.T.astype(dtype)
+    c_before_TBH = jnp.concatenate([first_c_BH[None], c_TBH[:-1]])
+    h_before_TBH = jnp.concatenate([first_h_BH[None], h_TBH[:-1]])
+    i, f, g, o = jnp.split(gates_TBG, 4, axis=-1)
+    tanh_c = jnp.tanh(c_TBH)
+    # What dc becomes in the gates i, f, g; what dh becomes in o and in dc; what dc becomes one step earlier.
+    factors = (
+        g * i * (1 - i),
+        c_before_TBH * f * (1 - f),
+        i * (1 - g * g),
+        tanh_c * o * (1 - o),
+        o * (1 - tanh_c * tanh_c),
+        f,
     )
-    return scan(cell, carry, cell.project(x, scale))
+
+    def step(grad: LayerCarry, now: tuple[jax.Array, tuple[jax.Array, ...]]) -> tuple[LayerCarry, jax.Array]:
+        c_grad_BH, h_grad_BH = grad
+        h_grad_out_BH, (to_i, to_f, to_g, to_o, to_c, to_before) = now
+        h_grad_BH += h_grad_out_BH
+        c_grad_BH += h_grad_BH * to_c
+        z_grad_BG = jnp.concatenate([c_grad_BH * to_i, c_grad_BH * to_f, c_grad_BH * to_g, h_grad_BH * to_o], axis=-1)
+        return (c_grad_BH * to_before, dot(z_grad_BG, kernel_GH, dtype)), z_grad_BG
+
+    first_grad, z_grad_TBG = jax.lax.scan(step, last_grad, (h_grad_TBH, factors), reverse=True)
+    kernel_grad_HG = jnp.einsum(
+        "tbh,tbg->hg", h_before_TBH.astype(dtype), z_grad_TBG.astype(dtype), preferred_element_type=jnp.float32
+    )
+    return kernel_grad_HG, z_grad_TBG, first_grad
+
+
+fused_lstm.defvjp(_forward, _backward)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
-from lovecraft_jax.lstm import LayerCarry, LSTMCell, run_layer
+from lovecraft_jax.lstm import LayerCarry, LSTMCell, dot, plus_bias, run_layer
 
 Carry = tuple[LayerCarry, ...]
 """One (c_BH, h_BH) a layer."""
@@ -34,29 +34,32 @@ class LSTMLM(nn.Module):
     dropout_input: float = 0.0
     dropout: float = 0.0
     tie: bool = False
-    dtype: jnp.dtype = jnp.float32
+    dtype: jnp.dtype = jnp.dtype("float32")
+    lstm: str = "scan"
 
     def setup(self) -> None:
         if self.embed:
-            self.embedding = nn.Embed(self.vocab_size, self.embed, name="embedding")
-        features = [self.embed or self.vocab_size] + [self.units] * (self.layers - 1)
-        self.cells = [LSTMCell(D, self.units, self.dtype, name=f"lstm_{i}") for i, D in enumerate(features)]
-        if self.tie:
-            self.head_bias = self.param("head_bias", nn.initializers.zeros, (self.vocab_size,))
-        else:
-            self.head = nn.Dense(self.vocab_size, dtype=self.dtype, name="head")
+            # Rows of norm 1, as nn.Embed makes them.
+            normal = nn.initializers.normal(self.embed**-0.5)
+            self.embedding = self.param("embedding", normal, (self.vocab_size, self.embed))
+        widths = self._widths()
+        self.cells = [LSTMCell(D, self.units, self.dtype, name=f"lstm_{i}") for i, D in enumerate(widths[:-1])]
+        if not self.tie:
+            self.head_kernel = self.param("head_kernel", nn.initializers.lecun_normal(), (self.units, self.vocab_size))
+        self.head_bias = self.param("head_bias", nn.initializers.zeros, (self.vocab_size,))
 
     def __call__(self, carry: Carry, x_BT: jax.Array, masks: Masks = ()) -> tuple[Carry, jax.Array]:
         """Ids to the carry after them and logits_BTV, float32. Without `masks` nothing is dropped."""
         masks = masks or (None,) * (self.layers + 1)
-        h, scale_BT = self._input(x_BT, masks[0])
+        h, scale_TB = self._input(x_BT.T, masks[0])
         new_carry = []
         for cell, layer_carry, mask_BH in zip(self.cells, carry, masks[1:], strict=True):
-            layer_carry, h = run_layer(cell, layer_carry, h, scale_BT)
+            layer_carry, h = run_layer(cell, layer_carry, h, scale_TB, self.lstm)
             new_carry.append(layer_carry)
-            h = h if mask_BH is None else h * mask_BH[:, None]
-            scale_BT = None
-        return tuple(new_carry), self._logits(h)
+            h = h if mask_BH is None else h * mask_BH[None]
+            scale_TB = None
+        kernel_HV = self.embedding.T if self.tie else self.head_kernel
+        return tuple(new_carry), plus_bias(dot(h, kernel_HV, self.dtype), self.head_bias).swapaxes(0, 1)
 
     def initial_carry(self, batch: int) -> Carry:
         """Zeros, each leaf a buffer of its own, as donation wants them."""
@@ -64,26 +67,22 @@ class LSTMLM(nn.Module):
 
     def dropout_masks(self, rng: jax.Array, batch: int) -> Masks:
         """One mask a row for the whole window (variational dropout, Gal and Ghahramani 2016)."""
-        widths = [self.embed or self.vocab_size] + [self.units] * self.layers
         rates = [self.dropout_input] + [self.dropout] * self.layers
-        keys = jax.random.split(rng, len(widths))
         return tuple(
-            jax.random.bernoulli(key, 1 - rate, (batch, width)) / jnp.float32(1 - rate) if rate else None
-            for key, rate, width in zip(keys, rates, widths, strict=True)
+            jnp.where(jax.random.bernoulli(key, 1 - rate, (batch, width)), 1 / (1 - rate), 0.0) if rate else None
+            for key, rate, width in zip(jax.random.split(rng, len(rates)), rates, self._widths(), strict=True)
         )
 
-    def _input(self, x_BT: jax.Array, mask_BD: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
+    def _widths(self) -> list[int]:
+        """The features that enter each layer, and last those that leave."""
+        return [self.embed or self.vocab_size] + [self.units] * self.layers
+
+    def _input(self, x_TB: jax.Array, mask_BD: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
         """What the first layer reads; for one-hot input the ids themselves and the mask's entry at each id."""
         if self.embed:
-            h_BTD = self.embedding(x_BT)
-            return h_BTD if mask_BD is None else h_BTD * mask_BD[:, None], None
-        return x_BT, None if mask_BD is None else jnp.take_along_axis(mask_BD, x_BT, axis=1)
-
-    def _logits(self, h_BTH: jax.Array) -> jax.Array:
-        if self.tie:
-            kernel_HV = self.embedding.embedding.T.astype(self.dtype)
-            return jnp.dot(h_BTH.astype(self.dtype), kernel_HV, preferred_element_type=jnp.float32) + self.head_bias
-        return self.head(h_BTH).astype(jnp.float32)
+            h_TBD = self.embedding[x_TB]
+            return h_TBD if mask_BD is None else h_TBD * mask_BD[None], None
+        return x_TB, None if mask_BD is None else jnp.take_along_axis(mask_BD.T, x_TB, axis=0)
 
 
 def forward(
@@ -106,4 +105,5 @@ def make_model(config: ConfigDict, vocab_size: int) -> LSTMLM:
         dropout=settings.dropout,
         tie=settings.tie,
         dtype=jnp.dtype(settings.dtype),
+        lstm=settings.lstm,
     )

@@ -16,19 +16,25 @@ def make_schedule(config: ConfigDict, total_steps: int) -> optax.Schedule:
     )
 
 
-def make_optimizer(config: ConfigDict, total_steps: int) -> optax.GradientTransformationExtraArgs:
+def make_optimizer(config: ConfigDict, total_steps: int) -> optax.GradientTransformation:
     """optax Adam (Kingma and Ba 2015) after clipping, scaled by the schedule's share.
 
     The peak rate is a leaf of the state (`inject_hyperparams`), so that one compiled step serves many rates at once.
     """
     adam = optax.inject_hyperparams(optax.adam, static_args=("b1", "b2", "eps"))
-    return optax.chain(
+    chain = optax.chain(
         optax.clip_by_global_norm(config.clip),
         adam(learning_rate=config.lr, b1=config.beta1, b2=config.beta2, eps=config.eps),
         optax.scale_by_schedule(make_schedule(config, total_steps)),
     )
 
+    def update(grads: optax.Updates, opt_state: optax.OptState, params: optax.Params | None = None) -> tuple:
+        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer power; all else here is strict
+            return chain.update(grads, opt_state, params)
+
+    return optax.GradientTransformation(chain.init, update)
+
 
 def learning_rate(opt_state: optax.OptState, schedule: optax.Schedule, step: jax.Array) -> jax.Array:
     """The rate that `step` uses: the peak in the state times the schedule's share."""
-    return jnp.asarray(opt_state[1].hyperparams["learning_rate"] * schedule(step), jnp.float32)
+    return opt_state[1].hyperparams["learning_rate"] * schedule(step.astype(jnp.float32))

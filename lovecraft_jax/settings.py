@@ -34,7 +34,7 @@ RULES: dict[str, Rule] = {
     "data.alphabet": _one_of("ascii", "unicode"),
     "data.seq_len": _at_least(1),
     "data.batch_size": _at_least(1),
-    "model.lstm": _one_of("scan"),
+    "model.lstm": _one_of("scan", "fused"),
     "model.layers": _at_least(1),
     "model.units": _at_least(1),
     "model.embed": _at_least(0),

@@ -58,7 +58,7 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         masks = model.dropout_masks(jax.random.fold_in(state.rng, state.step), batch.x_BT.shape[0])
         loss, grads, carry = gradient(state.variables, forget(state.carry, batch.reset_B), batch, masks)
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         params = state.variables["params"]
         updates, opt_state = optimizer.update(grads, state.opt_state, params)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)

@@ -1,0 +1,68 @@
+"""Strictness for every test, eight simulated devices, and the one tiny run that tests share."""
+
+import os
+
+# Before jax starts. Several CPU devices in one process can hang in a collective for want of threads, unless the process
+# is bound to one core; so each pytest worker takes a core of its own.
+if hasattr(os, "sched_setaffinity"):
+    cores = sorted(os.sched_getaffinity(0))
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    os.sched_setaffinity(0, {cores[worker % len(cores)]})
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_NUM_CPU_DEVICES"] = "8"
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import pytest
+from ml_collections import ConfigDict
+
+from configs import tiny
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A cache folder of the test run's own, with compiled programs in it, so that child processes start fast."""
+    cache = tmp_path_factory.getbasetemp().parent / "cache"
+    os.environ["XDG_CACHE_HOME"] = str(cache)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache / "programs")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ.pop("LOVECRAFT_CORPUS", None)
+
+
+@pytest.fixture
+def config() -> ConfigDict:
+    """The tiny config, fresh."""
+    return tiny.get_config()
+
+
+Command = Callable[..., subprocess.CompletedProcess]
+
+
+@pytest.fixture(scope="session")
+def command() -> Command:
+    """Runs `python -m lovecraft_jax.<name>` with flags, on one device, as a user would; returns what came back."""
+
+    def run(name: str, *args: str, env: dict[str, str] | None = None, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+        environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"} | (env or {})
+        line = [sys.executable, "-m", f"lovecraft_jax.{name}", *args]
+        return subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True, timeout=200, check=False)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workdir of a finished tiny run. Read it; copy it before you change it."""
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    done = command("train", "--config=configs/tiny.py", f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    return workdir
