@@ -44,57 +44,54 @@ def _compressed(text: str) -> int:
 
 
 class Baselines:
-    """Starts the work; `result` is None until it is done."""
+    """Starts the work, or finds it done; `result` is None until then."""
 
     def __init__(self, train: str, valid: str) -> None:
         key = hashlib.sha256("\0".join((train, valid)).encode()).hexdigest()[:24]
         self._cached = Path(pooch.os_cache("lovecraft_jax")) / "baselines" / f"{key}.json"
-        texts = json.dumps({"train": train, "valid": valid, "to": str(self._cached)})
-        self._process = None
-        if self.result() is None:
+        self._result: dict[str, float] | None = None
+        with contextlib.suppress(OSError, ValueError):
+            self._result = json.loads(self._cached.read_text())
+        if self._result is None:
             command = [sys.executable, "-m", "lovecraft_jax.baselines"]
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
-            )
-            # A pipe holds less than a corpus: feed it from a thread, so that nothing waits.
-            threading.Thread(target=_feed, args=(self._process, texts), daemon=True).start()
+            pipe = subprocess.PIPE
+            # A session of its own: Ctrl-C is for the training to answer.
+            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, start_new_session=True)
+            # A pipe holds less than a corpus: a thread feeds it, so that nothing waits.
+            texts = json.dumps({"train": train, "valid": valid})
+            self._thread = threading.Thread(target=self._work, args=(texts,), daemon=True)
+            self._thread.start()
 
     def result(self) -> dict[str, float] | None:
         """{"uniform": ..., "unigram": ..., "ppmd": ...} in bits per character, or None."""
-        try:
-            return json.loads(self._cached.read_text())
-        except (OSError, ValueError):
-            return None
+        return self._result
 
     def wait(self, seconds: float) -> dict[str, float] | None:
         """The result, waited for up to so long."""
-        if self._process is not None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(seconds)
-        return self.result()
+        if self._result is None:
+            self._thread.join(seconds)
+        return self._result
 
     def close(self) -> None:
         """Ends the work, finished or not."""
-        if self._process is not None:
+        if hasattr(self, "_process"):
             self._process.kill()
-            self._process.wait()
+            self._thread.join()
 
-
-def _feed(process: subprocess.Popen, texts: str) -> None:
-    with contextlib.suppress(OSError, ValueError):  # closed before it had read all
-        process.communicate(texts)
+    def _work(self, texts: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # closed before it had read or answered all
+            self._result = json.loads(self._process.communicate(texts)[0])
+            self._cached.parent.mkdir(parents=True, exist_ok=True)
+            partial = self._cached.with_name(f"{self._cached.name}.{self._process.pid}")
+            partial.write_text(json.dumps(self._result))
+            partial.replace(self._cached)
 
 
 def _main() -> None:
     os.nice(10)
-    job = json.load(sys.stdin)
-    train, valid = job["train"], job["valid"]
-    scores = {"uniform": uniform(train), "unigram": unigram(train, valid), "ppmd": ppmd(train, valid)}
-    path = Path(job["to"])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(scores))
-    partial.replace(path)
+    texts = json.load(sys.stdin)
+    train, valid = texts["train"], texts["valid"]
+    print(json.dumps({"uniform": uniform(train), "unigram": unigram(train, valid), "ppmd": ppmd(train, valid)}))
 
 
 if __name__ == "__main__":

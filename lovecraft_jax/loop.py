@@ -1,11 +1,8 @@
 """Training: dispatch, report, evaluate, save, until done or told to stop."""
 
 import math
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from contextlib import ExitStack
 
 import jax
 import numpy as np
@@ -21,8 +18,9 @@ from lovecraft_jax.program import make_program
 from lovecraft_jax.progress import Display, say
 from lovecraft_jax.record import check_same_run, plan, read_record, record, write_record
 from lovecraft_jax.scoring import Score, Scorer
+from lovecraft_jax.signals import caught_signals
 from lovecraft_jax.state import TrainState
-from lovecraft_jax.workdir import owned, read_rows, write_text
+from lovecraft_jax.workdir import owned, read_rows, trim_samples, write_json, write_text
 
 DONE, FAILED = 0, 1
 INTERRUPTED = 75
@@ -82,6 +80,7 @@ class Training:
         passes, devices = self.total / self.batches.steps_per_pass, self.program.mesh.devices.flatten().tolist()
         say(plan(self.config, self.data, parameters, devices, passes, self.total))
         say(f"{'resuming at' if self.step else 'starting at'} step {self.step:,} in {self.path}")
+        trim_samples(self.path / "samples", self.step)
         self.metrics = MetricsWriter(self.path, self.step)
         self.stack.callback(self.metrics.close)
         self.baselines = Baselines(self.data.splits.text["train"], self.data.splits.text["valid"])
@@ -89,7 +88,7 @@ class Training:
         chars_per_step = self._chars(self.config.data.batch_size * self.config.data.seq_len)
         self.display = Display(self.step, self.total, self.batches.steps_per_pass, chars_per_step)
         self.stack.enter_context(self.display)
-        signals = self.stack.enter_context(_caught_signals())
+        signals = self.stack.enter_context(caught_signals())
 
         self._train(min(self.config.train.stop_at_step or self.total, self.total), signals)
         if self.step == self.total:
@@ -180,8 +179,10 @@ class Training:
             score = self.scorer.final(restored.state.variables, self.data.encoded[split])
             row = _row(self.total, split, "final", score) | self._window_score(split, restored.state)
             rows.append(row | {"checkpoint": restored.step})
-        for name, bpc in (self.baselines.wait(BASELINE_SECONDS) or {}).items():
-            self.display.say(f"baseline on valid: {name} {bpc:.3f} bpc")
+        baselines = self.baselines.wait(BASELINE_SECONDS) or {}
+        write_json(self.path / "baselines.json", baselines)
+        known = ", ".join(f"{name} {bpc:.3f}" for name, bpc in baselines.items())
+        self.display.say(f"baselines on valid: {known or 'could not be worked out'}")
         text = self._write_sample(restored.state, "best.txt")
         self.metrics.write(*rows)
         self.display.say(f"\n{text}\n\nfrom the best checkpoint, step {restored.step:,}; all is in {self.path}")
@@ -232,20 +233,3 @@ def _row(step: int, split: str, scoring: str, score: Score) -> Row:
 
 def _results(rows: list[Row]) -> str:
     return "  ".join(f"{row['split']} {row['bpc']:.4f} bpc" for row in rows)
-
-
-@contextmanager
-def _caught_signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM instead of dying of them; the second one of either kills as always."""
-    caught: list[int] = []
-
-    def note(number: int, frame: Any) -> None:
-        caught.append(number)
-        signal.signal(number, before[signal.Signals(number)])
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -41,6 +41,13 @@ def write_json(path: epath.Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
+def trim_samples(folder: epath.Path, step: int) -> None:
+    """Removes the samples written after `step`, and the one of an end that is to be reached again."""
+    for sample in folder.glob("*.txt") if folder.exists() else ():
+        if not sample.stem.isdigit() or int(sample.stem) > step:
+            sample.unlink()
+
+
 def read_rows(path: epath.Path) -> list[dict[str, Any]]:
     """The rows of a .jsonl file; a half line at its end, as a kill leaves it, is no row."""
     if not path.exists():

@@ -1,0 +1,1 @@
+"""Pages longer than README.md can carry, and what draws their figures."""

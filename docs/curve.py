@@ -1,0 +1,28 @@
+"""python -m docs.curve --workdir=runs/c150 --to=docs/c150.svg: draws a run's curve."""
+
+import json
+
+from absl import app, flags
+from etils import epath
+
+from lovecraft_jax.metrics import FILE
+from lovecraft_jax.plots import curve
+from lovecraft_jax.workdir import read_rows
+
+
+def main(argv: list[str]) -> None:
+    """Reads metrics.jsonl and baselines.json, writes an SVG."""
+    del argv
+    workdir = epath.Path(flags.FLAGS.workdir)
+    baselines = json.loads((workdir / "baselines.json").read_text())
+    config = json.loads((workdir / "config.json").read_text())
+    model = config["model"]
+    corpus = json.loads((workdir / "corpus.json").read_text())["name"]
+    title = f"{model['layers']} LSTM layers of {model['units']}, corpus {corpus}"
+    curve(read_rows(workdir / FILE), baselines, title).savefig(flags.FLAGS.to, metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "The folder of a run.", required=True)
+    flags.DEFINE_string("to", None, "The image to write.", required=True)
+    app.run(main)
