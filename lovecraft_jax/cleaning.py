@@ -13,12 +13,13 @@ UNICODE_SCALARS = 0x110000 - 0x800
 MAX_LOSS = 0.01
 
 _MARKS = {
-    "\u2018": "'", "\u2019": "'", "\u201a": "'", "\u201b": "'", "\u2032": "'", "\u00b4": "'",
-    "\u201c": '"', "\u201d": '"', "\u201e": '"', "\u201f": '"', "\u2033": '"', "\u00ab": '"', "\u00bb": '"',
-    "\u2010": "-", "\u2011": "-", "\u2012": "-", "\u2013": "-", "\u2014": "--", "\u2015": "--", "\u2212": "-",
-    "\u00df": "ss", "\u00e6": "ae", "\u00c6": "AE", "\u0153": "oe", "\u0152": "OE", "\u00f8": "o", "\u00d8": "O",
-    "\u00f0": "d", "\u00d0": "D", "\u00fe": "th", "\u00de": "Th", "\u0142": "l", "\u0141": "L", "\u0131": "i",
-    "\u2044": "/", "\t": " ", "\f": "\n", "\v": "\n", "\u2028": "\n", "\u2029": "\n\n",
+    "\u2018": "'", "\u2019": "'", "\u201a": "'", "\u201b": "'", "\u2032": "'", "\u00b4": "'", "\u02bc": "'",
+    "\u2039": "'", "\u203a": "'", "\u201c": '"', "\u201d": '"', "\u201e": '"', "\u201f": '"', "\u2033": '"',
+    "\u00ab": '"', "\u00bb": '"', "\u2010": "-", "\u2011": "-", "\u2012": "-", "\u2013": "-", "\u2212": "-",
+    "\u2014": "--", "\u2015": "--", "\u2044": "/", "\u00df": "ss", "\u1e9e": "SS", "\u00e6": "ae", "\u00c6": "AE",
+    "\u0153": "oe", "\u0152": "OE", "\u00f8": "o", "\u00d8": "O", "\u00f0": "d", "\u00d0": "D", "\u0111": "d",
+    "\u0110": "D", "\u0127": "h", "\u0126": "H", "\u00fe": "th", "\u00de": "Th", "\u0142": "l", "\u0141": "L",
+    "\u0131": "i", "\t": " ", "\f": "\n", "\v": "\n", "\u2028": "\n", "\u2029": "\n\n",
     "\u00ad": "", "\u200b": "", "\u200c": "", "\u200d": "", "\ufeff": "",
 }  # fmt: skip
 _LATIN = (
@@ -51,13 +52,20 @@ class Cleaning:
     def apply(self, text: str) -> tuple[str, "Counts"]:
         """The cleaned text and what it took."""
         normal = _normalise(text)
-        replaced = normal.translate({ord(char): fold for char, fold in self.table.items()})
         folded = sum(normal.count(char) for char in set(normal) & self.table.keys())
-        if self.keep is None:
-            return replaced, Counts(len(normal), folded, 0)
-        dropped = dict.fromkeys(map(ord, set(replaced) - set(self.keep)))
-        kept = replaced.translate(dropped)
+        replaced = self._fold(normal)
+        kept = replaced.translate({ord(char): None for char in self._outside(replaced)})
         return kept, Counts(len(normal), folded, len(replaced) - len(kept))
+
+    def lost(self, text: str) -> list[str]:
+        """The characters of a text that would be dropped, each once, in order."""
+        return self._outside(self._fold(_normalise(text)))
+
+    def _outside(self, folded: str) -> list[str]:
+        return [] if self.keep is None else [char for char in dict.fromkeys(folded) if char not in self.keep]
+
+    def _fold(self, normal: str) -> str:
+        return normal.translate({ord(char): fold for char, fold in self.table.items()})
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that `Cleaning(**object)` reads again."""
@@ -76,7 +84,7 @@ class Counts:
 def make_cleaning(alphabet: str) -> Cleaning:
     """The table for `alphabet`: "ascii" folds accents and typographic marks, "unicode" keeps all."""
     if alphabet == "unicode":
-        return Cleaning("unicode", {"\ufeff": ""}, None)
+        return Cleaning("unicode", {}, None)
     if alphabet != "ascii":
         raise ValueError(f"unknown alphabet {alphabet!r}")
     folds = {char: _to_ascii(char) for block in _LATIN for char in map(chr, block)}
@@ -96,7 +104,7 @@ def clean_all(texts: Iterable[str], cleaning: Cleaning) -> tuple[list[str], Coun
         raise UserError(
             f"data.alphabet={cleaning.alphabet} would drop {total.dropped:,} of {total.read:,} characters "
             f"({total.dropped / total.read:.1%}, at most {MAX_LOSS:.0%} allowed): "
-            "use --config.data.alphabet=unicode"
+            "train with --config.data.alphabet=unicode"
         )
     return cleaned, total
 
@@ -107,4 +115,5 @@ def _normalise(text: str) -> str:
 
 def _to_ascii(char: str) -> str:
     """What is ASCII in the compatibility decomposition of `char`: its letter without the accent."""
-    return "".join(part for part in unicodedata.normalize("NFKD", char) if part in PRINTABLE_ASCII)
+    parts = unicodedata.normalize("NFKD", char)
+    return "".join(part for mark in parts for part in _MARKS.get(mark, mark) if part in PRINTABLE_ASCII)

@@ -9,7 +9,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import pooch
@@ -47,7 +47,12 @@ class Corpus:
     @property
     def sha256(self) -> str:
         """A hash of the tales' hashes in their order: the text, not where it lies."""
-        return hashlib.sha256("\n".join(tale.sha256 for tale in self.tales).encode()).hexdigest()
+        return _hash_of([tale.sha256 for tale in self.tales])
+
+    @property
+    def is_lovecraft(self) -> bool:
+        """Whether these are the 67 tales, wherever they were found."""
+        return self.sha256 == _hash_of(_pinned().values())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,14 +67,14 @@ class Splits:
 def load(name: str) -> Corpus:
     """Finds the corpus `name`: "auto", "lovecraft", "bundled", or a path (file, folder of .txt, glob).
 
-    Raises UserError where it is not there, damaged, empty, binary or not UTF-8.
+    Raises UserError where it is not there, damaged, binary or not UTF-8.
     """
     if name == "bundled":
         return Corpus("bundled", _read(sorted(BUNDLED.glob("*.txt"))))
     if name not in ("auto", "lovecraft"):
         return Corpus(name, _read(_find(name)))
     if folder := os.environ.get("LOVECRAFT_CORPUS"):
-        return Corpus("lovecraft", _read(_verified(Path(folder).expanduser())))
+        return Corpus("lovecraft", _read(_verified(Path(os.path.expanduser(folder)))))
     paths = fetch(LOVECRAFT_MANIFEST, LOVECRAFT_URL, pooch.os_cache("lovecraft_jax") / "lovecraft")
     if paths:
         return Corpus("lovecraft", _read(paths))
@@ -112,7 +117,7 @@ def split(corpus: Corpus, cleaning: Cleaning) -> Splits:
     texts = {tale.name: text.strip() for tale, text in zip(corpus.tales, cleaned, strict=True)}
     if not any(texts.values()):
         raise UserError(f"data.corpus={corpus.name}: no text in it after cleaning; give a file or folder with prose")
-    if len(texts) < FILES_TO_SPLIT_BY and corpus.name != "lovecraft":
+    if len(texts) < FILES_TO_SPLIT_BY:
         text = BETWEEN_TALES.join(filter(None, texts.values()))
         cuts = [0, int(0.9 * len(text)), int(0.95 * len(text)), len(text)]
         pieces = [text[begin:end] for begin, end in itertools.pairwise(cuts)]
@@ -128,7 +133,7 @@ def split(corpus: Corpus, cleaning: Cleaning) -> Splits:
 
 
 def _by_tale(corpus: Corpus) -> dict[str, list[str]]:
-    if corpus.name == "lovecraft":
+    if corpus.is_lovecraft:
         valid, test = set(LOVECRAFT_VALID), set(LOVECRAFT_TEST)
     else:
         by_hash = [tale.name for tale in sorted(corpus.tales, key=lambda tale: tale.sha256)]
@@ -141,29 +146,39 @@ def _by_tale(corpus: Corpus) -> dict[str, list[str]]:
 
 
 def _find(path: str) -> list[Path]:
-    given = Path(path).expanduser()
-    if given.is_file():
+    given = Path(os.path.expanduser(path))
+    if os.path.isfile(given):  # unlike Path's, false for a name that the system refuses
         return [given]
-    if given.is_dir():
+    if os.path.isdir(given):
         found = sorted(given.glob("*.txt"))
         if not found:
             raise UserError(f"data.corpus={path}: no .txt file in that folder; name a glob for other endings")
         return found
-    found = sorted(file for file in map(Path, glob.glob(str(given), recursive=True)) if file.is_file())
+    found = sorted(file for file in map(Path, glob.glob(str(given), recursive=True)) if os.path.isfile(file))
     if not found:
         raise UserError(f"data.corpus={path}: no such file, folder or glob, nor one of auto, lovecraft, bundled")
     return found
 
 
+def _hash_of(hashes: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+
+def _pinned() -> dict[str, str]:
+    """File name to SHA-256, in file-name order."""
+    lines = LOVECRAFT_MANIFEST.read_text().splitlines()
+    return dict(sorted(line.split(" sha256:") for line in lines if not line.startswith("#")))
+
+
 def _verified(folder: Path) -> list[Path]:
-    hashes = dict(line.split(" sha256:") for line in LOVECRAFT_MANIFEST.read_text().splitlines() if line[0] != "#")
+    hashes = _pinned()
     for name, expected in hashes.items():
         file = folder / name
-        if not file.is_file():
+        if not os.path.isfile(file):
             raise UserError(f"LOVECRAFT_CORPUS={folder}: {name} is not there; it must hold the {len(hashes)} files")
         if hashlib.sha256(file.read_bytes()).hexdigest() != expected:
             raise UserError(f"LOVECRAFT_CORPUS={folder}: {name} is not the pinned file (its SHA-256 differs)")
-    return [folder / name for name in sorted(hashes)]
+    return [folder / name for name in hashes]
 
 
 def _read(paths: Sequence[Path]) -> tuple[Tale, ...]:

@@ -36,9 +36,7 @@ class Sampling:
 def encode_prompt(vocab: Vocab, prompt: str) -> np.ndarray:
     """The prompt's ids [N], a newline for an empty one. Raises UserError that names what the model cannot read."""
     cleaned, _ = vocab.cleaning.apply(prompt)
-    table = vocab.cleaning.table
-    lost = [char for char in dict.fromkeys(prompt) if char not in table and not vocab.cleaning.apply(char)[0]]
-    unseen = lost + vocab.unseen(cleaned)
+    unseen = vocab.cleaning.lost(prompt) + vocab.unseen(cleaned)
     if unseen:
         shown = " ".join(repr(part) for part in unseen)
         raise UserError(f"prompt={prompt!r}: this model's training text never had {shown}; leave it out")

@@ -85,6 +85,7 @@ class Training:
         self.stack.callback(self.metrics.close)
         self.baselines = Baselines(self.data.splits.text["train"], self.data.splits.text["valid"])
         self.stack.callback(self.baselines.close)
+        self.told_baselines = False
         chars_per_step = self._chars(self.config.data.batch_size * self.config.data.seq_len)
         self.display = Display(self.step, self.total, self.batches.steps_per_pass, chars_per_step)
         self.stack.enter_context(self.display)
@@ -145,6 +146,7 @@ class Training:
         }
         for at in np.flatnonzero(values["finite"] == 0)[:1]:
             self._stop_at_bad_step(row | {"step": step - count + 1 + int(at)}, float(values["learning_rate"][at]))
+        self._tell_baselines()
         due = step % self.config.train.log_every == 0
         self.display.show(step, row["bpc"], row["chars_per_second"], due)
         if due:
@@ -166,8 +168,7 @@ class Training:
         self.metrics.write(_row(self.step, "valid", "scheduled", score) | self._window_score("valid", self.state))
         self._write_sample(self.state, f"{self.step:08d}.txt")
         self._save(score.bpc)
-        known = "".join(f", {name} {bpc:.3f}" for name, bpc in (self.baselines.result() or {}).items())
-        self.display.say(f"step {self.step:,}: valid {score.bpc:.4f} bpc{known}")
+        self.display.say(f"step {self.step:,}: valid {score.bpc:.4f} bpc")
 
     def _finish(self) -> int:
         """Final scores of valid and test from the best checkpoint, and some of its writing."""
@@ -179,15 +180,20 @@ class Training:
             score = self.scorer.final(restored.state.variables, self.data.encoded[split])
             row = _row(self.total, split, "final", score) | self._window_score(split, restored.state)
             rows.append(row | {"checkpoint": restored.step})
-        baselines = self.baselines.wait(BASELINE_SECONDS) or {}
-        write_json(self.path / "baselines.json", baselines)
-        known = ", ".join(f"{name} {bpc:.3f}" for name, bpc in baselines.items())
-        self.display.say(f"baselines on valid: {known or 'could not be worked out'}")
+        self.baselines.wait(BASELINE_SECONDS)
+        self._tell_baselines()
         text = self._write_sample(restored.state, "best.txt")
         self.metrics.write(*rows)
         self.display.say(f"\n{text}\n\nfrom the best checkpoint, step {restored.step:,}; all is in {self.path}")
         print(_results(rows))
         return DONE
+
+    def _tell_baselines(self) -> None:
+        """Once, when they are known: what to read the loss against."""
+        if (known := self.baselines.result()) and not self.told_baselines:
+            write_json(self.path / "baselines.json", known)
+            self.display.say("baselines on valid: " + ", ".join(f"{name} {bpc:.3f}" for name, bpc in known.items()))
+            self.told_baselines = True
 
     def _window_score(self, split: str, state: TrainState) -> Row:
         """In the window regime, the score as trained: every window from a zero carry."""

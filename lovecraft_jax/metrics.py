@@ -24,7 +24,7 @@ class MetricsWriter:
         # Final scores are written last, and again by whatever run ends: an unfinished run keeps none.
         trim_rows(path, lambda row: row["step"] <= step and row.get("scoring") != "final")
         self._file = open(os.fspath(path), "a")
-        self._board = SummaryWriter(os.fspath(workdir / "tensorboard"), purge_step=step + 1)
+        self._board = SummaryWriter(os.fspath(workdir / "tensorboard"), purge_step=step + 1, filename_suffix=f".{step}")
 
     def write(self, *rows: Row) -> None:
         """Rows that belong together reach the file in one write."""

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from lovecraft_jax import data
 from lovecraft_jax.checkpoint import Checkpoints
+from lovecraft_jax.cleaning import clean_all
 from lovecraft_jax.errors import UserError
 from lovecraft_jax.generate import Sampling, encode_prompt, write
 from lovecraft_jax.model import LSTMLM, make_model
@@ -56,8 +57,9 @@ class Run:
         return Scorer(self.model, self.vocab.start_id).final(self.state.variables, text)
 
     def encode(self, text: str) -> Encoded:
-        """Any text, cleaned and encoded as this run's training text was."""
-        return self.vocab.encode(self.vocab.cleaning.apply(text)[0])
+        """Any text, cleaned and encoded as this run's training text was. Raises UserError where over 1 % would go."""
+        ((cleaned,), _) = clean_all([text], self.vocab.cleaning)
+        return self.vocab.encode(cleaned)
 
     def split(self, name: str) -> Encoded:
         """The run's own "train", "valid" or "test" text, loaded again and checked by its hash."""

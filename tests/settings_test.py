@@ -1,0 +1,186 @@
+import importlib
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ml_collections import ConfigDict
+
+from lovecraft_jax import settings
+from lovecraft_jax.errors import UserError
+
+CONFIGS = sorted(path.stem for path in (Path(__file__).parents[1] / "configs").glob("[!_]*.py"))
+KEYS = sorted(settings.RULES)
+INTS = [key for key in KEYS if settings.RULES[key][0] is int]
+FLOATS = [key for key in KEYS if settings.RULES[key][0] is float]
+TEXTS = [key for key in KEYS if settings.RULES[key][0] is str]
+
+
+@pytest.mark.parametrize(
+    ("name", "variant"), [(name, v) for name in CONFIGS for v in (None, "quick") if (name, v) != ("tiny", "quick")]
+)
+def test_every_config_passes(name: str, variant: str | None) -> None:
+    config = importlib.import_module(f"configs.{name}").get_config(variant)
+    settings.check(config)
+    assert settings.flatten(config).keys() == settings.RULES.keys()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_an_unknown_variant_is_refused_by_name(name: str) -> None:
+    with pytest.raises(ValueError, match="nonesuch"):
+        importlib.import_module(f"configs.{name}").get_config("nonesuch")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", -1),
+        ("seed", 2**31),
+        ("data.corpus", ""),
+        ("data.level", "syllables"),
+        ("data.regime", "streams"),
+        ("data.alphabet", "latin"),
+        ("data.seq_len", 0),
+        ("data.batch_size", 0),
+        ("model.lstm", "gru"),
+        ("model.layers", 0),
+        ("model.units", -1),
+        ("model.embed", -1),
+        ("model.dropout", 1.0),
+        ("model.dropout_input", -0.1),
+        ("model.tie", 1),
+        ("model.dtype", "float16"),
+        ("optimizer.lr", 0.0),
+        ("optimizer.lr", math.inf),
+        ("optimizer.schedule", "linear"),
+        ("optimizer.warmup", -1),
+        ("optimizer.end", 1.5),
+        ("optimizer.beta1", 1.0),
+        ("optimizer.beta2", -0.5),
+        ("optimizer.eps", 0.0),
+        ("optimizer.clip", 0.0),
+        ("train.epochs", -1.0),
+        ("train.epochs", math.inf),
+        ("train.steps", -1),
+        ("train.stop_at_step", -1),
+        ("train.steps_per_dispatch", 0),
+        ("train.log_every", 0),
+        ("train.eval_every", 0),
+        ("train.eval_lanes", 0),
+        ("train.checkpoint_every", 0),
+        ("train.keep", 1),
+        ("sample.length", 0),
+        ("sample.temperature", -0.1),
+        ("sample.top_k", -1),
+        ("sample.top_p", 0.0),
+        ("sample.top_p", 1.1),
+    ],
+)
+def test_a_value_out_of_range_is_named_with_what_was_expected(config: ConfigDict, key: str, value: Any) -> None:
+    _refused(_with(config, key, value), rf"config\.{key}={value!r}: expected ")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", 2**31 - 1),
+        ("model.dropout", 0.0),
+        ("model.dropout", 0.99),
+        ("optimizer.end", 0.0),
+        ("optimizer.end", 1.0),
+        ("optimizer.lr", 1),  # an int where a float is meant
+        ("sample.temperature", 0.0),
+        ("sample.top_p", 1.0),
+        ("sample.prompt", ""),
+        ("train.keep", 2),
+    ],
+)
+def test_the_ends_of_a_range_pass(config: ConfigDict, key: str, value: Any) -> None:
+    settings.check(_with(config, key, value))
+
+
+@pytest.mark.parametrize("key", INTS + FLOATS)
+def test_a_bool_is_no_number(config: ConfigDict, key: str) -> None:
+    _refused(_with(config, key, True), rf"config\.{key}=True: expected ")
+
+
+@pytest.mark.parametrize("key", FLOATS)
+def test_nan_is_never_accepted(config: ConfigDict, key: str) -> None:
+    _refused(_with(config, key, math.nan), rf"config\.{key}=nan: expected ")
+
+
+@pytest.mark.parametrize(("keys", "value"), [(INTS, 1.0), (INTS + FLOATS, "1"), (TEXTS, 1), (KEYS, None)])
+def test_a_value_of_another_type_is_named(config: ConfigDict, keys: list[str], value: Any) -> None:
+    for key in keys:
+        _refused(_with(config, key, value), rf"config\.{key}={value!r}: expected ")
+
+
+def test_every_missing_key_is_named(config: ConfigDict) -> None:
+    for key in KEYS:
+        plain = config.to_dict()
+        section, _, name = key.rpartition(".")
+        del (plain[section] if section else plain)[name]
+        _refused(ConfigDict(plain), rf"config\.{key} is missing")
+
+
+@pytest.mark.parametrize("key", ["epochs", "train.learning_rate", "model.unit"])
+def test_an_unknown_key_is_named(config: ConfigDict, key: str) -> None:
+    _refused(_with(config, key, 1), rf"config\.{key} is not a setting")
+
+
+def test_a_run_needs_a_length(config: ConfigDict) -> None:
+    nothing = _with(_with(config, "train.epochs", 0.0), "train.steps", 0)
+    _refused(nothing, r"train\.epochs=0 and config\.train\.steps=0")
+    settings.check(_with(nothing, "train.epochs", 0.5))
+    settings.check(_with(nothing, "train.steps", 1))
+
+
+def test_tied_weights_need_an_embedding_as_wide_as_the_layers(config: ConfigDict) -> None:
+    tied = _with(config, "model.tie", True)
+    _refused(tied, r"model\.tie=True with embed=0 and units=16")
+    _refused(_with(tied, "model.embed", 15), r"model\.tie=True with embed=15 and units=16")
+    settings.check(_with(tied, "model.embed", 16))
+
+
+FREE = {
+    "data.corpus",
+    "model.lstm",
+    "train.stop_at_step",
+    "train.steps_per_dispatch",
+    "train.log_every",
+    "train.eval_every",
+    "train.checkpoint_every",
+    "train.keep",
+    "sample.prompt",
+    "sample.length",
+    "sample.temperature",
+    "sample.top_k",
+    "sample.top_p",
+}
+
+
+def test_all_that_changes_what_is_learnt_is_a_difference_and_nothing_else(config: ConfigDict) -> None:
+    old = settings.flatten(config)
+    assert settings.differences(old, dict(old)) == []
+    for key in KEYS:
+        expected = [] if key in FREE else [f"{key}: {old[key]!r} -> 'changed'"]
+        assert settings.differences(old, old | {key: "changed"}) == expected
+
+
+def test_differences_come_in_order_and_count_missing_keys(config: ConfigDict) -> None:
+    old = settings.flatten(config)
+    new = {key: value for key, value in old.items() if key != "model.units"} | {"data.seq_len": 9, "sample.top_k": 1}
+    assert settings.differences(old, new) == ["data.seq_len: 8 -> 9", "model.units: 16 -> None"]
+
+
+def _with(config: ConfigDict, key: str, value: Any) -> ConfigDict:
+    """A copy with one value set, whatever its type."""
+    plain = config.to_dict()
+    section, _, name = key.rpartition(".")
+    (plain[section] if section else plain)[name] = value
+    return ConfigDict(plain)
+
+
+def _refused(config: ConfigDict, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        settings.check(config)
