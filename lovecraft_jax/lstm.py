@@ -15,6 +15,7 @@ import functools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 LayerCarry = tuple[jax.Array, jax.Array]
 """(c_BH, h_BH), float32, in Flax's order."""
@@ -54,8 +55,9 @@ class LSTMCell(nn.Module):
         """
         if jnp.issubdtype(x.dtype, jnp.floating):
             return plus_bias(dot(x, self.kernel_x, self.dtype), self.bias)
-        rows = self.kernel_x[x]
-        return plus_bias(rows if scale is None else rows * scale[..., None], self.bias)
+        if scale is None:
+            return plus_bias(self.kernel_x, self.bias)[x]  # the bias into D rows instead of into one a token
+        return plus_bias(self.kernel_x[x] * scale[..., None], self.bias)
 
     def __call__(self, carry: LayerCarry, gates_x_BG: jax.Array) -> tuple[LayerCarry, jax.Array]:
         """One step: (c, h) and the input's part of the gates to the next (c, h) and the output h_BH."""
@@ -70,7 +72,10 @@ def run_layer(
     cell: LSTMCell, carry: LayerCarry, x: jax.Array, scale: jax.Array | None = None, implementation: str = "scan"
 ) -> tuple[LayerCarry, jax.Array]:
     """A whole sequence: x [T, B, D] or ids [T, B] to the last carry and h_TBH, by "scan" or "fused"."""
-    gates_x_TBG = cell.project(x, scale)
+    T, B = x.shape[:2]
+    # Flat, so that the projection's gradient is one product: over [T, B] XLA first copies the gates' gradient.
+    x_N, scale_N = x.reshape(T * B, *x.shape[2:]), None if scale is None else scale.reshape(T * B)
+    gates_x_TBG = cell.project(x_N, scale_N).reshape(T, B, -1)
     if implementation == "scan":
         scan = nn.scan(
             lambda cell, carry, gates_x_BG: cell(carry, gates_x_BG),
@@ -99,9 +104,11 @@ def _forget_one(key: jax.Array, shape: tuple[int]) -> jax.Array:
 
 # The fused twin. Autodiff of a scan adds up the weight gradient inside its loop and splits the gates into many small
 # operations. Here the loops hold only what is recurrent, one product and one pass over the gates a time step; the
-# derivative factors and the weight gradient are formed for all T at once.
+# derivative factors and the weight gradient are formed for all T at once. Both loops write over the buffer that they
+# read: a scan would fill new ones with zeros first and copy them.
 
 Saved = tuple[jax.Array, LayerCarry, jax.Array, jax.Array, jax.Array]
+"""kernel_h_HG, the first carry, gates_TBG after their activations, c_TBH, h_TBH."""
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -115,55 +122,60 @@ def fused_lstm(
 def _forward(
     kernel_h_HG: jax.Array, gates_x_TBG: jax.Array, carry: LayerCarry, dtype: jnp.dtype
 ) -> tuple[tuple[LayerCarry, jax.Array], Saved]:
+    T, B, _ = gates_x_TBG.shape
+    H = kernel_h_HG.shape[0]
     # sigmoid(x) is tanh(x / 2) / 2 + 1 / 2: with a scale and a shift, one tanh gives all four gates.
-    units = kernel_h_HG.shape[0]
-    scale_1G = jnp.repeat(jnp.array([[0.5, 0.5, 1.0, 0.5]]), units, axis=1)
-    shift_1G = jnp.repeat(jnp.array([[0.5, 0.5, 0.0, 0.5]]), units, axis=1)
-    kernel = kernel_h_HG.astype(dtype)
+    scale_1G = jnp.repeat(jnp.array([[0.5, 0.5, 1.0, 0.5]]), H, axis=1)
+    shift_1G = jnp.repeat(jnp.array([[0.5, 0.5, 0.0, 0.5]]), H, axis=1)
 
-    def step(carry: LayerCarry, gates_x_BG: jax.Array) -> tuple[LayerCarry, tuple[jax.Array, ...]]:
-        c_BH, h_BH = carry
-        gates_BG = jnp.tanh((gates_x_BG + dot(h_BH, kernel, dtype)) * scale_1G) * scale_1G + shift_1G
+    def step(t: jax.Array, loop: tuple) -> tuple:
+        c_BH, h_BH, gates_TBG, c_TBH, h_TBH = loop
+        gates_BG = jnp.tanh((_at(gates_TBG, t) + dot(h_BH, kernel_h_HG, dtype)) * scale_1G) * scale_1G + shift_1G
         i, f, g, o = jnp.split(gates_BG, 4, axis=-1)
         c_BH = f * c_BH + i * g
         h_BH = o * jnp.tanh(c_BH)
-        return (c_BH, h_BH), (gates_BG, c_BH, h_BH)
+        return c_BH, h_BH, _put(gates_TBG, gates_BG, t), _put(c_TBH, c_BH, t), _put(h_TBH, h_BH, t)
 
-    last, (gates_TBG, c_TBH, h_TBH) = jax.lax.scan(step, carry, gates_x_TBG)
-    return (last, h_TBH), (kernel_h_HG, carry, gates_TBG, c_TBH, h_TBH)
+    empty_TBH = jnp.zeros((T, B, H))
+    c_BH, h_BH, gates_TBG, c_TBH, h_TBH = lax.fori_loop(0, T, step, (*carry, gates_x_TBG, empty_TBH, empty_TBH))
+    return ((c_BH, h_BH), h_TBH), (kernel_h_HG, carry, gates_TBG, c_TBH, h_TBH)
 
 
 def _backward(dtype: jnp.dtype, saved: Saved, cotangents: tuple[LayerCarry, jax.Array]) -> tuple:
     kernel_h_HG, (first_c_BH, first_h_BH), gates_TBG, c_TBH, h_TBH = saved
     last_grad, h_grad_TBH = cotangents
-    kernel_GH = kernel_h_HG.T.astype(dtype)
-    c_before_TBH = jnp.concatenate([first_c_BH[None], c_TBH[:-1]])
-    h_before_TBH = jnp.concatenate([first_h_BH[None], h_TBH[:-1]])
-    i, f, g, o = jnp.split(gates_TBG, 4, axis=-1)
+    T, _, H = h_TBH.shape
+    # Transposed once, out here: a product with a transposed operand is half as slow again on a CPU.
+    kernel_GH = lax.optimization_barrier(kernel_h_HG.T)
+
+    # With z the gates before their activations: dz is factors * dc, and for the output gate factors * dh.
+    i, f_TBH, g, o = jnp.split(gates_TBG, 4, axis=-1)
     tanh_c = jnp.tanh(c_TBH)
-    # What dc becomes in the gates i, f, g; what dh becomes in o and in dc; what dc becomes one step earlier.
-    factors = (
-        g * i * (1 - i),
-        c_before_TBH * f * (1 - f),
-        i * (1 - g * g),
-        tanh_c * o * (1 - o),
-        o * (1 - tanh_c * tanh_c),
-        f,
-    )
+    c_before_TBH = jnp.concatenate([first_c_BH[None], c_TBH[:-1]])
+    h_to_c_TBH = o * (1 - tanh_c * tanh_c)
+    factors = (g * i * (1 - i), c_before_TBH * f_TBH * (1 - f_TBH), i * (1 - g * g), tanh_c * o * (1 - o))
 
-    def step(grad: LayerCarry, now: tuple[jax.Array, tuple[jax.Array, ...]]) -> tuple[LayerCarry, jax.Array]:
-        c_grad_BH, h_grad_BH = grad
-        h_grad_out_BH, (to_i, to_f, to_g, to_o, to_c, to_before) = now
-        h_grad_BH += h_grad_out_BH
-        c_grad_BH += h_grad_BH * to_c
-        z_grad_BG = jnp.concatenate([c_grad_BH * to_i, c_grad_BH * to_f, c_grad_BH * to_g, h_grad_BH * to_o], axis=-1)
-        return (c_grad_BH * to_before, dot(z_grad_BG, kernel_GH, dtype)), z_grad_BG
+    def step(n: jax.Array, loop: tuple) -> tuple:
+        c_grad_BH, h_grad_BH, grad_TBG = loop
+        t = T - 1 - n
+        h_grad_BH += _at(h_grad_TBH, t)
+        c_grad_BH += h_grad_BH * _at(h_to_c_TBH, t)
+        grad_BG = jnp.concatenate([c_grad_BH, c_grad_BH, c_grad_BH, h_grad_BH], axis=-1) * _at(grad_TBG, t)
+        return c_grad_BH * _at(f_TBH, t), dot(grad_BG, kernel_GH, dtype), _put(grad_TBG, grad_BG, t)
 
-    first_grad, z_grad_TBG = jax.lax.scan(step, last_grad, (h_grad_TBH, factors), reverse=True)
-    kernel_grad_HG = jnp.einsum(
-        "tbh,tbg->hg", h_before_TBH.astype(dtype), z_grad_TBG.astype(dtype), preferred_element_type=jnp.float32
-    )
-    return kernel_grad_HG, z_grad_TBG, first_grad
+    loop = (*last_grad, jnp.concatenate(factors, axis=-1))
+    c_grad_BH, h_grad_BH, grad_TBG = lax.fori_loop(0, T, step, loop)
+    # Flat before the product: over [T, B] XLA would first copy the whole gradient into another order.
+    h_before_NH = jnp.concatenate([first_h_BH[None], h_TBH[:-1]]).reshape(-1, H)
+    return dot(h_before_NH.T, grad_TBG.reshape(-1, 4 * H), dtype), grad_TBG, (c_grad_BH, h_grad_BH)
 
 
 fused_lstm.defvjp(_forward, _backward)
+
+
+def _at(all_T: jax.Array, t: jax.Array) -> jax.Array:
+    return lax.dynamic_index_in_dim(all_T, t, 0, keepdims=False)
+
+
+def _put(all_T: jax.Array, now: jax.Array, t: jax.Array) -> jax.Array:
+    return lax.dynamic_update_index_in_dim(all_T, now, t, 0)

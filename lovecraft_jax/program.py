@@ -14,6 +14,12 @@ from lovecraft_jax.optimizer import make_optimizer, make_schedule
 from lovecraft_jax.state import TrainState, init_state, state_shardings
 from lovecraft_jax.step import Metrics, make_train_step, make_train_steps
 
+COMPILER_OPTIONS = {
+    # XLA hands products to YNNPACK by default; Eigen takes 0.7 to 0.85 of its time at this model's shapes.
+    "cpu": {"xla_cpu_experimental_ynn_fusion_type": ""},
+}
+"""What the compiler of a platform is told, where measuring showed that it pays."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Program:
@@ -45,6 +51,7 @@ def make_program(config: ConfigDict, vocab_size: int, total_steps: int) -> Progr
         in_shardings=(shardings, batch_sharding),
         out_shardings=(shardings, sharding(mesh, REPLICATED)),
         donate_argnums=0,
+        compiler_options=COMPILER_OPTIONS.get(mesh.devices.flat[0].platform),
     )
     return Program(model, mesh, init, train_steps, _placed(jax.eval_shape(init, 0), shardings), batch_sharding)
 
