@@ -4,6 +4,7 @@ Orbax writes in the background and never leaves half a step; what it does not se
 """
 
 import dataclasses
+import json
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -45,7 +46,10 @@ class Checkpoints:
             read_only=read_only,
             create=not read_only,
         )
-        self._manager = ocp.CheckpointManager(workdir / "checkpoints", options=options)
+        folder = workdir / "checkpoints"
+        if folder.exists():
+            _drop_damaged_scores(folder, read_only)
+        self._manager = ocp.CheckpointManager(folder, options=options)
 
     @property
     def steps(self) -> Sequence[int]:
@@ -126,6 +130,20 @@ def checksums(tree: Any) -> dict[str, str]:
             f"{zlib.crc32(np.ascontiguousarray(value).data, zlib.crc32(repr((value.dtype, value.shape)).encode())):08x}"
         )
     return sums
+
+
+def _drop_damaged_scores(folder: epath.Path, read_only: bool) -> None:
+    """Removes score files that are no JSON, over which Orbax would not start: their states stay, unscored."""
+    for file in folder.glob("*/metrics/metrics"):
+        try:
+            json.loads(file.read_text())
+        except ValueError:
+            if read_only:
+                raise UserError(
+                    f"{file}: damaged; start the training again, which sets it right, or delete it"
+                ) from None
+            say(f"WARNING: {file}: damaged; that checkpoint no longer counts as scored")
+            file.unlink()
 
 
 def _bpc(metrics: Any) -> float:

@@ -1,5 +1,6 @@
 """The flags that entry points share, and how errors become exit codes."""
 
+import ast
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -67,7 +68,12 @@ def _guarded(main: Callable[[], int]) -> int:
 
 
 def _told(what: object, code: int) -> int:
-    say(" ".join(str(what).split()))
+    text = str(what).strip().rpartition("earlier failure to load: ")[-1]
+    if "Traceback" in text:  # what get_config raised, as ml_collections hands it on
+        text = text.splitlines()[-1]
+    if "Did you mean" in text and text[0] == text[-1] == "'":  # a misspelt key, as the repr of a message
+        text = "no such setting in the config: " + ast.literal_eval(text)
+    say(" ".join(text.split()))
     return code
 
 
@@ -80,9 +86,11 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
             verbosity.value, verbosity.using_default_value = logging.ERROR, False
         if rest[1:]:
             raise UserError(f"unexpected arguments {' '.join(rest[1:])!r}: flags begin with --")
+        if "config" in flags.FLAGS and flags.FLAGS.config is not None:
+            flags.FLAGS.config.to_dict()  # a config that failed to load raises only when it is first read
         return rest
     except (UserError, flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        sys.exit(_told(f"{error} (--help lists the flags)", WRONG_INPUT))
+        sys.exit(_told(error, WRONG_INPUT))
 
 
 def _define_platform() -> None:

@@ -57,7 +57,6 @@ class LSTMLM(nn.Module):
             layer_carry, h = run_layer(cell, layer_carry, h, scale_TB, self.lstm)
             new_carry.append(layer_carry)
             h = h if mask_BH is None else h * mask_BH[None]
-            scale_TB = None
         kernel_HV = self.embedding.T if self.tie else self.head_kernel
         return tuple(new_carry), plus_bias(dot(h, kernel_HV, self.dtype), self.head_bias).swapaxes(0, 1)
 

@@ -8,6 +8,7 @@ A third, `windows`, forgets everything every T tokens, as a model in the window 
 import dataclasses
 import functools
 import math
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -44,8 +45,8 @@ class Score:
 
     @property
     def perplexity(self) -> float:
-        """exp of the loss, per token."""
-        return math.exp(self.loss)
+        """exp of the loss, per token; infinite where a float cannot hold it."""
+        return math.exp(self.loss) if self.loss < math.log(sys.float_info.max) else math.inf
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,80 @@
+"""Every file in configs/ loads, says how to start it, and describes a model that can be made."""
+
+import importlib
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+from ml_collections import ConfigDict
+
+import configs
+from lovecraft_jax import settings
+from lovecraft_jax.model import make_model
+
+FILES = sorted(path.stem for path in Path(configs.__file__).parent.glob("*.py") if path.stem != "__init__")
+VARIANTS = {name: ["quick"] for name in FILES} | {"tiny": []}
+
+each_config = pytest.mark.parametrize(
+    ("name", "variant"), [(name, variant) for name in FILES for variant in (None, *VARIANTS[name])]
+)
+
+
+@each_config
+def test_every_value_is_of_its_type_and_in_its_range(name: str, variant: str | None) -> None:
+    settings.check(get_config(name, variant))
+
+
+@each_config
+def test_the_model_initialises(name: str, variant: str | None) -> None:
+    config = get_config(name, variant)
+    model, rows = make_model(config, vocab_size=90), config.data.batch_size
+    x_BT = jax.ShapeDtypeStruct((rows, config.data.seq_len), jnp.int32)
+    (carry, logits_BTV), variables = jax.eval_shape(
+        lambda x_BT: model.init_with_output(jax.random.key(0), model.initial_carry(rows), x_BT), x_BT
+    )
+    assert logits_BTV.shape == (rows, config.data.seq_len, 90)
+    assert jax.tree.map(lambda leaf: leaf.shape, carry) == (((rows, config.model.units),) * 2,) * config.model.layers
+    assert variables.keys() == {"params"}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_docstring_names_its_commands(name: str) -> None:
+    lines = (importlib.import_module(f"configs.{name}").__doc__ or "").splitlines()
+    command = f"python -m lovecraft_jax.train --config=configs/{name}.py"
+    assert [line for line in lines if line.startswith("python")] == [
+        command,
+        *(f"{command}:{variant}" for variant in VARIANTS[name]),
+    ]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_an_unknown_variant_is_an_error_that_names_it(name: str) -> None:
+    with pytest.raises(ValueError, match="unknown variant 'quikc'"):
+        get_config(name, "quikc")
+
+
+@pytest.mark.parametrize(
+    ("name", "units", "seq_len"), [("c100", 100, 50), ("c125", 125, 30), ("c150", 150, 50), ("c10", 150, 10)]
+)
+def test_the_articles_four_models_have_its_sizes(name: str, units: int, seq_len: int) -> None:
+    for variant in (None, "quick"):
+        config = get_config(name, variant)
+        assert (config.model.layers, config.model.units, config.data.seq_len) == (2, units, seq_len)
+
+
+@pytest.mark.parametrize("name", sorted({*FILES} - {"tiny"}))
+def test_quick_is_the_same_model_on_the_same_data_for_300_steps(name: str) -> None:
+    full, quick = get_config(name), get_config(name, "quick")
+    assert (quick.model.to_dict(), quick.data.to_dict()) == (full.model.to_dict(), full.data.to_dict())
+    assert (full.train.steps, quick.train.steps) == (0, 300)
+
+
+def test_every_call_gives_a_config_of_its_own() -> None:
+    first = get_config("c150")
+    first.model.units = 7
+    assert get_config("c150").model.units == 150
+
+
+def get_config(name: str, variant: str | None = None) -> ConfigDict:
+    return importlib.import_module(f"configs.{name}").get_config(variant)

@@ -1,0 +1,178 @@
+"""Wrong input is one line that names it, and exit code 2: for every flag, setting and file a user can get wrong."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lovecraft_jax.workdir import owned
+
+ROOT = Path(__file__).parents[1]
+
+TINY = "--config=configs/tiny.py"
+# What is run, with {trained} a finished run and {files} a folder as `_files` fills it, and what its one line must name.
+WRONG: dict[str, tuple[list[str], list[str]]] = {
+    "no config": (["train"], ["--config", "configs/c150.py"]),
+    "no such config file": (["train", "--config=configs/c999.py"], ["configs/c999.py"]),
+    "unknown variant": (["train", "--config=configs/c150.py:huge"], ["'huge'", "quick"]),
+    "variant of a config that has none": (["train", TINY + ":quick"], ["'quick'"]),
+    "misspelt key": (["train", TINY, "--config.model.unit=3"], ["unit", "units"]),
+    "misspelt section": (["train", TINY, "--config.modle.units=3"], ["modle", "model"]),
+    "a word for a number": (["train", TINY, "--config.model.units=banana"], ["config.model.units", "banana"]),
+    "negative units": (["train", TINY, "--config.model.units=-1"], ["config.model.units=-1", "at least 1"]),
+    "all dropped": (["train", TINY, "--config.model.dropout=1.0"], ["config.model.dropout=1.0"]),
+    "unknown choice": (["train", TINY, "--config.model.lstm=cudnn"], ["config.model.lstm='cudnn'", "scan, fused"]),
+    "infinite rate": (["train", TINY, "--config.optimizer.lr=inf"], ["config.optimizer.lr=inf"]),
+    "no rows": (["train", TINY, "--config.data.batch_size=0"], ["config.data.batch_size=0"]),
+    "more rows than text": (["train", TINY, "--config.data.batch_size=100000"], ["100000", "8", "800,000", "173,390"]),
+    "nothing to do": (["train", TINY, "--config.train.steps=0", "--config.train.epochs=0.0"], ["steps=0", "epochs=0"]),
+    "left-over argument": (["train", TINY, "fast"], ["'fast'"]),
+    "unknown flag": (["train", TINY, "--fast"], ["fast"]),
+    "no such corpus": (["train", TINY, "--config.data.corpus={files}/nowhere.txt"], ["{files}/nowhere.txt"]),
+    "empty corpus": (["train", TINY, "--config.data.corpus={files}/empty.txt"], ["{files}/empty.txt", "no text"]),
+    "binary corpus": (["train", TINY, "--config.data.corpus={files}/binary.txt"], ["{files}/binary.txt", "binary"]),
+    "corpus in Latin-1": (
+        ["train", TINY, "--config.data.corpus={files}/latin1.txt"],
+        ["latin1.txt", "UTF-8", "byte 3"],
+    ),
+    "corpus too short": (["train", TINY, "--config.data.corpus={files}/short.txt"], ["64 tokens", "36"]),
+    "corpus beyond the alphabet": (["train", TINY, "--config.data.corpus={files}/greek.txt"], ["alphabet=unicode"]),
+    "workdir under a device": (["train", TINY, "--workdir=/dev/null/x"], ["--workdir=/dev/null/x"]),
+    "workdir that is a file": (["train", TINY, "--workdir={files}/short.txt"], ["--workdir={files}/short.txt"]),
+    "workdir in use": (["train", TINY, "--workdir={held}"], ["--workdir={held}", "in use"]),
+    "run of another config": (
+        ["train", TINY, "--workdir={trained}", "--config.model.units=24", "--config.seed=1", "--config.train.keep=3"],
+        ["--workdir={trained}", "model.units: 16 -> 24; seed: 0 -> 1)"],
+    ),
+    "run of another corpus": (
+        ["train", TINY, "--workdir={trained}", "--config.data.corpus={files}/other.txt"],
+        ["data.corpus={files}/other.txt", "another text", "bundled"],
+    ),
+    "prompt never seen": (["train", TINY, "--config.sample.prompt=a~b"], ["a~b", "'~'"]),
+    "no TPU": (["train", TINY, "--platform=tpu"], ["--platform=tpu"]),
+    "unknown platform": (["train", TINY, "--platform=abacus"], ["platform", "abacus"]),
+    "no workdir": (["sample"], ["--workdir"]),
+    "no such workdir": (["sample", "--workdir={files}/nowhere"], ["{files}/nowhere"]),
+    "workdir of no run": (["sample", "--workdir={files}"], ["{files}", "config.json"]),
+    "run without checkpoints": (["sample", "--workdir={files}/fresh"], ["{files}/fresh", "checkpoint"]),
+    "no such checkpoint": (["sample", "--workdir={trained}", "--checkpoint=7"], ["--checkpoint=7", "30, 40"]),
+    "below zero degrees": (["sample", "--workdir={trained}", "--temperature=-1"], ["temperature=-1"]),
+    "no probability": (["sample", "--workdir={trained}", "--top_p=0"], ["top_p=0"]),
+    "more than certain": (["sample", "--workdir={trained}", "--top_p=1.5"], ["top_p=1.5"]),
+    "negative choice": (["sample", "--workdir={trained}", "--top_k=-1"], ["top_k=-1"]),
+    "no length": (["sample", "--workdir={trained}", "--length=0"], ["--length=0"]),
+    "no samples": (["sample", "--workdir={trained}", "--samples=0"], ["--samples=0"]),
+    "two streams": (["sample", "--workdir={trained}", "--stream", "--samples=2"], ["--stream", "--samples"]),
+    "prompt beyond the alphabet": (["sample", "--workdir={trained}", "--prompt=The Ω"], ["'Ω'"]),
+    "no such text": (["evaluate", "--workdir={trained}", "--text={files}/nowhere.txt"], ["{files}/nowhere.txt"]),
+    "empty text": (["evaluate", "--workdir={trained}", "--text={files}/empty.txt"], ["{files}/empty.txt", "no text"]),
+    "text and split": (["evaluate", "--workdir={trained}", "--text=x.txt", "--split=test"], ["--text", "--split"]),
+    "unknown split": (["evaluate", "--workdir={trained}", "--split=all"], ["split", "all"]),
+}
+
+# Imports what every command imports, once; then each command line gets a process of its own by fork. It ends without
+# taking the interpreter down in order, which takes longer than all else: 40 starts in the time of two.
+STARTER = """
+import json, os, runpy, sys, traceback
+from lovecraft_jax import cli, run
+
+for line in sys.stdin:
+    output, errors, command, *flags = json.loads(line)
+    child = os.fork()
+    if not child:
+        for path, number in ((output, 1), (errors, 2)):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+        sys.argv[1:] = flags
+        code = 0
+        try:
+            runpy.run_module("lovecraft_jax." + command, run_name="__main__", alter_sys=True)
+        except SystemExit as end:
+            code = end.code
+        except BaseException:
+            code = 1
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_input_is_one_line_that_names_it_and_exit_code_2(case: str, told: dict[str, tuple], places: dict) -> None:
+    _check(*told[case], [name.format(**places) for name in WRONG[case][1]])
+
+
+@pytest.mark.parametrize("case", ["unknown variant", "binary corpus"])
+def test_the_whole_process_says_no_more(case: str, command: Callable, places: dict[str, str], tmp_path: Path) -> None:
+    line, names = WRONG[case]
+    done = command(*(part.format(**places) for part in line), f"--workdir={tmp_path}/run")
+    _check(done.returncode, done.stdout, done.stderr, [name.format(**places) for name in names])
+
+
+def test_wrong_input_leaves_no_run_behind(told: dict[str, tuple], places: dict) -> None:
+    assert told
+    assert list((Path(places["files"]) / "runs").glob("*/checkpoints/*")) == []
+
+
+def _check(code: int, output: str, errors: str, names: list[str]) -> None:
+    lines = [line for line in errors.splitlines() if "WARNING" not in line]
+    assert code == 2, errors
+    assert len(lines) == 1, errors
+    for name in names:
+        assert name in lines[0]
+    assert "Traceback" not in errors
+    assert output == ""
+
+
+@pytest.fixture(scope="module")
+def places(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What the placeholders in WRONG stand for."""
+    folder = tmp_path_factory.mktemp("files")
+    _files(folder, trained)
+    return {"trained": str(trained), "files": str(folder), "held": str(folder / "held")}
+
+
+@pytest.fixture(scope="module")
+def told(places: dict[str, str]) -> dict[str, tuple[int, str, str]]:
+    """Exit code, standard output and standard error of every command line."""
+    cases = {name: [part.format(**places) for part in line] for name, (line, _) in WRONG.items()}
+    answers = {
+        name: [f"{places['files']}/{number}.{end}" for end in ("out", "err")] for number, name in enumerate(cases)
+    }
+    jobs = []
+    for name, (command, *given) in cases.items():
+        if command == "train" and not any(flag.startswith("--workdir") for flag in given):
+            given = [*given, f"--workdir={places['files']}/runs/{len(jobs)}"]
+        jobs.append(json.dumps([*answers[name], command, *given]))
+    with owned(places["held"]):
+        done = subprocess.run(
+            [sys.executable, "-c", STARTER],
+            input="\n".join(jobs),
+            cwd=ROOT,
+            env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"},
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=True,
+        )
+    codes = dict(zip(cases, map(int, done.stdout.split()), strict=True))
+    return {name: (codes[name], *(Path(file).read_text() for file in answers[name])) for name in cases}
+
+
+def _files(folder: Path, trained: Path) -> None:
+    """Texts that are no corpus, and a run that was killed before its first checkpoint."""
+    (folder / "empty.txt").write_text("")
+    (folder / "binary.txt").write_bytes(bytes(range(256)))
+    (folder / "latin1.txt").write_bytes("café au lait".encode("latin-1"))
+    (folder / "short.txt").write_text("The house stood where no house could be.")
+    (folder / "other.txt").write_text("The house stood where no house could be.\n" * 100)
+    (folder / "greek.txt").write_text("ἄνδρα μοι ἔννεπε, μοῦσα, πολύτροπον " * 100)
+    fresh = folder / "fresh"
+    fresh.mkdir()
+    for name in ("config", "vocab", "corpus"):
+        (fresh / f"{name}.json").write_bytes((trained / f"{name}.json").read_bytes())

@@ -1,0 +1,129 @@
+"""The compiled program: where things live, what is compiled when, and how dispatches and devices change nothing."""
+
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from configs import tiny
+from lovecraft_jax.batches import Batch, Batches
+from lovecraft_jax.mesh import BY_ROW, REPLICATED, make_mesh, sharding
+from lovecraft_jax.optimizer import make_optimizer, make_schedule
+from lovecraft_jax.program import Program, make_program
+from lovecraft_jax.state import TrainState
+from lovecraft_jax.step import make_train_step, make_train_steps
+
+V, TOTAL = 11, 40
+GOLDEN_LOSSES = [2.400428, 2.348907, 2.270340]
+
+
+@pytest.fixture(scope="module")
+def program() -> Program:
+    """The tiny config, dropout on, over eight devices."""
+    return make_program(tiny.get_config(), V, TOTAL)
+
+
+@pytest.fixture(scope="module")
+def ten_steps(program: Program) -> tuple[TrainState, Any]:
+    """The state after ten steps in one dispatch, and their metrics."""
+    return on_host(program.train_steps(program.init(0), batches(0, 10)))
+
+
+def test_the_first_state_lies_where_the_target_says(program: Program) -> None:
+    state = program.init(0)
+    described = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.sharding), state)
+    assert described == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.sharding), program.target)
+    assert program.mesh.size == 8
+    assert {leaf.sharding for leaf in jax.tree.leaves(state.carry)} == {sharding(program.mesh, BY_ROW)}
+    everything_else = jax.tree.leaves(state.replace(carry=None))
+    assert {leaf.sharding for leaf in everything_else} == {sharding(program.mesh, REPLICATED)}
+
+
+def test_a_seed_gives_one_state_and_another_seed_another(program: Program) -> None:
+    first, again, other = (on_host(program.init(seed)) for seed in (0, 0, 1))
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    differ = jax.tree.map(lambda a, b: bool(np.any(a != b)), first, other)
+    assert differ.variables["params"]["lstm_0"] == {"kernel_x": True, "kernel_h": True, "bias": False}
+    assert differ.rng
+    assert int(first.step) == 0
+    assert not np.any(np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(first.carry)]))
+
+
+def test_the_state_is_donated(program: Program) -> None:
+    state = program.init(0)
+    program.train_steps(state, batches(0, 10))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves((state.variables, state.opt_state, state.carry)))
+
+
+def test_metrics_are_those_of_each_step(ten_steps: tuple[TrainState, Any]) -> None:
+    state, metrics = ten_steps
+    assert int(state.step) == 10
+    assert {name: values.shape for name, values in metrics.items()} == dict.fromkeys(
+        ("loss", "grad_norm", "learning_rate", "finite"), (10,)
+    )
+    config = tiny.get_config().optimizer
+    share = make_schedule(config, TOTAL)
+    np.testing.assert_allclose(metrics["learning_rate"], [config.lr * float(share(k)) for k in range(10)], rtol=1e-5)
+    assert np.all(metrics["finite"])
+
+
+def test_a_golden_run_of_ten_steps(ten_steps: tuple[TrainState, Any]) -> None:
+    np.testing.assert_allclose(
+        ten_steps[1]["loss"][[0, 5, 9]],
+        GOLDEN_LOSSES,
+        rtol=1e-5,
+        err_msg="Update these numbers only for a change that means to change training: initial values, dropout's "
+        "random numbers, the loss, the optimiser or the tiny config, or a new jax that says it draws other random "
+        "numbers. A change of how the same thing is computed must not move them.",
+    )
+
+
+def test_ten_dispatches_trace_once_and_equal_ten_steps_in_one(
+    program: Program, ten_steps: tuple[TrainState, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    state, losses = program.init(0), []
+    with jax.log_compiles():
+        for step in range(10):
+            state, metrics = program.train_steps(state, batches(step, 1))
+            losses.append(metrics["loss"])
+    assert len([line for line in caplog.messages if line.startswith("Finished tracing") and "train_steps" in line]) == 1
+    assert_close(on_host(state), ten_steps[0])
+    assert_close(np.concatenate(losses), ten_steps[1]["loss"])
+
+
+def test_one_device_equals_eight_dropout_included(program: Program, ten_steps: tuple[TrainState, Any]) -> None:
+    config, model, device = tiny.get_config(), program.model, jax.devices()[0]
+    assert (model.dropout_input, model.dropout) == (0.1, 0.1)
+    optimizer, schedule = make_optimizer(config.optimizer, TOTAL), make_schedule(config.optimizer, TOTAL)
+    mesh = make_mesh(config.data.batch_size, [device])
+    train_steps = jax.jit(make_train_steps(make_train_step(model, optimizer, schedule, mesh)))
+    result = train_steps(jax.device_put(program.init(0), device), batches(0, 10))
+    assert all(leaf.devices() == {device} for leaf in jax.tree.leaves(result))
+    assert_close(on_host(result), ten_steps)
+
+
+def batches(step: int, count: int) -> Batch:
+    """Of a text that is easy to learn, six steps a pass, so that lanes start over at steps 6, 12 and so on."""
+    data, squares = tiny.get_config().data, (np.arange(6 * 64 + 5) ** 2 % V).astype(np.uint8)
+    return Batches(squares, data.batch_size, data.seq_len, "stream", seed=0).at(step, count)
+
+
+def on_host(tree: Any) -> Any:
+    """Numpy, and bits for the random key."""
+
+    def fetch(leaf: jax.Array) -> np.ndarray:
+        is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+
+    return jax.tree.map(fetch, tree)
+
+
+def assert_close(actual: Any, expected: Any, relative: float = 1e-5) -> None:
+    """Every leaf is within `relative` times the leaf's largest value."""
+
+    def compare(path: Any, a: np.ndarray, b: np.ndarray) -> None:
+        largest = float(np.max(np.abs(b)))
+        np.testing.assert_allclose(a, b, rtol=0, atol=relative * largest, err_msg=jax.tree_util.keystr(path))
+
+    jax.tree_util.tree_map_with_path(compare, actual, expected)
