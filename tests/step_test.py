@@ -36,11 +36,11 @@ def program() -> Program:
 
 @pytest.fixture
 def start(program: Program) -> TrainState:
-    """A first state whose lanes remember something."""
+    """A state whose lanes remember something, at step 3."""
     state = program.init(0)
     rng = np.random.default_rng(0)
     drawn = lambda leaf: jax.device_put(rng.normal(size=leaf.shape).astype(np.float32), leaf.sharding)  # noqa: E731
-    return state.replace(carry=jax.tree.map(drawn, state.carry))
+    return state.replace(carry=jax.tree.map(drawn, state.carry), step=state.step + 3)
 
 
 def test_nats_are_the_weighted_sum_of_the_targets_negative_log_probability() -> None:
@@ -76,7 +76,7 @@ def test_loss_and_gradient_are_the_weighted_mean_over_all_rows(program: Program,
     weight_BT = np.random.default_rng(3).integers(3, size=(B, T), dtype=np.uint8)
     weight_BT[2] = 0  # a device with nothing to say
     given = batch(0)._replace(weight_BT=weight_BT)
-    masks = model.dropout_masks(jax.random.fold_in(start.rng, 0), B)
+    masks = model.dropout_masks(jax.random.fold_in(start.rng, 3), B)
 
     def mean(params: Any) -> jax.Array:
         _, logits_BTV = model.apply({"params": params}, start.carry, given.x_BT.astype(np.int32), masks)
@@ -108,7 +108,7 @@ def test_a_step_that_is_not_finite_changes_nothing_nor_does_any_after_it(program
 
     # Batches 0, 1, 2, with and without a step that comes to nothing after the first.
     state, metrics = program.train_steps(copy(start), two(batch(0), DEAD))
-    assert (int(state.step), metrics["finite"].tolist()) == (1, [True, False])
+    assert (int(state.step), metrics["finite"].tolist()) == (3 + 1, [True, False])
     state, _ = program.train_steps(state, two(batch(1), batch(2)))
     expected, _ = program.train_steps(copy(start), two(batch(0), batch(1)))
     expected, _ = program.train_steps(expected, two(batch(2), DEAD))
