@@ -5,6 +5,7 @@ Orbax writes in the background and never leaves half a step; what it does not se
 
 import dataclasses
 import json
+import logging
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +18,10 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from lovecraft_jax.errors import UserError
 from lovecraft_jax.progress import say
+
+# Orbax leaves failed tasks behind when a file is damaged. Their errors reach us as exceptions; asyncio would print them
+# as tracebacks besides.
+logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 
 class Damaged(Exception):
@@ -42,13 +47,16 @@ class Checkpoints:
             best_fn=_bpc,
             best_mode="min",
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
-            cleanup_tmp_directories=not read_only,
             read_only=read_only,
             create=not read_only,
         )
         folder = workdir / "checkpoints"
         if folder.exists():
             _drop_damaged_scores(folder, read_only)
+            if not read_only:
+                # What a kill left of a save. Orbax would do it in a thread that outlives an early exit.
+                for leftover in folder.glob("*.orbax-checkpoint-tmp"):
+                    leftover.rmtree()
         self._manager = ocp.CheckpointManager(folder, options=options)
 
     @property

@@ -80,7 +80,7 @@ def _told(what: object, code: int) -> int:
 def _parse(argv: Sequence[str]) -> Sequence[str]:
     """absl's parsing, where ml_collections loads the config; whatever either raises there is the user's to mend."""
     try:
-        rest = flags.FLAGS(argv)
+        rest = _parsed(argv)
         verbosity = flags.FLAGS["verbosity"]
         if verbosity.using_default_value:  # libraries tell much; what a user should read, we say
             verbosity.value, verbosity.using_default_value = logging.ERROR, False
@@ -91,6 +91,13 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
         return rest
     except (UserError, flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         sys.exit(_told(error, WRONG_INPUT))
+
+
+def _parsed(argv: Sequence[str]) -> Sequence[str]:
+    try:
+        return flags.FLAGS(argv)
+    except SystemExit:  # --help and its kin, which absl ends with 1
+        sys.exit(0)
 
 
 def _define_platform() -> None:

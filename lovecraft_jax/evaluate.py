@@ -8,6 +8,7 @@ from absl import flags
 from lovecraft_jax import cli
 from lovecraft_jax.corpus import read_tale
 from lovecraft_jax.errors import UserError
+from lovecraft_jax.metrics import strict
 from lovecraft_jax.run import load_run
 
 
@@ -25,7 +26,7 @@ def main() -> int:
         what, text = {"split": F.split}, run.split(F.split)
     score = run.score(text)
     result = {"loss": score.loss, "bpc": score.bpc, "perplexity": score.perplexity, "tokens": score.tokens}
-    print(json.dumps(what | result | {"characters": score.chars, "step": int(run.state.step)}))
+    print(json.dumps(strict(what | result | {"characters": score.chars, "step": int(run.state.step)})))
     return 0
 
 

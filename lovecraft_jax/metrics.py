@@ -28,7 +28,7 @@ class MetricsWriter:
 
     def write(self, *rows: Row) -> None:
         """Rows that belong together reach the file in one write."""
-        self._file.write("".join(json.dumps(_strict(row)) + "\n" for row in rows))
+        self._file.write("".join(json.dumps(strict(row)) + "\n" for row in rows))
         self._file.flush()
         for row in rows:
             for key, value in row.items():
@@ -42,6 +42,6 @@ class MetricsWriter:
         self._board.close()
 
 
-def _strict(row: Row) -> Row:
+def strict(row: Row) -> Row:
     """JSON has no NaN: null stands for what is not finite."""
     return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
