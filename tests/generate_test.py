@@ -75,6 +75,13 @@ def test_a_sample_does_not_depend_on_how_many_there_are(model: LSTMLM, variables
     assert len({row.tobytes() for row in three}) == 3
 
 
+def test_every_position_is_drawn_anew(model: LSTMLM, variables: Any) -> None:
+    uniform = {"params": jax.tree.map(np.zeros_like, variables["params"])}
+    ids_SN = whole(model, uniform, BOLD, samples=300)
+    pairs, share = 300 * (LENGTH - 1), 1 / (V - 1)
+    assert abs(np.mean(ids_SN[:, 1:] == ids_SN[:, :-1]) - share) < 4 * (share * (1 - share) / pairs) ** 0.5
+
+
 def test_the_text_depends_on_the_prompt(model: LSTMLM, variables: Any) -> None:
     (other,) = write(model, variables, PROMPT[::-1].copy(), LENGTH, 0, GREEDY)
     assert np.any(other != whole(model, variables, GREEDY))
@@ -119,9 +126,10 @@ def test_tokens_are_drawn_with_the_shares_that_are_left(sampling: Sampling, shar
     assert np.all(np.abs(counts / draws - expected) <= 4 * np.sqrt(expected * (1 - expected) / draws))
 
 
-def test_each_row_is_cut_by_its_own_logits() -> None:
+@pytest.mark.parametrize("sampling", [Sampling(1.0, top_k=1), Sampling(1.0, top_p=0.3)])
+def test_each_row_is_cut_by_its_own_logits(sampling: Sampling) -> None:
     rows = jnp.log(jnp.array([SHARES, SHARES[::-1]] * 50))
-    ids = choose(rows, jax.random.split(jax.random.key(0), 100), Sampling(1.0, top_p=0.3))
+    ids = choose(rows, jax.random.split(jax.random.key(0), 100), sampling)
     np.testing.assert_array_equal(ids, [1, 4] * 50)
 
 
