@@ -27,7 +27,7 @@ SHARES = [0.5, 0.2, 0.15, 0.1, 0.05]
 @pytest.fixture(scope="module")
 def model() -> LSTMLM:
     config = tiny.get_config()
-    config.model.layers = 1
+    config.model.update({"layers": 1, "embed": 0})
     return make_model(config, V)
 
 

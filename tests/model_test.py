@@ -154,9 +154,10 @@ def test_a_mask_holds_for_its_row_and_the_whole_window_and_not_for_the_carry() -
 
 
 def make(**settings: Any) -> LSTMLM:
-    """The tiny model without dropout, changed by `settings`."""
+    """Two layers on one-hot input, without dropout, changed by `settings`."""
     config = tiny.get_config()
-    config.model.update({"dropout_input": 0.0, "dropout": 0.0} | settings)
+    plain = {"lstm": "scan", "layers": 2, "units": H, "embed": 0, "dropout_input": 0.0, "dropout": 0.0}
+    config.model.update(plain | settings)
     return make_model(config, V)
 
 

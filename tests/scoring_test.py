@@ -21,7 +21,7 @@ Params = dict[str, Any]
 @pytest.fixture(scope="module")
 def scorer() -> Scorer:
     config = tiny.get_config()
-    config.model.layers = 1
+    config.model.update({"layers": 1, "embed": 0})
     return Scorer(make_model(config, V), START)
 
 

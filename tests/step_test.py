@@ -23,7 +23,7 @@ V, B, T, TOTAL = 11, 8, 6, 100
 def small() -> ConfigDict:
     """One layer, dropout on, no warmup, and no clipping, so that Adam's first moment is the gradient itself."""
     config = tiny.get_config()
-    config.model.layers = 1
+    config.model.update({"layers": 1, "embed": 0})
     config.optimizer.update({"warmup": 0, "clip": 1e9})
     return config
 
