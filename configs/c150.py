@@ -1,14 +1,17 @@
 """The article's third model, two LSTM layers of 150 units, trained as one should.
 
-python -m lovecraft_jax.train --config=configs/c150.py
-python -m lovecraft_jax.train --config=configs/c150.py:quick
+python -m lovecraft_jax.train --config=configs/c150.py          # 11 min 28 s: valid 1.979 bpc, test 1.983
+python -m lovecraft_jax.train --config=configs/c150.py:quick    # about a minute; still spells badly
+
+On two cores of a Xeon at 2.5 GHz, the full Lovecraft corpus, seed 0, jax 0.10.2. `quick` on the bundled tales: valid
+2.871, test 3.805 (its carry is not yet steady over a whole split: in 32 warmed lanes the same text scores 3.205).
 """
 
 from ml_collections import ConfigDict
 
 
 def get_config(variant: str | None = None) -> ConfigDict:
-    """The whole experiment, every number with its unit or its reason; `quick` is the same in under a minute."""
+    """The whole experiment, every number with its unit or its reason; `quick` is the same in about a minute."""
     config = ConfigDict()
     config.seed = 0
 
