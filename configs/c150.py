@@ -4,8 +4,8 @@ python -m lovecraft_jax.train --config=configs/c150.py
 python -m lovecraft_jax.train --config=configs/c150.py:quick
 
 The first takes 11 min 28 s on two cores of a Xeon at 2.5 GHz and gives valid 1.979 bpc, test 1.983 (the full Lovecraft
-corpus, seed 0, jax 0.10.2). The second takes about a minute and still spells badly: valid 2.871, test 3.805 on the bundled
-tales (its carry is not yet steady over a whole split: in 32 warmed lanes the same text scores 3.205).
+corpus, seed 0, jax 0.10.2). The second takes about a minute and still spells badly: valid 2.871, test 3.805 on the
+bundled tales (its carry is not yet steady over a whole split: in 32 warmed lanes the same text scores 3.205).
 """
 
 from ml_collections import ConfigDict
