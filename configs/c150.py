@@ -25,7 +25,7 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config.data.batch_size = 64  # lanes, over all devices
 
     config.model = ConfigDict()
-    config.model.lstm = "fused"  # or "scan", the same layer as a plain Flax cell, a third slower
+    config.model.lstm = "fused"  # or "scan", the same layer as a plain Flax cell, slower
     config.model.layers = 2
     config.model.units = 150
     config.model.embed = 64  # width of the embedding; 0 feeds one-hot vectors, as the article did, and learns slower

@@ -180,7 +180,8 @@ class Training:
             score = self.scorer.final(restored.state.variables, self.data.encoded[split])
             row = _row(self.total, split, "final", score) | self._window_score(split, restored.state)
             rows.append(row | {"checkpoint": restored.step})
-        self.baselines.wait(BASELINE_SECONDS)
+        if self.baselines.wait(BASELINE_SECONDS) is None:
+            self.display.say("WARNING: the baselines could not be worked out")
         self._tell_baselines()
         text = self._write_sample(restored.state, "best.txt")
         self.metrics.write(*rows)
