@@ -107,15 +107,15 @@ def choose(logits_SV: jax.Array, keys_S: jax.Array, sampling: Sampling) -> jax.A
 
 
 def _likeliest(logits_SV: jax.Array, sampling: Sampling) -> jax.Array:
-    """-inf for what top-k and top-p leave out."""
-    if 0 < sampling.top_k < logits_SV.shape[-1]:
-        least_S1 = jax.lax.top_k(logits_SV, sampling.top_k)[0][:, -1:]
-        logits_SV = jnp.where(logits_SV < least_S1, -jnp.inf, logits_SV)
+    """-inf for what top-k and top-p leave out; of equals, the first in the vocabulary stay."""
+    S, V = logits_SV.shape
+    kept = min(sampling.top_k or V, V)
+    if kept == V and sampling.top_p == 1:
+        return logits_SV
+    logits_SK, ids_SK = jax.lax.top_k(logits_SV, kept)  # in falling order
     if sampling.top_p < 1:
-        sorted_SV = jnp.sort(logits_SV, axis=-1, descending=True)
-        probs_SV = jax.nn.softmax(sorted_SV, axis=-1)
+        probs_SK = jax.nn.softmax(logits_SK, axis=-1)
         # A token stays while those before it have not reached top_p: the likeliest always does.
-        stays_SV = jnp.cumsum(probs_SV, axis=-1) - probs_SV < sampling.top_p
-        least_S1 = jnp.min(jnp.where(stays_SV, sorted_SV, jnp.inf), axis=-1, keepdims=True)
-        logits_SV = jnp.where(logits_SV < least_S1, -jnp.inf, logits_SV)
-    return logits_SV
+        before_SK = jnp.cumsum(probs_SK, axis=-1) - probs_SK
+        logits_SK = jnp.where(before_SK < sampling.top_p, logits_SK, -jnp.inf)
+    return jnp.full_like(logits_SV, -jnp.inf).at[jnp.arange(S)[:, None], ids_SK].set(logits_SK)

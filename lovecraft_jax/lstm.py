@@ -92,7 +92,11 @@ def _orthogonal_gates(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
     """[H, 4H]: one orthogonal matrix a gate, so that h neither grows nor fades at the start (Saxe et al. 2013)."""
     units, gates = shape
     orthogonal = nn.initializers.orthogonal()
-    return jnp.concatenate([orthogonal(k, (units, units)) for k in jax.random.split(key, gates // units)], axis=1)
+    keys = jax.random.split(key, gates // units)
+    kernels_4HH = jax.vmap(lambda key: orthogonal(key, (units, units)))(
+        keys
+    )  # one program for the four, fast to compile
+    return jnp.moveaxis(kernels_4HH, 0, 1).reshape(shape)
 
 
 def _forget_one(key: jax.Array, shape: tuple[int]) -> jax.Array:

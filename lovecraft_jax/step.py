@@ -34,7 +34,7 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """One step of truncated backpropagation through time, the rows of the batch split over the mesh.
 
-    A step whose loss or gradient is not finite changes nothing: metrics["finite"] is then false.
+    Where its loss, gradient or update is not finite, metrics["finite"] is false: the caller then keeps the old state.
     """
 
     def gradient_of_rows(variables: Variables, carry: Carry, batch: Batch, masks: Masks) -> tuple:
@@ -61,7 +61,8 @@ def make_train_step(
         grad_norm = optax.tree.norm(grads)
         params = state.variables["params"]
         updates, opt_state = optimizer.update(grads, state.opt_state, params)
-        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        # An optimizer can overflow where its gradient does not.
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(optax.tree.norm(updates))
         after = TrainState(
             state.step + 1,
             state.variables | {"params": optax.apply_updates(params, updates)},

@@ -126,6 +126,12 @@ def test_tokens_are_drawn_with_the_shares_that_are_left(sampling: Sampling, shar
     assert np.all(np.abs(counts / draws - expected) <= 4 * np.sqrt(expected * (1 - expected) / draws))
 
 
+@pytest.mark.parametrize("sampling", [Sampling(1.0, top_k=2), Sampling(1.0, top_p=0.4)])
+def test_of_equally_likely_tokens_no_more_stay_than_were_asked_for(sampling: Sampling) -> None:
+    rows = jnp.log(jnp.tile(jnp.array([[0.2, 0.25, 0.05, 0.25, 0.25]]), (300, 1)))
+    assert set(choose(rows, jax.random.split(jax.random.key(0), 300), sampling).tolist()) == {1, 3}
+
+
 @pytest.mark.parametrize("sampling", [Sampling(1.0, top_k=1), Sampling(1.0, top_p=0.3)])
 def test_each_row_is_cut_by_its_own_logits(sampling: Sampling) -> None:
     rows = jnp.log(jnp.array([SHARES, SHARES[::-1]] * 50))

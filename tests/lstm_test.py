@@ -12,6 +12,7 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 from lovecraft_jax.lstm import LSTMCell, run_layer
+from tests.trees import assert_close
 
 T, B, D, H = 6, 8, 5, 4
 FLOAT32, BFLOAT16 = jnp.dtype("float32"), jnp.dtype("bfloat16")
@@ -198,16 +199,6 @@ def reference_gradients(given: Arrays) -> Arrays:
 
 def sigmoid(z: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-z))
-
-
-def assert_close(actual: Any, expected: Any, relative: float = 1e-5) -> None:
-    """Every leaf is within `relative` times the leaf's largest value."""
-
-    def compare(path: Any, a: np.ndarray, b: np.ndarray) -> None:
-        largest = float(np.max(np.abs(b)))
-        np.testing.assert_allclose(a, b, rtol=0, atol=relative * largest, err_msg=jax.tree_util.keystr(path))
-
-    jax.tree_util.tree_map_with_path(compare, actual, expected)
 
 
 def first_params() -> Arrays:

@@ -9,6 +9,7 @@ import pytest
 
 from configs import tiny
 from lovecraft_jax.model import LSTMLM, forward, make_model
+from tests.trees import assert_close
 
 V, H, B, T = 11, 16, 3, 10
 
@@ -176,13 +177,3 @@ run = jax.jit(forward, static_argnums=0)
 
 def ids() -> np.ndarray:
     return np.random.default_rng(0).integers(V, size=(B, T), dtype=np.uint8)
-
-
-def assert_close(actual: Any, expected: Any, relative: float = 1e-5) -> None:
-    """Every leaf is within `relative` times the leaf's largest value."""
-
-    def compare(path: Any, a: jax.Array, b: jax.Array) -> None:
-        largest = float(np.max(np.abs(b)))
-        np.testing.assert_allclose(a, b, rtol=0, atol=relative * largest, err_msg=jax.tree_util.keystr(path))
-
-    jax.tree_util.tree_map_with_path(compare, actual, expected)

@@ -13,6 +13,7 @@ from lovecraft_jax.optimizer import make_optimizer, make_schedule
 from lovecraft_jax.program import Program, make_program
 from lovecraft_jax.state import TrainState
 from lovecraft_jax.step import make_train_step, make_train_steps
+from tests.trees import assert_close, on_host
 
 V, TOTAL = 11, 40
 GOLDEN_LOSSES = [2.400428, 2.348907, 2.270340]
@@ -107,23 +108,3 @@ def batches(step: int, count: int) -> Batch:
     """Of a text that is easy to learn, six steps a pass, so that lanes start over at steps 6, 12 and so on."""
     data, squares = tiny.get_config().data, (np.arange(6 * 64 + 5) ** 2 % V).astype(np.uint8)
     return Batches(squares, data.batch_size, data.seq_len, "stream", seed=0).at(step, count)
-
-
-def on_host(tree: Any) -> Any:
-    """Numpy, and bits for the random key."""
-
-    def fetch(leaf: jax.Array) -> np.ndarray:
-        is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
-
-    return jax.tree.map(fetch, tree)
-
-
-def assert_close(actual: Any, expected: Any, relative: float = 1e-5) -> None:
-    """Every leaf is within `relative` times the leaf's largest value."""
-
-    def compare(path: Any, a: np.ndarray, b: np.ndarray) -> None:
-        largest = float(np.max(np.abs(b)))
-        np.testing.assert_allclose(a, b, rtol=0, atol=relative * largest, err_msg=jax.tree_util.keystr(path))
-
-    jax.tree_util.tree_map_with_path(compare, actual, expected)

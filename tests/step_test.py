@@ -16,6 +16,7 @@ from lovecraft_jax.optimizer import make_optimizer, make_schedule
 from lovecraft_jax.program import Program, make_program
 from lovecraft_jax.state import TrainState
 from lovecraft_jax.step import forget, make_train_step, nats
+from tests.trees import assert_close, on_host
 
 V, B, T, TOTAL = 11, 8, 6, 100
 
@@ -129,6 +130,17 @@ def test_no_step_is_taken_where_the_gradient_is_not_finite(
     jax.tree.map(np.testing.assert_array_equal, on_host(state), before)
 
 
+def test_no_step_is_taken_where_the_update_is_not_finite(program: Program, start: TrainState) -> None:
+    rate = start.opt_state[1].hyperparams["learning_rate"]
+    sick = copy(start, opt_state=optax.tree.set(start.opt_state, learning_rate=rate * np.inf))
+    before = on_host(sick)
+    state, metrics = program.train_steps(sick, two(batch(0), batch(1)))
+    assert np.isfinite(metrics["loss"]).all()
+    assert np.isfinite(metrics["grad_norm"]).all()
+    assert metrics["finite"].tolist() == [False] * 2
+    jax.tree.map(np.testing.assert_array_equal, on_host(state), before)
+
+
 def test_two_seeds_side_by_side_on_one_device_equal_each_alone_on_eight(program: Program) -> None:
     config, device = small(), jax.devices()[0]
     optimizer, schedule = make_optimizer(config.optimizer, TOTAL), make_schedule(config.optimizer, TOTAL)
@@ -170,23 +182,3 @@ def two(first: Batch, second: Batch) -> Batch:
 def copy(state: TrainState, **changes: Any) -> TrainState:
     """A state of its own, for a call that donates it."""
     return jax.tree.map(jnp.copy, state.replace(**changes))
-
-
-def on_host(tree: Any) -> Any:
-    """Numpy, and bits for the random key."""
-
-    def fetch(leaf: jax.Array) -> np.ndarray:
-        is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
-
-    return jax.tree.map(fetch, tree)
-
-
-def assert_close(actual: Any, expected: Any, relative: float = 1e-5) -> None:
-    """Every leaf is within `relative` times the leaf's largest value."""
-
-    def compare(path: Any, a: np.ndarray, b: np.ndarray) -> None:
-        largest = float(np.max(np.abs(b)))
-        np.testing.assert_allclose(a, b, rtol=0, atol=relative * largest, err_msg=jax.tree_util.keystr(path))
-
-    jax.tree_util.tree_map_with_path(compare, actual, expected)
