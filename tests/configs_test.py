@@ -64,10 +64,11 @@ def test_the_articles_four_models_have_its_sizes(name: str, units: int, seq_len:
 
 
 @pytest.mark.parametrize("name", sorted({*FILES} - {"tiny"}))
-def test_quick_is_the_same_model_on_the_same_data_for_300_steps(name: str) -> None:
+def test_quick_is_the_same_model_on_the_same_data_for_under_a_million_characters(name: str) -> None:
     full, quick = get_config(name), get_config(name, "quick")
     assert (quick.model.to_dict(), quick.data.to_dict()) == (full.model.to_dict(), full.data.to_dict())
-    assert (full.train.steps, quick.train.steps) == (0, 300)
+    assert full.train.steps == 0
+    assert 500_000 < quick.train.steps * quick.data.batch_size * quick.data.seq_len < 1_000_000
 
 
 def test_every_call_gives_a_config_of_its_own() -> None:
