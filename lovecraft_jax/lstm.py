@@ -26,9 +26,13 @@ def dot(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype) -> jax.Array:
     return jnp.dot(x.astype(dtype), kernel.astype(dtype), preferred_element_type=jnp.float32)
 
 
+@jax.custom_vjp
 def plus_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
     """A bias added to the last axis."""
     return x + jnp.broadcast_to(bias, x.shape)
+
+
+plus_bias.defvjp(lambda x, bias: (plus_bias(x, bias), None), lambda _, grad: (grad, _sum_of_rows(grad)))
 
 
 class LSTMCell(nn.Module):
@@ -47,35 +51,34 @@ class LSTMCell(nn.Module):
         self.kernel_h = self.param("kernel_h", _orthogonal_gates, (self.units, 4 * self.units))
         self.bias = self.param("bias", _forget_one, (4 * self.units,))
 
-    def project(self, x: jax.Array, scale: jax.Array | None = None) -> jax.Array:
-        """The input's part of the gates, x @ kernel_x + bias [..., 4H], which needs no recurrence.
+    def project(self, x: jax.Array) -> jax.Array:
+        """The input's part of the gates, x [..., D] @ kernel_x [..., 4H], which needs no recurrence."""
+        # Flat, so that its gradient is one product: over [T, B] XLA first copies the gates' gradient.
+        gates_NG = dot(x.reshape(-1, self.features), self.kernel_x, self.dtype)
+        return gates_NG.reshape(*x.shape[:-1], 4 * self.units)
 
-        x: [..., D] floats, or [...] token ids, whose one-hot product is a row of kernel_x. `scale` [...] multiplies
-        that row, as dropout on the one-hot vector would.
+    def look_up(self, ids: jax.Array, table_VD: jax.Array | None = None, scale: jax.Array | None = None) -> jax.Array:
+        """The same for x = table_VD[ids], or for one-hot vectors of `ids` where there is no table: [..., 4H].
+
+        One product with the table instead of one with every token. `scale` [...] multiplies, as dropout would.
         """
-        if jnp.issubdtype(x.dtype, jnp.floating):
-            return plus_bias(dot(x, self.kernel_x, self.dtype), self.bias)
-        if scale is None:
-            return plus_bias(self.kernel_x, self.bias)[x]  # the bias into D rows instead of into one a token
-        return plus_bias(self.kernel_x[x] * scale[..., None], self.bias)
+        gates = jnp.asarray(self.kernel_x if table_VD is None else self.project(table_VD))[ids]
+        return gates if scale is None else gates * scale[..., None]
 
     def __call__(self, carry: LayerCarry, gates_x_BG: jax.Array) -> tuple[LayerCarry, jax.Array]:
         """One step: (c, h) and the input's part of the gates to the next (c, h) and the output h_BH."""
         c_BH, h_BH = carry
-        i, f, g, o = jnp.split(gates_x_BG + dot(h_BH, self.kernel_h, self.dtype), 4, axis=-1)
+        gates_BG = plus_bias(gates_x_BG + dot(h_BH, self.kernel_h, self.dtype), self.bias)
+        i, f, g, o = jnp.split(gates_BG, 4, axis=-1)
         c_BH = nn.sigmoid(f) * c_BH + nn.sigmoid(i) * jnp.tanh(g)
         h_BH = nn.sigmoid(o) * jnp.tanh(c_BH)
         return (c_BH, h_BH), h_BH
 
 
 def run_layer(
-    cell: LSTMCell, carry: LayerCarry, x: jax.Array, scale: jax.Array | None = None, implementation: str = "scan"
+    cell: LSTMCell, carry: LayerCarry, gates_x_TBG: jax.Array, implementation: str = "scan"
 ) -> tuple[LayerCarry, jax.Array]:
-    """A whole sequence: x [T, B, D] or ids [T, B] to the last carry and h_TBH, by "scan" or "fused"."""
-    T, B = x.shape[:2]
-    # Flat, so that the projection's gradient is one product: over [T, B] XLA first copies the gates' gradient.
-    x_N, scale_N = x.reshape(T * B, *x.shape[2:]), None if scale is None else scale.reshape(T * B)
-    gates_x_TBG = cell.project(x_N, scale_N).reshape(T, B, -1)
+    """A whole sequence: the input's part of the gates to the last carry and h_TBH, by "scan" or "fused"."""
     if implementation == "scan":
         scan = nn.scan(
             lambda cell, carry, gates_x_BG: cell(carry, gates_x_BG),
@@ -84,7 +87,7 @@ def run_layer(
         )
         return scan(cell, carry, gates_x_TBG)
     if implementation == "fused":
-        return fused_lstm(cell.kernel_h, gates_x_TBG, carry, cell.dtype)
+        return fused_lstm(cell.kernel_h, cell.bias, gates_x_TBG, carry, cell.dtype)
     raise ValueError(f"unknown LSTM implementation {implementation!r}")
 
 
@@ -115,16 +118,16 @@ Saved = tuple[jax.Array, LayerCarry, jax.Array, jax.Array, jax.Array]
 """kernel_h_HG, the first carry, gates_TBG after their activations, c_TBH, h_TBH."""
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def fused_lstm(
-    kernel_h_HG: jax.Array, gates_x_TBG: jax.Array, carry: LayerCarry, dtype: jnp.dtype
+    kernel_h_HG: jax.Array, bias_G: jax.Array, gates_x_TBG: jax.Array, carry: LayerCarry, dtype: jnp.dtype
 ) -> tuple[LayerCarry, jax.Array]:
     """The input's part of the gates, for all time steps, to the last carry and h_TBH."""
-    return _forward(kernel_h_HG, gates_x_TBG, carry, dtype)[0]
+    return _forward(kernel_h_HG, bias_G, gates_x_TBG, carry, dtype)[0]
 
 
 def _forward(
-    kernel_h_HG: jax.Array, gates_x_TBG: jax.Array, carry: LayerCarry, dtype: jnp.dtype
+    kernel_h_HG: jax.Array, bias_G: jax.Array, gates_x_TBG: jax.Array, carry: LayerCarry, dtype: jnp.dtype
 ) -> tuple[tuple[LayerCarry, jax.Array], Saved]:
     T, B, _ = gates_x_TBG.shape
     H = kernel_h_HG.shape[0]
@@ -134,7 +137,8 @@ def _forward(
 
     def step(t: jax.Array, loop: tuple) -> tuple:
         c_BH, h_BH, gates_TBG, c_TBH, h_TBH = loop
-        gates_BG = jnp.tanh((_at(gates_TBG, t) + dot(h_BH, kernel_h_HG, dtype)) * scale_1G) * scale_1G + shift_1G
+        gates_BG = _at(gates_TBG, t) + dot(h_BH, kernel_h_HG, dtype) + bias_G[None]
+        gates_BG = jnp.tanh(gates_BG * scale_1G) * scale_1G + shift_1G
         i, f, g, o = jnp.split(gates_BG, 4, axis=-1)
         c_BH = f * c_BH + i * g
         h_BH = o * jnp.tanh(c_BH)
@@ -171,15 +175,22 @@ def _backward(dtype: jnp.dtype, saved: Saved, cotangents: tuple[LayerCarry, jax.
     c_grad_BH, h_grad_BH, grad_TBG = lax.fori_loop(0, T, step, loop)
     # Flat before the product: over [T, B] XLA would first copy the whole gradient into another order.
     h_before_NH = jnp.concatenate([first_h_BH[None], h_TBH[:-1]]).reshape(-1, H)
-    return dot(h_before_NH.T, grad_TBG.reshape(-1, 4 * H), dtype), grad_TBG, (c_grad_BH, h_grad_BH)
+    grad_NG = grad_TBG.reshape(-1, 4 * H)
+    return dot(h_before_NH.T, grad_NG, dtype), _sum_of_rows(grad_NG), grad_TBG, (c_grad_BH, h_grad_BH)
 
 
 fused_lstm.defvjp(_forward, _backward)
 
 
+def _sum_of_rows(x: jax.Array) -> jax.Array:
+    """Over all axes but the last, as a product: XLA's own reduction takes twice as long on a CPU, and in two passes."""
+    flat_NG = x.reshape(-1, x.shape[-1])
+    return lax.optimization_barrier(jnp.ones(len(flat_NG), x.dtype)) @ flat_NG
+
+
 def _at(all_T: jax.Array, t: jax.Array) -> jax.Array:
-    return lax.dynamic_index_in_dim(all_T, t, 0, keepdims=False)
+    return lax.dynamic_index_in_dim(all_T, t, 0, keepdims=False, allow_negative_indices=False)
 
 
 def _put(all_T: jax.Array, now: jax.Array, t: jax.Array) -> jax.Array:
-    return lax.dynamic_update_index_in_dim(all_T, now, t, 0)
+    return lax.dynamic_update_index_in_dim(all_T, now, t, 0, allow_negative_indices=False)

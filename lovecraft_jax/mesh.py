@@ -1,11 +1,13 @@
 """Devices as one data axis: what is replicated, what is split by row, and how gradients meet."""
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
 
 from lovecraft_jax.errors import UserError
 from lovecraft_jax.progress import say
@@ -15,6 +17,12 @@ REPLICATED = PartitionSpec()
 BY_ROW = PartitionSpec(AXIS)
 BY_ROW_STACKED = PartitionSpec(None, AXIS)
 """For what carries the K steps of a dispatch before its rows."""
+
+LEAST_WORK = 1e9
+"""Floating-point operations of a step: passing gradients between cores takes 0.6 ms, as long as one core takes to do a
+tenth of this."""
+LEAST_ROWS = 8
+"""Of a batch, for one core: a product with fewer takes nearly as long."""
 
 
 def make_mesh(batch_size: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -33,6 +41,19 @@ def make_mesh(batch_size: int, devices: Sequence[jax.Device] | None = None) -> M
             f"data.batch_size={batch_size} does not divide by {len(devices)} devices: use a multiple of {len(devices)}"
         )
     return Mesh(np.array(devices), (AXIS,))
+
+
+def cores_that_pay(config: ConfigDict) -> int:
+    """How many of this machine's cores to train `config` on, as one CPU device each (cores.py)."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    model, data = config.model, config.data
+    work = 6 * (8 * model.layers * model.units**2) * data.batch_size * data.seq_len
+    return max(1, min(cores, data.batch_size // LEAST_ROWS)) if work > LEAST_WORK else 1
+
+
+def first_of(mesh: Mesh) -> Mesh:
+    """A mesh of its first device alone."""
+    return Mesh(mesh.devices[:1], mesh.axis_names)
 
 
 def sharding(mesh: Mesh, spec: PartitionSpec) -> NamedSharding:

@@ -51,10 +51,11 @@ class LSTMLM(nn.Module):
     def __call__(self, carry: Carry, x_BT: jax.Array, masks: Masks = ()) -> tuple[Carry, jax.Array]:
         """Ids to the carry after them and logits_BTV, float32. Without `masks` nothing is dropped."""
         masks = masks or (None,) * (self.layers + 1)
-        h, scale_TB = self._input(x_BT.T, masks[0])
-        new_carry = []
+        h = x_BT.T
+        new_carry: list[LayerCarry] = []
         for cell, layer_carry, mask_BH in zip(self.cells, carry, masks[1:], strict=True):
-            layer_carry, h = run_layer(cell, layer_carry, h, scale_TB, self.lstm)
+            gates_x_TBG = cell.project(h) if new_carry else self._look_up(h, masks[0])
+            layer_carry, h = run_layer(cell, layer_carry, gates_x_TBG, self.lstm)
             new_carry.append(layer_carry)
             h = h if mask_BH is None else h * mask_BH[None]
         kernel_HV = self.embedding.T if self.tie else self.head_kernel
@@ -76,12 +77,15 @@ class LSTMLM(nn.Module):
         """The features that enter each layer, and last those that leave."""
         return [self.embed or self.vocab_size] + [self.units] * self.layers
 
-    def _input(self, x_TB: jax.Array, mask_BD: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
-        """What the first layer reads; for one-hot input the ids themselves and the mask's entry at each id."""
-        if self.embed:
-            h_TBD = self.embedding[x_TB]
-            return h_TBD if mask_BD is None else h_TBD * mask_BD[None], None
-        return x_TB, None if mask_BD is None else jnp.take_along_axis(mask_BD.T, x_TB, axis=0)
+    def _look_up(self, x_TB: jax.Array, mask_BD: jax.Array | None) -> jax.Array:
+        """The first layer's input and its part of the gates [T, B, 4H]."""
+        cell = self.cells[0]
+        if not self.embed:
+            return cell.look_up(x_TB, None, None if mask_BD is None else jnp.take_along_axis(mask_BD.T, x_TB, axis=0))
+        if mask_BD is None and self.vocab_size <= x_TB.size:
+            return cell.look_up(x_TB, self.embedding)
+        h_TBD = self.embedding[x_TB]
+        return cell.project(h_TBD if mask_BD is None else h_TBD * mask_BD[None])
 
 
 def forward(

@@ -1,6 +1,8 @@
 """The loss and the steps: pure functions, unjitted. The loop jits them in one visible place."""
 
+import dataclasses
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,54 +31,76 @@ def forget(carry: Carry, reset_B: ArrayLike) -> Carry:
     return jax.tree.map(lambda leaf_BH: jnp.where(jnp.asarray(reset_B)[:, None], 0.0, leaf_BH), carry)
 
 
-def make_train_step(
-    model: LSTMLM, optimizer: optax.GradientTransformation, schedule: optax.Schedule, mesh: Mesh
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """One step of truncated backpropagation through time, the rows of the batch split over the mesh.
+class Sums(NamedTuple):
+    """What rows of a batch add to a step: nats and weights [], and the gradient of the nats."""
 
-    Where its loss, gradient or update is not finite, metrics["finite"] is false: the caller then keeps the old state.
-    """
+    nats: jax.Array
+    weight: jax.Array
+    grads: Variables
 
-    def gradient_of_rows(variables: Variables, carry: Carry, batch: Batch, masks: Masks) -> tuple:
+
+def make_gradient(model: LSTMLM) -> Callable[[Variables, Carry, Batch, Masks], tuple[Sums, Carry]]:
+    """The sums over some rows, and their carry after them: truncated backpropagation through time."""
+
+    def gradient(variables: Variables, carry: Carry, batch: Batch, masks: Masks) -> tuple[Sums, Carry]:
         def loss(params: Variables) -> tuple[jax.Array, tuple[jax.Array, Carry]]:
-            after, logits_BTV = forward(model, variables | {"params": params}, carry, batch.x_BT, masks)
+            start = forget(carry, batch.reset_B)
+            after, logits_BTV = forward(model, variables | {"params": params}, start, batch.x_BT, masks)
             nats_sum, weight_sum = nats(logits_BTV, batch)
             return nats_sum, (weight_sum, after)
 
         (nats_sum, (weight_sum, after)), grads = jax.value_and_grad(loss, has_aux=True)(variables["params"])
-        nats_sum, weight_sum, grads = total((nats_sum, weight_sum, grads))
-        mean = 1.0 / weight_sum
-        return nats_sum * mean, jax.tree.map(lambda grad: grad * mean, grads), after
+        return Sums(nats_sum, weight_sum, grads), after
 
-    gradient = by_rows(
-        mesh,
-        gradient_of_rows,
-        in_specs=(REPLICATED, BY_ROW, BY_ROW, BY_ROW),
-        out_specs=(REPLICATED, REPLICATED, BY_ROW),
-    )
+    return gradient
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        masks = model.dropout_masks(jax.random.fold_in(state.rng, state.step), batch.x_BT.shape[0])
-        loss, grads, carry = gradient(state.variables, forget(state.carry, batch.reset_B), batch, masks)
+
+def make_update(
+    optimizer: optax.GradientTransformation, schedule: optax.Schedule
+) -> Callable[[TrainState, Sums], tuple[TrainState, Metrics]]:
+    """The step that all rows' sums ask for; the carry stays as it was.
+
+    Where its loss, gradient or update is not finite, metrics["finite"] is false: the caller then keeps the old state.
+    """
+
+    def update(state: TrainState, sums: Sums) -> tuple[TrainState, Metrics]:
+        mean = 1.0 / sums.weight
+        loss, grads = sums.nats * mean, jax.tree.map(lambda grad: grad * mean, sums.grads)
         grad_norm = optax.tree.norm(grads)
         params = state.variables["params"]
         updates, opt_state = optimizer.update(grads, state.opt_state, params)
-        # An optimizer can overflow where its gradient does not.
-        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(optax.tree.norm(updates))
-        after = TrainState(
-            state.step + 1,
-            state.variables | {"params": optax.apply_updates(params, updates)},
-            opt_state,
-            carry,
-            state.rng,
-        )
+        variables = state.variables | {"params": optax.apply_updates(params, updates)}
         metrics = {
             "loss": loss,
             "grad_norm": grad_norm,
             "learning_rate": learning_rate(state.opt_state, schedule, state.step),
-            "finite": finite,
+            # An optimizer can overflow where its gradient does not.
+            "finite": jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(optax.tree.norm(updates)),
         }
-        return after, metrics
+        return dataclasses.replace(state, step=state.step + 1, variables=variables, opt_state=opt_state), metrics
+
+    return update
+
+
+def make_train_step(
+    model: LSTMLM, optimizer: optax.GradientTransformation, schedule: optax.Schedule, mesh: Mesh
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """One step, the rows of the batch split over the mesh and their sums added up by one collective."""
+    gradient, update = make_gradient(model), make_update(optimizer, schedule)
+
+    def total_gradient(variables: Variables, carry: Carry, batch: Batch, masks: Masks) -> tuple[Sums, Carry]:
+        sums, after = gradient(variables, carry, batch, masks)
+        return total(sums), after
+
+    by_row = by_rows(
+        mesh, total_gradient, in_specs=(REPLICATED, BY_ROW, BY_ROW, BY_ROW), out_specs=(REPLICATED, BY_ROW)
+    )
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        masks = model.dropout_masks(jax.random.fold_in(state.rng, state.step), batch.x_BT.shape[0])
+        sums, carry = by_row(state.variables, state.carry, batch, masks)
+        after, metrics = update(state, sums)
+        return dataclasses.replace(after, carry=carry), metrics
 
     return train_step
 

@@ -117,16 +117,18 @@ def test_every_gate_starts_from_an_orthogonal_matrix_of_its_own() -> None:
         assert all(np.max(np.abs(block - other)) > 0.1 for other in blocks[n + 1 :])
 
 
-def test_projecting_ids_equals_projecting_one_hot_vectors_dropout_included() -> None:
+def test_looking_ids_up_equals_projecting_their_vectors_dropout_included() -> None:
     given, rng, cell = draw(), np.random.default_rng(0), LSTMCell(D, H)
     variables = {"params": params_of(given)}
     ids_TB, mask_BD = rng.integers(D, size=(T, B), dtype=np.int32), rng.choice(np.float32([0, 1.25]), size=(B, D))
     one_hot_TBD, scale_TB = np.eye(D, dtype=np.float32)[ids_TB], mask_BD[np.arange(B), ids_TB]
-    expected = one_hot_TBD @ given["kernel_x"] + given["bias"].reshape(1, 1, -1)
-    assert_close(cell.apply(variables, ids_TB, method="project"), expected)
+    expected = one_hot_TBD @ given["kernel_x"]
+    assert_close(cell.apply(variables, ids_TB, method="look_up"), expected)
     assert_close(cell.apply(variables, one_hot_TBD, method="project"), expected)
     dropped = cell.apply(variables, one_hot_TBD * mask_BD[None], method="project")
-    assert_close(cell.apply(variables, ids_TB, scale_TB, method="project"), dropped)
+    assert_close(cell.apply(variables, ids_TB, None, scale_TB, method="look_up"), dropped)
+    table_VD = rng.normal(size=(D + 3, D)).astype(np.float32)
+    assert_close(cell.apply(variables, ids_TB, table_VD, method="look_up"), table_VD[ids_TB] @ given["kernel_x"])
 
 
 def test_an_unknown_implementation_is_an_error() -> None:
@@ -150,7 +152,11 @@ def params_of(given: Arrays) -> Arrays:
 def run(given: Arrays, implementation: str = "scan", dtype: jnp.dtype = FLOAT32) -> Any:
     """((c, h), outputs) of the layer."""
     cell, carry = LSTMCell(D, H, dtype), (jnp.asarray(given["c"]), jnp.asarray(given["h"]))
-    return cell.apply({"params": params_of(given)}, carry, given["x"], None, implementation, method=run_layer)
+    return cell.apply({"params": params_of(given)}, carry, given["x"], implementation, method=layer)
+
+
+def layer(cell: LSTMCell, carry: Any, x_TBD: jax.Array, implementation: str = "scan") -> Any:
+    return run_layer(cell, carry, cell.project(x_TBD), implementation)
 
 
 @functools.partial(jax.jit, static_argnames=("implementation", "dtype"))
@@ -203,7 +209,7 @@ def sigmoid(z: np.ndarray) -> np.ndarray:
 
 def first_params() -> Arrays:
     carry = (jnp.zeros((B, H)), jnp.zeros((B, H)))
-    return LSTMCell(D, H).init(jax.random.key(0), carry, jnp.zeros((T, B, D)), method=run_layer)["params"]
+    return LSTMCell(D, H).init(jax.random.key(0), carry, jnp.zeros((T, B, D)), method=layer)["params"]
 
 
 def to_flax(params: Arrays) -> dict[str, Arrays]:
