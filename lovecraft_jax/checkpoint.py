@@ -3,11 +3,12 @@
 Orbax writes in the background and never leaves half a step; what it does not see is a byte that flips on the disk.
 """
 
+import contextlib
 import dataclasses
 import json
 import logging
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
-from lovecraft_jax.errors import UserError
+from lovecraft_jax.errors import RunError, UserError
 from lovecraft_jax.progress import say
 
 # Orbax leaves failed tasks behind when a file is damaged. Their errors reach us as exceptions; asyncio would print them
@@ -71,12 +72,16 @@ class Checkpoints:
         return min(scored, key=lambda step: _bpc(self._manager.metrics(step))) if scored else None
 
     def save(self, step: int, state: Any, meta: dict[str, Any], bpc: float | None = None) -> None:
-        """Saves in the background. Without `bpc` the checkpoint never counts as best."""
+        """Saves in the background. Without `bpc` the checkpoint never counts as best.
+
+        Raises RunError where this one, or the one before it, cannot be written.
+        """
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
             meta=ocp.args.JsonSave(meta | {"checksums": checksums(state)}),
         )
-        self._manager.save(step, args=items, metrics=None if bpc is None else {"bpc": bpc}, force=True)
+        with self._cannot_save():
+            self._manager.save(step, args=items, metrics=None if bpc is None else {"bpc": bpc}, force=True)
 
     def restore(self, step: int, target: Any) -> Restored:
         """The checkpoint of `step`, put where `target`'s ShapeDtypeStructs say. Raises Damaged."""
@@ -119,12 +124,23 @@ class Checkpoints:
                 self._manager.delete(newer)
 
     def wait(self) -> None:
-        """Until what was saved is on the disk. Raises what went wrong there."""
-        self._manager.wait_until_finished()
+        """Until what was saved is on the disk. Raises RunError where it could not be."""
+        with self._cannot_save():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits, then lets go of the folder."""
-        self._manager.close()
+        with self._cannot_save():
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _cannot_save(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # whatever Orbax, TensorStore or the file system raise
+            saved = f"the last good one is step {self.steps[-1]:,}" if self.steps else "there is none yet"
+            what = str(error).strip().splitlines()[0][:200]
+            raise RunError(f"{self._manager.directory}: a checkpoint cannot be written ({what}); {saved}") from error
 
 
 def checksums(tree: Any) -> dict[str, str]:

@@ -1,27 +1,31 @@
 """The flags that entry points share, and how errors become exit codes."""
 
-import ast
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
-from lovecraft_jax.errors import UserError
-from lovecraft_jax.loop import FAILED, INTERRUPTED, NotFinite
+from lovecraft_jax.errors import RunError, UserError
+from lovecraft_jax.loop import FAILED, INTERRUPTED
+from lovecraft_jax.mesh import cores_that_pay
 from lovecraft_jax.progress import say
 
 WRONG_INPUT = 2
+_NO_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory")
 _EXTRAS = {"gpu": "pip install -r requirements.txt 'jax[cuda13]'", "tpu": "pip install -r requirements.txt 'jax[tpu]'"}
 
 
 def define_train_flags() -> None:
-    """--config, --workdir, --platform."""
+    """--config, --workdir, --platform, --num_cpu_devices."""
     config_flags.DEFINE_config_file("config", None, "An experiment, as configs/c150.py or configs/c150.py:quick.")
     flags.DEFINE_string("workdir", None, "Where the run is kept; runs/<config>[-<variant>] by default.")
+    flags.DEFINE_integer("num_cpu_devices", 0, "Cores of a CPU to train on; 0 takes as many as pay.", lower_bound=0)
     _define_platform()
 
 
@@ -39,10 +43,18 @@ def default_workdir() -> str:
 
 
 def required(name: str, example: str) -> str:
-    """A flag's value. Raises UserError where it was not given."""
-    value = flags.FLAGS[name].value
+    """A flag's value. Raises UserError where it was not given, or given without a value."""
+    value = given(name)
     if value is None:
         raise UserError(f"--{name} is missing; for example --{name}={example}")
+    return value
+
+
+def given(name: str) -> Any:
+    """A flag's value or None. Raises UserError where it is empty, as from a shell variable that was not set."""
+    value = flags.FLAGS[name].value
+    if value == "":
+        raise UserError(f"--{name}= is empty: give it a value or leave it out")
     return value
 
 
@@ -52,28 +64,42 @@ def run(main: Callable[[], int]) -> None:
     Wrong input, in a flag, a config or anything below that raises UserError, is one line on standard error and exit
     code 2.
     """
+    for flag in flags.FLAGS.get_flags_for_module(__name__):  # --help shows the flags of the module that was started
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     app.run(lambda argv: sys.exit(_guarded(main)), flags_parser=_parse)
 
 
 def _guarded(main: Callable[[], int]) -> int:
     try:
         _choose_platform(flags.FLAGS.platform)
+        if "num_cpu_devices" in flags.FLAGS:
+            _choose_cores(flags.FLAGS.num_cpu_devices, flags.FLAGS.config)
         return main()
     except UserError as error:
         return _told(error, WRONG_INPUT)
-    except NotFinite as error:
+    except RunError as error:
         return _told(error, FAILED)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not (isinstance(error, MemoryError) or any(sign in str(error) for sign in _NO_MEMORY)):
+            raise
+        return _told(f"out of memory ({str(error).splitlines()[0][:200]}): use a smaller model or batch", FAILED)
+    except BrokenPipeError:  # whoever read our output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
     except KeyboardInterrupt:
-        return _told("interrupted before there was anything to save: the same command starts again", INTERRUPTED)
+        return _told("interrupted", INTERRUPTED)
 
 
 def _told(what: object, code: int) -> int:
     text = str(what).strip().rpartition("earlier failure to load: ")[-1]
     if "Traceback" in text:  # what get_config raised, as ml_collections hands it on
         text = text.splitlines()[-1]
-    if "Did you mean" in text and text[0] == text[-1] == "'":  # a misspelt key, as the repr of a message
-        text = "no such setting in the config: " + ast.literal_eval(text)
-    say(" ".join(text.split()))
+    text = " ".join(text.split())
+    if isinstance(what, KeyError | AttributeError) and text[:1] in "'\"":  # a missing key, as the repr of a message
+        text = "no such setting in the config: " + text.strip("'\"").replace("\\'", "'").replace("\\n", " ")
+    text = re.sub(r"Failed loading config file \S+ Attempted \[Relative path\]: ", "--config=", text)
+    text = re.sub(r"\('(.*)', '.*'\)$", r"\1", text)  # a tuple for a message
+    say(text)
     return code
 
 
@@ -82,8 +108,8 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
     try:
         rest = _parsed(argv)
         verbosity = flags.FLAGS["verbosity"]
-        if verbosity.using_default_value:  # libraries tell much; what a user should read, we say
-            verbosity.value, verbosity.using_default_value = logging.ERROR, False
+        if verbosity.using_default_value:  # libraries log much; what a user should read, we say
+            verbosity.value, verbosity.using_default_value = logging.FATAL, False
         if rest[1:]:
             raise UserError(f"unexpected arguments {' '.join(rest[1:])!r}: flags begin with --")
         if "config" in flags.FLAGS and flags.FLAGS.config is not None:
@@ -91,6 +117,8 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
         return rest
     except (UserError, flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         sys.exit(_told(error, WRONG_INPUT))
+    except Exception as error:  # a config is Python: it can raise anything
+        sys.exit(_told(f"the config cannot be loaded: {type(error).__name__}: {error}", WRONG_INPUT))
 
 
 def _parsed(argv: Sequence[str]) -> Sequence[str]:
@@ -104,6 +132,12 @@ def _define_platform() -> None:
     flags.DEFINE_enum(
         "platform", "auto", ["auto", "cpu", "gpu", "tpu"], "Where to compute; auto takes the best there is."
     )
+
+
+def _choose_cores(count: int, config: ConfigDict | None) -> None:
+    """Makes CPU devices; what JAX was told by other means stands."""
+    if count or (jax.config.values["jax_num_cpu_devices"] == -1 and config is not None):
+        jax.config.update("jax_num_cpu_devices", count or cores_that_pay(config))
 
 
 def _choose_platform(platform: str) -> None:

@@ -1,8 +1,9 @@
-"""The one error that the user is meant to read."""
+"""The errors that the user is meant to read, as one line without a traceback."""
 
 
 class UserError(Exception):
-    """Wrong input: one line that says what was given, what was expected and what to do.
+    """Wrong input: what was given, what was expected and what to do. Exit code 2."""
 
-    The entry points print it without a traceback and leave with exit code 2.
-    """
+
+class RunError(Exception):
+    """The input was right, but the run could not go on: what happened and what to do. Exit code 1."""

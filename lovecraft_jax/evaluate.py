@@ -15,7 +15,7 @@ from lovecraft_jax.run import load_run
 def main() -> int:
     """Prints one JSON line: loss (nats per token), bpc, perplexity, tokens, characters, and what was scored."""
     F = flags.FLAGS
-    if F.text and F["split"].present:
+    if cli.given("text") and F["split"].present:
         raise UserError(f"--text={F.text} and --split={F.split}: give one of them")
     run = load_run(cli.required("workdir", "runs/c150"), F.checkpoint)
     if F.text:

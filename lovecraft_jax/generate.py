@@ -14,6 +14,9 @@ from lovecraft_jax.model import LSTMLM, Carry, forward
 from lovecraft_jax.state import Variables
 from lovecraft_jax.vocab import UNKNOWN_ID, Vocab
 
+LEAST_TEMPERATURE = 1e-30
+"""Below it float32 has no room for the quotient; it is greedy long before."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
@@ -33,13 +36,13 @@ class Sampling:
             raise UserError(f"top_p={self.top_p}: expected above 0 and up to 1 (1 keeps all)")
 
 
-def encode_prompt(vocab: Vocab, prompt: str) -> np.ndarray:
+def encode_prompt(vocab: Vocab, prompt: str, name: str = "--prompt") -> np.ndarray:
     """The prompt's ids [N], a newline for an empty one. Raises UserError that names what the model cannot read."""
     cleaned, _ = vocab.cleaning.apply(prompt)
     unseen = vocab.cleaning.lost(prompt) + vocab.unseen(cleaned)
     if unseen:
         shown = " ".join(repr(part) for part in unseen)
-        raise UserError(f"prompt={prompt!r}: this model's training text never had {shown}; leave it out")
+        raise UserError(f"{name}={prompt!r}: this model's training text never had {shown}; name a prompt without")
     return vocab.encode(cleaned).ids if cleaned else np.array([vocab.start_id])
 
 
@@ -102,7 +105,9 @@ def choose(logits_SV: jax.Array, keys_S: jax.Array, sampling: Sampling) -> jax.A
     logits_SV = logits_SV.at[:, UNKNOWN_ID].set(-jnp.inf)
     if sampling.temperature == 0:
         return jnp.argmax(logits_SV, axis=-1).astype(jnp.int32)
-    logits_SV = _likeliest(logits_SV / sampling.temperature, sampling)
+    # From the largest down, so that a small temperature cannot overflow.
+    logits_SV -= jnp.max(logits_SV, axis=-1, keepdims=True)
+    logits_SV = _likeliest(logits_SV / max(sampling.temperature, LEAST_TEMPERATURE), sampling)
     return jax.vmap(jax.random.categorical)(keys_S, logits_SV).astype(jnp.int32)
 
 

@@ -13,6 +13,7 @@ from lovecraft_jax import data, generate, settings
 from lovecraft_jax.baselines import Baselines
 from lovecraft_jax.batches import Batches
 from lovecraft_jax.checkpoint import Checkpoints
+from lovecraft_jax.errors import RunError, UserError
 from lovecraft_jax.metrics import FILE, MetricsWriter, Row
 from lovecraft_jax.program import make_program
 from lovecraft_jax.progress import Display, say
@@ -29,25 +30,21 @@ INTERRUPTED = 75
 BASELINE_SECONDS = 60
 
 
-class NotFinite(Exception):
-    """A loss or gradient that was not finite ended the run; the message is for the user."""
-
-
 def train(config: ConfigDict, workdir: str) -> int:
     """Trains `config` in `workdir`, or goes on with what is there; returns an exit code.
 
-    Raises UserError for wrong input, NotFinite where the loss or its gradient blew up.
+    Raises UserError for wrong input, RunError where the loss or its gradient blew up or nothing can be saved.
     """
     settings.check(config)
-    with owned(workdir) as path, ExitStack() as stack:
-        return Training(config, path, stack).run()
+    with owned(workdir) as path, caught_signals() as signals, ExitStack() as stack:
+        return Training(config, path, signals, stack).run()
 
 
 class Training:
-    """One start of a run, new or resumed. `stack` closes what it opens."""
+    """One start of a run, new or resumed, until it ends or `signals` has one. `stack` closes what it opens."""
 
-    def __init__(self, config: ConfigDict, path: epath.Path, stack: ExitStack) -> None:
-        self.config, self.path, self.stack = config, path, stack
+    def __init__(self, config: ConfigDict, path: epath.Path, signals: list[int], stack: ExitStack) -> None:
+        self.config, self.path, self.signals, self.stack = config, path, signals, stack
         self.checkpoints = Checkpoints(path, config.train.keep)
         stack.callback(self.checkpoints.close)
         vocabulary, corpus = None, None
@@ -57,7 +54,11 @@ class Training:
         self.data = data.prepare(config, corpus, vocabulary)
         ids = self.data.encoded["train"].ids
         self.batches = Batches(ids, config.data.batch_size, config.data.seq_len, config.data.regime, config.seed)
-        self.prompt = generate.encode_prompt(self.data.vocab, config.sample.prompt)
+        if config.train.eval_lanes > (tokens := len(self.data.encoded["valid"].ids)):
+            raise UserError(
+                f"config.train.eval_lanes={config.train.eval_lanes}: valid has {tokens:,} tokens; use fewer lanes"
+            )
+        self.prompt = generate.encode_prompt(self.data.vocab, config.sample.prompt, "config.sample.prompt")
         self.total = config.train.steps or math.ceil(config.train.epochs * self.batches.steps_per_pass)
         self.program = make_program(config, self.data.vocab.size, self.total)
         self.scorer = Scorer(self.program.model, self.data.vocab.start_id)
@@ -86,29 +87,28 @@ class Training:
         self.baselines = Baselines(self.data.splits.text["train"], self.data.splits.text["valid"])
         self.stack.callback(self.baselines.close)
         self.told_baselines = False
-        chars_per_step = self._chars(self.config.data.batch_size * self.config.data.seq_len)
-        self.display = Display(self.step, self.total, self.batches.steps_per_pass, chars_per_step)
+        self.chars_per_step = self._chars(self.config.data.batch_size * self.config.data.seq_len)
+        self.display = Display(self.step, self.total, self.batches.steps_per_pass, self.chars_per_step)
         self.stack.enter_context(self.display)
-        signals = self.stack.enter_context(caught_signals())
 
-        self._train(min(self.config.train.stop_at_step or self.total, self.total), signals)
+        self._train(min(self.config.train.stop_at_step or self.total, self.total))
         if self.step == self.total:
             return self._finish()
         self._save()
         self.checkpoints.wait()
-        if signals:
+        if self.signals:
             self.display.say(f"interrupted at step {self.step:,}, saved: the same command goes on from there")
             return INTERRUPTED
         self.display.say(f"stopped at step {self.step:,} as train.stop_at_step asked, saved")
         return DONE
 
-    def _train(self, end: int, signals: list[int]) -> None:
+    def _train(self, end: int) -> None:
         """Dispatches K steps at a time. Dispatches end at multiples of K in absolute steps, as does all that is due."""
         due = self.config.train
         K = math.gcd(due.steps_per_dispatch, due.log_every, due.eval_every, due.checkpoint_every)
         pending: tuple[int, dict[str, jax.Array]] | None = None
-        self.began = time.perf_counter()
-        while self.step < end and not signals:
+        self.began, self.began_at = time.perf_counter(), self.step
+        while self.step < end and not self.signals:
             stop = min((self.step // K + 1) * K, self.total)
             batches = jax.device_put(self.batches.at(self.step, stop - self.step), self.program.batch_sharding)
             self.state, metrics = self.program.train_steps(self.state, batches)
@@ -124,16 +124,14 @@ class Training:
                 self._save()
             else:
                 continue
-            pending, self.began = None, time.perf_counter()
+            pending, self.began, self.began_at = None, time.perf_counter(), self.step
         if pending:
             self._report(*pending)
 
     def _report(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Shows a dispatch that ended at `step` and writes its row where one is due. Raises NotFinite."""
+        """Shows a dispatch that ended at `step` and writes its row where one is due. Raises RunError."""
         values = {name: np.asarray(value, np.float64) for name, value in metrics.items()}
         count = len(values["loss"])
-        now = time.perf_counter()
-        seconds, self.began = now - self.began, now
         loss = float(values["loss"].mean())
         row: Row = {
             "step": step,
@@ -142,7 +140,7 @@ class Training:
             "bpc": self._bpc(loss),
             "grad_norm": float(values["grad_norm"].mean()),
             "learning_rate": float(values["learning_rate"][-1]),
-            "chars_per_second": self._chars(count * self.config.data.batch_size * self.config.data.seq_len) / seconds,
+            "chars_per_second": self.chars_per_step * (step - self.began_at) / (time.perf_counter() - self.began),
         }
         for at in np.flatnonzero(values["finite"] == 0)[:1]:
             self._stop_at_bad_step(row | {"step": step - count + 1 + int(at)}, float(values["learning_rate"][at]))
@@ -151,12 +149,13 @@ class Training:
         self.display.show(step, row["bpc"], row["chars_per_second"], due)
         if due:
             self.metrics.write(row)
+            self.began, self.began_at = time.perf_counter(), step
 
     def _stop_at_bad_step(self, row: Row, rate: float) -> None:
         self.metrics.write(row | {"loss": math.nan, "bpc": math.nan, "grad_norm": math.nan, "learning_rate": rate})
         saved = self.checkpoints.steps
         last = f"step {saved[-1]:,} in {self.path / 'checkpoints'}" if saved else "none yet"
-        raise NotFinite(
+        raise RunError(
             f"step {row['step']:,}: the loss or its gradient is not finite, at learning rate {rate:.3g}; last good "
             f"checkpoint: {last}; start again in another --workdir with a lower optimizer.lr or optimizer.clip"
         )

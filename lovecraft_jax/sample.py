@@ -15,9 +15,13 @@ def main() -> int:
     """Prints prompt and text, several samples separated by a line `---`, or one JSON line with --json."""
     F = flags.FLAGS
     sampling = Sampling(F.temperature, F.top_k, F.top_p)
-    for name, value in (("length", F.length), ("samples", F.samples)):
-        if value < 1:
-            raise UserError(f"--{name}={value}: expected at least 1")
+    for name, value, least, end in (
+        ("length", F.length, 1, 2**31),
+        ("samples", F.samples, 1, 2**31),
+        ("seed", F.seed, 0, 2**32),
+    ):
+        if not least <= value < end:
+            raise UserError(f"--{name}={value}: expected a whole number from {least} to {end - 1}")
     if F.stream and (F.json or F.samples > 1):
         raise UserError("--stream prints one sample while it is written: leave --json and --samples out")
     run = load_run(cli.required("workdir", "runs/c150"), F.checkpoint)

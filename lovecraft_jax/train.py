@@ -1,14 +1,12 @@
 """python -m lovecraft_jax.train --config=configs/c150.py: trains, or goes on with, one run."""
 
-from absl import flags
-
 from lovecraft_jax import cli, loop
 
 
 def main() -> int:
     """Flags to `loop.train`."""
     config = cli.required("config", "configs/c150.py")
-    return loop.train(config, flags.FLAGS.workdir or cli.default_workdir())
+    return loop.train(config, cli.given("workdir") or cli.default_workdir())
 
 
 if __name__ == "__main__":

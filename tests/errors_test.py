@@ -21,6 +21,12 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "unknown variant": (["train", "--config=configs/c150.py:huge"], ["'huge'", "quick"]),
     "variant of a config that has none": (["train", TINY + ":quick"], ["'quick'"]),
     "misspelt key": (["train", TINY, "--config.model.unit=3"], ["unit", "units"]),
+    "no such key": (["train", TINY, "--config.foo=3"], ["no such setting", "foo"]),
+    "a config that is not Python": (["train", "--config={files}/short.txt"], ["config", "SyntaxError"]),
+    "a config that imports what is not there": (
+        ["train", "--config={files}/missing.py"],
+        ["ModuleNotFoundError", "moon"],
+    ),
     "misspelt section": (["train", TINY, "--config.modle.units=3"], ["modle", "model"]),
     "a word for a number": (["train", TINY, "--config.model.units=banana"], ["config.model.units", "banana"]),
     "negative units": (["train", TINY, "--config.model.units=-1"], ["config.model.units=-1", "at least 1"]),
@@ -41,6 +47,9 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     ),
     "corpus too short": (["train", TINY, "--config.data.corpus={files}/short.txt"], ["64 tokens", "36"]),
     "corpus beyond the alphabet": (["train", TINY, "--config.data.corpus={files}/greek.txt"], ["alphabet=unicode"]),
+    "more lanes than tokens": (["train", TINY, "--config.train.eval_lanes=1000000"], ["eval_lanes=1000000", "tokens"]),
+    "empty workdir": (["train", TINY, "--workdir="], ["--workdir="]),
+    "no cores": (["train", TINY, "--num_cpu_devices=-1"], ["num_cpu_devices", "-1"]),
     "workdir under a device": (["train", TINY, "--workdir=/dev/null/x"], ["--workdir=/dev/null/x"]),
     "workdir that is a file": (["train", TINY, "--workdir={files}/short.txt"], ["--workdir={files}/short.txt"]),
     "workdir in use": (["train", TINY, "--workdir={held}"], ["--workdir={held}", "in use"]),
@@ -52,7 +61,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
         ["train", TINY, "--workdir={trained}", "--config.data.corpus={files}/other.txt"],
         ["data.corpus={files}/other.txt", "another text", "bundled"],
     ),
-    "prompt never seen": (["train", TINY, "--config.sample.prompt=a~b"], ["a~b", "'~'"]),
+    "prompt never seen": (["train", TINY, "--config.sample.prompt=a~b"], ["config.sample.prompt='a~b'", "'~'"]),
     "no TPU": (["train", TINY, "--platform=tpu"], ["--platform=tpu"]),
     "unknown platform": (["train", TINY, "--platform=abacus"], ["platform", "abacus"]),
     "no workdir": (["sample"], ["--workdir"]),
@@ -65,9 +74,12 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "more than certain": (["sample", "--workdir={trained}", "--top_p=1.5"], ["top_p=1.5"]),
     "negative choice": (["sample", "--workdir={trained}", "--top_k=-1"], ["top_k=-1"]),
     "no length": (["sample", "--workdir={trained}", "--length=0"], ["--length=0"]),
+    "a seed beyond 32 bits": (["sample", "--workdir={trained}", "--seed=4294967296"], ["--seed=4294967296"]),
+    "an endless text": (["sample", "--workdir={trained}", "--length=100000000000"], ["--length=100000000000"]),
     "no samples": (["sample", "--workdir={trained}", "--samples=0"], ["--samples=0"]),
     "two streams": (["sample", "--workdir={trained}", "--stream", "--samples=2"], ["--stream", "--samples"]),
     "prompt beyond the alphabet": (["sample", "--workdir={trained}", "--prompt=The Ω"], ["'Ω'"]),
+    "text without a name": (["evaluate", "--workdir={trained}", "--text="], ["--text="]),
     "no such text": (["evaluate", "--workdir={trained}", "--text={files}/nowhere.txt"], ["{files}/nowhere.txt"]),
     "empty text": (["evaluate", "--workdir={trained}", "--text={files}/empty.txt"], ["{files}/empty.txt", "no text"]),
     "text and split": (["evaluate", "--workdir={trained}", "--text=x.txt", "--split=test"], ["--text", "--split"]),
@@ -170,6 +182,7 @@ def _files(folder: Path, trained: Path) -> None:
     (folder / "binary.txt").write_bytes(bytes(range(256)))
     (folder / "latin1.txt").write_bytes("café au lait".encode("latin-1"))
     (folder / "short.txt").write_text("The house stood where no house could be.")
+    (folder / "missing.py").write_text("import moon")
     (folder / "other.txt").write_text("The house stood where no house could be.\n" * 100)
     (folder / "greek.txt").write_text("ἄνδρα μοι ἔννεπε, μοῦσα, πολύτροπον " * 100)
     fresh = folder / "fresh"

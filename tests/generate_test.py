@@ -103,6 +103,8 @@ def test_the_unknown_is_never_written(model: LSTMLM, variables: Any) -> None:
     [
         (Sampling(1.0), [0, 0.4, 0.3, 0.2, 0.1]),
         (Sampling(0.0), [0, 1, 0, 0, 0]),
+        (Sampling(1e-38), [0, 1, 0, 0, 0]),
+        (Sampling(5e-324), [0, 1, 0, 0, 0]),
         (Sampling(0.5), [0, 16 / 30, 9 / 30, 4 / 30, 1 / 30]),  # their squares
         (Sampling(1.0, top_k=1), [0, 1, 0, 0, 0]),
         (Sampling(1.0, top_k=3), [0, 4 / 9, 3 / 9, 2 / 9, 0]),
@@ -189,7 +191,9 @@ def test_a_prompt_is_cleaned_as_the_training_text_was(letters: Vocab, prompt: st
 def test_a_prompt_that_training_never_showed_is_an_error_that_names_it(letters: Vocab, prompt: str, named: str) -> None:
     with pytest.raises(UserError) as error:
         encode_prompt(letters, prompt)
-    assert str(error.value) == f"prompt={prompt!r}: this model's training text never had {named}; leave it out"
+    assert (
+        str(error.value) == f"--prompt={prompt!r}: this model's training text never had {named}; name a prompt without"
+    )
 
 
 def whole(model: LSTMLM, variables: Any, sampling: Sampling, seed: int = 0, samples: int = 1) -> np.ndarray:

@@ -66,6 +66,26 @@ def test_a_killed_run_goes_on_to_the_same_end(trained: Path, command: Callable, 
     _assert_same_run(tmp_path, trained)
 
 
+def test_told_to_stop_while_it_starts_it_saves_and_says_so(trained: Path, command: Callable, tmp_path: Path) -> None:
+    with _started(TINY, f"--workdir={tmp_path}") as process:
+        _wait_for(lambda: (tmp_path / "lock").exists(), process)
+        process.terminate()
+        process.wait()
+    assert process.returncode == 75
+    done = command("train", TINY, f"--workdir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    _assert_same_run(tmp_path, trained)
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_with_a_line_that_says_so(tmp_path: Path) -> None:
+    limit = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); "
+    program = limit + "sys.argv[0] = 'train'; runpy.run_module('lovecraft_jax.train', run_name='__main__')"
+    line = [sys.executable, "-c", program, TINY, f"--workdir={tmp_path}", "--config.model.units=64"]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 1
+    assert "a checkpoint cannot be written" in done.stderr.splitlines()[-1]
+
+
 def test_a_kill_before_the_final_scores_leaves_only_them_to_do(
     trained: Path, command: Callable, tmp_path: Path
 ) -> None:
