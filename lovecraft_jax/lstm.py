@@ -96,9 +96,9 @@ def _orthogonal_gates(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
     units, gates = shape
     orthogonal = nn.initializers.orthogonal()
     keys = jax.random.split(key, gates // units)
-    kernels_4HH = jax.vmap(lambda key: orthogonal(key, (units, units)))(
-        keys
-    )  # one program for the four, fast to compile
+    # One after the other: jaxlib 0.10.2 factorises a batch on threads that it also waits on, and the batches of two
+    # layers can wait for each other for ever.
+    kernels_4HH = lax.map(lambda key: orthogonal(key, (units, units)), keys)
     return jnp.moveaxis(kernels_4HH, 0, 1).reshape(shape)
 
 

@@ -1,6 +1,10 @@
 """The compiled program: where things live, what is compiled when, and how dispatches and devices change nothing."""
 
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,6 +20,7 @@ from lovecraft_jax.state import TrainState
 from lovecraft_jax.step import make_train_step, make_train_steps
 from tests.trees import assert_close, on_host
 
+ROOT = Path(__file__).parents[1]
 V, TOTAL = 11, 40
 GOLDEN_LOSSES = [2.400428, 2.348907, 2.270340]
 
@@ -119,3 +124,15 @@ def batches(step: int, count: int) -> Batch:
     """Of a text that is easy to learn, six steps a pass, so that lanes start over at steps 6, 12 and so on."""
     data, squares = tiny.get_config().data, (np.arange(6 * 64 + 5) ** 2 % V).astype(np.uint8)
     return Batches(squares, data.batch_size, data.seq_len, "stream", seed=0).at(step, count)
+
+
+def test_large_layers_start_without_waiting_for_each_other_for_ever() -> None:
+    """On all cores, in a process of its own: what once hung was two layers' factorisations on one pool of threads."""
+    program = (
+        "import os; os.sched_setaffinity(0, range(os.cpu_count()))\n"
+        "import jax; from configs import tiny; from lovecraft_jax.program import make_program\n"
+        "config = tiny.get_config(); config.model.units = 512\n"
+        "jax.block_until_ready(make_program(config, 11, 40).init(0))"
+    )
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, timeout=100, check=True)
