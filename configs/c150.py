@@ -3,10 +3,9 @@
 python -m lovecraft_jax.train --config=configs/c150.py
 python -m lovecraft_jax.train --config=configs/c150.py:quick
 
-The first takes 7 min 6 s on one core of an AMD EPYC (Zen 5), 11 min 28 s on two of a Xeon at 2.5 GHz, and gives valid
-1.976 bpc, test 1.982 (the full Lovecraft corpus, seed 0, jax 0.10.2). The second takes 25 s and still spells badly:
-valid 2.871, test 3.805 on the bundled tales (its carry is not yet steady over a whole split: in 32 warmed lanes the
-same text scores 3.205).
+The first takes 3 min 49 s on two cores of an AMD EPYC (Zen 5) and gives valid 1.977 bpc, test 1.981 (the full Lovecraft
+corpus, seed 0, jax 0.10.2). The second takes 25 s on one core and still spells badly: valid 2.871, test 3.805 on the
+bundled tales (its carry is not yet steady over a whole split: in 32 warmed lanes the same text scores 3.205).
 """
 
 from ml_collections import ConfigDict
