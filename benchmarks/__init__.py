@@ -1,0 +1,1 @@
+"""Side-by-side measurements of this project against other frameworks."""

@@ -1,0 +1,60 @@
+"""PyTorch: nn.LSTM, time first as it prefers, fused Adam, clipping; eager, or through torch.compile."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from ml_collections import ConfigDict
+from torch import nn
+
+from benchmarks.workloads import batches, text
+
+
+class TorchLM(nn.Module):
+    """Embedding, nn.LSTM, softmax."""
+
+    def __init__(self, vocab_size: int, config: ConfigDict) -> None:
+        super().__init__()
+        sizes = config.model
+        self.embedding = nn.Embedding(vocab_size, sizes.embed)
+        self.lstm = nn.LSTM(sizes.embed, sizes.units, sizes.layers)
+        self.head = nn.Linear(sizes.units, vocab_size)
+
+    def forward(self, x_TB: torch.Tensor, carry: tuple[torch.Tensor, torch.Tensor]) -> tuple:
+        """Ids to logits_TBV and the carry after them."""
+        h_TBH, carry = self.lstm(self.embedding(x_TB), carry)
+        return self.head(h_TBH), carry
+
+
+def train(config: ConfigDict, compiled: bool = False) -> Callable[[int], None]:
+    """One step a call, as PyTorch's tutorials train language models."""
+    torch.manual_seed(0)
+    vocab_size, recipe = text().vocab.size, config.optimizer
+    model = TorchLM(vocab_size, config)
+    optimizer = torch.optim.Adam(
+        model.parameters(), lr=recipe.lr, betas=(recipe.beta1, recipe.beta2), eps=recipe.eps, fused=True
+    )
+    shape = (config.model.layers, config.data.batch_size, config.model.units)
+    carry = (torch.zeros(shape), torch.zeros(shape))
+
+    def loss_of(x_TB: torch.Tensor, y_TB: torch.Tensor, carry: tuple) -> tuple[torch.Tensor, tuple]:
+        logits_TBV, after = model(x_TB, carry)
+        return nn.functional.cross_entropy(logits_TBV.view(-1, vocab_size), y_TB.view(-1)), after
+
+    if compiled:
+        loss_of = torch.compile(loss_of)
+    feed = batches(config, 1)
+
+    def steps(count: int) -> None:
+        nonlocal carry
+        for _ in range(count):
+            batch = next(feed)
+            x_TB, y_TB = (torch.from_numpy(np.ascontiguousarray(ids[0].T, np.int64)) for ids in batch[:2])
+            loss, after = loss_of(x_TB, y_TB, carry)
+            carry = tuple(part.detach() for part in after)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+            optimizer.step()
+
+    return steps

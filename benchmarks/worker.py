@@ -1,0 +1,83 @@
+"""One system in a process of its own, told what to do line by line: `python -m benchmarks.worker SYSTEM SIZES CORES`.
+
+It builds and warms up, prints {"ready": ...}, then for every number of steps that it reads prints what they took.
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+
+WARM_SECONDS, TURN_SECONDS = 3.0, 2.0
+
+
+def make(system: str, config: ConfigDict) -> Callable[[int], None]:
+    """The function that runs so many steps of `system` to their end."""
+    if system == "lovecraft_jax":
+        from benchmarks.peers import ours
+
+        return ours.train(config)
+    if system == "Flax, plain":
+        from benchmarks.peers import flax_plain
+
+        return flax_plain.train(config)
+    if system.startswith("PyTorch"):
+        from benchmarks.peers import pytorch
+
+        return pytorch.train(config, compiled=system == "PyTorch, compiled")
+    if system.startswith("Keras"):
+        from benchmarks.peers import keras_tf
+
+        if system == "Keras, as in 2019":
+            return keras_tf.train_as_article(config)
+        return keras_tf.train_at_best(config, xla=system == "Keras, XLA")
+    if system.startswith("product"):
+        from benchmarks.peers import products
+
+        return {"product in numpy": products.in_numpy, "product in jax": products.in_jax}.get(
+            system, products.in_torch
+        )(config)
+    raise ValueError(f"unknown system {system!r}")
+
+
+def main(system: str, sizes: str, cores: str) -> None:
+    """Warms up, then works through standard input."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(cores)])
+    os.environ["OMP_NUM_THREADS"] = cores
+
+    from benchmarks.workloads import get_config
+
+    out = os.fdopen(os.dup(1), "w", buffering=1)  # what the libraries print goes elsewhere
+    os.dup2(2, 1)
+    config = get_config(sizes)
+    steps, unit = make(system, config), config.train.steps_per_dispatch
+    began = time.perf_counter()
+    steps(unit)
+    first = time.perf_counter() - began
+    done, began = 0, time.perf_counter()
+    while done == 0 or time.perf_counter() - began < WARM_SECONDS:
+        steps(unit)
+        done += unit
+    pace = (time.perf_counter() - began) / done
+    turn = max(1, round(TURN_SECONDS / pace / unit)) * unit
+    out.write(json.dumps({"first_seconds": first, "steps_a_turn": turn, "versions": _versions()}) + "\n")
+    for line in sys.stdin:
+        began = time.perf_counter()
+        steps(int(line))
+        seconds = time.perf_counter() - began
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        out.write(json.dumps({"seconds": seconds, "peak_mb": peak}) + "\n")
+
+
+def _versions() -> dict[str, str]:
+    """Of what was imported and matters here."""
+    named = ("jax", "jaxlib", "flax", "optax", "torch", "tensorflow", "keras", "numpy")
+    return {name: getattr(sys.modules[name], "__version__", "") for name in named if name in sys.modules}
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,57 @@
+"""What every system is asked to do: the same sizes, the same tokens, the same recipe."""
+
+import functools
+from collections.abc import Iterator
+
+from ml_collections import ConfigDict
+
+from configs import c150
+from lovecraft_jax.batches import Batch, Batches
+from lovecraft_jax.data import Data, prepare
+
+SIZES = {
+    "c100": {"units": 100, "batch_size": 64, "seq_len": 50},
+    "c125": {"units": 125, "batch_size": 64, "seq_len": 30},
+    "c150": {"units": 150, "batch_size": 64, "seq_len": 50},
+    "c150-b32": {"units": 150, "batch_size": 32, "seq_len": 50},
+    "u512": {"units": 512, "batch_size": 32, "seq_len": 50},
+    "u1024": {"units": 1024, "batch_size": 32, "seq_len": 50},
+}
+"""Of two LSTM layers between an embedding of 64 and a softmax; the carry goes on from step to step."""
+
+
+def get_config(name: str) -> ConfigDict:
+    """c150 in the sizes of that name, on the bundled tales, which every machine has."""
+    config = c150.get_config()
+    config.data.corpus = "bundled"
+    config.train.steps_per_dispatch = 20 if SIZES[name]["units"] < 512 else 1
+    for section in (config.model, config.data):
+        section.update({key: size for key, size in SIZES[name].items() if key in section})
+    return config
+
+
+@functools.cache
+def text() -> Data:
+    """The bundled tales as token ids."""
+    return prepare(get_config("c150"))
+
+
+def batches(config: ConfigDict, steps_per_call: int) -> Iterator[Batch]:
+    """The training batches in order, stacked by `steps_per_call`, each made when it is asked for."""
+    data = config.data
+    all_batches = Batches(text().encoded["train"].ids, data.batch_size, data.seq_len, data.regime, config.seed)
+    step = 0
+    while True:
+        yield all_batches.at(step, steps_per_call)
+        step += steps_per_call
+
+
+def flops(config: ConfigDict) -> float:
+    """Of one training step, counting only the products that the model needs: each one's value and its two gradients.
+
+    Lookups, gates, softmax and optimiser are not counted.
+    """
+    units, embed, layers = config.model.units, config.model.embed, config.model.layers
+    gates = 4 * units
+    products = gates * (embed + units) + (layers - 1) * gates * 2 * units + units * text().vocab.size
+    return 3 * 2 * products * config.data.batch_size * config.data.seq_len
