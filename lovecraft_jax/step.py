@@ -69,13 +69,13 @@ def make_update(
         grad_norm = optax.tree.norm(grads)
         params = state.variables["params"]
         updates, opt_state = optimizer.update(grads, state.opt_state, params)
+        largest = optax.tree.norm(updates, ord=jnp.inf)  # an optimizer can overflow where its gradient does not
         variables = state.variables | {"params": optax.apply_updates(params, updates)}
         metrics = {
             "loss": loss,
             "grad_norm": grad_norm,
             "learning_rate": learning_rate(state.opt_state, schedule, state.step),
-            # An optimizer can overflow where its gradient does not.
-            "finite": jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(optax.tree.norm(updates)),
+            "finite": jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(largest),
         }
         return dataclasses.replace(state, step=state.step + 1, variables=variables, opt_state=opt_state), metrics
 
