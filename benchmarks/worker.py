@@ -38,9 +38,8 @@ def make(system: str, config: ConfigDict) -> Callable[[int], None]:
     if system.startswith("product"):
         from benchmarks.peers import products
 
-        return {"product in numpy": products.in_numpy, "product in jax": products.in_jax}.get(
-            system, products.in_torch
-        )(config)
+        makers = {"numpy": products.in_numpy, "jax": products.in_jax, "torch": products.in_torch}
+        return makers[system.removeprefix("product in ")](config)
     raise ValueError(f"unknown system {system!r}")
 
 

@@ -25,7 +25,7 @@ MOST_UNITS = 512
 """A core reads every kernel at every time step. Of 2 x 1024 units it is faster to share them: 572 ms a step as one
 device, 775 on two cores; of 2 x 512 units 152 and 147 (batch 32, 50 characters, AMD EPYC Zen 5)."""
 LEAST_ROWS = 8
-"""Of a batch, for one core: a product with fewer takes nearly as long."""
+"""Of a batch, for one core. Chosen, not measured: two cores were all there were to measure on."""
 
 
 def make_mesh(batch_size: int, devices: Sequence[jax.Device] | None = None) -> Mesh:

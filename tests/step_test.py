@@ -29,10 +29,10 @@ def small() -> ConfigDict:
     return config
 
 
-@pytest.fixture(scope="module")
-def program() -> Program:
-    """Dispatches of two steps over eight devices."""
-    return make_program(small(), V, TOTAL)
+@pytest.fixture(scope="module", params=[True, False], ids=["collective", "cores"])
+def program(request: pytest.FixtureRequest) -> Program:
+    """Dispatches of two steps over eight devices, as accelerators and as the cores of a CPU."""
+    return make_program(small(), V, TOTAL, collective=request.param)
 
 
 @pytest.fixture
