@@ -7,6 +7,8 @@ import contextlib
 import dataclasses
 import json
 import logging
+import os
+import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -20,9 +22,22 @@ from orbax.checkpoint import checkpoint_managers as policies
 from lovecraft_jax.errors import RunError, UserError
 from lovecraft_jax.progress import say
 
-# Orbax leaves failed tasks behind when a file is damaged. Their errors reach us as exceptions; asyncio would print them
-# as tracebacks besides.
-logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+
+def _hide_failures_left_by_orbax() -> None:
+    """Orbax leaves failed tasks behind when a file is damaged. Their errors reach us as exceptions; besides, asyncio
+    would print them as tracebacks, and Python those of the coroutines that it closes while they wait."""
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    show = sys.unraisablehook
+
+    def show_others(unraisable: "sys.UnraisableHookArgs") -> None:
+        code = getattr(unraisable.object, "cr_code", None)
+        if code is None or f"{os.sep}orbax{os.sep}" not in code.co_filename:
+            show(unraisable)
+
+    sys.unraisablehook = show_others
+
+
+_hide_failures_left_by_orbax()
 
 
 class Damaged(Exception):

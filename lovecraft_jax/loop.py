@@ -36,7 +36,7 @@ def train(config: ConfigDict, workdir: str) -> int:
     Raises UserError for wrong input, RunError where the loss or its gradient blew up or nothing can be saved.
     """
     settings.check(config)
-    with owned(workdir) as path, caught_signals() as signals, ExitStack() as stack:
+    with caught_signals() as signals, owned(workdir) as path, ExitStack() as stack:
         return Training(config, path, signals, stack).run()
 
 
