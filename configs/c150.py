@@ -54,6 +54,7 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config.train.eval_lanes = 32  # lanes that the scheduled score reads side by side
     config.train.checkpoint_every = 500  # steps; every evaluation saves as well
     config.train.keep = 2  # latest checkpoints; the best stays besides
+    config.train.watchdog = 900.0  # seconds without a finished step or score after which a run ends; 0 waits for ever
 
     config.sample = ConfigDict()  # what is written at every evaluation
     config.sample.prompt = "The ancient house"

@@ -11,6 +11,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from lovecraft_jax.cache import keep_programs
 from lovecraft_jax.errors import RunError, UserError
 from lovecraft_jax.loop import FAILED, INTERRUPTED
 from lovecraft_jax.mesh import cores_that_pay
@@ -58,6 +59,16 @@ def given(name: str) -> Any:
     return value
 
 
+def cores(config: ConfigDict) -> int:
+    """How many cores of a CPU to train `config` on. Raises UserError where they are asked for and JAX has others."""
+    asked, devices = flags.FLAGS.num_cpu_devices, jax.devices()
+    if devices[0].platform != "cpu" and asked:
+        raise UserError(f"--num_cpu_devices={asked}: training on {devices[0].platform}; add --platform=cpu")
+    if devices[0].platform != "cpu" or len(devices) > 1:  # as JAX_NUM_CPU_DEVICES makes them
+        return 1
+    return asked or cores_that_pay(config)
+
+
 def run(main: Callable[[], int]) -> None:
     """Parses flags, calls `main`, exits with its code.
 
@@ -71,9 +82,8 @@ def run(main: Callable[[], int]) -> None:
 
 def _guarded(main: Callable[[], int]) -> int:
     try:
+        keep_programs()
         _choose_platform(flags.FLAGS.platform)
-        if "num_cpu_devices" in flags.FLAGS:
-            _choose_cores(flags.FLAGS.num_cpu_devices, flags.FLAGS.config)
         return main()
     except UserError as error:
         return _told(error, WRONG_INPUT)
@@ -132,12 +142,6 @@ def _define_platform() -> None:
     flags.DEFINE_enum(
         "platform", "auto", ["auto", "cpu", "gpu", "tpu"], "Where to compute; auto takes the best there is."
     )
-
-
-def _choose_cores(count: int, config: ConfigDict | None) -> None:
-    """Makes CPU devices; what JAX was told by other means stands."""
-    if count or (jax.config.values["jax_num_cpu_devices"] == -1 and config is not None):
-        jax.config.update("jax_num_cpu_devices", count or cores_that_pay(config))
 
 
 def _choose_platform(platform: str) -> None:

@@ -3,6 +3,7 @@
 import math
 import time
 from contextlib import ExitStack
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,13 +15,14 @@ from lovecraft_jax.baselines import Baselines
 from lovecraft_jax.batches import Batches
 from lovecraft_jax.checkpoint import Checkpoints
 from lovecraft_jax.errors import RunError, UserError
-from lovecraft_jax.metrics import FILE, MetricsWriter, Row
+from lovecraft_jax.metrics import FILE, MetricsWriter, Row, results
 from lovecraft_jax.program import make_program
 from lovecraft_jax.progress import Display, say
 from lovecraft_jax.record import check_same_run, plan, read_record, record, write_record
-from lovecraft_jax.scoring import Score, Scorer
+from lovecraft_jax.scoring import Scorer, score_row
 from lovecraft_jax.signals import caught_signals
 from lovecraft_jax.state import TrainState
+from lovecraft_jax.watchdog import Watchdog
 from lovecraft_jax.workdir import owned, read_rows, trim_samples, write_json, write_text
 
 DONE, FAILED = 0, 1
@@ -30,20 +32,20 @@ INTERRUPTED = 75
 BASELINE_SECONDS = 60
 
 
-def train(config: ConfigDict, workdir: str) -> int:
-    """Trains `config` in `workdir`, or goes on with what is there; returns an exit code.
+def train(config: ConfigDict, workdir: str, cores: int = 1) -> int:
+    """Trains `config` in `workdir`, or goes on with what is there; returns an exit code. `cores`: of a CPU.
 
     Raises UserError for wrong input, RunError where the loss or its gradient blew up or nothing can be saved.
     """
     settings.check(config)
     with caught_signals() as signals, owned(workdir) as path, ExitStack() as stack:
-        return Training(config, path, signals, stack).run()
+        return Training(config, path, signals, stack, cores).run()
 
 
 class Training:
     """One start of a run, new or resumed, until it ends or `signals` has one. `stack` closes what it opens."""
 
-    def __init__(self, config: ConfigDict, path: epath.Path, signals: list[int], stack: ExitStack) -> None:
+    def __init__(self, config: ConfigDict, path: epath.Path, signals: list[int], stack: ExitStack, cores: int) -> None:
         self.config, self.path, self.signals, self.stack = config, path, signals, stack
         self.checkpoints = Checkpoints(path, config.train.keep)
         stack.callback(self.checkpoints.close)
@@ -60,7 +62,7 @@ class Training:
             )
         self.prompt = generate.encode_prompt(self.data.vocab, config.sample.prompt, "config.sample.prompt")
         self.total = config.train.steps or math.ceil(config.train.epochs * self.batches.steps_per_pass)
-        self.program = make_program(config, self.data.vocab.size, self.total)
+        self.program = make_program(config, self.data.vocab.size, self.total, cores)
         self.scorer = Scorer(self.program.model, self.data.vocab.start_id)
         self.record = record(config, self.data)
 
@@ -74,12 +76,12 @@ class Training:
         final = [row for row in read_rows(self.path / FILE) if row.get("scoring") == "final"]
         if self.step == self.total and final:
             say(f"{self.path}: already finished at step {self.total:,}")
-            print(_results(final))
+            print(results(final))
             return DONE
         write_record(self.path, self.record)
         parameters = sum(leaf.size for leaf in jax.tree.leaves(self.program.target.variables["params"]))
-        passes, devices = self.total / self.batches.steps_per_pass, self.program.mesh.devices.flatten().tolist()
-        say(plan(self.config, self.data, parameters, devices, passes, self.total))
+        passes = self.total / self.batches.steps_per_pass
+        say(plan(self.config, self.data, parameters, self.program.devices, passes, self.total))
         say(f"{'resuming at' if self.step else 'starting at'} step {self.step:,} in {self.path}")
         trim_samples(self.path / "samples", self.step)
         self.metrics = MetricsWriter(self.path, self.step)
@@ -90,6 +92,9 @@ class Training:
         self.chars_per_step = self._chars(self.config.data.batch_size * self.config.data.seq_len)
         self.display = Display(self.step, self.total, self.batches.steps_per_pass, self.chars_per_step)
         self.stack.enter_context(self.display)
+
+        self.watchdog = Watchdog(self.config.train.watchdog, self._tell_stuck, INTERRUPTED)
+        self.stack.callback(self.watchdog.close)
 
         self._train(min(self.config.train.stop_at_step or self.total, self.total))
         if self.step == self.total:
@@ -108,18 +113,18 @@ class Training:
         K = math.gcd(due.steps_per_dispatch, due.log_every, due.eval_every, due.checkpoint_every)
         pending: tuple[int, dict[str, jax.Array]] | None = None
         self.began, self.began_at = time.perf_counter(), self.step
+        sent, stop = self._send(self.step, K)
         while self.step < end and not self.signals:
-            stop = min((self.step // K + 1) * K, self.total)
-            batches = jax.device_put(self.batches.at(self.step, stop - self.step), self.program.batch_sharding)
-            self.state, metrics = self.program.train_steps(self.state, batches)
-            self.step = stop
+            self.state, metrics = self.program.train_steps(self.state, sent)
+            self.step = step = stop
+            sent, stop = self._send(step, K)  # while the devices are at work
             if pending:  # the device has this dispatch to do: now there is time to look at the one before
                 self._report(*pending)
-            pending = stop, metrics
-            if stop % due.eval_every == 0 or stop == self.total:
+            pending = step, metrics
+            if step % due.eval_every == 0 or step == self.total:
                 self._report(*pending)
                 self._evaluate()
-            elif stop % due.checkpoint_every == 0:
+            elif step % due.checkpoint_every == 0:
                 self._report(*pending)
                 self._save()
             else:
@@ -128,9 +133,15 @@ class Training:
         if pending:
             self._report(*pending)
 
+    def _send(self, step: int, K: int) -> tuple[Any, int]:
+        """The batches from `step` to where its dispatch ends, on their way to the devices, and where that is."""
+        stop = min((step // K + 1) * K, self.total)
+        return self.program.put(self.batches.at(step, stop - step)) if stop > step else None, stop
+
     def _report(self, step: int, metrics: dict[str, jax.Array]) -> None:
         """Shows a dispatch that ended at `step` and writes its row where one is due. Raises RunError."""
         values = {name: np.asarray(value, np.float64) for name, value in metrics.items()}
+        self.watchdog.feed()
         count = len(values["loss"])
         loss = float(values["loss"].mean())
         row: Row = {
@@ -153,20 +164,30 @@ class Training:
 
     def _stop_at_bad_step(self, row: Row, rate: float) -> None:
         self.metrics.write(row | {"loss": math.nan, "bpc": math.nan, "grad_norm": math.nan, "learning_rate": rate})
-        saved = self.checkpoints.steps
-        last = f"step {saved[-1]:,} in {self.path / 'checkpoints'}" if saved else "none yet"
         raise RunError(
             f"step {row['step']:,}: the loss or its gradient is not finite, at learning rate {rate:.3g}; last good "
-            f"checkpoint: {last}; start again in another --workdir with a lower optimizer.lr or optimizer.clip"
+            f"checkpoint: {self._last_saved()}; start again in another --workdir with a lower optimizer.lr or "
+            "optimizer.clip"
         )
+
+    def _tell_stuck(self) -> None:
+        say(
+            f"stuck: no step has finished for {self.config.train.watchdog} s (config.train.watchdog), at step "
+            f"{self.step:,}; the same command goes on from the last checkpoint: {self._last_saved()}"
+        )
+
+    def _last_saved(self) -> str:
+        saved = self.checkpoints.steps
+        return f"step {saved[-1]:,} in {self.path / 'checkpoints'}" if saved else "none yet"
 
     def _evaluate(self) -> None:
         """Scores the valid split, writes a sample, saves with the score."""
         lanes = self.config.train.eval_lanes
         score = self.scorer.scheduled(self.state.variables, self.data.encoded["valid"], lanes)
-        self.metrics.write(_row(self.step, "valid", "scheduled", score) | self._window_score("valid", self.state))
+        self.metrics.write(score_row(self.step, "valid", "scheduled", score) | self._window_score("valid", self.state))
         self._write_sample(self.state, f"{self.step:08d}.txt")
         self._save(score.bpc)
+        self.watchdog.feed()
         self.display.say(f"step {self.step:,}: valid {score.bpc:.4f} bpc")
 
     def _finish(self) -> int:
@@ -177,15 +198,16 @@ class Training:
         rows = []
         for split in ("valid", "test"):
             score = self.scorer.final(restored.state.variables, self.data.encoded[split])
-            row = _row(self.total, split, "final", score) | self._window_score(split, restored.state)
+            row = score_row(self.total, split, "final", score) | self._window_score(split, restored.state)
             rows.append(row | {"checkpoint": restored.step})
+            self.watchdog.feed()
         if self.baselines.wait(BASELINE_SECONDS) is None:
             self.display.say("WARNING: the baselines could not be worked out")
         self._tell_baselines()
         text = self._write_sample(restored.state, "best.txt")
         self.metrics.write(*rows)
         self.display.say(f"\n{text}\n\nfrom the best checkpoint, step {restored.step:,}; all is in {self.path}")
-        print(_results(rows))
+        print(results(rows))
         return DONE
 
     def _tell_baselines(self) -> None:
@@ -224,18 +246,3 @@ class Training:
     def _bpc(self, loss: float) -> float:
         """Nats per training token as bits per character."""
         return loss / math.log(2) / self._chars(1)
-
-
-def _row(step: int, split: str, scoring: str, score: Score) -> Row:
-    return {
-        "step": step,
-        "split": split,
-        "scoring": scoring,
-        "loss": score.loss,
-        "bpc": score.bpc,
-        "perplexity": score.perplexity,
-    }
-
-
-def _results(rows: list[Row]) -> str:
-    return "  ".join(f"{row['split']} {row['bpc']:.4f} bpc" for row in rows)

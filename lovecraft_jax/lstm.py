@@ -150,6 +150,8 @@ def _forward(
 
 
 def _backward(dtype: jnp.dtype, saved: Saved, cotangents: tuple[LayerCarry, jax.Array]) -> tuple:
+    # Nothing below before its gradient is there: else XLA forms every layer's factors early and keeps them all.
+    saved, cotangents = lax.optimization_barrier((saved, cotangents))
     kernel_h_HG, (first_c_BH, first_h_BH), gates_TBG, c_TBH, h_TBH = saved
     last_grad, h_grad_TBH = cotangents
     T, _, H = h_TBH.shape

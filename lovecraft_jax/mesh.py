@@ -21,9 +21,6 @@ BY_ROW_STACKED = PartitionSpec(None, AXIS)
 LEAST_WORK = 1e9
 """Floating-point operations of a step: passing gradients between cores takes 0.6 ms, as long as one core takes to do a
 tenth of this."""
-MOST_UNITS = 512
-"""A core reads every kernel at every time step. Of 2 x 1024 units it is faster to share them: 572 ms a step as one
-device, 775 on two cores; of 2 x 512 units 152 and 147 (batch 32, 50 characters, AMD EPYC Zen 5)."""
 LEAST_ROWS = 8
 """Of a batch, for one core. Chosen, not measured: two cores were all there were to measure on."""
 
@@ -35,10 +32,7 @@ def make_mesh(batch_size: int, devices: Sequence[jax.Device] | None = None) -> M
     """
     devices = list(jax.devices() if devices is None else devices)
     if devices[0].platform == "cpu":
-        count = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
-        if count < len(devices):
-            say(f"using {count} of {len(devices)} CPU devices: data.batch_size={batch_size} divides by no more")
-        devices = devices[:count]
+        devices = devices[: divisor(batch_size, len(devices))]
     if batch_size % len(devices):
         raise UserError(
             f"data.batch_size={batch_size} does not divide by {len(devices)} devices: use a multiple of {len(devices)}"
@@ -46,19 +40,20 @@ def make_mesh(batch_size: int, devices: Sequence[jax.Device] | None = None) -> M
     return Mesh(np.array(devices), (AXIS,))
 
 
+def divisor(batch_size: int, most: int) -> int:
+    """The largest number up to `most` that divides the batch; says so where it is smaller."""
+    count = max(n for n in range(1, most + 1) if batch_size % n == 0)
+    if count < most:
+        say(f"using {count} of {most} CPU devices: data.batch_size={batch_size} divides by no more")
+    return count
+
+
 def cores_that_pay(config: ConfigDict) -> int:
-    """How many of this machine's cores to train `config` on, as one CPU device each (cores.py)."""
+    """How many of this machine's cores to train `config` on, where it trains on a CPU (cores.py)."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     model, data = config.model, config.data
-    if model.units > MOST_UNITS:
-        return 1
     work = 6 * (8 * model.layers * model.units**2) * data.batch_size * data.seq_len
     return max(1, min(cores, data.batch_size // LEAST_ROWS)) if work > LEAST_WORK else 1
-
-
-def first_of(mesh: Mesh) -> Mesh:
-    """A mesh of its first device alone."""
-    return Mesh(mesh.devices[:1], mesh.axis_names)
 
 
 def sharding(mesh: Mesh, spec: PartitionSpec) -> NamedSharding:

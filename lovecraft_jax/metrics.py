@@ -45,3 +45,8 @@ class MetricsWriter:
 def strict(row: Row) -> Row:
     """JSON has no NaN: null stands for what is not finite."""
     return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
+
+
+def results(rows: list[Row]) -> str:
+    """Final scores in a line."""
+    return "  ".join(f"{row['split']} {row['bpc']:.4f} bpc" for row in rows)

@@ -23,7 +23,7 @@ def make_optimizer(config: ConfigDict, total_steps: int) -> optax.GradientTransf
     """
     adam = optax.inject_hyperparams(optax.adam, static_args=("b1", "b2", "eps"))
     chain = optax.chain(
-        optax.clip_by_global_norm(config.clip),
+        optax.stateless(lambda grads, _: clip(grads, config.clip)),
         adam(learning_rate=config.lr, b1=config.beta1, b2=config.beta2, eps=config.eps),
         optax.scale_by_schedule(make_schedule(config, total_steps)),
     )
@@ -33,6 +33,18 @@ def make_optimizer(config: ConfigDict, total_steps: int) -> optax.GradientTransf
             return chain.update(grads, opt_state, params)
 
     return optax.GradientTransformation(chain.init, update)
+
+
+def global_norm(tree: optax.Updates) -> jax.Array:
+    """The Euclidean norm over all leaves. As optax.tree.norm, with products: XLA's sums take five times as long on a
+    CPU, in two passes."""
+    return jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(tree)))
+
+
+def clip(grads: optax.Updates, most: float) -> optax.Updates:
+    """Scaled down to a global norm of `most`, where it is larger."""
+    scale = jnp.minimum(1.0, most / global_norm(grads))
+    return jax.tree.map(lambda grad: grad * scale, grads)
 
 
 def learning_rate(opt_state: optax.OptState, schedule: optax.Schedule, step: jax.Array) -> jax.Array:

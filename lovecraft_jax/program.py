@@ -1,15 +1,16 @@
 """What training compiles: the one place where its functions are jitted, with shardings and donation."""
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
 from lovecraft_jax.batches import Batch
-from lovecraft_jax.cores import make_core_steps
-from lovecraft_jax.mesh import BY_ROW_STACKED, REPLICATED, first_of, make_mesh, sharding
+from lovecraft_jax.cores import core_devices, make_core_steps, put_rows
+from lovecraft_jax.mesh import BY_ROW_STACKED, REPLICATED, divisor, make_mesh, sharding
 from lovecraft_jax.model import LSTMLM, make_model
 from lovecraft_jax.optimizer import make_optimizer, make_schedule
 from lovecraft_jax.state import TrainState, init_state, state_shardings
@@ -22,54 +23,50 @@ COMPILER_OPTIONS = {
 }
 """What the compiler of a platform is told, where measuring showed that it pays."""
 
-
-TrainSteps = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+TrainSteps = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
     """The compiled side of a run.
 
-    `init`: seed to the first state. `train_steps`: (state, batches of K steps) to (state, metrics [K]); the state is
-    donated. `target`: the state's shapes with shardings, for restoring onto. `batch_sharding`: where batches go.
+    `init`: seed to the first state. `put`: batches of K steps, sent to the `devices`. `train_steps`: (state, those
+    batches) to (state, metrics [K]); the state is donated. `target`: the state's shapes with shardings, for restoring.
     """
 
     model: LSTMLM
-    mesh: Mesh
+    devices: Sequence[jax.Device]
     init: Callable[[int], TrainState]
+    put: Callable[[Batch], Any]
     train_steps: TrainSteps
     target: TrainState
-    batch_sharding: NamedSharding
 
 
-def make_program(config: ConfigDict, vocab_size: int, total_steps: int, collective: bool | None = None) -> Program:
-    """The program of `config` over all devices there are.
-
-    `collective`: whether they add up their gradients among themselves; by default all but a CPU's cores do.
-    """
-    mesh = make_mesh(config.data.batch_size)
-    if collective is None:
-        collective = mesh.size == 1 or mesh.devices.flat[0].platform != "cpu"
+def make_program(config: ConfigDict, vocab_size: int, total_steps: int, cores: int = 1) -> Program:
+    """The program of `config` over all devices that JAX has; with `cores` > 1, over so many cores of its CPU."""
     model = make_model(config, vocab_size)
     optimizer = make_optimizer(config.optimizer, total_steps)
     schedule = make_schedule(config.optimizer, total_steps)
-    options = COMPILER_OPTIONS.get(mesh.devices.flat[0].platform)
-    batch_sharding = sharding(mesh, BY_ROW_STACKED)
     shapes = jax.eval_shape(lambda: init_state(model, optimizer, config.data.batch_size, 0))
-    if collective:
-        shardings = state_shardings(mesh)
-        train_steps: TrainSteps = jax.jit(
+    mesh = make_mesh(config.data.batch_size, jax.devices()[:1] if cores > 1 else None)
+    options = COMPILER_OPTIONS.get(mesh.devices.flat[0].platform)
+    shardings = state_shardings(mesh)
+    if cores > 1:
+        devices = core_devices(divisor(config.data.batch_size, cores))
+        put: Callable[[Batch], Any] = functools.partial(put_rows, devices)
+        train_steps: TrainSteps = make_core_steps(model, optimizer, schedule, devices, shapes, options)
+    else:
+        devices = mesh.devices.flatten().tolist()
+        put = functools.partial(jax.device_put, device=sharding(mesh, BY_ROW_STACKED))
+        train_steps = jax.jit(
             make_train_steps(make_train_step(model, optimizer, schedule, mesh)),
-            in_shardings=(shardings, batch_sharding),
+            in_shardings=(shardings, sharding(mesh, BY_ROW_STACKED)),
             out_shardings=(shardings, sharding(mesh, REPLICATED)),
             donate_argnums=0,
             compiler_options=options,
         )
-    else:
-        shardings = state_shardings(first_of(mesh))
-        train_steps = make_core_steps(model, optimizer, schedule, mesh, shapes.variables, options)
     init = jax.jit(lambda seed: init_state(model, optimizer, config.data.batch_size, seed), out_shardings=shardings)
-    return Program(model, mesh, init, train_steps, _placed(shapes, shardings), batch_sharding)
+    return Program(model, devices, init, put, train_steps, _placed(shapes, shardings))
 
 
 def _placed(shapes: TrainState, shardings: TrainState) -> TrainState:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lovecraft_jax.batches import Batch
+from lovecraft_jax.metrics import Row
 from lovecraft_jax.model import LSTMLM
 from lovecraft_jax.state import Variables
 from lovecraft_jax.step import make_eval_step
@@ -47,6 +48,12 @@ class Score:
     def perplexity(self) -> float:
         """exp of the loss, per token; infinite where a float cannot hold it."""
         return math.exp(self.loss) if self.loss < math.log(sys.float_info.max) else math.inf
+
+
+def score_row(step: int, split: str, scoring: str, score: Score) -> Row:
+    """A score as a row of metrics.jsonl."""
+    values = {"loss": score.loss, "bpc": score.bpc, "perplexity": score.perplexity}
+    return {"step": step, "split": split, "scoring": scoring, **values}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -59,6 +59,7 @@ RULES: dict[str, Rule] = {
     "train.eval_lanes": _at_least(1),
     "train.checkpoint_every": _at_least(1),
     "train.keep": _at_least(2),
+    "train.watchdog": (float, "a finite float of at least 0", lambda value: 0 <= value < 1e9),
     "sample.prompt": (str, "text", lambda value: True),
     "sample.length": _at_least(1),
     "sample.temperature": (float, "a finite float of at least 0", lambda v: 0 <= v < float("inf")),
@@ -76,6 +77,7 @@ FREE_ON_RESUME = (
     "train.eval_every",
     "train.checkpoint_every",
     "train.keep",
+    "train.watchdog",
     "sample.",
 )
 """Keys (or, ending in a dot, sections) that change how a thing is computed or kept, never what is learnt."""

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from lovecraft_jax.batches import Batch
 from lovecraft_jax.mesh import BY_ROW, REPLICATED, by_rows, total
 from lovecraft_jax.model import LSTMLM, Carry, Masks, forward
-from lovecraft_jax.optimizer import learning_rate
+from lovecraft_jax.optimizer import global_norm, learning_rate
 from lovecraft_jax.state import TrainState, Variables
 
 Metrics = dict[str, jax.Array]
@@ -66,16 +66,16 @@ def make_update(
     def update(state: TrainState, sums: Sums) -> tuple[TrainState, Metrics]:
         mean = 1.0 / sums.weight
         loss, grads = sums.nats * mean, jax.tree.map(lambda grad: grad * mean, sums.grads)
-        grad_norm = optax.tree.norm(grads)
+        grad_norm = global_norm(grads)
         params = state.variables["params"]
         updates, opt_state = optimizer.update(grads, state.opt_state, params)
-        largest = optax.tree.norm(updates, ord=jnp.inf)  # an optimizer can overflow where its gradient does not
+        update_norm = global_norm(updates)  # an optimizer can overflow where its gradient does not
         variables = state.variables | {"params": optax.apply_updates(params, updates)}
         metrics = {
             "loss": loss,
             "grad_norm": grad_norm,
             "learning_rate": learning_rate(state.opt_state, schedule, state.step),
-            "finite": jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(largest),
+            "finite": jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(update_norm),
         }
         return dataclasses.replace(state, step=state.step + 1, variables=variables, opt_state=opt_state), metrics
 

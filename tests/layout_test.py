@@ -8,12 +8,12 @@ import lovecraft_jax
 PACKAGE = Path(lovecraft_jax.__file__).parent
 FLOORS = (
     {"errors"},
-    {"settings", "progress", "cleaning", "signals"},
+    {"settings", "progress", "cleaning", "signals", "watchdog"},
     {"corpus", "vocab", "workdir", "batches"},
     {"data", "metrics", "baselines"},
     {"plots", "record"},
     # from here on jax and flax; record reads its versions only
-    {"lstm", "mesh", "optimizer"},
+    {"lstm", "mesh", "optimizer", "cache"},
     {"model"},
     {"state", "checkpoint"},
     {"generate", "step"},

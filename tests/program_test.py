@@ -13,6 +13,7 @@ import pytest
 
 from configs import tiny
 from lovecraft_jax.batches import Batch, Batches
+from lovecraft_jax.cores import core_devices
 from lovecraft_jax.mesh import BY_ROW, REPLICATED, make_mesh, sharding
 from lovecraft_jax.optimizer import make_optimizer, make_schedule
 from lovecraft_jax.program import Program, make_program
@@ -25,35 +26,35 @@ V, TOTAL = 11, 40
 GOLDEN_LOSSES = [2.400428, 2.348907, 2.270340]
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["collective", "cores"])
+@pytest.fixture(scope="module", params=[1, 2], ids=["collective", "cores"])
 def program(request: pytest.FixtureRequest) -> Program:
-    """The tiny config, dropout on, over eight devices, as accelerators and as the cores of a CPU."""
-    return make_program(tiny.get_config(), V, TOTAL, collective=request.param)
+    """The tiny config, dropout on, over eight devices and a collective, and over two cores of a CPU."""
+    return make_program(tiny.get_config(), V, TOTAL, cores=request.param)
 
 
 @pytest.fixture(scope="module")
 def ten_steps(program: Program) -> tuple[TrainState, Any]:
     """The state after ten steps in one dispatch, and their metrics."""
-    return on_host(program.train_steps(program.init(0), batches(0, 10)))
+    return on_host(program.train_steps(program.init(0), program.put(batches(0, 10))))
 
 
 def test_the_first_state_lies_where_the_target_says(program: Program) -> None:
     state = program.init(0)
     described = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.sharding), state)
     assert described == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.sharding), program.target)
-    assert program.mesh.size == 8
-    after, _ = program.train_steps(state, batches(0, 10))
+    after, _ = program.train_steps(state, program.put(batches(0, 10)))
     assert described == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.sharding), after)
 
 
-def test_accelerators_split_the_carry_by_row_and_cores_leave_it_with_the_first() -> None:
-    target = make_program(tiny.get_config(), V, TOTAL, collective=True).target
+def test_devices_split_the_carry_by_row_and_cores_leave_the_state_with_the_first_device() -> None:
+    split, whole = (make_program(tiny.get_config(), V, TOTAL, cores=cores) for cores in (1, 2))
     mesh = make_mesh(tiny.get_config().data.batch_size)
-    assert {leaf.sharding for leaf in jax.tree.leaves(target.carry)} == {sharding(mesh, BY_ROW)}
-    everything_else = jax.tree.leaves(target.replace(carry=None))
+    assert split.devices == jax.devices()
+    assert {leaf.sharding for leaf in jax.tree.leaves(split.target.carry)} == {sharding(mesh, BY_ROW)}
+    everything_else = jax.tree.leaves(split.target.replace(carry=None))
     assert {leaf.sharding for leaf in everything_else} == {sharding(mesh, REPLICATED)}
-    of_cores = jax.tree.leaves(make_program(tiny.get_config(), V, TOTAL).target)
-    assert all(leaf.sharding.device_set == {jax.devices()[0]} for leaf in of_cores)
+    assert whole.devices == core_devices(2)
+    assert all(leaf.sharding.device_set == {jax.devices()[0]} for leaf in jax.tree.leaves(whole.target))
 
 
 def test_a_seed_gives_one_state_and_another_seed_another(program: Program) -> None:
@@ -66,10 +67,15 @@ def test_a_seed_gives_one_state_and_another_seed_another(program: Program) -> No
     assert not np.any(np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(first.carry)]))
 
 
-def test_the_state_is_donated(program: Program) -> None:
-    state = program.init(0)
-    program.train_steps(state, batches(0, 10))
-    assert all(leaf.is_deleted() for leaf in jax.tree.leaves((state.variables, state.opt_state)))
+def test_the_state_is_donated_to_devices_and_cores_leave_it_as_it_was() -> None:
+    for cores, deleted in ((1, True), (2, False)):
+        program = make_program(tiny.get_config(), V, TOTAL, cores=cores)
+        state = program.init(0)
+        before = on_host(state)
+        jax.block_until_ready(program.train_steps(state, program.put(batches(0, 10))))
+        assert all(leaf.is_deleted() == deleted for leaf in jax.tree.leaves((state.variables, state.opt_state)))
+        if not deleted:
+            jax.tree.map(np.testing.assert_array_equal, on_host(state), before)
 
 
 def test_metrics_are_those_of_each_step(ten_steps: tuple[TrainState, Any]) -> None:
@@ -101,10 +107,10 @@ def test_ten_dispatches_trace_once_and_equal_ten_steps_in_one(
     state, losses = program.init(0), []
     with jax.log_compiles():
         for step in range(10):
-            state, metrics = program.train_steps(state, batches(step, 1))
+            state, metrics = program.train_steps(state, program.put(batches(step, 1)))
             losses.append(metrics["loss"])
-    traced = re.findall(r"Finished tracing (train_steps|at_cores|at_home) ", caplog.text)
-    assert traced in (["train_steps"], ["at_cores"])  # at_home does not depend on how many steps there are
+    traced = re.findall(r"Finished tracing (train_steps|of_rows) ", caplog.text)
+    assert traced in (["train_steps"], ["of_rows"])
     assert_close(on_host(state), ten_steps[0])
     assert_close(np.concatenate(losses), ten_steps[1]["loss"])
 

@@ -31,7 +31,7 @@ def test_two_halves_equal_the_whole(half: Path, trained: Path, command: Callable
     done = command("train", TINY, f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr
     assert "resuming at step 20" in done.stderr
-    _assert_same_run(workdir, trained)
+    assert_same_run(workdir, trained)
 
 
 def test_what_computes_the_same_may_change_on_resume(
@@ -63,7 +63,7 @@ def test_a_killed_run_goes_on_to_the_same_end(trained: Path, command: Callable, 
         assert not any(row.get("scoring") == "final" for row in _rows(tmp_path)), moment
     done = command("train", TINY, f"--workdir={tmp_path}")
     assert done.returncode == 0, done.stderr
-    _assert_same_run(tmp_path, trained)
+    assert_same_run(tmp_path, trained)
 
 
 def test_told_to_stop_while_it_starts_it_saves_and_says_so(trained: Path, command: Callable, tmp_path: Path) -> None:
@@ -74,7 +74,17 @@ def test_told_to_stop_while_it_starts_it_saves_and_says_so(trained: Path, comman
     assert process.returncode == 75
     done = command("train", TINY, f"--workdir={tmp_path}")
     assert done.returncode == 0, done.stderr
-    _assert_same_run(tmp_path, trained)
+    assert_same_run(tmp_path, trained)
+
+
+def test_a_run_in_which_nothing_comes_on_ends_and_says_so(command: Callable, tmp_path: Path) -> None:
+    steps = "--config.train.steps_per_dispatch=100000", "--config.train.log_every=100000"  # one dispatch for all
+    others = "--config.train.eval_every=100000", "--config.train.checkpoint_every=100000"
+    done = command("train", TINY, LONG, *steps, *others, f"--workdir={tmp_path}", "--config.train.watchdog=2")
+    assert done.returncode == 75, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("stuck: no step has finished for 2.0 s (config.train.watchdog), at step ")
+    assert last.endswith("goes on from the last checkpoint: none yet")
 
 
 def test_a_checkpoint_that_cannot_be_written_ends_the_run_with_a_line_that_says_so(tmp_path: Path) -> None:
@@ -95,7 +105,7 @@ def test_a_kill_before_the_final_scores_leaves_only_them_to_do(
     done = command("train", TINY, f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr
     assert "resuming at step 40" in done.stderr
-    _assert_same_run(workdir, trained)
+    assert_same_run(workdir, trained)
 
 
 def test_damaged_checkpoints_give_way_to_the_one_before(
@@ -114,7 +124,7 @@ def test_damaged_checkpoints_give_way_to_the_one_before(
         assert done.stderr.count(f"damaged checkpoint, step {step}:") == 1
     assert "resuming at step 5" in done.stderr
     assert "Traceback" not in done.stderr
-    _assert_same_run(workdir, trained)
+    assert_same_run(workdir, trained)
 
 
 def test_interrupted_runs_save_say_so_and_exit_with_75(interrupted: tuple[Path, list[tuple[int, str]]]) -> None:
@@ -133,7 +143,7 @@ def test_a_run_interrupted_twice_goes_on_to_the_same_end(
     for path in (workdir, tmp_path):
         done = command("train", TINY, LONG, stop, f"--workdir={path}")
         assert done.returncode == 0, done.stderr
-    _assert_same_run(workdir, tmp_path)
+    assert_same_run(workdir, tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +195,7 @@ def _wait_for(condition: Callable[[], Any], process: subprocess.Popen) -> None:
         time.sleep(0.001)  # the process may have only this core
 
 
-def _assert_same_run(workdir: Path, expected: Path) -> None:
+def assert_same_run(workdir: Path, expected: Path) -> None:
     """Every leaf of the last state, every row but its timing, and every sample are the same."""
     leaves, expected_leaves = _leaves(workdir), _leaves(expected)
     assert leaves.keys() == expected_leaves.keys()

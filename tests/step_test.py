@@ -29,10 +29,10 @@ def small() -> ConfigDict:
     return config
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["collective", "cores"])
+@pytest.fixture(scope="module", params=[1, 2], ids=["collective", "cores"])
 def program(request: pytest.FixtureRequest) -> Program:
-    """Dispatches of two steps over eight devices, as accelerators and as the cores of a CPU."""
-    return make_program(small(), V, TOTAL, collective=request.param)
+    """Dispatches of two steps over eight devices and a collective, and over two cores of a CPU."""
+    return make_program(small(), V, TOTAL, cores=request.param)
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_a_row_that_starts_over_is_the_same_whatever_its_carry(program: Program,
 
     def after(carry_of_reset: float, carry_of_rest: float) -> Any:
         added = jnp.where(reset_B, carry_of_reset, carry_of_rest)[:, None]
-        return on_host(program.train_steps(copy(start, carry=jax.tree.map(lambda c: c + added, start.carry)), given))
+        return on_host(train(program, copy(start, carry=jax.tree.map(lambda c: c + added, start.carry)), given))
 
     expected = after(0.0, 0.0)
     jax.tree.map(np.testing.assert_array_equal, after(100.0, 0.0), expected)
@@ -75,7 +75,7 @@ def test_a_row_that_starts_over_is_the_same_whatever_its_carry(program: Program,
 def test_loss_and_gradient_are_the_weighted_mean_over_all_rows(program: Program, start: TrainState) -> None:
     model = program.model
     weight_BT = np.random.default_rng(3).integers(3, size=(B, T), dtype=np.uint8)
-    weight_BT[2] = 0  # a device with nothing to say
+    weight_BT[4:] = 0  # a core, and four of eight devices, with nothing to say
     given = batch(0)._replace(weight_BT=weight_BT)
     masks = model.dropout_masks(jax.random.fold_in(start.rng, 3), B)
 
@@ -85,7 +85,7 @@ def test_loss_and_gradient_are_the_weighted_mean_over_all_rows(program: Program,
         return -jnp.sum(picked.sum(axis=-1) * weight_BT.astype(np.float32)) / float(weight_BT.sum())
 
     loss, grads = jax.jit(jax.value_and_grad(mean))(jax.device_get(start.variables["params"]))
-    state, metrics = program.train_steps(start, two(given, DEAD))
+    state, metrics = train(program, start, two(given, DEAD))
     assert_close(metrics["loss"][0], loss)
     assert_close(metrics["grad_norm"][0], optax.tree.norm(grads))
     moments = optax.tree.get(state.opt_state, "mu")
@@ -97,22 +97,22 @@ def test_what_has_no_weight_changes_nothing(program: Program, start: TrainState)
     given.weight_BT[:, 4:] = 0
     given.weight_BT[5] = 0
     y_BT = np.where(given.weight_BT == 0, other.y_BT, given.y_BT)
-    results = [program.train_steps(copy(start), two(given._replace(y_BT=y), DEAD)) for y in (given.y_BT, y_BT)]
+    results = [train(program, copy(start), two(given._replace(y_BT=y), DEAD)) for y in (given.y_BT, y_BT)]
     jax.tree.map(np.testing.assert_array_equal, *map(on_host, results))
 
 
 def test_a_step_that_is_not_finite_changes_nothing_nor_does_any_after_it(program: Program, start: TrainState) -> None:
     before = on_host(start)
-    state, metrics = program.train_steps(copy(start), two(DEAD, batch(0)))
+    state, metrics = train(program, copy(start), two(DEAD, batch(0)))
     jax.tree.map(np.testing.assert_array_equal, on_host(state), before)
     assert metrics["finite"].tolist() == [False, True]
 
     # Batches 0, 1, 2, with and without a step that comes to nothing after the first.
-    state, metrics = program.train_steps(copy(start), two(batch(0), DEAD))
+    state, metrics = train(program, copy(start), two(batch(0), DEAD))
     assert (int(state.step), metrics["finite"].tolist()) == (3 + 1, [True, False])
-    state, _ = program.train_steps(state, two(batch(1), batch(2)))
-    expected, _ = program.train_steps(copy(start), two(batch(0), batch(1)))
-    expected, _ = program.train_steps(expected, two(batch(2), DEAD))
+    state, _ = train(program, state, two(batch(1), batch(2)))
+    expected, _ = train(program, copy(start), two(batch(0), batch(1)))
+    expected, _ = train(program, expected, two(batch(2), DEAD))
     jax.tree.map(np.testing.assert_array_equal, on_host(state), on_host(expected))
 
 
@@ -123,7 +123,7 @@ def test_no_step_is_taken_where_the_gradient_is_not_finite(
     params = start.variables["params"]
     sick = copy(start, variables={"params": params | {"head_kernel": params["head_kernel"] * size}})
     before = on_host(sick)
-    state, metrics = program.train_steps(sick, two(batch(0), batch(1)))
+    state, metrics = train(program, sick, two(batch(0), batch(1)))
     assert np.isfinite(metrics["loss"]).tolist() == [finite_loss] * 2
     assert np.isfinite(metrics["grad_norm"]).tolist() == [False] * 2
     assert metrics["finite"].tolist() == [False] * 2
@@ -134,7 +134,7 @@ def test_no_step_is_taken_where_the_update_is_not_finite(program: Program, start
     rate = start.opt_state[1].hyperparams["learning_rate"]
     sick = copy(start, opt_state=optax.tree.set(start.opt_state, learning_rate=rate * np.inf))
     before = on_host(sick)
-    state, metrics = program.train_steps(sick, two(batch(0), batch(1)))
+    state, metrics = train(program, sick, two(batch(0), batch(1)))
     assert np.isfinite(metrics["loss"]).all()
     assert np.isfinite(metrics["grad_norm"]).all()
     assert metrics["finite"].tolist() == [False] * 2
@@ -148,7 +148,7 @@ def test_two_seeds_side_by_side_on_one_device_equal_each_alone_on_eight(program:
     states = jax.device_put([program.init(seed) for seed in (0, 1)], device)
     both = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
     side_by_side, _ = jax.jit(jax.vmap(train_step, in_axes=(0, None)))(both, batch(0))
-    alone = [on_host(program.train_steps(program.init(seed), two(batch(0), DEAD))[0]) for seed in (0, 1)]
+    alone = [on_host(train(program, program.init(seed), two(batch(0), DEAD))[0]) for seed in (0, 1)]
     assert_close(on_host(side_by_side), jax.tree.map(lambda *leaves: np.stack(leaves), *alone))
 
 
@@ -160,7 +160,7 @@ def test_one_line_can_be_learnt_by_heart() -> None:
     config.data.batch_size = 1
     program = make_program(config, 128, total_steps=200)
     once = Batch(line[None, :-1], line[None, 1:], np.ones((1, len(line) - 1), np.uint8), np.ones(1, bool))
-    _, metrics = program.train_steps(program.init(0), Batch(*(np.repeat(part[None], 200, 0) for part in once)))
+    _, metrics = train(program, program.init(0), Batch(*(np.repeat(part[None], 200, 0) for part in once)))
     assert metrics["loss"][0] > 4  # nats: near log 128
     assert metrics["loss"][-1] < 0.1
 
@@ -177,6 +177,11 @@ DEAD = batch(9)._replace(weight_BT=np.zeros((B, T), np.uint8))
 def two(first: Batch, second: Batch) -> Batch:
     """The batches of one dispatch."""
     return Batch(*map(np.stack, zip(first, second, strict=True)))
+
+
+def train(program: Program, state: TrainState, batches: Batch) -> tuple[TrainState, Any]:
+    """One dispatch."""
+    return program.train_steps(state, program.put(batches))
 
 
 def copy(state: TrainState, **changes: Any) -> TrainState:

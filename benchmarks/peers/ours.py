@@ -12,15 +12,15 @@ from lovecraft_jax.program import make_program
 
 def train(config: ConfigDict) -> Callable[[int], None]:
     """K steps a dispatch, as configured."""
-    jax.config.update("jax_num_cpu_devices", cores_that_pay(config))  # as train.py does
-    program = make_program(config, text().vocab.size, total_steps=10_000)
+    cores = cores_that_pay(config) if jax.default_backend() == "cpu" else 1  # as train.py does
+    program = make_program(config, text().vocab.size, 10_000, cores)
     feed = batches(config, config.train.steps_per_dispatch)
     state = program.init(0)
 
     def steps(count: int) -> None:
         nonlocal state
         for _ in range(0, count, config.train.steps_per_dispatch):
-            state, _metrics = program.train_steps(state, jax.device_put(next(feed), program.batch_sharding))
+            state, _metrics = program.train_steps(state, program.put(next(feed)))
         jax.block_until_ready(state)
 
     return steps
