@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import platform
 import statistics
 import subprocess
 import sys
@@ -17,18 +18,18 @@ PAUSE = 0.3
 
 @dataclasses.dataclass
 class Measured:
-    """One system's turns: seconds a step, in order; its peak memory in MB; seconds to the first steps' end."""
+    """One system's turns: seconds a step (or a character of each stream), in order; its peak memory in MB; seconds that
+    the first call took."""
 
     system: str
     seconds: list[float]
     peak_mb: float = 0.0
     first_seconds: float = 0.0
-
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def median(self) -> float:
-        """Seconds a step."""
+        """Of the seconds."""
         return statistics.median(self.seconds)
 
     def over(self, other: "Measured") -> str:
@@ -40,21 +41,21 @@ class Measured:
 class _Worker:
     """A running `benchmarks.worker`."""
 
-    def __init__(self, system: str, sizes: str, cores: int, log: Any) -> None:
-        line = [sys.executable, "-m", "benchmarks.worker", system, sizes, str(cores)]
+    def __init__(self, task: str, system: str, sizes: str, streams: int, cores: int, log: Any) -> None:
+        line = [sys.executable, "-m", "benchmarks.worker", task, system, sizes, str(streams), str(cores)]
         self.process = subprocess.Popen(
             line, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
         )
         ready = self._read()
-        self.steps: int = ready["steps_a_turn"]
+        self.count: int = ready["a_turn"]
         self.measured = Measured(system, [], first_seconds=ready["first_seconds"], versions=ready["versions"])
 
     def turn(self) -> None:
         assert self.process.stdin
-        self.process.stdin.write(f"{self.steps}\n")
+        self.process.stdin.write(f"{self.count}\n")
         self.process.stdin.flush()
         told = self._read()
-        self.measured.seconds.append(told["seconds"] / self.steps)
+        self.measured.seconds.append(told["seconds"] / self.count)
         self.measured.peak_mb = told["peak_mb"]
 
     def _read(self) -> dict[str, Any]:
@@ -70,12 +71,28 @@ class _Worker:
         self.process.wait()
 
 
-def in_turns(systems: Sequence[str], sizes: str, cores: int, rounds: int, log: Any) -> list[Measured]:
-    """`rounds` turns of every system that starts; one that does not is left out, and said so."""
+def machine(cores: int) -> dict[str, Any]:
+    """What a result was measured on."""
+    try:
+        told = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        told = []
+    names = [line.partition(":")[2].strip() for line in told if line.startswith("model name")]
+    name = names[0] if names else platform.processor() or platform.machine()
+    return {"cpu": name, "cores": cores, "python": platform.python_version(), "system": platform.system()}
+
+
+def in_turns(
+    task: str, systems: Sequence[str], sizes: str, streams: int, cores: int, rounds: int, log: Any
+) -> list[Measured]:
+    """`rounds` turns of every system that starts; one that does not is left out, and said so.
+
+    `task`: "train", or "write" with `streams` texts at once.
+    """
     workers = []
     for system in systems:
         try:
-            workers.append(_Worker(system, sizes, cores, log))
+            workers.append(_Worker(task, system, sizes, streams, cores, log))
         except RuntimeError as error:
             print(f"left out: {system}: {error}", file=sys.stderr)
     for _ in range(rounds):

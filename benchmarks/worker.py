@@ -1,6 +1,8 @@
-"""One system in a process of its own, told what to do line by line: `python -m benchmarks.worker SYSTEM SIZES CORES`.
+"""One system in a process of its own, told what to do line by line:
+`python -m benchmarks.worker TASK SYSTEM SIZES STREAMS CORES`.
 
-It builds and warms up, prints {"ready": ...}, then for every number of steps that it reads prints what they took.
+It builds and warms up, says what it needs to be told, then for every count that it reads (training steps, or characters
+of each stream) says what they took.
 """
 
 import json
@@ -15,8 +17,8 @@ from ml_collections import ConfigDict
 WARM_SECONDS, TURN_SECONDS = 3.0, 2.0
 
 
-def make(system: str, config: ConfigDict) -> Callable[[int], None]:
-    """The function that runs so many steps of `system` to their end."""
+def train(system: str, config: ConfigDict) -> Callable[[int], None]:
+    """The function that runs so many training steps of `system` to their end."""
     if system == "lovecraft_jax":
         from benchmarks.peers import ours
 
@@ -43,30 +45,58 @@ def make(system: str, config: ConfigDict) -> Callable[[int], None]:
     raise ValueError(f"unknown system {system!r}")
 
 
-def main(system: str, sizes: str, cores: str) -> None:
+def write(system: str, config: ConfigDict, streams: int) -> Callable[[int], None]:
+    """The function that writes so many characters of each of `streams` texts."""
+    if system.startswith("lovecraft_jax"):
+        from benchmarks.peers import ours
+
+        return ours.write(config, streams, printing=system == "lovecraft_jax, printing")
+    if system == "products alone":
+        from benchmarks.peers import ours
+
+        return ours.products_alone(config, streams)
+    if system == "Flax, plain":
+        from benchmarks.peers import flax_plain
+
+        return flax_plain.write(config, streams)
+    if system == "PyTorch":
+        from benchmarks.peers import pytorch
+
+        return pytorch.write(config, streams)
+    if system == "Keras":
+        from benchmarks.peers import keras_tf
+
+        return keras_tf.write(config, streams)
+    raise ValueError(f"unknown system {system!r}")
+
+
+def main(task: str, system: str, sizes: str, streams: str, cores: str) -> None:
     """Warms up, then works through standard input."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(cores)])
     os.environ["OMP_NUM_THREADS"] = cores
 
-    from benchmarks.workloads import get_config
+    from benchmarks.workloads import CHARACTERS_A_CALL, get_config
 
     out = os.fdopen(os.dup(1), "w", buffering=1)  # what the libraries print goes elsewhere
     os.dup2(2, 1)
     config = get_config(sizes)
-    steps, unit = make(system, config), config.train.steps_per_dispatch
+    if task == "train":
+        run, unit = train(system, config), config.train.steps_per_dispatch
+    else:
+        run, unit = write(system, config, int(streams)), CHARACTERS_A_CALL
     began = time.perf_counter()
-    steps(unit)
+    run(unit)
     first = time.perf_counter() - began
     done, began = 0, time.perf_counter()
     while done == 0 or time.perf_counter() - began < WARM_SECONDS:
-        steps(unit)
+        run(unit)
         done += unit
     pace = (time.perf_counter() - began) / done
     turn = max(1, round(TURN_SECONDS / pace / unit)) * unit
-    out.write(json.dumps({"first_seconds": first, "steps_a_turn": turn, "versions": _versions()}) + "\n")
+    out.write(json.dumps({"first_seconds": first, "a_turn": turn, "versions": _versions()}) + "\n")
     for line in sys.stdin:
         began = time.perf_counter()
-        steps(int(line))
+        run(int(line))
         seconds = time.perf_counter() - began
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         out.write(json.dumps({"seconds": seconds, "peak_mb": peak}) + "\n")

@@ -20,11 +20,15 @@ SIZES = {
 """Of two LSTM layers between an embedding of 64 and a softmax; the carry goes on from step to step."""
 
 
+CHARACTERS_A_CALL = 200
+"""Of each stream, where text is written."""
+
+
 def get_config(name: str) -> ConfigDict:
     """c150 in the sizes of that name, on the bundled tales, which every machine has."""
     config = c150.get_config()
     config.data.corpus = "bundled"
-    config.train.steps_per_dispatch = 20 if SIZES[name]["units"] < 512 else 1
+    config.train.steps_per_dispatch = 20 if SIZES[name]["units"] < 512 else 4
     for section in (config.model, config.data):
         section.update({key: size for key, size in SIZES[name].items() if key in section})
     return config

@@ -25,7 +25,7 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config.data.batch_size = 64  # lanes, over all devices
 
     config.model = ConfigDict()
-    config.model.lstm = "fused"  # or "scan", the same layer as a plain Flax cell, slower
+    config.model.lstm = "fused"  # or "scan", the same layer as a plain Flax cell, slower; or "cudnn" on NVIDIA
     config.model.layers = 2
     config.model.units = 150
     config.model.embed = 64  # width of the embedding; 0 feeds one-hot vectors, as the article did, and learns slower
@@ -45,7 +45,7 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config.optimizer.clip = 1.0  # global norm of the gradient
 
     config.train = ConfigDict()
-    config.train.epochs = 10.0  # passes over the training text
+    config.train.epochs = 20.0  # passes over the training text
     config.train.steps = 0  # where above 0, this decides instead
     config.train.stop_at_step = 0  # ends early without changing the schedule; 0 does not
     config.train.steps_per_dispatch = 20  # steps the device takes without the host

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
+from lovecraft_jax.cudnn import run_cudnn
 from lovecraft_jax.lstm import LayerCarry, LSTMCell, dot, plus_bias, run_layer
 
 Carry = tuple[LayerCarry, ...]
@@ -54,8 +55,11 @@ class LSTMLM(nn.Module):
         h = x_BT.T
         new_carry: list[LayerCarry] = []
         for cell, layer_carry, mask_BH in zip(self.cells, carry, masks[1:], strict=True):
-            gates_x_TBG = cell.project(h) if new_carry else self._look_up(h, masks[0])
-            layer_carry, h = run_layer(cell, layer_carry, gates_x_TBG, self.lstm)
+            if self.lstm == "cudnn":
+                layer_carry, h = run_cudnn(cell, layer_carry, h if new_carry else self._embed(h, masks[0]))
+            else:
+                gates_x_TBG = cell.project(h) if new_carry else self._look_up(h, masks[0])
+                layer_carry, h = run_layer(cell, layer_carry, gates_x_TBG, self.lstm)
             new_carry.append(layer_carry)
             h = h if mask_BH is None else h * mask_BH[None]
         kernel_HV = self.embedding.T if self.tie else self.head_kernel
@@ -78,14 +82,18 @@ class LSTMLM(nn.Module):
         return [self.embed or self.vocab_size] + [self.units] * self.layers
 
     def _look_up(self, x_TB: jax.Array, mask_BD: jax.Array | None) -> jax.Array:
-        """The first layer's input and its part of the gates [T, B, 4H]."""
+        """The first layer's part of the gates from its input [T, B, 4H]."""
         cell = self.cells[0]
         if not self.embed:
             return cell.look_up(x_TB, None, None if mask_BD is None else jnp.take_along_axis(mask_BD.T, x_TB, axis=0))
         if mask_BD is None and self.vocab_size <= x_TB.size:
             return cell.look_up(x_TB, self.embedding)
-        h_TBD = self.embedding[x_TB]
-        return cell.project(h_TBD if mask_BD is None else h_TBD * mask_BD[None])
+        return cell.project(self._embed(x_TB, mask_BD))
+
+    def _embed(self, x_TB: jax.Array, mask_BD: jax.Array | None) -> jax.Array:
+        """The first layer's input, [T, B, D]."""
+        h_TBD = self.embedding[x_TB] if self.embed else jax.nn.one_hot(x_TB, self.vocab_size)
+        return h_TBD if mask_BD is None else h_TBD * mask_BD[None]
 
 
 def forward(

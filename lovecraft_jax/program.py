@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from lovecraft_jax import cudnn
 from lovecraft_jax.batches import Batch
 from lovecraft_jax.cores import core_devices, make_core_steps, put_rows
 from lovecraft_jax.mesh import BY_ROW_STACKED, REPLICATED, divisor, make_mesh, sharding
@@ -44,6 +45,7 @@ class Program:
 
 def make_program(config: ConfigDict, vocab_size: int, total_steps: int, cores: int = 1) -> Program:
     """The program of `config` over all devices that JAX has; with `cores` > 1, over so many cores of its CPU."""
+    cudnn.check(config)
     model = make_model(config, vocab_size)
     optimizer = make_optimizer(config.optimizer, total_steps)
     schedule = make_schedule(config.optimizer, total_steps)

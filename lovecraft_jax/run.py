@@ -21,6 +21,9 @@ from lovecraft_jax.scoring import Score, Scorer
 from lovecraft_jax.state import TrainState, init_state
 from lovecraft_jax.vocab import Encoded, Vocab
 
+STREAM_CHUNK = 50
+"""Tokens at a time, where they are shown while they are written."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -46,7 +49,7 @@ class Run:
         seed: int = 0,
         sampling: Sampling | None = None,
         samples: int = 1,
-        chunk: int | None = 50,
+        chunk: int | None = STREAM_CHUNK,
     ) -> Iterator[np.ndarray]:
         """The same texts as ids [S, <= chunk], as they are written."""
         ids = encode_prompt(self.vocab, prompt)
@@ -75,6 +78,8 @@ def load_run(workdir: str, checkpoint: str | int = "best") -> Run:
     if not (path / "checkpoints").is_dir():
         raise UserError(f"--workdir={workdir}: no checkpoint yet; train until the first is saved")
     model = make_model(config, vocabulary.size)
+    if model.lstm == "cudnn":  # what it trained runs anywhere
+        model = model.clone(lstm="fused")
     checkpoints = Checkpoints(path, read_only=True)
     restored = checkpoints.restore_newest(state_target(config, model), _wanted(checkpoints, checkpoint, workdir))
     checkpoints.close()

@@ -14,6 +14,7 @@ FLOORS = (
     {"plots", "record"},
     # from here on jax and flax; record reads its versions only
     {"lstm", "mesh", "optimizer", "cache"},
+    {"cudnn"},
     {"model"},
     {"state", "checkpoint"},
     {"generate", "step"},

@@ -66,3 +66,28 @@ def train(config: ConfigDict) -> Callable[[int], None]:
         jax.block_until_ready(params)
 
     return steps
+
+
+def write(config: ConfigDict, streams: int) -> Callable[[int], None]:
+    """A Python loop over a jitted step."""
+    sizes = config.model
+    model = PlainLM(text().vocab.size, sizes.embed, sizes.units, sizes.layers)
+    zeros = jnp.zeros((streams, sizes.units))
+    start = [(zeros, zeros) for _ in range(sizes.layers)]
+    params = jax.jit(model.init)(jax.random.key(0), start, jnp.zeros((streams, 1), jnp.int32))
+
+    @jax.jit
+    def one(key: jax.Array, carry: Any, x_S: jax.Array) -> tuple[jax.Array, Any, jax.Array]:
+        carry, logits_S1V = model.apply(params, carry, x_S[:, None])
+        key, now = jax.random.split(key)
+        return key, carry, jax.random.categorical(now, logits_S1V[:, 0] / 0.7)
+
+    def characters(count: int) -> None:
+        key, carry, x_S = jax.random.key(0), start, jnp.zeros(streams, jnp.int32)
+        written = []
+        for _ in range(count):
+            key, carry, x_S = one(key, carry, x_S)
+            written.append(x_S)
+        jax.device_get(written)
+
+    return characters

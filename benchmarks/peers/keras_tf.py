@@ -68,3 +68,27 @@ def train_at_best(config: ConfigDict, xla: bool) -> Callable[[int], None]:
         loss.numpy()
 
     return steps
+
+
+def write(config: ConfigDict, streams: int) -> Callable[[int], None]:
+    """A Python loop over a compiled step of a stateful model, as Keras' guides generate text."""
+    vocab_size, sizes = text().vocab.size, config.model
+    model = keras.Sequential([keras.Input(batch_shape=(streams, 1), dtype="int32")])
+    model.add(keras.layers.Embedding(vocab_size, sizes.embed))
+    for _ in range(sizes.layers):
+        model.add(keras.layers.LSTM(sizes.units, return_sequences=True, stateful=True))
+    model.add(keras.layers.Dense(vocab_size))
+
+    @tf.function
+    def one(x_S1: tf.Tensor) -> tf.Tensor:
+        return tf.random.categorical(model(x_S1)[:, 0] / 0.7, 1)
+
+    def characters(count: int) -> None:
+        x_S1 = tf.zeros((streams, 1), tf.int64)
+        written = []
+        for _ in range(count):
+            x_S1 = one(x_S1)
+            written.append(x_S1)
+        tf.concat(written, 1).numpy()
+
+    return characters

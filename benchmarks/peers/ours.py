@@ -1,13 +1,19 @@
-"""This project: the program that `lovecraft_jax.train` runs, fed as its loop feeds it."""
+"""This project: the programs that `lovecraft_jax.train` and `lovecraft_jax.sample` run, fed as they feed them."""
 
+import os
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
-from benchmarks.workloads import batches, text
+from benchmarks.workloads import CHARACTERS_A_CALL, batches, text
+from lovecraft_jax import generate
 from lovecraft_jax.mesh import cores_that_pay
-from lovecraft_jax.program import make_program
+from lovecraft_jax.model import make_model
+from lovecraft_jax.program import COMPILER_OPTIONS, make_program
+from lovecraft_jax.run import STREAM_CHUNK
 
 
 def train(config: ConfigDict) -> Callable[[int], None]:
@@ -24,3 +30,48 @@ def train(config: ConfigDict) -> Callable[[int], None]:
         jax.block_until_ready(state)
 
     return steps
+
+
+def write(config: ConfigDict, streams: int, printing: bool) -> Callable[[int], None]:
+    """Texts as `sample` writes them, all at once or printed while they are written."""
+    vocab, model = text().vocab, make_model(config, text().vocab.size)
+    variables = jax.jit(lambda: model.init(jax.random.key(0), model.initial_carry(1), jnp.zeros((1, 1), jnp.int32)))()
+    prompt = generate.encode_prompt(vocab, config.sample.prompt)
+    chunk = STREAM_CHUNK if printing else None
+    out = open(os.devnull, "w")
+
+    def characters(count: int) -> None:
+        for seed in range(count // CHARACTERS_A_CALL):
+            sampling = generate.Sampling()
+            for ids_SN in generate.write(model, variables, prompt, CHARACTERS_A_CALL, seed, sampling, streams, chunk):
+                texts = [vocab.decode(ids) for ids in ids_SN]
+                if printing:
+                    out.write(texts[0])
+                    out.flush()
+
+    return characters
+
+
+def products_alone(config: ConfigDict, streams: int) -> Callable[[int], None]:
+    """A bare compiled loop of the products that a character needs, each waiting for the one before it."""
+    units, layers, V = config.model.units, config.model.layers, text().vocab.size
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: jax.device_put(rng.standard_normal(shape, np.float32) / shape[0])  # noqa: E731
+    first, head = draw(units, 4 * units), draw(units, V)
+    others = [draw(2 * units, 4 * units) for _ in range(layers - 1)]
+
+    def one(_: int, h_SH: jax.Array) -> jax.Array:
+        h_SH = (h_SH @ first)[:, :units]
+        for kernel in others:
+            h_SH = (jnp.concatenate([h_SH, h_SH], axis=1) @ kernel)[:, :units]
+        return h_SH + (h_SH @ head)[:, :1]
+
+    options = COMPILER_OPTIONS.get(jax.default_backend())
+    loop = jax.jit(lambda h_SH: jax.lax.fori_loop(0, CHARACTERS_A_CALL, one, h_SH), compiler_options=options)
+    h_SH = draw(streams, units)
+
+    def characters(count: int) -> None:
+        for _ in range(count // CHARACTERS_A_CALL):
+            np.asarray(loop(h_SH))
+
+    return characters

@@ -58,3 +58,22 @@ def train(config: ConfigDict, compiled: bool = False) -> Callable[[int], None]:
             optimizer.step()
 
     return steps
+
+
+def write(config: ConfigDict, streams: int) -> Callable[[int], None]:
+    """A loop over characters, as PyTorch's word language model writes: softmax over 0.7, multinomial, again."""
+    torch.manual_seed(0)
+    model = TorchLM(text().vocab.size, config).eval()
+    shape = (config.model.layers, streams, config.model.units)
+
+    @torch.inference_mode()
+    def characters(count: int) -> None:
+        x_1S, carry = torch.zeros((1, streams), dtype=torch.int64), (torch.zeros(shape), torch.zeros(shape))
+        written = []
+        for _ in range(count):
+            logits_1SV, carry = model(x_1S, carry)
+            x_1S = torch.multinomial(torch.softmax(logits_1SV[0] / 0.7, dim=-1), 1).T
+            written.append(x_1S)
+        torch.cat(written).numpy()
+
+    return characters
