@@ -20,7 +20,7 @@ SIZES = {
 """Of two LSTM layers between an embedding of 64 and a softmax; the carry goes on from step to step."""
 
 
-CHARACTERS_A_CALL = 200
+CHARACTERS_A_CALL = 1000
 """Of each stream, where text is written."""
 
 

@@ -18,6 +18,7 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config = c150.get_config(variant)
     config.model.units = 150
     config.data.seq_len = 10
+    config.train.epochs = 10.0
     if variant == "quick":
         config.train.steps = 1500  # as many characters as the others' 300 steps
         config.train.eval_every = 500

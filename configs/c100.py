@@ -17,4 +17,5 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config = c150.get_config(variant)
     config.model.units = 100
     config.data.seq_len = 50
+    config.train.epochs = 10.0
     return config

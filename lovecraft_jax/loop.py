@@ -228,8 +228,8 @@ class Training:
         config = self.config.sample
         sampling = generate.Sampling(config.temperature, config.top_k, config.top_p)
         model, seed = self.program.model, self.config.seed
-        (ids_SN,) = generate.write(model, state.variables, self.prompt, config.length, seed, sampling)
-        text = config.prompt + self.data.vocab.decode(ids_SN[0])
+        parts = generate.write(model, state.variables, self.prompt, config.length, seed, sampling)
+        text = config.prompt + self.data.vocab.decode(np.concatenate(list(parts), axis=1)[0])
         (self.path / "samples").mkdir(exist_ok=True)
         write_text(self.path / "samples" / name, text + "\n")
         return text

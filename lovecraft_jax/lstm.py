@@ -118,6 +118,23 @@ Saved = tuple[jax.Array, LayerCarry, jax.Array, jax.Array, jax.Array]
 """kernel_h_HG, the first carry, gates_TBG after their activations, c_TBH, h_TBH."""
 
 
+def scale_and_shift(units: int) -> tuple[jax.Array, jax.Array]:
+    """[1, 4H] each. sigmoid(x) is tanh(x / 2) / 2 + 1 / 2: with them, one tanh gives all four gates."""
+    scale_1G = jnp.repeat(jnp.array([[0.5, 0.5, 1.0, 0.5]]), units, axis=1)
+    return scale_1G, jnp.repeat(jnp.array([[0.5, 0.5, 0.0, 0.5]]), units, axis=1)
+
+
+def activate(
+    gates_BG: jax.Array, c_BH: jax.Array, scaled: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The gates after their activations, c and h. `scaled`: as from `scale_and_shift`, made outside of the loop."""
+    scale_1G, shift_1G = scaled
+    gates_BG = jnp.tanh(gates_BG * scale_1G) * scale_1G + shift_1G
+    i, f, g, o = jnp.split(gates_BG, 4, axis=-1)
+    c_BH = f * c_BH + i * g
+    return gates_BG, c_BH, o * jnp.tanh(c_BH)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def fused_lstm(
     kernel_h_HG: jax.Array, bias_G: jax.Array, gates_x_TBG: jax.Array, carry: LayerCarry, dtype: jnp.dtype
@@ -131,17 +148,12 @@ def _forward(
 ) -> tuple[tuple[LayerCarry, jax.Array], Saved]:
     T, B, _ = gates_x_TBG.shape
     H = kernel_h_HG.shape[0]
-    # sigmoid(x) is tanh(x / 2) / 2 + 1 / 2: with a scale and a shift, one tanh gives all four gates.
-    scale_1G = jnp.repeat(jnp.array([[0.5, 0.5, 1.0, 0.5]]), H, axis=1)
-    shift_1G = jnp.repeat(jnp.array([[0.5, 0.5, 0.0, 0.5]]), H, axis=1)
+    scaled = scale_and_shift(H)
 
     def step(t: jax.Array, loop: tuple) -> tuple:
         c_BH, h_BH, gates_TBG, c_TBH, h_TBH = loop
         gates_BG = _at(gates_TBG, t) + dot(h_BH, kernel_h_HG, dtype) + bias_G[None]
-        gates_BG = jnp.tanh(gates_BG * scale_1G) * scale_1G + shift_1G
-        i, f, g, o = jnp.split(gates_BG, 4, axis=-1)
-        c_BH = f * c_BH + i * g
-        h_BH = o * jnp.tanh(c_BH)
+        gates_BG, c_BH, h_BH = activate(gates_BG, c_BH, scaled)
         return c_BH, h_BH, _put(gates_TBG, gates_BG, t), _put(c_TBH, c_BH, t), _put(h_TBH, h_BH, t)
 
     empty_TBH = jnp.zeros((T, B, H))

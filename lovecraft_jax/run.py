@@ -21,7 +21,7 @@ from lovecraft_jax.scoring import Score, Scorer
 from lovecraft_jax.state import TrainState, init_state
 from lovecraft_jax.vocab import Encoded, Vocab
 
-STREAM_CHUNK = 50
+STREAM_CHUNK = 100
 """Tokens at a time, where they are shown while they are written."""
 
 
@@ -39,8 +39,8 @@ class Run:
         self, prompt: str = "", length: int = 1000, seed: int = 0, sampling: Sampling | None = None, samples: int = 1
     ) -> list[str]:
         """`samples` texts of `length` new tokens, without the prompt."""
-        (ids_SN,) = self.stream(prompt, length, seed, sampling, samples, chunk=None)
-        return [self.vocab.decode(ids) for ids in ids_SN]
+        parts = list(self.stream(prompt, length, seed, sampling, samples, chunk=None))
+        return [self.vocab.decode(ids) for ids in np.concatenate(parts, axis=1)]
 
     def stream(
         self,
