@@ -5,7 +5,7 @@ As benchmarks.train_step, but the systems write text, one character after the ot
 """
 
 from benchmarks import report, workloads
-from benchmarks.turns import Measured, in_turns
+from benchmarks.turns import Measured, Plan, in_turns
 
 SYSTEMS = ("lovecraft_jax", "lovecraft_jax, printing", "products alone", "PyTorch", "Keras", "Flax, plain")
 HEAD = ("system", "us a character of each stream (range)", "characters/s", "times ours (range)", "peak MB")
@@ -37,8 +37,9 @@ def main() -> None:
     for sizes in given.sizes:
         for streams in given.streams:
             systems = [one for one in given.systems if streams == 1 or "printing" not in one]
+            plan = Plan("write", sizes, given.cores, given.rounds, given.seconds, streams)
             with open(given.to / "generate.log", "a") as log:
-                measured = in_turns("write", systems, sizes, streams, given.cores, given.rounds, log)
+                measured = in_turns(systems, plan, log)
             print(table(sizes, streams, measured) + "\n", flush=True)
             name = f"generate-{sizes}-{streams}-{given.cores}"
             report.save(given.to / name, given.cores, {"sizes": sizes, "streams": streams}, measured)

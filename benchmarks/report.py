@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,14 @@ from benchmarks.turns import Measured, machine
 OURS = "lovecraft_jax"
 
 
-def parser(about: str | None, systems: Sequence[str], sizes: Sequence[str]) -> argparse.ArgumentParser:
+def parser(about: str | None, systems: Sequence[str], sizes: Iterable[str]) -> argparse.ArgumentParser:
     """The flags that the benchmarks share."""
     made = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--sizes", nargs="+", default=["c150"], choices=list(sizes))
     made.add_argument("--systems", nargs="+", default=list(systems), choices=list(systems))
     made.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
-    made.add_argument("--rounds", type=int, default=7)
+    made.add_argument("--rounds", type=int, default=7, help="turns of each system")
+    made.add_argument("--seconds", type=float, default=2.0, help="of a turn")
     made.add_argument("--to", type=Path, default=Path("runs/benchmarks"), help="a folder for JSON, plot and log")
     return made
 
@@ -51,7 +52,7 @@ def save(path: Path, cores: int, about: dict[str, Any], measured: Sequence[Measu
     path.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
 
 
-def plot(path: Path, results: dict[str, tuple[float, Sequence[Measured]]], unit: str) -> None:
+def plot(path: Path, results: Mapping[str, tuple[float, Sequence[Measured]]], unit: str) -> None:
     """One panel a result, one bar a system: `unit` (title, so many in what `Measured` times) a second, with range."""
     height = 0.6 + 0.3 * max(len(measured) for _, measured in results.values())
     figure, axes = plt.subplots(1, len(results), figsize=(5.5 * len(results), height), squeeze=False)

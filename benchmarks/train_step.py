@@ -6,7 +6,7 @@ of its own, with the same cores, tokens and recipe; seven turns each, one after 
 
 from benchmarks import report, workloads
 from benchmarks.peers import products
-from benchmarks.turns import Measured, in_turns
+from benchmarks.turns import Measured, Plan, in_turns
 
 SYSTEMS = (
     "lovecraft_jax",
@@ -56,7 +56,7 @@ def main() -> None:
     results = {}
     for sizes in given.sizes:
         with open(given.to / "train_step.log", "a") as log:
-            measured = in_turns("train", given.systems, sizes, 1, given.cores, given.rounds, log)
+            measured = in_turns(given.systems, Plan("train", sizes, given.cores, given.rounds, given.seconds), log)
         print(table(sizes, measured) + "\n", flush=True)
         report.save(given.to / f"train_step-{sizes}-{given.cores}", given.cores, {"sizes": sizes}, measured)
         data = workloads.get_config(sizes).data

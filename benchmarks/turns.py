@@ -38,11 +38,26 @@ class Measured:
         return f"{statistics.median(times):.2f} ({min(times):.2f}-{max(times):.2f})"
 
 
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What every system is given: the task ("train", or "write" of so many `streams`), the sizes (workloads.py), cores,
+    and how many turns of how many seconds."""
+
+    task: str
+    sizes: str
+    cores: int
+    rounds: int
+    seconds: float
+    streams: int = 1
+
+
 class _Worker:
     """A running `benchmarks.worker`."""
 
-    def __init__(self, task: str, system: str, sizes: str, streams: int, cores: int, log: Any) -> None:
-        line = [sys.executable, "-m", "benchmarks.worker", task, system, sizes, str(streams), str(cores)]
+    def __init__(self, system: str, plan: Plan, log: Any) -> None:
+        told = [plan.task, system, plan.sizes, str(plan.streams), str(plan.cores), str(plan.seconds)]
+        line = [sys.executable, "-m", "benchmarks.worker", *told]
+        self.line = " ".join(line)
         self.process = subprocess.Popen(
             line, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
         )
@@ -62,7 +77,7 @@ class _Worker:
         assert self.process.stdout
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"the worker ended with {self.process.wait()}: {' '.join(map(str, self.process.args))}")
+            raise RuntimeError(f"the worker ended with {self.process.wait()}: {self.line}")
         return json.loads(line)
 
     def close(self) -> None:
@@ -82,20 +97,15 @@ def machine(cores: int) -> dict[str, Any]:
     return {"cpu": name, "cores": cores, "python": platform.python_version(), "system": platform.system()}
 
 
-def in_turns(
-    task: str, systems: Sequence[str], sizes: str, streams: int, cores: int, rounds: int, log: Any
-) -> list[Measured]:
-    """`rounds` turns of every system that starts; one that does not is left out, and said so.
-
-    `task`: "train", or "write" with `streams` texts at once.
-    """
+def in_turns(systems: Sequence[str], plan: Plan, log: Any) -> list[Measured]:
+    """The turns of every system that starts; one that does not is left out, and said so."""
     workers = []
     for system in systems:
         try:
-            workers.append(_Worker(task, system, sizes, streams, cores, log))
+            workers.append(_Worker(system, plan, log))
         except RuntimeError as error:
             print(f"left out: {system}: {error}", file=sys.stderr)
-    for _ in range(rounds):
+    for _ in range(plan.rounds):
         for worker in workers:
             time.sleep(PAUSE)
             worker.turn()

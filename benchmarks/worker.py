@@ -1,5 +1,5 @@
 """One system in a process of its own, told what to do line by line:
-`python -m benchmarks.worker TASK SYSTEM SIZES STREAMS CORES`.
+`python -m benchmarks.worker TASK SYSTEM SIZES STREAMS CORES SECONDS`.
 
 It builds and warms up, says what it needs to be told, then for every count that it reads (training steps, or characters
 of each stream) says what they took.
@@ -13,8 +13,6 @@ import time
 from collections.abc import Callable
 
 from ml_collections import ConfigDict
-
-WARM_SECONDS, TURN_SECONDS = 3.0, 2.0
 
 
 def train(system: str, config: ConfigDict) -> Callable[[int], None]:
@@ -70,8 +68,8 @@ def write(system: str, config: ConfigDict, streams: int) -> Callable[[int], None
     raise ValueError(f"unknown system {system!r}")
 
 
-def main(task: str, system: str, sizes: str, streams: str, cores: str) -> None:
-    """Warms up, then works through standard input."""
+def main(task: str, system: str, sizes: str, streams: str, cores: str, seconds: str) -> None:
+    """Warms up, for half as long again as the `seconds` that a turn takes, then works through standard input."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(cores)])
     os.environ["OMP_NUM_THREADS"] = cores
 
@@ -88,18 +86,18 @@ def main(task: str, system: str, sizes: str, streams: str, cores: str) -> None:
     run(unit)
     first = time.perf_counter() - began
     done, began = 0, time.perf_counter()
-    while done == 0 or time.perf_counter() - began < WARM_SECONDS:
+    while done == 0 or time.perf_counter() - began < 1.5 * float(seconds):
         run(unit)
         done += unit
     pace = (time.perf_counter() - began) / done
-    turn = max(1, round(TURN_SECONDS / pace / unit)) * unit
+    turn = max(1, round(float(seconds) / pace / unit)) * unit
     out.write(json.dumps({"first_seconds": first, "a_turn": turn, "versions": _versions()}) + "\n")
     for line in sys.stdin:
         began = time.perf_counter()
         run(int(line))
-        seconds = time.perf_counter() - began
+        took = time.perf_counter() - began
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        out.write(json.dumps({"seconds": seconds, "peak_mb": peak}) + "\n")
+        out.write(json.dumps({"seconds": took, "peak_mb": peak}) + "\n")
 
 
 def _versions() -> dict[str, str]:

@@ -19,8 +19,10 @@ BY_ROW_STACKED = PartitionSpec(None, AXIS)
 """For what carries the K steps of a dispatch before its rows."""
 
 LEAST_WORK = 1e9
-"""Floating-point operations of a step: passing gradients between cores takes 0.6 ms, as long as one core takes to do a
-tenth of this."""
+"""Floating-point operations of a step: what goes on between cores takes 1 ms, in which one does a fifth of this."""
+MOST_UNITS = 256
+"""Of 2 x 512 units a step takes 134 ms as one device and 158 on two cores: making the same update of so many weights on
+each takes 40 of them (batch 32, 50 characters, AMD EPYC Zen 5). Nothing was measured between 150 and 512."""
 LEAST_ROWS = 8
 """Of a batch, for one core. Chosen, not measured: two cores were all there were to measure on."""
 
@@ -52,6 +54,8 @@ def cores_that_pay(config: ConfigDict) -> int:
     """How many of this machine's cores to train `config` on, where it trains on a CPU (cores.py)."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     model, data = config.model, config.data
+    if model.units > MOST_UNITS:
+        return 1
     work = 6 * (8 * model.layers * model.units**2) * data.batch_size * data.seq_len
     return max(1, min(cores, data.batch_size // LEAST_ROWS)) if work > LEAST_WORK else 1
 

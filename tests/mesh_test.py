@@ -40,8 +40,9 @@ def test_a_small_model_takes_one_core_and_a_large_one_all_that_have_rows(monkeyp
         (6, 64, 150, 6),
         (6, 64, 16, 1),
         (1, 64, 150, 1),
-        (64, 64, 512, 8),
-        (2, 4, 512, 1),
+        (64, 64, 256, 8),
+        (2, 4, 256, 1),
+        (2, 64, 512, 1),
     ):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)), raising=False)
         config = tiny.get_config()

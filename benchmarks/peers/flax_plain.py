@@ -78,7 +78,8 @@ def write(config: ConfigDict, streams: int) -> Callable[[int], None]:
 
     @jax.jit
     def one(key: jax.Array, carry: Any, x_S: jax.Array) -> tuple[jax.Array, Any, jax.Array]:
-        carry, logits_S1V = model.apply(params, carry, x_S[:, None])
+        result: Any = model.apply(params, carry, x_S[:, None])
+        carry, logits_S1V = result
         key, now = jax.random.split(key)
         return key, carry, jax.random.categorical(now, logits_S1V[:, 0] / 0.7)
 
