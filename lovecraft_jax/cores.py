@@ -74,7 +74,7 @@ def make_core_steps(
 
     def of_rows(
         variables: Variables,
-        masks_rng: jax.Array,
+        rng: jax.Array,
         step: jax.Array,
         healthy: jax.Array,
         carries: Carries,
@@ -84,7 +84,6 @@ def make_core_steps(
     ) -> tuple[jax.Array, Carries]:
         """Step k's sums over a core's rows [N], and the carry after it with the one before it."""
         batch = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, k, 0, keepdims=False), batches)
-        rng = jax.random.wrap_key_data(masks_rng)
         masks = model.dropout_masks(jax.random.fold_in(rng, step), B)
         carry = _taken(healthy, carries)
         sums, after = gradient(variables, carry, batch, jax.tree.map(lambda mask_BH: mask_BH[rows_B], masks))
@@ -103,9 +102,7 @@ def make_core_steps(
     def train_steps(state: TrainState, batches: list[Batch]) -> tuple[TrainState, Metrics]:
         home = jax.tree.map(operator.attrgetter("sharding"), state)
         carry = jax.tree.map(np.asarray, state.carry)
-        shared = dataclasses.replace(state, carry=(), rng=jnp.int32(0))
-        # As plain numbers: a typed key among its arguments costs every call 0.3 ms.
-        rng = np.asarray(jax.random.key_data(state.rng))
+        shared = dataclasses.replace(state, carry=())
         # What is sent to another client may share its memory, and what is donated must be nobody else's.
         states = [copied(jax.device_put(shared, core)) for core in cores]
         healthy = [jax.device_put(np.True_, core) for core in cores]
@@ -114,19 +111,19 @@ def make_core_steps(
         metrics = []
         for k in range(len(batches[0].x_BT)):
             found = [
-                gradients(state.variables, rng, state.step, *of_core, k)
+                gradients(state.variables, state.rng, state.step, *of_core, k)
                 for state, *of_core in zip(states, healthy, carries, batches, rows, strict=True)
             ]
             sums_N, carries = [sums for sums, _ in found], [after for _, after in found]
             done = [
-                updates(state, taken, [sums if sums.device == core else jax.device_put(sums, core) for sums in sums_N])
-                for state, taken, core in zip(states, healthy, cores, strict=True)
+                updates(state, well, [sums if sums.device == core else jax.device_put(sums, core) for sums in sums_N])
+                for state, well, core in zip(states, healthy, cores, strict=True)
             ]
-            states, healthy = [state for state, _, _ in done], [taken for _, taken, _ in done]
+            states, healthy = [state for state, _, _ in done], [well for _, well, _ in done]
             metrics.append(done[0][2])
         parts = [jax.tree.map(np.asarray, part) for part in map(taken, healthy, carries)]
         carry = jax.tree.map(lambda *rows_BH: np.concatenate(rows_BH), *parts)
-        return jax.device_put(dataclasses.replace(states[0], carry=carry, rng=state.rng), home), stacked(metrics)
+        return jax.device_put(dataclasses.replace(states[0], carry=carry), home), stacked(metrics)
 
     return train_steps
 
