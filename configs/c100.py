@@ -1,4 +1,4 @@
-"""The article's first model: two LSTM layers of 100 units over 50 characters, otherwise as configs/c150.py.
+"""The article's first model: two LSTM layers of 100 units over 50 characters, ten passes, else as configs/c150.py.
 
 python -m lovecraft_jax.train --config=configs/c100.py
 python -m lovecraft_jax.train --config=configs/c100.py:quick

@@ -1,4 +1,4 @@
-"""The article's second model: two LSTM layers of 125 units over 30 characters, otherwise as configs/c150.py.
+"""The article's second model: two LSTM layers of 125 units over 30 characters, ten passes, else as configs/c150.py.
 
 python -m lovecraft_jax.train --config=configs/c125.py
 python -m lovecraft_jax.train --config=configs/c125.py:quick

@@ -60,16 +60,15 @@ def make_core_steps(
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     cores: Sequence[jax.Device],
-    shapes: TrainState,
+    batch_size: int,
     options: Options,
 ) -> Callable[[TrainState, list[Batch]], tuple[TrainState, Metrics]]:
     """As `step.make_train_steps`, compiled, of batches as `put_rows` gives them; the state stays where it came from.
 
-    `shapes` describes the state; `options` go to the compiler.
+    `options` go to the compiler.
     """
     gradient, update = make_gradient(model), make_update(optimizer, schedule)
-    unravel = _unraveller(Sums(jnp.float32(0), jnp.float32(0), shapes.variables["params"]))
-    B = jax.tree.leaves(shapes.carry)[0].shape[0]
+    B = batch_size
     rows = np.arange(B, dtype=np.int32).reshape(len(cores), -1)
 
     def of_rows(
@@ -91,6 +90,7 @@ def make_core_steps(
 
     def of_all(state: TrainState, healthy: jax.Array, sums_N: list[jax.Array]) -> tuple[TrainState, jax.Array, Metrics]:
         """The update, unless it or one before it was not finite."""
+        _, unravel = ravel_pytree(Sums(jnp.float32(0), jnp.float32(0), state.variables["params"]))
         after, metrics = update(state, unravel(functools.reduce(jnp.add, sums_N)))
         healthy &= metrics["finite"]
         return jax.tree.map(lambda new, old: jnp.where(healthy, new, old), after, state), healthy, metrics
@@ -139,17 +139,3 @@ def _stacked(metrics: list[Metrics]) -> Metrics:
 def _taken(healthy: jax.Array, carries: Carries) -> Carry:
     """The carry after a step that was taken, or before one that was not, which is known only when the next begins."""
     return jax.tree.map(lambda after, before: jnp.where(healthy, after, before), *carries)
-
-
-def _unraveller(shapes: Any) -> Callable[[jax.Array], Any]:
-    """From the flat vector of such a tree to the tree."""
-    leaves, structure = jax.tree.flatten(shapes)
-    ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
-
-    def unravel(vector: jax.Array) -> Any:
-        parts = jnp.split(vector, ends)
-        return jax.tree.unflatten(
-            structure, [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
-        )
-
-    return unravel

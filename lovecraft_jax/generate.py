@@ -100,7 +100,7 @@ def _draw(
     dtype: str,
 ) -> tuple[Carry, jax.Array, jax.Array]:
     """`length` tokens from position `start` on: the carry and logits after them, and their ids [S, length]."""
-    # For all positions at once: drawn inside the loop, random numbers would take a third of its time.
+    # For all positions at once, outside of the loop.
     uniform = lambda key, position: jax.random.uniform(jax.random.fold_in(key, position))  # noqa: E731
     uniform_NS = jax.vmap(jax.vmap(uniform, (0, None)), (None, 0))(keys_S, start + jnp.arange(length))
 

@@ -56,7 +56,7 @@ def make_program(config: ConfigDict, vocab_size: int, total_steps: int, cores: i
     if cores > 1:
         devices = core_devices(divisor(config.data.batch_size, cores))
         put: Callable[[Batch], Any] = functools.partial(put_rows, devices)
-        train_steps: TrainSteps = make_core_steps(model, optimizer, schedule, devices, shapes, options)
+        train_steps: TrainSteps = make_core_steps(model, optimizer, schedule, devices, config.data.batch_size, options)
     else:
         devices = mesh.devices.flatten().tolist()
         put = functools.partial(jax.device_put, device=sharding(mesh, BY_ROW_STACKED))
