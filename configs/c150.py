@@ -25,7 +25,9 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config.data.batch_size = 64  # lanes, over all devices
 
     config.model = ConfigDict()
-    config.model.lstm = "fused"  # or "scan", the same layer as a plain Flax cell, slower; or "cudnn" on NVIDIA
+    # "auto": "native", its loops in C++, on a CPU with a C++ compiler, else "fused". "scan" is a plain Flax cell,
+    # slower; "cudnn" is for NVIDIA GPUs.
+    config.model.lstm = "auto"
     config.model.layers = 2
     config.model.units = 150
     config.model.embed = 64  # width of the embedding; 0 feeds one-hot vectors, as the article did, and learns slower

@@ -10,7 +10,8 @@ from jax.experimental import rnn
 from ml_collections import ConfigDict
 
 from lovecraft_jax.errors import UserError
-from lovecraft_jax.lstm import LayerCarry, LSTMCell
+from lovecraft_jax.fused import LayerCarry
+from lovecraft_jax.lstm import LSTMCell
 
 
 def check(config: ConfigDict) -> None:

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lovecraft_jax.lstm import activate, dot, scale_and_shift
+from lovecraft_jax.fused import activate, scale_and_shift
 from lovecraft_jax.model import LSTMLM, Carry
+from lovecraft_jax.ops import dot
 from lovecraft_jax.state import Variables
 
 

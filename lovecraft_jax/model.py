@@ -12,8 +12,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
+from lovecraft_jax import native
 from lovecraft_jax.cudnn import run_cudnn
-from lovecraft_jax.lstm import LayerCarry, LSTMCell, dot, plus_bias, run_layer
+from lovecraft_jax.fused import LayerCarry
+from lovecraft_jax.lstm import LSTMCell, run_layer
+from lovecraft_jax.ops import dot, plus_bias
 
 Carry = tuple[LayerCarry, ...]
 """One (c_BH, h_BH) a layer."""
@@ -105,7 +108,7 @@ def forward(
 
 
 def make_model(config: ConfigDict, vocab_size: int) -> LSTMLM:
-    """The model that `config.model` describes."""
+    """The model that `config.model` describes. Raises UserError where its `lstm` cannot be had here."""
     settings = config.model
     return LSTMLM(
         vocab_size=vocab_size,
@@ -116,5 +119,5 @@ def make_model(config: ConfigDict, vocab_size: int) -> LSTMLM:
         dropout=settings.dropout,
         tie=settings.tie,
         dtype=jnp.dtype(settings.dtype),
-        lstm=settings.lstm,
+        lstm=native.resolve(settings),
     )

@@ -77,9 +77,9 @@ def load_run(workdir: str, checkpoint: str | int = "best") -> Run:
     config, vocabulary, corpus = read_record(path)
     if not (path / "checkpoints").is_dir():
         raise UserError(f"--workdir={workdir}: no checkpoint yet; train until the first is saved")
-    model = make_model(config, vocabulary.size)
-    if model.lstm == "cudnn":  # what it trained runs anywhere
-        model = model.clone(lstm="fused")
+    here = config.copy_and_resolve_references()
+    here.model.lstm = "auto"  # whatever trained it, the checkpoint runs anywhere
+    model = make_model(here, vocabulary.size)
     checkpoints = Checkpoints(path, read_only=True)
     restored = checkpoints.restore_newest(state_target(config, model), _wanted(checkpoints, checkpoint, workdir))
     checkpoints.close()

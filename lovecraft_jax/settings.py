@@ -34,7 +34,7 @@ RULES: dict[str, Rule] = {
     "data.alphabet": _one_of("ascii", "unicode"),
     "data.seq_len": _at_least(1),
     "data.batch_size": _at_least(1),
-    "model.lstm": _one_of("scan", "fused", "cudnn"),
+    "model.lstm": _one_of("auto", "scan", "fused", "native", "cudnn"),
     "model.layers": _at_least(1),
     "model.units": _at_least(1),
     "model.embed": _at_least(0),
@@ -110,8 +110,9 @@ def check(config: ConfigDict) -> None:
             raise UserError(f"config.{key}={value!r}: expected {expected}")
     if flat["train.epochs"] == 0 and flat["train.steps"] == 0:
         raise UserError("config.train.epochs=0 and config.train.steps=0: set one of them above 0")
-    if flat["model.lstm"] == "cudnn" and flat["model.dtype"] != "float32":
-        raise UserError(f"config.model.lstm='cudnn' with dtype={flat['model.dtype']}: cuDNN's LSTM is float32 here")
+    if flat["model.lstm"] in ("native", "cudnn") and flat["model.dtype"] != "float32":
+        told = f"config.model.lstm={flat['model.lstm']!r} with dtype={flat['model.dtype']}"
+        raise UserError(f"{told}: it computes in float32 only; use auto")
     if flat["model.tie"] and flat["model.embed"] != flat["model.units"]:
         raise UserError(
             f"config.model.tie=True with embed={flat['model.embed']} and units={flat['model.units']}: "

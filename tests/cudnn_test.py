@@ -64,5 +64,5 @@ def test_without_an_nvidia_gpu_it_is_refused_by_name(config: ConfigDict) -> None
     with pytest.raises(UserError, match=r"'cudnn': needs an NVIDIA GPU, found cpu .*use fused"):
         make_program(config, 11, 40)
     config.model.dtype = "bfloat16"
-    with pytest.raises(UserError, match="is float32"):
+    with pytest.raises(UserError, match="float32 only"):
         settings.check(config)

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from shutil import which
 from typing import Any
 
 import flax.linen as nn
@@ -12,14 +13,17 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 from lovecraft_jax.lstm import LSTMCell, run_layer
+from lovecraft_jax.native import COMPILERS
 from tests.trees import assert_close
 
-T, B, D, H = 6, 8, 5, 4
+T, B, D, H = 6, 8, 5, 20  # units that leave a part of the last vector over, whatever its lanes
 FLOAT32, BFLOAT16 = jnp.dtype("float32"), jnp.dtype("bfloat16")
 PARAMS = ("kernel_x", "kernel_h", "bias")
 
 Arrays = dict[str, Any]
-each_implementation = pytest.mark.parametrize("implementation", ["scan", "fused"])
+NATIVE = pytest.param("native", marks=pytest.mark.skipif(not any(map(which, COMPILERS)), reason="no C++ compiler"))
+each_implementation = pytest.mark.parametrize("implementation", ["scan", "fused", NATIVE])
+each_in_any_dtype = pytest.mark.parametrize("implementation", ["scan", "fused"])
 
 
 @each_implementation
@@ -67,14 +71,16 @@ def test_parameters_map_onto_torchs_layout_and_back() -> None:
 
 
 @pytest.mark.parametrize("transformation", ["vmap", "scan", "shard_map"])
-def test_fused_gives_its_gradients_inside_every_transformation(transformation: str) -> None:
+@pytest.mark.parametrize("implementation", ["fused", NATIVE])
+def test_fused_gives_its_gradients_inside_every_transformation(implementation: str, transformation: str) -> None:
     given, other = draw(0), draw(1)
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), given, other)
     expected = jax.tree.map(lambda *leaves: np.stack(leaves), *map(reference_gradients, (given, other)))
+    of_one = functools.partial(gradients, implementation=implementation)
     if transformation == "vmap":
-        assert_close(jax.vmap(gradients)(stacked), expected)
+        assert_close(jax.vmap(of_one)(stacked), expected)
     elif transformation == "scan":
-        assert_close(jax.lax.scan(lambda _, each: (None, gradients(each)), None, stacked)[1], expected)
+        assert_close(jax.lax.scan(lambda _, each: (None, of_one(each)), None, stacked)[1], expected)
     else:
         mesh = Mesh(np.array(jax.devices()), ("rows",))
         assert mesh.size == 8
@@ -82,13 +88,13 @@ def test_fused_gives_its_gradients_inside_every_transformation(transformation: s
         specs = {k: PartitionSpec() if k in PARAMS else rank_to_spec[v.ndim] for k, v in given.items()}
 
         def of_rows(local: Arrays) -> Arrays:
-            return {k: jax.lax.psum(v, "rows") if k in PARAMS else v for k, v in gradients(local).items()}
+            return {k: jax.lax.psum(v, "rows") if k in PARAMS else v for k, v in of_one(local).items()}
 
         sharded = jax.shard_map(of_rows, mesh=mesh, in_specs=(specs,), out_specs=specs, check_vma=False)
         assert_close(jax.jit(sharded)(given), reference_gradients(given))
 
 
-@each_implementation
+@each_in_any_dtype
 def test_bfloat16_rounds_the_operands_of_products_and_nothing_else(implementation: str) -> None:
     given = draw()
     rounded = run(given, implementation, BFLOAT16)

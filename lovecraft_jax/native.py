@@ -1,0 +1,119 @@
+"""The fused layer's two loops in C++ (native.cc), where there is a CPU and a compiler: `model.lstm = "native"`.
+
+Compiled at the first start on a kind of machine and kept in the user's cache folder; $CXX names the compiler.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pooch
+from ml_collections import ConfigDict
+
+from lovecraft_jax.cache import machine
+from lovecraft_jax.errors import UserError
+
+SOURCE = Path(__file__).with_name("native.cc")
+COMPILERS = ("c++", "g++", "clang++")
+OPTIONS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC")
+
+
+def resolve(settings: ConfigDict) -> str:
+    """What `settings.lstm` of config.model stands for here: "auto" is "native" where that can be, else "fused".
+
+    Raises UserError where "native" is asked for and cannot be.
+    """
+    if settings.lstm not in ("auto", "native"):
+        return settings.lstm
+    reason = _reason_against(settings)
+    if settings.lstm == "native" and reason:
+        raise UserError(f"config.model.lstm='native': {reason}; use auto, which then takes the fused layer")
+    return "fused" if reason else "native"
+
+
+def _reason_against(settings: ConfigDict) -> str:
+    if jax.default_backend() != "cpu":
+        return f"it runs on CPUs, found {jax.default_backend()}"
+    if settings.dtype != "float32":
+        return f"it computes in float32, dtype={settings.dtype} was asked for"
+    try:
+        lanes = _load().lanes()
+    except OSError as error:
+        return str(error)
+    return f"it takes layers of {lanes} units or more, units={settings.units}" if settings.units < lanes else ""
+
+
+@functools.cache
+def _load() -> Any:
+    """The compiled library, known to XLA. Raises OSError."""
+    library = ctypes.CDLL(str(_compiled()))
+    for name in ("lstm_forward", "lstm_backward"):
+        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
+    return library
+
+
+def _compiled() -> Path:
+    """The library's file, made where it is not there yet. Raises OSError."""
+    compiler = os.environ.get("CXX") or next(filter(shutil.which, COMPILERS), None)
+    if compiler is None:
+        raise OSError(f"no C++ compiler found, neither $CXX nor {', '.join(COMPILERS)}")
+    command = [*compiler.split(), *OPTIONS, f"-I{jax.ffi.include_dir()}"]
+    made_of = "\n".join([*command, jax.__version__, SOURCE.read_text()])
+    library = Path(pooch.os_cache("lovecraft_jax")) / "native" / machine() / f"{_digest(made_of)}.so"
+    if not library.exists():
+        library.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+            made = Path(folder) / library.name
+            done = subprocess.run([*command, str(SOURCE), "-o", str(made)], capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise OSError(f"{compiler} could not compile {SOURCE}: {done.stderr.strip().splitlines()[:1]}")
+            made.replace(library)  # whole or not at all, whoever else does the same
+    return library
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def forward_loop(
+    kernel_h_HG: jax.Array, bias_G: jax.Array, gates_x_TBG: jax.Array, carry: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """As the one of fused.py."""
+    (T, B, G), H = gates_x_TBG.shape, len(kernel_h_HG)
+    gates_TBG, c_TBH, h_TBH = _call("lstm_forward", [(T, B, G), (T, B, H), (T, B, H)], H)(
+        kernel_h_HG, bias_G, gates_x_TBG, *carry
+    )
+    return gates_TBG, c_TBH, h_TBH
+
+
+def backward_loop(
+    kernel_GH: jax.Array,
+    first_c_BH: jax.Array,
+    gates_TBG: jax.Array,
+    c_TBH: jax.Array,
+    last_grad: tuple[jax.Array, jax.Array],
+    h_grad_TBH: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """As the one of fused.py."""
+    (T, B, H), G = h_grad_TBH.shape, len(kernel_GH)
+    grad_TBG, c_grad_2BH = _call("lstm_backward", [(T, B, G), (2, B, H)], H)(
+        kernel_GH, first_c_BH, gates_TBG, c_TBH, *last_grad, h_grad_TBH
+    )
+    return grad_TBG, c_grad_2BH[0]
+
+
+def _call(name: str, shapes: list[tuple[int, ...]], units: int) -> Any:
+    """A function of native.cc, its result those of `shapes`; that where it packs the kernel is left out."""
+    lanes = _load().lanes()
+    packed = 4 * units * -(-units // lanes) * lanes
+    results = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in [*shapes, (packed,)]]
+    call = jax.ffi.ffi_call(name, results, vmap_method="sequential")
+    return lambda *operands: call(*operands)[:-1]
