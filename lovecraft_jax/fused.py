@@ -55,14 +55,12 @@ def _backward(dtype: jnp.dtype, in_cpp: bool, saved: Saved, cotangents: tuple[La
     saved, cotangents = lax.optimization_barrier((saved, cotangents))
     kernel_h_HG, (first_c_BH, first_h_BH), gates_TBG, c_TBH, h_TBH = saved
     H = len(kernel_h_HG)
-    # Transposed once, out here: a product with a transposed operand is half as slow again on a CPU.
-    kernel_GH = lax.optimization_barrier(kernel_h_HG.T)
     loop = native.backward_loop if in_cpp else functools.partial(backward_loop, dtype=dtype)
-    grad_TBG, c_grad_BH = loop(kernel_GH, first_c_BH, gates_TBG, c_TBH, *cotangents)
+    grad_TBG, c_grad_BH = loop(kernel_h_HG, first_c_BH, gates_TBG, c_TBH, *cotangents)
     # Flat before the product: over [T, B] XLA would first copy the whole gradient into another order.
     h_before_NH = jnp.concatenate([first_h_BH[None], h_TBH[:-1]]).reshape(-1, H)
     grad_NG = grad_TBG.reshape(-1, 4 * H)
-    carry_grad = c_grad_BH, dot(grad_TBG[0], kernel_GH, dtype)
+    carry_grad = c_grad_BH, dot(grad_TBG[0], kernel_h_HG.T, dtype)
     return dot(h_before_NH.T, grad_NG, dtype), sum_of_rows(grad_NG), grad_TBG, carry_grad
 
 
@@ -92,7 +90,7 @@ def forward_loop(
 
 
 def backward_loop(
-    kernel_GH: jax.Array,
+    kernel_h_HG: jax.Array,
     first_c_BH: jax.Array,
     gates_TBG: jax.Array,
     c_TBH: jax.Array,
@@ -103,6 +101,8 @@ def backward_loop(
     """The gradients of the gates before their activations [T, B, 4H], and of the first c, from those of the last carry
     and of h_TBH."""
     T = len(c_TBH)
+    # Transposed once, out here: a product with a transposed operand is half as slow again on a CPU.
+    kernel_GH = lax.optimization_barrier(kernel_h_HG.T)
     # With z the gates before their activations: dz is factors * dc, and for the output gate factors * dh.
     i, f_TBH, g, o = jnp.split(gates_TBG, 4, axis=-1)
     tanh_c = jnp.tanh(c_TBH)

@@ -21,9 +21,9 @@ from ml_collections import ConfigDict
 from lovecraft_jax.cache import machine
 from lovecraft_jax.errors import UserError
 
-SOURCE = Path(__file__).with_name("native.cc")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("native.cc", "native_tiles.h"))
 COMPILERS = ("c++", "g++", "clang++")
-OPTIONS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC")
+OPTIONS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread")
 
 
 def resolve(settings: ConfigDict) -> str:
@@ -66,15 +66,17 @@ def _compiled() -> Path:
     if compiler is None:
         raise OSError(f"no C++ compiler found, neither $CXX nor {', '.join(COMPILERS)}")
     command = [*compiler.split(), *OPTIONS, f"-I{jax.ffi.include_dir()}"]
-    made_of = "\n".join([*command, jax.__version__, SOURCE.read_text()])
+    made_of = "\n".join([*command, jax.__version__, *(source.read_text() for source in SOURCES)])
     library = Path(pooch.os_cache("lovecraft_jax")) / "native" / machine() / f"{_digest(made_of)}.so"
     if not library.exists():
         library.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=library.parent) as folder:
             made = Path(folder) / library.name
-            done = subprocess.run([*command, str(SOURCE), "-o", str(made)], capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                [*command, str(SOURCES[0]), "-o", str(made)], capture_output=True, text=True, check=False
+            )
             if done.returncode:
-                raise OSError(f"{compiler} could not compile {SOURCE}: {done.stderr.strip().splitlines()[:1]}")
+                raise OSError(f"{compiler} could not compile {SOURCES[0]}: {done.stderr.strip().splitlines()[:1]}")
             made.replace(library)  # whole or not at all, whoever else does the same
     return library
 
@@ -95,7 +97,7 @@ def forward_loop(
 
 
 def backward_loop(
-    kernel_GH: jax.Array,
+    kernel_h_HG: jax.Array,
     first_c_BH: jax.Array,
     gates_TBG: jax.Array,
     c_TBH: jax.Array,
@@ -103,9 +105,9 @@ def backward_loop(
     h_grad_TBH: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """As the one of fused.py."""
-    (T, B, H), G = h_grad_TBH.shape, len(kernel_GH)
+    (T, B, H), G = h_grad_TBH.shape, kernel_h_HG.shape[1]
     grad_TBG, c_grad_2BH = _call("lstm_backward", [(T, B, G), (2, B, H)], H)(
-        kernel_GH, first_c_BH, gates_TBG, c_TBH, *last_grad, h_grad_TBH
+        kernel_h_HG, first_c_BH, gates_TBG, c_TBH, *last_grad, h_grad_TBH
     )
     return grad_TBG, c_grad_2BH[0]
 

@@ -1,5 +1,7 @@
 """Clip by global norm, Adam, and a schedule whose peak is a leaf of the optimiser's state."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -16,23 +18,32 @@ def make_schedule(config: ConfigDict, total_steps: int) -> optax.Schedule:
     )
 
 
-def make_optimizer(config: ConfigDict, total_steps: int) -> optax.GradientTransformation:
-    """optax Adam (Kingma and Ba 2015) after clipping, scaled by the schedule's share.
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """Adam with a schedule, after a clip by the global norm, which `step.make_update` makes with its mean."""
+
+    adam: optax.GradientTransformation
+    schedule: optax.Schedule
+    clip: float
+
+
+def make_optimizer(config: ConfigDict, total_steps: int) -> Optimizer:
+    """optax Adam (Kingma and Ba 2015), scaled by the schedule's share.
 
     The peak rate is a leaf of the state (`inject_hyperparams`), so that one compiled step serves many rates at once.
     """
+    schedule = make_schedule(config, total_steps)
     adam = optax.inject_hyperparams(optax.adam, static_args=("b1", "b2", "eps"))
     chain = optax.chain(
-        optax.stateless(lambda grads, _: clip(grads, config.clip)),
         adam(learning_rate=config.lr, b1=config.beta1, b2=config.beta2, eps=config.eps),
-        optax.scale_by_schedule(make_schedule(config, total_steps)),
+        optax.scale_by_schedule(schedule),
     )
 
     def update(grads: optax.Updates, opt_state: optax.OptState, params: optax.Params | None = None) -> tuple:
         with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer power; all else here is strict
             return chain.update(grads, opt_state, params)
 
-    return optax.GradientTransformation(chain.init, update)
+    return Optimizer(optax.GradientTransformation(chain.init, update), schedule, config.clip)
 
 
 def global_norm(tree: optax.Updates) -> jax.Array:
@@ -41,12 +52,6 @@ def global_norm(tree: optax.Updates) -> jax.Array:
     return jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(tree)))
 
 
-def clip(grads: optax.Updates, most: float) -> optax.Updates:
-    """Scaled down to a global norm of `most`, where it is larger."""
-    scale = jnp.minimum(1.0, most / global_norm(grads))
-    return jax.tree.map(lambda grad: grad * scale, grads)
-
-
 def learning_rate(opt_state: optax.OptState, schedule: optax.Schedule, step: jax.Array) -> jax.Array:
     """The rate that `step` uses: the peak in the state times the schedule's share."""
-    return opt_state[1].hyperparams["learning_rate"] * schedule(step.astype(jnp.float32))
+    return opt_state[0].hyperparams["learning_rate"] * schedule(step.astype(jnp.float32))

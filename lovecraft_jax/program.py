@@ -13,7 +13,7 @@ from lovecraft_jax.batches import Batch
 from lovecraft_jax.cores import core_devices, make_core_steps, put_rows
 from lovecraft_jax.mesh import BY_ROW_STACKED, REPLICATED, divisor, make_mesh, sharding
 from lovecraft_jax.model import LSTMLM, make_model
-from lovecraft_jax.optimizer import make_optimizer, make_schedule
+from lovecraft_jax.optimizer import make_optimizer
 from lovecraft_jax.state import TrainState, init_state, state_shardings
 from lovecraft_jax.step import Metrics, make_train_step, make_train_steps
 
@@ -48,26 +48,27 @@ def make_program(config: ConfigDict, vocab_size: int, total_steps: int, cores: i
     cudnn.check(config)
     model = make_model(config, vocab_size)
     optimizer = make_optimizer(config.optimizer, total_steps)
-    schedule = make_schedule(config.optimizer, total_steps)
-    shapes = jax.eval_shape(lambda: init_state(model, optimizer, config.data.batch_size, 0))
+    shapes = jax.eval_shape(lambda: init_state(model, optimizer.adam, config.data.batch_size, 0))
     mesh = make_mesh(config.data.batch_size, jax.devices()[:1] if cores > 1 else None)
     options = COMPILER_OPTIONS.get(mesh.devices.flat[0].platform)
     shardings = state_shardings(mesh)
     if cores > 1:
         devices = core_devices(divisor(config.data.batch_size, cores))
         put: Callable[[Batch], Any] = functools.partial(put_rows, devices)
-        train_steps: TrainSteps = make_core_steps(model, optimizer, schedule, devices, config.data.batch_size, options)
+        train_steps: TrainSteps = make_core_steps(model, optimizer, shapes, devices, options)
     else:
         devices = mesh.devices.flatten().tolist()
         put = functools.partial(jax.device_put, device=sharding(mesh, BY_ROW_STACKED))
         train_steps = jax.jit(
-            make_train_steps(make_train_step(model, optimizer, schedule, mesh)),
+            make_train_steps(make_train_step(model, optimizer, mesh)),
             in_shardings=(shardings, sharding(mesh, BY_ROW_STACKED)),
             out_shardings=(shardings, sharding(mesh, REPLICATED)),
             donate_argnums=0,
             compiler_options=options,
         )
-    init = jax.jit(lambda seed: init_state(model, optimizer, config.data.batch_size, seed), out_shardings=shardings)
+    init = jax.jit(
+        lambda seed: init_state(model, optimizer.adam, config.data.batch_size, seed), out_shardings=shardings
+    )
     return Program(model, devices, init, put, train_steps, _placed(shapes, shardings))
 
 

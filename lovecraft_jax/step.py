@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +13,11 @@ from jax.typing import ArrayLike
 from lovecraft_jax.batches import Batch
 from lovecraft_jax.mesh import BY_ROW, REPLICATED, by_rows, total
 from lovecraft_jax.model import LSTMLM, Carry, Masks, forward
-from lovecraft_jax.optimizer import global_norm, learning_rate
+from lovecraft_jax.optimizer import Optimizer, global_norm, learning_rate
 from lovecraft_jax.state import TrainState, Variables
 
 Metrics = dict[str, jax.Array]
+Tree = TypeVar("Tree")
 
 
 def nats(logits_BTV: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
@@ -55,38 +56,53 @@ def make_gradient(model: LSTMLM) -> Callable[[Variables, Carry, Batch, Masks], t
     return gradient
 
 
-def make_update(
-    optimizer: optax.GradientTransformation, schedule: optax.Schedule
-) -> Callable[[TrainState, Sums], tuple[TrainState, Metrics]]:
+def make_update(optimizer: Optimizer) -> Callable[[TrainState, Sums, jax.Array], tuple[TrainState, Metrics]]:
     """The step that all rows' sums ask for; the carry stays as it was.
 
-    Where its loss, gradient or update is not finite, metrics["finite"] is false: the caller then keeps the old state.
+    All stays where `healthy` is false, or where loss or gradient are not finite, as metrics["finite"] tells.
     """
 
-    def update(state: TrainState, sums: Sums) -> tuple[TrainState, Metrics]:
+    def update(state: TrainState, sums: Sums, healthy: jax.Array) -> tuple[TrainState, Metrics]:
         mean = 1.0 / sums.weight
-        loss, grads = sums.nats * mean, jax.tree.map(lambda grad: grad * mean, sums.grads)
-        grad_norm = global_norm(grads)
+        loss, grad_norm = sums.nats * mean, global_norm(sums.grads) * mean
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        scale = mean * jnp.minimum(1.0, optimizer.clip / grad_norm)
+        grads = jax.tree.map(lambda grad: grad * scale, sums.grads)
         params = state.variables["params"]
-        updates, opt_state = optimizer.update(grads, state.opt_state, params)
-        update_norm = global_norm(updates)  # an optimizer can overflow where its gradient does not
+        updates, opt_state = optimizer.adam.update(grads, state.opt_state, params)
         variables = state.variables | {"params": optax.apply_updates(params, updates)}
+        after = dataclasses.replace(state, step=state.step + 1, variables=variables, opt_state=opt_state)
         metrics = {
             "loss": loss,
             "grad_norm": grad_norm,
-            "learning_rate": learning_rate(state.opt_state, schedule, state.step),
-            "finite": jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(update_norm),
+            "learning_rate": learning_rate(state.opt_state, optimizer.schedule, state.step),
+            "finite": finite,
         }
-        return dataclasses.replace(state, step=state.step + 1, variables=variables, opt_state=opt_state), metrics
+        return where(healthy & finite, after, state), metrics
 
     return update
 
 
+def where(condition: jax.Array, then: Tree, otherwise: Tree) -> Tree:
+    """`jnp.where` over the leaves of two trees, random keys included."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), then, otherwise)
+
+
+def all_finite(params: Any) -> jax.Array:
+    """Whether an update left all of them finite: it can overflow where its gradient does not. It has been made by
+    then and is not undone."""
+    return jnp.isfinite(global_norm(params))
+
+
 def make_train_step(
-    model: LSTMLM, optimizer: optax.GradientTransformation, schedule: optax.Schedule, mesh: Mesh
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """One step, the rows of the batch split over the mesh and their sums added up by one collective."""
-    gradient, update = make_gradient(model), make_update(optimizer, schedule)
+    model: LSTMLM, optimizer: Optimizer, mesh: Mesh
+) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
+    """One step, the rows of the batch split over the mesh and their sums added up by one collective.
+
+    The state stays where `healthy` is false, or where loss or gradient are not finite; metrics["finite"] is false where
+    these or the new parameters are not.
+    """
+    gradient, update = make_gradient(model), make_update(optimizer)
 
     def total_gradient(variables: Variables, carry: Carry, batch: Batch, masks: Masks) -> tuple[Sums, Carry]:
         sums, after = gradient(variables, carry, batch, masks)
@@ -96,29 +112,29 @@ def make_train_step(
         mesh, total_gradient, in_specs=(REPLICATED, BY_ROW, BY_ROW, BY_ROW), out_specs=(REPLICATED, BY_ROW)
     )
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def train_step(state: TrainState, batch: Batch, healthy: jax.Array) -> tuple[TrainState, Metrics]:
         masks = model.dropout_masks(jax.random.fold_in(state.rng, state.step), batch.x_BT.shape[0])
         sums, carry = by_row(state.variables, state.carry, batch, masks)
-        after, metrics = update(state, sums)
+        after, metrics = update(state, sums, healthy)
+        carry = where(healthy & metrics["finite"], carry, state.carry)
+        metrics["finite"] &= all_finite(after.variables["params"])
         return dataclasses.replace(after, carry=carry), metrics
 
     return train_step
 
 
 def make_train_steps(
-    train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
+    train_step: Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]],
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """K steps as one scan: batches stacked as x_KBT, metrics stacked as [K].
 
-    From the first step that is not finite on, the state stays as it was before that step.
+    After the first step that is not finite, the state stays.
     """
 
     def guarded(carry: tuple[TrainState, jax.Array], batch: Batch) -> tuple[tuple[TrainState, jax.Array], Metrics]:
         state, healthy = carry
-        after, metrics = train_step(state, batch)
-        healthy &= metrics["finite"]
-        keep = lambda new, old: jnp.where(healthy, new, old)  # noqa: E731
-        return (jax.tree.map(keep, after, state), healthy), metrics
+        state, metrics = train_step(state, batch, healthy)
+        return (state, healthy & metrics["finite"]), metrics
 
     def train_steps(state: TrainState, batches: Batch) -> tuple[TrainState, Metrics]:
         (state, _), metrics = jax.lax.scan(guarded, (state, jnp.bool_(True)), batches)
