@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from lovecraft_jax import native
 from lovecraft_jax.errors import UserError
 from lovecraft_jax.progress import say
 
@@ -21,8 +22,8 @@ BY_ROW_STACKED = PartitionSpec(None, AXIS)
 LEAST_WORK = 1e9
 """Floating-point operations of a step: what goes on between cores takes 1 ms, in which one does a fifth of this."""
 MOST_UNITS = 256
-"""Of 2 x 512 units a step takes 134 ms as one device and 158 on two cores: making the same update of so many weights on
-each takes 40 of them (batch 32, 50 characters, AMD EPYC Zen 5). Nothing was measured between 150 and 512."""
+"""Chosen between 150, where cores pay, and 512, where they do not: there a step takes 120 ms as one device, and no less
+on two cores, each of which streams all of every kernel (batch 32, 50 characters, AMD EPYC Zen 5)."""
 LEAST_ROWS = 8
 """Of a batch, for one core. Chosen, not measured: two cores were all there were to measure on."""
 
@@ -51,10 +52,13 @@ def divisor(batch_size: int, most: int) -> int:
 
 
 def cores_that_pay(config: ConfigDict) -> int:
-    """How many of this machine's cores to train `config` on, where it trains on a CPU (cores.py)."""
+    """How many of this machine's cores to train `config` on as devices (cores.py), where it trains on a CPU.
+
+    One device where the layer runs in C++, which takes to all cores by itself.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     model, data = config.model, config.data
-    if model.units > MOST_UNITS:
+    if model.units > MOST_UNITS or native.resolve(model) == "native":
         return 1
     work = 6 * (8 * model.layers * model.units**2) * data.batch_size * data.seq_len
     return max(1, min(cores, data.batch_size // LEAST_ROWS)) if work > LEAST_WORK else 1

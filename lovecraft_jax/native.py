@@ -45,10 +45,10 @@ def _reason_against(settings: ConfigDict) -> str:
     if settings.dtype != "float32":
         return f"it computes in float32, dtype={settings.dtype} was asked for"
     try:
-        lanes = _load().lanes()
+        _load()
     except OSError as error:
         return str(error)
-    return f"it takes layers of {lanes} units or more, units={settings.units}" if settings.units < lanes else ""
+    return ""
 
 
 @functools.cache
@@ -90,9 +90,8 @@ def forward_loop(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """As the one of fused.py."""
     (T, B, G), H = gates_x_TBG.shape, len(kernel_h_HG)
-    gates_TBG, c_TBH, h_TBH = _call("lstm_forward", [(T, B, G), (T, B, H), (T, B, H)], H)(
-        kernel_h_HG, bias_G, gates_x_TBG, *carry
-    )
+    call = _call("lstm_forward", [(T, B, G), (T, B, H), (T, B, H)], H, {2: 0})
+    gates_TBG, c_TBH, h_TBH = call(kernel_h_HG, bias_G, gates_x_TBG, *carry)
     return gates_TBG, c_TBH, h_TBH
 
 
@@ -106,16 +105,16 @@ def backward_loop(
 ) -> tuple[jax.Array, jax.Array]:
     """As the one of fused.py."""
     (T, B, H), G = h_grad_TBH.shape, kernel_h_HG.shape[1]
-    grad_TBG, c_grad_2BH = _call("lstm_backward", [(T, B, G), (2, B, H)], H)(
-        kernel_h_HG, first_c_BH, gates_TBG, c_TBH, *last_grad, h_grad_TBH
-    )
-    return grad_TBG, c_grad_2BH[0]
+    call = _call("lstm_backward", [(T, B, G), (B, H)], H, {3: 0, 4: 1})
+    grad_TBG, c_grad_BH = call(kernel_h_HG, first_c_BH, c_TBH, gates_TBG, *last_grad, h_grad_TBH)
+    return grad_TBG, c_grad_BH
 
 
-def _call(name: str, shapes: list[tuple[int, ...]], units: int) -> Any:
-    """A function of native.cc, its result those of `shapes`; that where it packs the kernel is left out."""
+def _call(name: str, shapes: list[tuple[int, ...]], units: int, in_place: dict[int, int]) -> Any:
+    """A function of native.cc. Its results are those of `shapes`, some of them in the place of operands, and room to
+    pack the kernel in, which is left out here."""
     lanes = _load().lanes()
     packed = 4 * units * -(-units // lanes) * lanes
     results = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in [*shapes, (packed,)]]
-    call = jax.ffi.ffi_call(name, results, vmap_method="sequential")
+    call = jax.ffi.ffi_call(name, results, vmap_method="sequential", input_output_aliases=in_place)
     return lambda *operands: call(*operands)[:-1]

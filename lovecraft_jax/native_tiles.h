@@ -2,8 +2,7 @@
 // it is still in registers. It is some rows of the batch by 4 vectors: forward the four gates of as many units as a
 // vector has lanes, backward four vectors of units.
 //
-// Where the units do not fill the last vector, it begins earlier and shares units with the one before it, which both
-// compute alike: so nothing may be written over what is still to be read.
+// Both write over what they read: the gates take the place of what the input gave them, and dz theirs.
 //
 // Axes in names as in model.py: T time, B batch, H units, G gates (4H, in the order i, f, g, o); all float32.
 
@@ -27,13 +26,36 @@ constexpr int GATES = 4, MOST_VECTORS = 4;
 
 typedef float Vector __attribute__((vector_size(4 * LANES)));
 
-inline Vector load(const float* from) {
-  Vector v;
-  std::memcpy(&v, from, sizeof v);
+// The first `count` lanes of a vector, from memory and to it; 0 in the others.
+inline Vector load(const float* from, int64_t count = LANES) {
+  Vector v{};
+  if (count == LANES) {
+    std::memcpy(&v, from, sizeof v);
+    return v;
+  }
+  char* to = reinterpret_cast<char*>(&v);
+  for (int part = LANES / 2; part; part /= 2)  // by parts of a size known to the compiler
+    if (count & part) {
+      std::memcpy(to, from, 4 * part);
+      to += 4 * part;
+      from += part;
+    }
   return v;
 }
 
-inline void store(float* to, Vector v) { std::memcpy(to, &v, sizeof v); }
+inline void store(float* to, Vector v, int64_t count = LANES) {
+  if (count == LANES) {
+    std::memcpy(to, &v, sizeof v);
+    return;
+  }
+  const char* from = reinterpret_cast<const char*>(&v);
+  for (int part = LANES / 2; part; part /= 2)
+    if (count & part) {
+      std::memcpy(to, from, 4 * part);
+      to += part;
+      from += 4 * part;
+    }
+}
 
 inline Vector all(float x) { return x - Vector{}; }  // x + 0 would not do: of -0 it makes 0, so it costs an addition
 
@@ -55,17 +77,17 @@ inline Vector tanh(Vector x) {
 
 inline Vector sigmoid(Vector x) { return 0.5f * tanh(0.5f * x) + 0.5f; }
 
-int64_t vectors(int64_t H) { return (H + LANES - 1) / LANES; }
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-int64_t first_unit(int64_t vector, int64_t H) { return vector * LANES < H - LANES ? vector * LANES : H - LANES; }
+// How many vectors hold H units, and how many units the one from `unit` on holds.
+inline int64_t vectors(int64_t H) { return (H + LANES - 1) / LANES; }
+inline int64_t held(int64_t unit, int64_t H) { return least(LANES, H - unit); }
 
 // Rows of the next tile, so that all are nearly the same height.
-int64_t height(int64_t rows) {
+inline int64_t height(int64_t rows) {
   const int64_t tiles = (rows + MOST_ROWS - 1) / MOST_ROWS;
   return (rows + tiles - 1) / tiles;
 }
-
-int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // sums [R rows, N vectors] += a [R, K] @ packed [K, N vectors]; a's rows are K apart.
 template <int R, int N>
@@ -80,37 +102,35 @@ inline void add_product(const float* a, const float* packed, int64_t K, Vector (
   }
 }
 
-// One time step forward. h and c are those before it.
+// One time step forward. gates_BG comes as the input's part of them; h and c are those before the step.
 struct Forward {
   int64_t B, H;
-  const float *packed, *bias_G, *gates_x_BG, *h_BH, *c_BH;
+  const float *packed, *bias_G, *h_BH, *c_BH;
   float *gates_BG, *next_c_BH, *next_h_BH;
 
   template <int R>
   void tile(int64_t row, int64_t vector) const {
-    const int64_t unit = first_unit(vector, H);
+    const int64_t unit = vector * LANES, count = held(unit, H);
     Vector sums[R][GATES];
     for (int r = 0; r < R; ++r)
       for (int gate = 0; gate < GATES; ++gate) {
-        sums[r][gate] = load(bias_G + gate * H + unit);
+        sums[r][gate] = load(bias_G + gate * H + unit, count);
         // Wanted after the product: the long way from memory is over by then.
-        __builtin_prefetch(gates_x_BG + ((row + r) * GATES + gate) * H + unit);
         __builtin_prefetch(gates_BG + ((row + r) * GATES + gate) * H + unit, 1);
       }
     add_product<R, GATES>(h_BH + row * H, packed + vector * H * GATES * LANES, H, sums);
     for (int r = 0; r < R; ++r) {
       const int64_t at = (row + r) * H + unit;
-      const float* x = gates_x_BG + (row + r) * GATES * H + unit;
       float* gates = gates_BG + (row + r) * GATES * H + unit;
-      const Vector i = sigmoid(sums[r][0] + load(x)), f = sigmoid(sums[r][1] + load(x + H));
-      const Vector g = tanh(sums[r][2] + load(x + 2 * H)), o = sigmoid(sums[r][3] + load(x + 3 * H));
-      const Vector c = f * load(c_BH + at) + i * g;
-      store(gates, i);
-      store(gates + H, f);
-      store(gates + 2 * H, g);
-      store(gates + 3 * H, o);
-      store(next_c_BH + at, c);
-      store(next_h_BH + at, o * tanh(c));
+      for (int gate = 0; gate < GATES; ++gate) sums[r][gate] += load(gates + gate * H, count);
+      const Vector i = sigmoid(sums[r][0]), f = sigmoid(sums[r][1]), g = tanh(sums[r][2]), o = sigmoid(sums[r][3]);
+      const Vector c = f * load(c_BH + at, count) + i * g;
+      store(gates, i, count);
+      store(gates + H, f, count);
+      store(gates + 2 * H, g, count);
+      store(gates + 3 * H, o, count);
+      store(next_c_BH + at, c, count);
+      store(next_h_BH + at, o * tanh(c), count);
     }
   }
 
@@ -122,45 +142,46 @@ struct Forward {
 
   int64_t columns() const { return vectors(H); }
 
-  void column(int64_t vector) const {
-    for (int64_t row = 0, rows; row < B; row += rows) tile_of(rows = height(B - row), row, vector);
+  void column(int64_t vector, int64_t row, int64_t last) const {
+    for (int64_t rows; row < last; row += rows) tile_of(rows = height(last - row), row, vector);
   }
 };
 
-// One time step back: the gradient of its gates z before their activations, dz_BG, from that of the step after it,
-// whose part of dh is next_dz_BG @ kernel_h's transpose; after the last time step it is given, as dh_BH.
+// One time step back: gates_BG becomes the gradient of the gates before their activations, dz, from that of the step
+// after it, whose part of dh is next_dz_BG @ kernel_h's transpose. After the last step there is none, but dh_BH.
 struct Backward {
   int64_t B, H;
-  const float *packed, *next_dz_BG, *dh_BH, *to_h_BH, *gates_BG, *c_BH, *c_before_BH, *dc_BH;
-  float *dz_BG, *dc_before_BH;
+  const float *packed, *next_dz_BG, *dh_BH, *to_h_BH, *c_BH, *c_before_BH;
+  float *gates_BG, *dc_BH;
 
   template <int R, int N>
   void tile(int64_t row, int64_t vector) const {
     Vector sums[R][N];
     for (int r = 0; r < R; ++r)
       for (int n = 0; n < N; ++n) {
-        const int64_t unit = first_unit(vector + n, H), at = (row + r) * H + unit;
-        sums[r][n] = dh_BH ? load(dh_BH + at) : Vector{};
+        const int64_t unit = (vector + n) * LANES, at = (row + r) * H + unit;
+        sums[r][n] = dh_BH ? load(dh_BH + at, held(unit, H)) : Vector{};
         __builtin_prefetch(to_h_BH + at);
         __builtin_prefetch(c_BH + at);
         __builtin_prefetch(c_before_BH + at);
-        for (int gate = 0; gate < GATES; ++gate) __builtin_prefetch(gates_BG + ((row + r) * GATES + gate) * H + unit);
+        for (int gate = 0; gate < GATES; ++gate)
+          __builtin_prefetch(gates_BG + ((row + r) * GATES + gate) * H + unit, 1);
       }
     if (next_dz_BG)
       add_product<R, N>(next_dz_BG + row * GATES * H, packed + vector * GATES * H * LANES, GATES * H, sums);
     for (int r = 0; r < R; ++r)
       for (int n = 0; n < N; ++n) {
-        const int64_t unit = first_unit(vector + n, H), at = (row + r) * H + unit;
-        const float* gates = gates_BG + (row + r) * GATES * H + unit;
-        float* dz = dz_BG + (row + r) * GATES * H + unit;
-        const Vector i = load(gates), f = load(gates + H), g = load(gates + 2 * H), o = load(gates + 3 * H);
-        const Vector tanh_c = tanh(load(c_BH + at)), dh = sums[r][n] + load(to_h_BH + at);
-        const Vector dc = load(dc_BH + at) + dh * o * (1.0f - tanh_c * tanh_c);
-        store(dz, dc * g * i * (1.0f - i));
-        store(dz + H, dc * load(c_before_BH + at) * f * (1.0f - f));
-        store(dz + 2 * H, dc * i * (1.0f - g * g));
-        store(dz + 3 * H, dh * tanh_c * o * (1.0f - o));
-        store(dc_before_BH + at, dc * f);
+        const int64_t unit = (vector + n) * LANES, at = (row + r) * H + unit, count = held(unit, H);
+        float* gates = gates_BG + (row + r) * GATES * H + unit;
+        const Vector i = load(gates, count), f = load(gates + H, count);
+        const Vector g = load(gates + 2 * H, count), o = load(gates + 3 * H, count);
+        const Vector tanh_c = tanh(load(c_BH + at, count)), dh = sums[r][n] + load(to_h_BH + at, count);
+        const Vector dc = load(dc_BH + at, count) + dh * o * (1.0f - tanh_c * tanh_c);
+        store(gates, dc * g * i * (1.0f - i), count);
+        store(gates + H, dc * load(c_before_BH + at, count) * f * (1.0f - f), count);
+        store(gates + 2 * H, dc * i * (1.0f - g * g), count);
+        store(gates + 3 * H, dh * tanh_c * o * (1.0f - o), count);
+        store(dc_BH + at, dc * f, count);
       }
   }
 
@@ -171,15 +192,17 @@ struct Backward {
   }
 
   template <int N = MOST_VECTORS>
-  void column_of(int64_t width, int64_t vector) const {
+  void column_of(int64_t width, int64_t vector, int64_t row, int64_t last) const {
     if constexpr (N > 1)
-      if (width < N) return column_of<N - 1>(width, vector);
-    for (int64_t row = 0, rows; row < B; row += rows) tile_of<N>(rows = height(B - row), row, vector);
+      if (width < N) return column_of<N - 1>(width, vector, row, last);
+    for (int64_t rows; row < last; row += rows) tile_of<N>(rows = height(last - row), row, vector);
   }
 
   int64_t columns() const { return (vectors(H) + MOST_VECTORS - 1) / MOST_VECTORS; }
 
-  void column(int64_t n) const { column_of(vectors(H) - n * MOST_VECTORS, n * MOST_VECTORS); }
+  void column(int64_t n, int64_t row, int64_t last) const {
+    column_of(vectors(H) - n * MOST_VECTORS, n * MOST_VECTORS, row, last);
+  }
 };
 
 }  // namespace
