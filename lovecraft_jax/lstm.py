@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from lovecraft_jax.fused import LayerCarry, fused_lstm
-from lovecraft_jax.ops import dot, plus_bias
+from lovecraft_jax.ops import dot, of_rows, plus_bias
 
 
 class LSTMCell(nn.Module):
@@ -24,11 +24,13 @@ class LSTMCell(nn.Module):
 
     kernel_x [D, 4H], kernel_h [H, 4H], bias [4H], gates in the order i, f, g, o: a promise that checkpoints rest on.
     Parameters, gates and the carry are float32; the products take their operands as `dtype` and add up in float32.
+    With `in_cpp`, kernel_x's gradient is formed in C++ (native.py), as all else is under "native".
     """
 
     features: int
     units: int
     dtype: jnp.dtype = jnp.dtype("float32")
+    in_cpp: bool = False
 
     def setup(self) -> None:
         self.kernel_x = self.param("kernel_x", nn.initializers.glorot_uniform(), (self.features, 4 * self.units))
@@ -37,9 +39,7 @@ class LSTMCell(nn.Module):
 
     def project(self, x: jax.Array) -> jax.Array:
         """The input's part of the gates, x [..., D] @ kernel_x [..., 4H], which needs no recurrence."""
-        # Flat, so that its gradient is one product: over [T, B] XLA first copies the gates' gradient.
-        gates_NG = dot(x.reshape(-1, self.features), self.kernel_x, self.dtype)
-        return gates_NG.reshape(*x.shape[:-1], 4 * self.units)
+        return of_rows(x, jnp.asarray(self.kernel_x), self.dtype, self.in_cpp)
 
     def look_up(self, ids: jax.Array, table_VD: jax.Array | None = None, scale: jax.Array | None = None) -> jax.Array:
         """The same for x = table_VD[ids], or for one-hot vectors of `ids` where there is no table: [..., 4H].

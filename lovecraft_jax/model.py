@@ -16,7 +16,7 @@ from lovecraft_jax import native
 from lovecraft_jax.cudnn import run_cudnn
 from lovecraft_jax.fused import LayerCarry
 from lovecraft_jax.lstm import LSTMCell, run_layer
-from lovecraft_jax.ops import dot, plus_bias
+from lovecraft_jax.ops import of_rows, plus_bias
 
 Carry = tuple[LayerCarry, ...]
 """One (c_BH, h_BH) a layer."""
@@ -47,7 +47,8 @@ class LSTMLM(nn.Module):
             normal = nn.initializers.normal(self.embed**-0.5)
             self.embedding = self.param("embedding", normal, (self.vocab_size, self.embed))
         widths = self._widths()
-        self.cells = [LSTMCell(D, self.units, self.dtype, name=f"lstm_{i}") for i, D in enumerate(widths[:-1])]
+        in_cpp = self.lstm == "native"
+        self.cells = [LSTMCell(D, self.units, self.dtype, in_cpp, name=f"lstm_{i}") for i, D in enumerate(widths[:-1])]
         if not self.tie:
             self.head_kernel = self.param("head_kernel", nn.initializers.lecun_normal(), (self.units, self.vocab_size))
         self.head_bias = self.param("head_bias", nn.initializers.zeros, (self.vocab_size,))
@@ -66,7 +67,8 @@ class LSTMLM(nn.Module):
             new_carry.append(layer_carry)
             h = h if mask_BH is None else h * mask_BH[None]
         kernel_HV = self.embedding.T if self.tie else self.head_kernel
-        return tuple(new_carry), plus_bias(dot(h, kernel_HV, self.dtype), self.head_bias).swapaxes(0, 1)
+        logits_TBV = plus_bias(of_rows(h, kernel_HV, self.dtype, self.lstm == "native"), self.head_bias)
+        return tuple(new_carry), logits_TBV.swapaxes(0, 1)
 
     def initial_carry(self, batch: int) -> Carry:
         """Zeros, each leaf a buffer of its own, as donation wants them."""

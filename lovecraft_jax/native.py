@@ -1,4 +1,4 @@
-"""The fused layer's two loops in C++ (native.cc), where there is a CPU and a compiler: `model.lstm = "native"`.
+"""The fused layer's two loops in C++ (cpp/), where there is a CPU and a compiler: `model.lstm = "native"`.
 
 Compiled at the first start on a kind of machine and kept in the user's cache folder; $CXX names the compiler.
 """
@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from lovecraft_jax.cache import machine
 from lovecraft_jax.errors import UserError
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("native.cc", "native_tiles.h"))
+SOURCES = Path(__file__).with_name("cpp")
 COMPILERS = ("c++", "g++", "clang++")
 OPTIONS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread")
 
@@ -55,7 +55,7 @@ def _reason_against(settings: ConfigDict) -> str:
 def _load() -> Any:
     """The compiled library, known to XLA. Raises OSError."""
     library = ctypes.CDLL(str(_compiled()))
-    for name in ("lstm_forward", "lstm_backward"):
+    for name in ("lstm_forward", "lstm_backward", "outer"):
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
     return library
 
@@ -66,17 +66,17 @@ def _compiled() -> Path:
     if compiler is None:
         raise OSError(f"no C++ compiler found, neither $CXX nor {', '.join(COMPILERS)}")
     command = [*compiler.split(), *OPTIONS, f"-I{jax.ffi.include_dir()}"]
-    made_of = "\n".join([*command, jax.__version__, *(source.read_text() for source in SOURCES)])
+    made_of = "\n".join([*command, jax.__version__, *(path.read_text() for path in sorted(SOURCES.iterdir()))])
     library = Path(pooch.os_cache("lovecraft_jax")) / "native" / machine() / f"{_digest(made_of)}.so"
     if not library.exists():
         library.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=library.parent) as folder:
             made = Path(folder) / library.name
             done = subprocess.run(
-                [*command, str(SOURCES[0]), "-o", str(made)], capture_output=True, text=True, check=False
+                [*command, str(SOURCES / "lstm.cc"), "-o", str(made)], capture_output=True, text=True, check=False
             )
             if done.returncode:
-                raise OSError(f"{compiler} could not compile {SOURCES[0]}: {done.stderr.strip().splitlines()[:1]}")
+                raise OSError(f"{compiler} could not compile {SOURCES}: {done.stderr.strip().splitlines()[:1]}")
             made.replace(library)  # whole or not at all, whoever else does the same
     return library
 
@@ -110,8 +110,17 @@ def backward_loop(
     return grad_TBG, c_grad_BH
 
 
+def outer(a_NR: jax.Array, b_NC: jax.Array) -> jax.Array:
+    """a_NR.T @ b_NC, the gradient of a kernel from all rows that went through it: [R, C]."""
+    shape = a_NR.shape[1], b_NC.shape[1]
+    sum_RC: jax.Array = jax.ffi.ffi_call("outer", jax.ShapeDtypeStruct(shape, jnp.float32), vmap_method="sequential")(
+        a_NR, b_NC
+    )
+    return sum_RC
+
+
 def _call(name: str, shapes: list[tuple[int, ...]], units: int, in_place: dict[int, int]) -> Any:
-    """A function of native.cc. Its results are those of `shapes`, some of them in the place of operands, and room to
+    """A function of cpp/. Its results are those of `shapes`, some of them in the place of operands, and room to
     pack the kernel in, which is left out here."""
     lanes = _load().lanes()
     packed = 4 * units * -(-units // lanes) * lanes

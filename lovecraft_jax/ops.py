@@ -4,10 +4,32 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from lovecraft_jax import native
+
 
 def dot(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """x @ kernel with operands of `dtype`, added up in float32."""
     return jnp.dot(x.astype(dtype), kernel.astype(dtype), preferred_element_type=jnp.float32)
+
+
+def of_rows(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype, in_cpp: bool) -> jax.Array:
+    """The same of x [..., D], all rows at once; with `in_cpp`, the kernel's gradient is formed there (native.py)."""
+    flat_ND = x.reshape(-1, x.shape[-1])
+    product_NC = _product(flat_ND, kernel) if in_cpp else dot(flat_ND, kernel, dtype)
+    return product_NC.reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+@jax.custom_vjp
+def _product(x_ND: jax.Array, kernel_DC: jax.Array) -> jax.Array:
+    return x_ND @ kernel_DC
+
+
+def _product_backward(saved: tuple[jax.Array, jax.Array], grad_NC: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x_ND, kernel_DC = saved
+    return grad_NC @ kernel_DC.T, native.outer(x_ND, grad_NC)
+
+
+_product.defvjp(lambda x_ND, kernel_DC: (x_ND @ kernel_DC, (x_ND, kernel_DC)), _product_backward)
 
 
 @jax.custom_vjp

@@ -7,12 +7,14 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <thread>
 #include <utility>
 #include <vector>
 
-#include "native_tiles.h"
+#include "outer.h"
+#include "step.h"
 #include "xla/ffi/api/c_api.h"
 
 namespace {
@@ -29,58 +31,62 @@ float* out(const XLA_FFI_CallFrame* call, int n) {
   return static_cast<float*>(static_cast<XLA_FFI_Buffer*>(call->rets.rets[n])->data);
 }
 
-// All steps in parts. While a core's own cache holds the packed kernel, a part is some rows and goes through all steps
-// on its own. Of a larger one it is a column of one step, which waits for the step before: so the kernel is read once a
-// step, and not once for every part of the rows. Whoever is free takes the next part, and waits only for parts that
-// others are at: so nothing can hang, however late a helper comes.
-template <class Step>
-struct Loop {
-  const std::vector<Step> steps;
-  const int64_t B = steps[0].B, columns = steps[0].columns(), height, parts;
+// Parts of a work, in order. Whoever is free takes the next one, and waits only for such as others are at: so nothing
+// can hang, however late a helper comes.
+struct Work {
+  const int64_t parts;
+  const std::function<void(int64_t, const Work&)> do_part;
   std::atomic<int64_t> next{0}, done{0};
 
-  Loop(std::vector<Step> all, int64_t threads)
-      : steps(std::move(all)),
-        height(4 * GATES * steps[0].H * steps[0].H > CORE_CACHE ? 0 : (B + threads - 1) / threads),
-        parts(height ? (B + height - 1) / height : columns * static_cast<int64_t>(steps.size())) {}
+  void take_parts() {
+    for (int64_t part; (part = next.fetch_add(1)) < parts; done.fetch_add(1, std::memory_order_release))
+      do_part(part, *this);
+  }
 
   void wait_for(int64_t count) const {
     while (done.load(std::memory_order_acquire) < count) std::this_thread::yield();
   }
-
-  void take_parts() {
-    for (int64_t part; (part = next.fetch_add(1)) < parts; done.fetch_add(1, std::memory_order_release)) {
-      if (!height) {
-        wait_for(part / columns * columns);
-        steps[part / columns].column(part % columns, 0, B);
-        continue;
-      }
-      for (const Step& step : steps)
-        for (int64_t n = 0; n < columns; ++n) step.column(n, part * height, least(B, (part + 1) * height));
-    }
-  }
 };
 
-// On all the threads that XLA gives this device.
-template <class Step>
-void run(std::vector<Step> steps, const XLA_FFI_CallFrame* call) {
-  int64_t threads = 1;
-  XLA_FFI_ThreadPool_NumThreads_Args count{XLA_FFI_ThreadPool_NumThreads_Args_STRUCT_SIZE, nullptr, call->ctx,
-                                           &threads};
-  call->api->XLA_FFI_ThreadPool_NumThreads(&count);
-  // A helper that comes when all is over still finds the loop, and nothing to do.
-  const auto loop = std::make_shared<Loop<Step>>(std::move(steps), threads);
-  const auto help = [](void* data) {
-    const std::unique_ptr<std::shared_ptr<Loop<Step>>> loop(static_cast<std::shared_ptr<Loop<Step>>*>(data));
-    (*loop)->take_parts();
-  };
-  for (int64_t n = 1; n < least(threads, loop->parts); ++n) {
+// How many threads XLA gives this device.
+int64_t threads(const XLA_FFI_CallFrame* call) {
+  int64_t count = 1;
+  XLA_FFI_ThreadPool_NumThreads_Args args{XLA_FFI_ThreadPool_NumThreads_Args_STRUCT_SIZE, nullptr, call->ctx, &count};
+  call->api->XLA_FFI_ThreadPool_NumThreads(&args);
+  return count;
+}
+
+// All parts, on this thread and on those that are free.
+void share(const XLA_FFI_CallFrame* call, int64_t parts, std::function<void(int64_t, const Work&)> do_part) {
+  using Shared = std::shared_ptr<Work>;
+  const Shared work(new Work{parts, std::move(do_part)});
+  // A helper that comes when all is over still finds the work, and nothing to do.
+  const auto help = [](void* data) { (*std::unique_ptr<Shared>(static_cast<Shared*>(data)))->take_parts(); };
+  for (int64_t n = 1; n < least(threads(call), parts); ++n) {
     XLA_FFI_ThreadPool_Schedule_Args helper{XLA_FFI_ThreadPool_Schedule_Args_STRUCT_SIZE, nullptr, call->ctx, help,
-                                            new std::shared_ptr<Loop<Step>>(loop)};
+                                            new Shared(work)};
     call->api->XLA_FFI_ThreadPool_Schedule(&helper);
   }
-  loop->take_parts();
-  loop->wait_for(loop->parts);
+  work->take_parts();
+  work->wait_for(parts);
+}
+
+// All time steps. While a core's own cache holds the packed kernel, a part is some rows and goes through all of them by
+// itself. Of a larger one it is a column of one step, which waits for the step before: so the kernel is read once a
+// step, and not once for every part of the rows.
+template <class Step>
+void run(const XLA_FFI_CallFrame* call, const std::vector<Step>& steps) {
+  const int64_t B = steps[0].B, columns = steps[0].columns();
+  if (4 * GATES * steps[0].H * steps[0].H > CORE_CACHE)
+    return share(call, columns * static_cast<int64_t>(steps.size()), [&](int64_t part, const Work& work) {
+      work.wait_for(part / columns * columns);
+      steps[part / columns].column(part % columns, 0, B);
+    });
+  const int64_t parts = least(threads(call), B);
+  share(call, parts, [&](int64_t part, const Work&) {
+    for (const Step& step : steps)
+      for (int64_t n = 0; n < columns; ++n) step.column(n, B * part / parts, B * (part + 1) / parts);
+  });
 }
 
 // XLA first asks what a function was built for, then calls it.
@@ -116,7 +122,7 @@ extern "C" XLA_FFI_Error* lstm_forward(XLA_FFI_CallFrame* call) {
     c_BH = next_c_BH;
     h_BH = next_h_BH;
   }
-  run(std::move(steps), call);
+  run(call, steps);
   return nullptr;
 }
 
@@ -142,6 +148,15 @@ extern "C" XLA_FFI_Error* lstm_backward(XLA_FFI_CallFrame* call) {
     next_dz_BG = gates_BG;
     dh_BH = nullptr;
   }
-  run(std::move(steps), call);
+  run(call, steps);
+  return nullptr;
+}
+
+// a_NR, b_NC -> a's transpose @ b [R, C]
+extern "C" XLA_FFI_Error* outer(XLA_FFI_CallFrame* call) {
+  if (asked_for_version(call)) return nullptr;
+  const Outer sum{arg(call, 0).dims[0], arg(call, 0).dims[1], arg(call, 1).dims[1],
+                  in(call, 0),          in(call, 1),          out(call, 0)};
+  share(call, sum.panels(), [&](int64_t panel, const Work&) { sum.panel(panel); });
   return nullptr;
 }
