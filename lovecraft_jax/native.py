@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from lovecraft_jax.cache import machine
 from lovecraft_jax.errors import UserError
+from lovecraft_jax.progress import say
 
 SOURCES = Path(__file__).with_name("cpp")
 COMPILERS = ("c++", "g++", "clang++")
@@ -33,20 +34,24 @@ def resolve(settings: ConfigDict) -> str:
     """
     if settings.lstm not in ("auto", "native"):
         return settings.lstm
-    reason = _reason_against(settings)
+    reason = ""
+    if jax.default_backend() != "cpu":
+        reason = f"it runs on CPUs, found {jax.default_backend()}"
+    elif settings.dtype != "float32":
+        reason = f"it computes in float32, dtype={settings.dtype} was asked for"
+    reason = reason or _not_built()
     if settings.lstm == "native" and reason:
         raise UserError(f"config.model.lstm='native': {reason}; use auto, which then takes the fused layer")
     return "fused" if reason else "native"
 
 
-def _reason_against(settings: ConfigDict) -> str:
-    if jax.default_backend() != "cpu":
-        return f"it runs on CPUs, found {jax.default_backend()}"
-    if settings.dtype != "float32":
-        return f"it computes in float32, dtype={settings.dtype} was asked for"
+@functools.cache
+def _not_built() -> str:
+    """Why there is no library, said once."""
     try:
         _load()
     except OSError as error:
+        say(f"slower than it could be: {error}; install one (apt install g++, xcode-select --install)")
         return str(error)
     return ""
 
@@ -64,7 +69,7 @@ def _compiled() -> Path:
     """The library's file, made where it is not there yet. Raises OSError."""
     compiler = os.environ.get("CXX") or next(filter(shutil.which, COMPILERS), None)
     if compiler is None:
-        raise OSError(f"no C++ compiler found, neither $CXX nor {', '.join(COMPILERS)}")
+        raise OSError(f"no C++ compiler ($CXX, {', '.join(COMPILERS)})")
     command = [*compiler.split(), *OPTIONS, f"-I{jax.ffi.include_dir()}"]
     made_of = "\n".join([*command, jax.__version__, *(path.read_text() for path in sorted(SOURCES.iterdir()))])
     library = Path(pooch.os_cache("lovecraft_jax")) / "native" / machine() / f"{_digest(made_of)}.so"
@@ -76,7 +81,8 @@ def _compiled() -> Path:
                 [*command, str(SOURCES / "lstm.cc"), "-o", str(made)], capture_output=True, text=True, check=False
             )
             if done.returncode:
-                raise OSError(f"{compiler} could not compile {SOURCES}: {done.stderr.strip().splitlines()[:1]}")
+                said = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[0]
+                raise OSError(f"{compiler} cannot compile {SOURCES / 'lstm.cc'} ({said})")
             made.replace(library)  # whole or not at all, whoever else does the same
     return library
 

@@ -1,6 +1,7 @@
 """The schedule, clipping and Adam, against numbers worked out by hand and against numpy."""
 
 import math
+import operator
 from typing import Any
 
 import jax
@@ -11,6 +12,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from lovecraft_jax.optimizer import learning_rate, make_optimizer, make_schedule
+from lovecraft_jax.state import TrainState
+from lovecraft_jax.step import Sums, make_update
 
 
 def test_cosine_rises_from_zero_to_the_peak_and_falls_to_its_end(config: ConfigDict) -> None:
@@ -64,8 +67,8 @@ def test_the_learning_rate_is_a_leaf_and_another_needs_no_new_compile(config: Co
     optimizer = make_optimizer(section, total_steps=10)
     params = {"a": jnp.float32(0.0), "b": jnp.float32(0.0)}
     grads = {"a": jnp.float32(0.6), "b": jnp.float32(0.8)}
-    update = jax.jit(optimizer.update)
-    state = jax.jit(optimizer.init)(params)
+    update = jax.jit(optimizer.adam.update)
+    state = jax.jit(optimizer.adam.init)(params)
     once, _ = update(grads, state, params)
     thrice, after = update(grads, with_rate(state, 0.75), params)
     assert as_floats(thrice) == pytest.approx({name: 3 * float(value) for name, value in once.items()}, rel=1e-5)
@@ -73,14 +76,14 @@ def test_the_learning_rate_is_a_leaf_and_another_needs_no_new_compile(config: Co
     assert float(learning_rate(after, make_schedule(section, 10), jnp.int32(0))) == 0.75
 
     rates = jnp.array([0.25, 0.75])
-    both = jax.vmap(lambda rate: optimizer.update(grads, with_rate(state, rate), params)[0])(rates)
+    both = jax.vmap(lambda rate: optimizer.adam.update(grads, with_rate(state, rate), params)[0])(rates)
     assert as_floats(both, 0) == pytest.approx(as_floats(once), rel=1e-5)
     assert as_floats(both, 1) == pytest.approx(as_floats(thrice), rel=1e-5)
 
 
 def test_the_reported_rate_is_the_one_that_the_step_uses(config: ConfigDict) -> None:
     section = settings(config, lr=0.2, warmup=4, end=0.1, schedule="cosine")
-    state = make_optimizer(section, total_steps=12).init({"a": jnp.float32(0.0)})
+    state = make_optimizer(section, total_steps=12).adam.init({"a": jnp.float32(0.0)})
     reported = [float(learning_rate(state, make_schedule(section, 12), jnp.int32(step))) for step in (0, 2, 4, 8)]
     assert reported == pytest.approx([0, 0.1, 0.2, 0.11], rel=1e-5)
 
@@ -91,12 +94,16 @@ def settings(config: ConfigDict, **changes: Any) -> ConfigDict:
 
 
 def updates(section: ConfigDict, grads: list[dict[str, float]]) -> list[dict[str, float]]:
-    """What each of a row of gradients adds to the parameters."""
+    """What each of a row of mean gradients adds to the parameters."""
     optimizer = make_optimizer(section, total_steps=100)
+    update = jax.jit(make_update(optimizer))
     params = {"a": jnp.float32(0.0), "b": jnp.float32(0.0)}
-    state, changes = optimizer.init(params), []
+    state = TrainState(jnp.int32(0), {"params": params}, optimizer.adam.init(params), (), jax.random.key(0))
+    changes = []
     for grad in grads:
-        change, state = optimizer.update(jax.tree.map(jnp.float32, grad), state, params)
+        sums = Sums(jnp.float32(1), jnp.float32(2), {name: jnp.float32(2 * value) for name, value in grad.items()})
+        before, (state, _) = state, update(state, sums, jnp.bool_(True))
+        change = jax.tree.map(operator.sub, state.variables["params"], before.variables["params"])
         changes.append(as_floats(change))
     return changes
 

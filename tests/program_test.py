@@ -118,9 +118,9 @@ def test_ten_dispatches_trace_once_and_equal_ten_steps_in_one(
 def test_one_device_equals_eight_dropout_included(program: Program, ten_steps: tuple[TrainState, Any]) -> None:
     config, model, device = tiny.get_config(), program.model, jax.devices()[0]
     assert (model.dropout_input, model.dropout) == (0.1, 0.1)
-    optimizer, schedule = make_optimizer(config.optimizer, TOTAL), make_schedule(config.optimizer, TOTAL)
+    optimizer = make_optimizer(config.optimizer, TOTAL)
     mesh = make_mesh(config.data.batch_size, [device])
-    train_steps = jax.jit(make_train_steps(make_train_step(model, optimizer, schedule, mesh)))
+    train_steps = jax.jit(make_train_steps(make_train_step(model, optimizer, mesh)))
     result = train_steps(jax.device_put(program.init(0), device), batches(0, 10))
     assert all(leaf.devices() == {device} for leaf in jax.tree.leaves(result))
     assert_close(on_host(result), ten_steps)

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from configs import tiny
 from lovecraft_jax.batches import Batch
 from lovecraft_jax.mesh import make_mesh
-from lovecraft_jax.optimizer import make_optimizer, make_schedule
+from lovecraft_jax.optimizer import make_optimizer
 from lovecraft_jax.program import Program, make_program
 from lovecraft_jax.state import TrainState
 from lovecraft_jax.step import forget, make_train_step, nats
@@ -130,24 +130,22 @@ def test_no_step_is_taken_where_the_gradient_is_not_finite(
     jax.tree.map(np.testing.assert_array_equal, on_host(state), before)
 
 
-def test_no_step_is_taken_where_the_update_is_not_finite(program: Program, start: TrainState) -> None:
-    rate = start.opt_state[1].hyperparams["learning_rate"]
+def test_an_update_that_is_not_finite_is_told_and_none_follows(program: Program, start: TrainState) -> None:
+    rate = start.opt_state[0].hyperparams["learning_rate"]
     sick = copy(start, opt_state=optax.tree.set(start.opt_state, learning_rate=rate * np.inf))
-    before = on_host(sick)
     state, metrics = train(program, sick, two(batch(0), batch(1)))
-    assert np.isfinite(metrics["loss"]).all()
-    assert np.isfinite(metrics["grad_norm"]).all()
+    assert np.isfinite(metrics["loss"][0])
+    assert np.isfinite(metrics["grad_norm"][0])
     assert metrics["finite"].tolist() == [False] * 2
-    jax.tree.map(np.testing.assert_array_equal, on_host(state), before)
+    assert int(state.step) == 3 + 1
 
 
 def test_two_seeds_side_by_side_on_one_device_equal_each_alone_on_eight(program: Program) -> None:
     config, device = small(), jax.devices()[0]
-    optimizer, schedule = make_optimizer(config.optimizer, TOTAL), make_schedule(config.optimizer, TOTAL)
-    train_step = make_train_step(program.model, optimizer, schedule, make_mesh(B, [device]))
+    train_step = make_train_step(program.model, make_optimizer(config.optimizer, TOTAL), make_mesh(B, [device]))
     states = jax.device_put([program.init(seed) for seed in (0, 1)], device)
     both = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-    side_by_side, _ = jax.jit(jax.vmap(train_step, in_axes=(0, None)))(both, batch(0))
+    side_by_side, _ = jax.jit(jax.vmap(train_step, in_axes=(0, None, None)))(both, batch(0), np.True_)
     alone = [on_host(train(program, program.init(seed), two(batch(0), DEAD))[0]) for seed in (0, 1)]
     assert_close(on_host(side_by_side), jax.tree.map(lambda *leaves: np.stack(leaves), *alone))
 
