@@ -9,12 +9,11 @@ from typing import Any
 
 import jax
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
 from lovecraft_jax.cache import keep_programs
 from lovecraft_jax.errors import RunError, UserError
 from lovecraft_jax.loop import FAILED, INTERRUPTED
-from lovecraft_jax.mesh import cores_that_pay
 from lovecraft_jax.progress import say
 
 WRONG_INPUT = 2
@@ -26,7 +25,9 @@ def define_train_flags() -> None:
     """--config, --workdir, --platform, --num_cpu_devices."""
     config_flags.DEFINE_config_file("config", None, "An experiment, as configs/c150.py or configs/c150.py:quick.")
     flags.DEFINE_string("workdir", None, "Where the run is kept; runs/<config>[-<variant>] by default.")
-    flags.DEFINE_integer("num_cpu_devices", 0, "Cores of a CPU to train on; 0 takes as many as pay.", lower_bound=0)
+    flags.DEFINE_integer(
+        "num_cpu_devices", 0, "Cores of a CPU to train on as devices; 0: what is fastest.", lower_bound=0
+    )
     _define_platform()
 
 
@@ -59,14 +60,17 @@ def given(name: str) -> Any:
     return value
 
 
-def cores(config: ConfigDict) -> int:
-    """How many cores of a CPU to train `config` on. Raises UserError where they are asked for and JAX has others."""
+def cores() -> int:
+    """How many cores of a CPU to train on as devices, 0 for as many as pay.
+
+    Raises UserError where they are asked for and JAX has other devices.
+    """
     asked, devices = flags.FLAGS.num_cpu_devices, jax.devices()
     if devices[0].platform != "cpu" and asked:
         raise UserError(f"--num_cpu_devices={asked}: training on {devices[0].platform}; add --platform=cpu")
     if devices[0].platform != "cpu" or len(devices) > 1:  # as JAX_NUM_CPU_DEVICES makes them
         return 1
-    return asked or cores_that_pay(config)
+    return asked
 
 
 def run(main: Callable[[], int]) -> None:

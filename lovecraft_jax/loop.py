@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from lovecraft_jax import data, generate, settings
+from lovecraft_jax import data, generate, native, settings
 from lovecraft_jax.baselines import Baselines
 from lovecraft_jax.batches import Batches
 from lovecraft_jax.checkpoint import Checkpoints
@@ -32,12 +32,13 @@ INTERRUPTED = 75
 BASELINE_SECONDS = 60
 
 
-def train(config: ConfigDict, workdir: str, cores: int = 1) -> int:
-    """Trains `config` in `workdir`, or goes on with what is there; returns an exit code. `cores`: of a CPU.
+def train(config: ConfigDict, workdir: str, cores: int = 0) -> int:
+    """Trains `config` in `workdir`, or goes on with what is there; returns an exit code. `cores`: as `make_program`.
 
     Raises UserError for wrong input, RunError where the loss or its gradient blew up or nothing can be saved.
     """
     settings.check(config)
+    native.prepare(config.model)  # while the corpus is read
     with caught_signals() as signals, owned(workdir) as path, ExitStack() as stack:
         return Training(config, path, signals, stack, cores).run()
 

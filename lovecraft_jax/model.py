@@ -109,8 +109,11 @@ def forward(
     return result
 
 
-def make_model(config: ConfigDict, vocab_size: int) -> LSTMLM:
-    """The model that `config.model` describes. Raises UserError where its `lstm` cannot be had here."""
+def make_model(config: ConfigDict, vocab_size: int, lstm: str = "") -> LSTMLM:
+    """The model that `config.model` describes, with another `lstm` where one is named.
+
+    Raises UserError where it cannot be had here.
+    """
     settings = config.model
     return LSTMLM(
         vocab_size=vocab_size,
@@ -121,5 +124,5 @@ def make_model(config: ConfigDict, vocab_size: int) -> LSTMLM:
         dropout=settings.dropout,
         tie=settings.tie,
         dtype=jnp.dtype(settings.dtype),
-        lstm=native.resolve(settings),
+        lstm=lstm or native.resolve(settings),
     )

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,30 +29,61 @@ OPTIONS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread")
 
 
 def resolve(settings: ConfigDict) -> str:
-    """What `settings.lstm` of config.model stands for here: "auto" is "native" where that can be, else "fused".
+    """What `settings.lstm` of config.model stands for here: "auto" is the `fastest`.
 
-    Raises UserError where "native" is asked for and cannot be.
+    Raises UserError where "native" is asked for and cannot be had.
     """
-    if settings.lstm not in ("auto", "native"):
-        return settings.lstm
-    reason = ""
-    if jax.default_backend() != "cpu":
-        reason = f"it runs on CPUs, found {jax.default_backend()}"
-    elif settings.dtype != "float32":
-        reason = f"it computes in float32, dtype={settings.dtype} was asked for"
-    reason = reason or _not_built()
-    if settings.lstm == "native" and reason:
+    if settings.lstm == "auto":
+        return fastest(settings)
+    if settings.lstm == "native" and (reason := _unsuited(settings) or _build().result()):
         raise UserError(f"config.model.lstm='native': {reason}; use auto, which then takes the fused layer")
+    return settings.lstm
+
+
+def fastest(settings: ConfigDict) -> str:
+    """ "native" where this machine and these settings allow it, else "fused"; says so where a compiler is missing."""
+    if _unsuited(settings):
+        return "fused"
+    if reason := _build().result():
+        _tell(f"slower than it could be: {reason}; install one (apt install g++, xcode-select --install)")
     return "fused" if reason else "native"
 
 
+def prepare(settings: ConfigDict) -> None:
+    """Begins to compile what `resolve` will ask for, where it is not there yet, while the caller goes on."""
+    if settings.lstm in ("auto", "native") and not _unsuited(settings):
+        _build()
+
+
+def under_way() -> bool:
+    """Whether the compiler is at work."""
+    return bool(_build.cache_info().currsize) and not _build().done()
+
+
+def _unsuited(settings: ConfigDict) -> str:
+    if jax.default_backend() != "cpu":
+        return f"it runs on CPUs, found {jax.default_backend()}"
+    if settings.dtype != "float32":
+        return f"it computes in float32, dtype={settings.dtype} was asked for"
+    return ""
+
+
 @functools.cache
-def _not_built() -> str:
-    """Why there is no library, said once."""
+def _tell(what: str) -> None:
+    """Once."""
+    say(what)
+
+
+@functools.cache
+def _build() -> Future[str]:
+    """The reason why there is no library, or nothing."""
+    return ThreadPoolExecutor(1).submit(_try_to_load)
+
+
+def _try_to_load() -> str:
     try:
         _load()
     except OSError as error:
-        say(f"slower than it could be: {error}; install one (apt install g++, xcode-select --install)")
         return str(error)
     return ""
 
@@ -128,8 +160,13 @@ def outer(a_NR: jax.Array, b_NC: jax.Array) -> jax.Array:
 def _call(name: str, shapes: list[tuple[int, ...]], units: int, in_place: dict[int, int]) -> Any:
     """A function of cpp/. Its results are those of `shapes`, some of them in the place of operands, and room to
     pack the kernel in, which is left out here."""
+    _build().result()
     lanes = _load().lanes()
     packed = 4 * units * -(-units // lanes) * lanes
     results = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in [*shapes, (packed,)]]
     call = jax.ffi.ffi_call(name, results, vmap_method="sequential", input_output_aliases=in_place)
     return lambda *operands: call(*operands)[:-1]
+
+
+if __name__ == "__main__":
+    _build().result()

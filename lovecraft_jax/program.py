@@ -8,10 +8,10 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from lovecraft_jax import cudnn
+from lovecraft_jax import cudnn, native
 from lovecraft_jax.batches import Batch
 from lovecraft_jax.cores import core_devices, make_core_steps, put_rows
-from lovecraft_jax.mesh import BY_ROW_STACKED, REPLICATED, divisor, make_mesh, sharding
+from lovecraft_jax.mesh import BY_ROW_STACKED, REPLICATED, cores_that_pay, divisor, make_mesh, sharding
 from lovecraft_jax.model import LSTMLM, make_model
 from lovecraft_jax.optimizer import make_optimizer
 from lovecraft_jax.state import TrainState, init_state, state_shardings
@@ -44,14 +44,20 @@ class Program:
 
 
 def make_program(config: ConfigDict, vocab_size: int, total_steps: int, cores: int = 1) -> Program:
-    """The program of `config` over all devices that JAX has; with `cores` > 1, over so many cores of its CPU."""
+    """The program of `config` over all devices that JAX has; with `cores` > 1, over so many cores of its CPU; with 0,
+    over as many of these as pay."""
     cudnn.check(config)
-    model = make_model(config, vocab_size)
     optimizer = make_optimizer(config.optimizer, total_steps)
-    shapes = jax.eval_shape(lambda: init_state(model, optimizer.adam, config.data.batch_size, 0))
+    plain = make_model(config, vocab_size, "fused")
+    first = functools.partial(init_state, plain, optimizer.adam, config.data.batch_size)
+    shapes = jax.eval_shape(first, 0)
     mesh = make_mesh(config.data.batch_size, jax.devices()[:1] if cores > 1 else None)
     options = COMPILER_OPTIONS.get(mesh.devices.flat[0].platform)
     shardings = state_shardings(mesh)
+    init = jax.jit(first, out_shardings=shardings)
+    if native.under_way():  # then there is a core and the time to fill the compile cache
+        init.lower(0).compile()
+    model, cores = make_model(config, vocab_size), cores or cores_that_pay(config)
     if cores > 1:
         devices = core_devices(divisor(config.data.batch_size, cores))
         put: Callable[[Batch], Any] = functools.partial(put_rows, devices)

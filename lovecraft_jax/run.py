@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from lovecraft_jax import data
+from lovecraft_jax import data, native
 from lovecraft_jax.checkpoint import Checkpoints
 from lovecraft_jax.cleaning import clean_all
 from lovecraft_jax.errors import UserError
@@ -77,9 +77,7 @@ def load_run(workdir: str, checkpoint: str | int = "best") -> Run:
     config, vocabulary, corpus = read_record(path)
     if not (path / "checkpoints").is_dir():
         raise UserError(f"--workdir={workdir}: no checkpoint yet; train until the first is saved")
-    here = config.copy_and_resolve_references()
-    here.model.lstm = "auto"  # whatever trained it, the checkpoint runs anywhere
-    model = make_model(here, vocabulary.size)
+    model = make_model(config, vocabulary.size, native.fastest(config.model))  # whatever trained it, it runs anywhere
     checkpoints = Checkpoints(path, read_only=True)
     restored = checkpoints.restore_newest(state_target(config, model), _wanted(checkpoints, checkpoint, workdir))
     checkpoints.close()

@@ -6,7 +6,7 @@ from lovecraft_jax import cli, loop
 def main() -> int:
     """Flags to `loop.train`."""
     config = cli.required("config", "configs/c150.py")
-    return loop.train(config, cli.given("workdir") or cli.default_workdir(), cli.cores(config))
+    return loop.train(config, cli.given("workdir") or cli.default_workdir(), cli.cores())
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 
 from benchmarks.workloads import CHARACTERS_A_CALL, batches, text
 from lovecraft_jax import generate
-from lovecraft_jax.mesh import cores_that_pay
 from lovecraft_jax.model import make_model
 from lovecraft_jax.program import COMPILER_OPTIONS, make_program
 from lovecraft_jax.run import STREAM_CHUNK
@@ -18,8 +17,8 @@ from lovecraft_jax.run import STREAM_CHUNK
 
 def train(config: ConfigDict) -> Callable[[int], None]:
     """K steps a dispatch, as configured."""
-    cores = cores_that_pay(config) if jax.default_backend() == "cpu" else 1  # as train.py does
-    program = make_program(config, text().vocab.size, 10_000, cores)
+    on_cpu = jax.default_backend() == "cpu"
+    program = make_program(config, text().vocab.size, 10_000, cores=0 if on_cpu else 1)  # as train.py does
     feed = batches(config, config.train.steps_per_dispatch)
     state = program.init(0)
 
