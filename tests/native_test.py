@@ -43,7 +43,7 @@ def test_all_threads_give_what_one_gives_to_the_last_bit() -> None:
     program = (
         "import os, sys, jax, numpy as np; from tests.native_test import gradients\n"
         "os.sched_setaffinity(0, range(os.cpu_count()))\n"  # after conftest, which takes one
-        "leaves = jax.tree.leaves([gradients(9, H, True, 50) for H in (40, 272)])\n"
+        "leaves = jax.tree.leaves([gradients(9, H, True, 50) for H in (40, 304)])\n"
         "sys.stdout.buffer.write(b''.join(np.asarray(leaf).tobytes() for leaf in leaves))"
     )
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
@@ -51,7 +51,7 @@ def test_all_threads_give_what_one_gives_to_the_last_bit() -> None:
         subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment | more, stdout=-1, check=True).stdout
         for more in ({}, {"NPROC": "1"})
     ]
-    assert len(said[0]) > 4 * 272 * 4 * 272
+    assert len(said[0]) > 4 * 304 * 4 * 304
     assert said[0] == said[1]
 
 
