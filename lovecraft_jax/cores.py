@@ -1,5 +1,7 @@
 """The cores of a CPU, each a device with a thread of its own, and no collective in any program: nothing can hang.
 
+For layers that XLA runs: those in C++ (native.py) share out their work among threads themselves.
+
 As one device a CPU trains small layers on little more than one core: their products are too small to be worth
 splitting. Several devices of one client share its threads, among which every product is split all the same: the two
 halves of c150's gradient take 28 ms side by side where each alone takes 19. Under a collective they hang, since a

@@ -1,4 +1,4 @@
-"""The fused layer's two loops in C++ (cpp/), where there is a CPU and a compiler: `model.lstm = "native"`.
+"""The fused layer's two loops, and the gradients of kernels, in C++ (cpp/): `model.lstm = "native"`, for CPUs.
 
 Compiled at the first start on a kind of machine and kept in the user's cache folder; $CXX names the compiler.
 """
@@ -45,7 +45,7 @@ def fastest(settings: ConfigDict) -> str:
     if _unsuited(settings):
         return "fused"
     if reason := _build().result():
-        _tell(f"slower than it could be: {reason}; install one (apt install g++, xcode-select --install)")
+        _tell(f"slower than it could be: {reason}")
     return "fused" if reason else "native"
 
 
@@ -101,7 +101,7 @@ def _compiled() -> Path:
     """The library's file, made where it is not there yet. Raises OSError."""
     compiler = os.environ.get("CXX") or next(filter(shutil.which, COMPILERS), None)
     if compiler is None:
-        raise OSError(f"no C++ compiler ($CXX, {', '.join(COMPILERS)})")
+        raise OSError(f"no C++ compiler ($CXX, {', '.join(COMPILERS)}): apt install g++, or xcode-select --install")
     command = [*compiler.split(), *OPTIONS, f"-I{jax.ffi.include_dir()}"]
     made_of = "\n".join([*command, jax.__version__, *(path.read_text() for path in sorted(SOURCES.iterdir()))])
     library = Path(pooch.os_cache("lovecraft_jax")) / "native" / machine() / f"{_digest(made_of)}.so"
