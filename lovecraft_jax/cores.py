@@ -67,7 +67,8 @@ def make_core_steps(
 ) -> Callable[[TrainState, list[Batch]], tuple[TrainState, Metrics]]:
     """As `step.make_train_steps`, compiled, of batches as `put_rows` gives them; the state stays where it came from.
 
-    `shapes`: the state's. `options` go to the compiler.
+    `shapes`: the state's. `options` go to the compiler. Where an update overflows on one core only, the others go on to
+    the dispatch's end: metrics["finite"] tells, and such a state is nothing to go on from.
     """
     numbers = range(len(cores))
     owners = _owners(optimizer, shapes, len(cores))

@@ -25,9 +25,10 @@ struct Outer {
         const int64_t at = column + v * LANES;
         sums[r][v] = n ? load(sum_RC + (row + r) * C + at, held(at, C)) : Vector{};
       }
-    for (; n < last - 1; ++n) add<M, V>(row, column, n, LANES, sums);
-    // Beyond the end of its last row there is nothing of b to be read.
-    add<M, V>(row, column, n, held(column + (V - 1) * LANES, C), sums);
+    // Beyond the end of its last row there is nothing of b to be read, nor of a narrow b a vector's width before that.
+    if (C >= LANES)
+      for (; n < last - 1; ++n) add<M, V>(row, column, n, LANES, sums);
+    for (; n < last; ++n) add<M, V>(row, column, n, held(column + (V - 1) * LANES, C), sums);
     for (int r = 0; r < M; ++r)
       for (int v = 0; v < V; ++v) {
         const int64_t at = column + v * LANES;
