@@ -22,8 +22,8 @@ BY_ROW_STACKED = PartitionSpec(None, AXIS)
 LEAST_WORK = 1e9
 """Floating-point operations of a step: what goes on between cores takes 1 ms, in which one does a fifth of this."""
 MOST_UNITS = 256
-"""Chosen between 150, where cores pay, and 512, where they do not: there a step takes 120 ms as one device, and no less
-on two cores, each of which streams all of every kernel (batch 32, 50 characters, AMD EPYC Zen 5)."""
+"""Chosen between 150, where cores pay, and 512, where they do not: there a step takes 120 ms as one device, and two
+cores take no less even with their loops in C++ (batch 32, 50 characters, AMD EPYC Zen 5)."""
 LEAST_ROWS = 8
 """Of a batch, for one core. Chosen, not measured: two cores were all there were to measure on."""
 

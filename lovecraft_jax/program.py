@@ -72,9 +72,6 @@ def make_program(config: ConfigDict, vocab_size: int, total_steps: int, cores: i
             donate_argnums=0,
             compiler_options=options,
         )
-    init = jax.jit(
-        lambda seed: init_state(model, optimizer.adam, config.data.batch_size, seed), out_shardings=shardings
-    )
     return Program(model, devices, init, put, train_steps, _placed(shapes, shardings))
 
 

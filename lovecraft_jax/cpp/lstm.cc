@@ -31,6 +31,16 @@ float* out(const XLA_FFI_CallFrame* call, int n) {
   return static_cast<float*>(static_cast<XLA_FFI_Buffer*>(call->rets.rets[n])->data);
 }
 
+struct Sizes {
+  int64_t T, B, H, G;
+};
+
+// Of both loops, whose operands begin with kernel_HG and have [T, B, ...] third.
+Sizes sizes(const XLA_FFI_CallFrame* call) {
+  const int64_t H = arg(call, 0).dims[0], *TB = arg(call, 2).dims;
+  return {TB[0], TB[1], H, GATES * H};
+}
+
 // Parts of a work, in order. Whoever is free takes the next one, and waits only for such as others are at: so nothing
 // can hang, however late a helper comes.
 struct Work {
@@ -107,7 +117,7 @@ extern "C" int lanes() { return LANES; }
 // kernel_HG, bias_G, gates_TBG, c_BH, h_BH -> gates_TBG (the same memory), c_TBH, h_TBH, packed
 extern "C" XLA_FFI_Error* lstm_forward(XLA_FFI_CallFrame* call) {
   if (asked_for_version(call)) return nullptr;
-  const int64_t T = arg(call, 2).dims[0], B = arg(call, 2).dims[1], H = arg(call, 0).dims[0], G = GATES * H;
+  const auto [T, B, H, G] = sizes(call);
   const float *kernel_HG = in(call, 0), *bias_G = in(call, 1), *c_BH = in(call, 3), *h_BH = in(call, 4);
   float *gates_TBG = out(call, 0), *c_TBH = out(call, 1), *h_TBH = out(call, 2), *packed = out(call, 3);
   for (int64_t k = 0; k < H; ++k)
@@ -130,7 +140,7 @@ extern "C" XLA_FFI_Error* lstm_forward(XLA_FFI_CallFrame* call) {
 // -> dz_TBG (in the gates' memory), that of the first c_BH (in the last one's), packed
 extern "C" XLA_FFI_Error* lstm_backward(XLA_FFI_CallFrame* call) {
   if (asked_for_version(call)) return nullptr;
-  const int64_t T = arg(call, 2).dims[0], B = arg(call, 2).dims[1], H = arg(call, 0).dims[0], G = GATES * H;
+  const auto [T, B, H, G] = sizes(call);
   const float *kernel_HG = in(call, 0), *first_c_BH = in(call, 1), *c_TBH = in(call, 2);
   const float *dh_BH = in(call, 5), *to_h_TBH = in(call, 6), *next_dz_BG = nullptr;
   float *gates_TBG = out(call, 0), *dc_BH = out(call, 1), *packed = out(call, 2);
