@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lovecraft_jax import native
 from lovecraft_jax.fused import activate, scale_and_shift
 from lovecraft_jax.model import LSTMLM, Carry
 from lovecraft_jax.ops import dot
@@ -16,14 +17,15 @@ from lovecraft_jax.state import Variables
 
 
 class Decoder(NamedTuple):
-    """table_VG: the first layer's gates from each token, its bias added. kernels, biases: of the first layer [H, 4H],
-    of the others [2H, 4H] and [4H]. head_HV, head_bias_V."""
+    """starts: what each layer's gates begin with, the first's a row for each token [V, 4H], the others' their bias
+    [1, 4H]. kernels: the first layer's [H, 4H], the others' [2H, 4H]. head: kernel [H, V] and bias [V].
 
-    table_VG: jax.Array
+    Of a model in C++ (native.py) the kernels are packed.
+    """
+
+    starts: tuple[jax.Array, ...]
     kernels: tuple[jax.Array, ...]
-    biases_G: tuple[jax.Array, ...]
-    head_HV: jax.Array
-    head_bias_V: jax.Array
+    head: tuple[jax.Array, jax.Array]
 
 
 def make_decoder(model: LSTMLM, variables: Variables) -> Decoder:
@@ -31,27 +33,28 @@ def make_decoder(model: LSTMLM, variables: Variables) -> Decoder:
 
     def of(model: LSTMLM) -> Decoder:
         first, *others = model.cells
-        return Decoder(
-            table_VG=first.look_up(jnp.arange(model.vocab_size), model.embedding if model.embed else None)
-            + first.bias[None],
-            kernels=(first.kernel_h, *(jnp.concatenate([cell.kernel_x, cell.kernel_h]) for cell in others)),
-            biases_G=tuple(cell.bias for cell in others),
-            head_HV=model.embedding.T if model.tie else model.head_kernel,
-            head_bias_V=model.head_bias,
-        )
+        table_VG = first.look_up(jnp.arange(model.vocab_size), model.embedding if model.embed else None)
+        kernels = [first.kernel_h, *(jnp.concatenate([cell.kernel_x, cell.kernel_h]) for cell in others)]
+        head_HV = model.embedding.T if model.tie else model.head_kernel
+        if model.lstm == "native":
+            kernels, head_HV = [native.pack(kernel, gates=4) for kernel in kernels], native.pack(head_HV)
+        starts = (table_VG + first.bias[None], *(cell.bias[None] for cell in others))
+        return Decoder(starts, tuple(kernels), (head_HV, model.head_bias))
 
     decoder: Any = model.apply(variables, method=of)
     return decoder
 
 
-def decode(decoder: Decoder, carry: Carry, ids_S: jax.Array, dtype: jnp.dtype) -> tuple[Carry, jax.Array]:
+def decode(model: LSTMLM, decoder: Decoder, carry: Carry, ids_S: jax.Array) -> tuple[Carry, jax.Array]:
     """One token of each stream to the carry after it and the logits of the next [S, V]."""
-    scaled = scale_and_shift(decoder.kernels[0].shape[0])
-    (c_SH, h_SH), *others = carry
-    c_SH, h_SH = activate(decoder.table_VG[ids_S] + dot(h_SH, decoder.kernels[0], dtype), c_SH, scaled)[1:]
-    after = [(c_SH, h_SH)]
-    for (c_SH, own_SH), kernel, bias_G in zip(others, decoder.kernels[1:], decoder.biases_G, strict=True):
-        gates_SG = dot(jnp.concatenate([h_SH, own_SH], axis=-1), kernel, dtype) + bias_G[None]
-        c_SH, h_SH = activate(gates_SG, c_SH, scaled)[1:]
-        after.append((c_SH, h_SH))
-    return tuple(after), dot(h_SH, decoder.head_HV, dtype) + decoder.head_bias_V[None]
+    if model.lstm == "native":
+        return native.token(ids_S, *decoder, carry)
+    below_SH, scaled = jnp.zeros((len(ids_S), 0)), scale_and_shift(model.units)
+    after = []
+    for (c_SH, h_SH), start, kernel in zip(carry, decoder.starts, decoder.kernels, strict=True):
+        gates_SG = dot(jnp.concatenate([below_SH, h_SH], axis=-1), kernel, model.dtype)
+        gates_SG += start if after else start[ids_S]
+        _, c_SH, below_SH = activate(gates_SG, c_SH, scaled)
+        after.append((c_SH, below_SH))
+    head_HV, bias_V = decoder.head
+    return tuple(after), dot(below_SH, head_HV, model.dtype) + bias_V[None]

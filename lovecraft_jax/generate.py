@@ -68,9 +68,7 @@ def write(
     drawn: jax.Array | None = None
     for start in range(0, length, chunk):
         before = drawn
-        carry, logits_SV, drawn = _draw(
-            decoder, carry, logits_SV, keys_S, jnp.int32(start), sampling, chunk, model.dtype.name
-        )
+        carry, logits_SV, drawn = _draw(model, decoder, carry, logits_SV, keys_S, jnp.int32(start), sampling, chunk)
         if before is not None:
             yield np.asarray(before)
     assert drawn is not None, "length is at least 1"
@@ -88,8 +86,9 @@ def _read(
     return make_decoder(model, variables), keys_S, carry, logits_SNV[:, -1]
 
 
-@functools.partial(jax.jit, static_argnames=("sampling", "length", "dtype"))
+@functools.partial(jax.jit, static_argnames=("model", "sampling", "length"))
 def _draw(
+    model: LSTMLM,
     decoder: Decoder,
     carry: Carry,
     logits_SV: jax.Array,
@@ -97,7 +96,6 @@ def _draw(
     start: jax.Array,
     sampling: Sampling,
     length: int,
-    dtype: str,
 ) -> tuple[Carry, jax.Array, jax.Array]:
     """`length` tokens from position `start` on: the carry and logits after them, and their ids [S, length]."""
     # For all positions at once, outside of the loop.
@@ -107,7 +105,7 @@ def _draw(
     def one(state: tuple[Carry, jax.Array], uniform_S: jax.Array) -> tuple[tuple[Carry, jax.Array], jax.Array]:
         carry, logits_SV = state
         ids_S = choose(logits_SV, uniform_S, sampling)
-        return decode(decoder, carry, ids_S, jnp.dtype(dtype)), ids_S
+        return decode(model, decoder, carry, ids_S), ids_S
 
     (carry, logits_SV), ids_NS = jax.lax.scan(one, (carry, logits_SV), uniform_NS)
     return carry, logits_SV, ids_NS.T

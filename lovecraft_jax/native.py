@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,7 @@ def _try_to_load() -> str:
 def _load() -> Any:
     """The compiled library, known to XLA. Raises OSError."""
     library = ctypes.CDLL(str(_compiled()))
-    for name in ("lstm_forward", "lstm_backward", "outer"):
+    for name in ("lstm_forward", "lstm_backward", "lstm_token", "outer"):
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
     return library
 
@@ -157,15 +158,46 @@ def outer(a_NR: jax.Array, b_NC: jax.Array) -> jax.Array:
     return sum_RC
 
 
+def token(
+    ids_S: jax.Array,
+    starts: Sequence[jax.Array],
+    kernels: Sequence[jax.Array],
+    head: tuple[jax.Array, jax.Array],
+    carry: Sequence[tuple[jax.Array, jax.Array]],
+) -> tuple[tuple[tuple[jax.Array, jax.Array], ...], jax.Array]:
+    """As `decode` of decode.py, of kernels that are packed: each layer's by its gates, the head's by four vectors."""
+    operands = [ids_S, *head, *(part for layer in zip(starts, kernels, carry, strict=True) for part in layer)]
+    logits = jax.ShapeDtypeStruct((len(ids_S), len(head[1])), jnp.float32)
+    call = jax.ffi.ffi_call("lstm_token", [logits, *jax.tree.leaves(carry)], vmap_method="sequential")
+    logits_SV, *after = call(*jax.tree.leaves(operands))
+    return tuple(zip(after[::2], after[1::2], strict=True)), logits_SV
+
+
+def pack(kernel_KC: jax.Array, gates: int = 1) -> jax.Array:
+    """A kernel in the order in which `token` reads it, [panels, K, 4, lanes]: a panel is a vector of units of each of
+    4 gates, or 4 vectors of the columns of one. Zeros fill up the last."""
+    K, lanes = len(kernel_KC), _lanes()
+    parts = kernel_KC.reshape(K, gates, -1)
+    width = lanes if gates == 4 else 4 * lanes
+    parts = jnp.pad(parts, ((0, 0), (0, 0), (0, -parts.shape[-1] % width)))
+    return parts.reshape(K, gates, -1, 4 // gates, lanes).transpose(2, 0, 1, 3, 4).reshape(-1, K, 4, lanes)
+
+
 def _call(name: str, shapes: list[tuple[int, ...]], units: int, in_place: dict[int, int]) -> Any:
     """A function of cpp/. Its results are those of `shapes`, some of them in the place of operands, and room to
     pack the kernel in, which is left out here."""
-    _build().result()
-    lanes = _load().lanes()
+    lanes = _lanes()
     packed = 4 * units * -(-units // lanes) * lanes
     results = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in [*shapes, (packed,)]]
     call = jax.ffi.ffi_call(name, results, vmap_method="sequential", input_output_aliases=in_place)
     return lambda *operands: call(*operands)[:-1]
+
+
+def _lanes() -> int:
+    """Of the vectors that the library was compiled for."""
+    _build().result()
+    lanes: int = _load().lanes()
+    return lanes
 
 
 if __name__ == "__main__":

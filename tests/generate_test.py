@@ -24,10 +24,10 @@ GREEDY = Sampling(temperature=0.0)
 SHARES = [0.5, 0.2, 0.15, 0.1, 0.05]
 
 
-@pytest.fixture(scope="module")
-def model() -> LSTMLM:
+@pytest.fixture(scope="module", params=["fused", "auto"])
+def model(request: pytest.FixtureRequest) -> LSTMLM:
     config = tiny.get_config()
-    config.model.update({"layers": 1, "embed": 0})
+    config.model.update({"layers": 1, "embed": 0, "lstm": request.param})
     return make_model(config, V)
 
 

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from lovecraft_jax import native
+from lovecraft_jax.decode import decode, make_decoder
 from lovecraft_jax.fused import fused_lstm
+from lovecraft_jax.model import LSTMLM
 from tests.conftest import Command
 from tests.trees import assert_close
 
@@ -38,12 +40,22 @@ def test_the_gradient_of_a_kernel_is_the_product_of_its_rows(N: int, R: int, C: 
 
 
 @with_compiler
+@pytest.mark.parametrize("S", range(1, 8))
+def test_a_token_gives_what_xla_gives(S: int) -> None:
+    # Vocabularies of a part of a vector, and of more than the four that a panel of the head takes.
+    for layers, units, V, more in [(1, 5, 3, {"embed": 0}), (3, 20, 150, {"embed": 20, "tie": True})]:
+        in_cpp, in_xla = (LSTMLM(V, layers, units, lstm=lstm, **more) for lstm in ("native", "fused"))
+        assert_close(after_a_token(in_cpp, S), after_a_token(in_xla, S))
+
+
+@with_compiler
 def test_all_threads_give_what_one_gives_to_the_last_bit() -> None:
     """In a process on all cores; by rows, and by columns where the kernel is too large for a core's cache."""
     program = (
-        "import os, sys, jax, numpy as np; from tests.native_test import gradients\n"
+        "import os, sys, jax, numpy as np; from tests.native_test import LSTMLM, after_a_token, gradients\n"
         "os.sched_setaffinity(0, range(os.cpu_count()))\n"  # after conftest, which takes one
         "leaves = jax.tree.leaves([gradients(9, H, True, 50) for H in (40, 304)])\n"
+        "leaves += jax.tree.leaves(after_a_token(LSTMLM(150, 2, 100, lstm='native'), 3))\n"
         "sys.stdout.buffer.write(b''.join(np.asarray(leaf).tobytes() for leaf in leaves))"
     )
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
@@ -86,3 +98,13 @@ def gradients(B: int, H: int, in_cpp: bool, T: int = 3) -> tuple:
         return jnp.vdot(h_TBH, to_h_TBH) + jnp.vdot(last_c_BH, to_c_BH) + jnp.vdot(last_h_BH, to_c_BH)
 
     return jax.jit(jax.value_and_grad(total, range(5)))(kernel_HG / H**0.5, bias_G, gates_TBG, c_BH, h_BH)
+
+
+def after_a_token(model: LSTMLM, S: int) -> tuple:
+    """The carry and logits after each stream has read one token, from the same numbers at every call."""
+    rng, ids_S = np.random.default_rng(S), jnp.arange(S) % model.vocab_size
+    like = jax.eval_shape(model.init, jax.random.key(0), model.initial_carry(1), ids_S[:1, None])
+    variables, carry = jax.tree.map(
+        lambda leaf: jnp.asarray(rng.normal(0, 0.5, leaf.shape), jnp.float32), (like, model.initial_carry(S))
+    )
+    return jax.jit(lambda: decode(model, make_decoder(model, variables), carry, ids_S))()

@@ -15,11 +15,13 @@
 
 #include "outer.h"
 #include "step.h"
+#include "token.h"
 #include "xla/ffi/api/c_api.h"
 
 namespace {
 
 constexpr int64_t CORE_CACHE = 1 << 20;  // bytes; a usual size of the second level
+constexpr int PATIENCE = 1 << 12;        // looks at a counter, before a thread that waits lets others have the core
 
 const XLA_FFI_Buffer& arg(const XLA_FFI_CallFrame* call, int n) {
   return *static_cast<const XLA_FFI_Buffer*>(call->args.args[n]);
@@ -41,20 +43,34 @@ Sizes sizes(const XLA_FFI_CallFrame* call) {
   return {TB[0], TB[1], H, GATES * H};
 }
 
-// Parts of a work, in order. Whoever is free takes the next one, and waits only for such as others are at: so nothing
-// can hang, however late a helper comes.
+// Phases of a work, each of so many parts, of which none begins before all of the phase before it are done. A thread
+// takes its own parts of every phase first, whose operands may lie in its core's cache, then those that nobody has
+// taken, and waits only for such as others are at: so nothing can hang, however late a helper comes.
 struct Work {
-  const int64_t parts;
-  const std::function<void(int64_t, const Work&)> do_part;
-  std::atomic<int64_t> next{0}, done{0};
+  const int64_t phases, parts;
+  const std::function<void(int64_t phase, int64_t part)> do_part;
+  std::vector<std::atomic<bool>> taken;
+  std::atomic<int64_t> done{0};
 
-  void take_parts() {
-    for (int64_t part; (part = next.fetch_add(1)) < parts; done.fetch_add(1, std::memory_order_release))
-      do_part(part, *this);
+  Work(int64_t phases, int64_t parts, std::function<void(int64_t, int64_t)> do_part)
+      : phases(phases), parts(parts), do_part(std::move(do_part)), taken(phases * parts) {}
+
+  void take_parts(int64_t first) {
+    for (int64_t phase = 0; phase < phases; ++phase) {
+      wait_for(phase * parts);
+      for (int64_t n = 0; n < parts; ++n) {
+        const int64_t part = (first + n) % parts;
+        std::atomic<bool>& mine = taken[phase * parts + part];
+        if (mine.load(std::memory_order_relaxed) || mine.exchange(true)) continue;
+        do_part(phase, part);
+        done.fetch_add(1, std::memory_order_release);
+      }
+    }
   }
 
   void wait_for(int64_t count) const {
-    while (done.load(std::memory_order_acquire) < count) std::this_thread::yield();
+    for (int tries = 0; done.load(std::memory_order_acquire) < count; ++tries)
+      if (tries > PATIENCE) std::this_thread::yield();
   }
 };
 
@@ -66,34 +82,40 @@ int64_t threads(const XLA_FFI_CallFrame* call) {
   return count;
 }
 
-// All parts, on this thread and on those that are free.
-void share(const XLA_FFI_CallFrame* call, int64_t parts, std::function<void(int64_t, const Work&)> do_part) {
-  using Shared = std::shared_ptr<Work>;
-  const Shared work(new Work{parts, std::move(do_part)});
+// All phases, on this thread and on those that are free.
+void share(const XLA_FFI_CallFrame* call, int64_t phases, int64_t parts,
+           std::function<void(int64_t, int64_t)> do_part) {
+  struct Helper {
+    std::shared_ptr<Work> work;
+    int64_t first;
+  };
+  const std::shared_ptr<Work> work(new Work(phases, parts, std::move(do_part)));
   // A helper that comes when all is over still finds the work, and nothing to do.
-  const auto help = [](void* data) { (*std::unique_ptr<Shared>(static_cast<Shared*>(data)))->take_parts(); };
-  for (int64_t n = 1; n < least(threads(call), parts); ++n) {
-    XLA_FFI_ThreadPool_Schedule_Args helper{XLA_FFI_ThreadPool_Schedule_Args_STRUCT_SIZE, nullptr, call->ctx, help,
-                                            new Shared(work)};
-    call->api->XLA_FFI_ThreadPool_Schedule(&helper);
+  const auto help = [](void* data) {
+    const std::unique_ptr<Helper> helper(static_cast<Helper*>(data));
+    helper->work->take_parts(helper->first);
+  };
+  const int64_t count = least(threads(call), parts);
+  for (int64_t n = 1; n < count; ++n) {
+    XLA_FFI_ThreadPool_Schedule_Args args{XLA_FFI_ThreadPool_Schedule_Args_STRUCT_SIZE, nullptr, call->ctx, help,
+                                          new Helper{work, n * parts / count}};
+    call->api->XLA_FFI_ThreadPool_Schedule(&args);
   }
-  work->take_parts();
-  work->wait_for(parts);
+  work->take_parts(0);
+  work->wait_for(phases * parts);
 }
 
 // All time steps. While a core's own cache holds the packed kernel, a part is some rows and goes through all of them by
-// itself. Of a larger one it is a column of one step, which waits for the step before: so the kernel is read once a
-// step, and not once for every part of the rows.
+// itself. Of a larger one each step is a phase and a part is a column of it: so the kernel is read once a step, and not
+// once a thread.
 template <class Step>
 void run(const XLA_FFI_CallFrame* call, const std::vector<Step>& steps) {
+  if (steps.empty()) return;
   const int64_t B = steps[0].B, columns = steps[0].columns();
   if (4 * GATES * steps[0].H * steps[0].H > CORE_CACHE)
-    return share(call, columns * static_cast<int64_t>(steps.size()), [&](int64_t part, const Work& work) {
-      work.wait_for(part / columns * columns);
-      steps[part / columns].column(part % columns, 0, B);
-    });
+    return share(call, steps.size(), columns, [&](int64_t step, int64_t n) { steps[step].column(n, 0, B); });
   const int64_t parts = least(threads(call), B);
-  share(call, parts, [&](int64_t part, const Work&) {
+  share(call, 1, parts, [&](int64_t, int64_t part) {
     for (const Step& step : steps)
       for (int64_t n = 0; n < columns; ++n) step.column(n, B * part / parts, B * (part + 1) / parts);
   });
@@ -167,6 +189,35 @@ extern "C" XLA_FFI_Error* outer(XLA_FFI_CallFrame* call) {
   if (asked_for_version(call)) return nullptr;
   const Outer sum{arg(call, 0).dims[0], arg(call, 0).dims[1], arg(call, 1).dims[1],
                   in(call, 0),          in(call, 1),          out(call, 0)};
-  share(call, sum.panels(), [&](int64_t panel, const Work&) { sum.panel(panel); });
+  share(call, 1, sum.panels(), [&](int64_t, int64_t panel) { sum.panel(panel); });
+  return nullptr;
+}
+
+// ids_S, packed, bias_V of the head, then of each layer gates_VG (of the others than the first its bias), packed, c_SH,
+// h_SH -> logits_SV, then of each layer c_SH, h_SH
+extern "C" XLA_FFI_Error* lstm_token(XLA_FFI_CallFrame* call) {
+  if (asked_for_version(call)) return nullptr;
+  const int64_t S = arg(call, 0).dims[0], layers = (call->args.size - 3) / 4;
+  std::vector<Layer> all;
+  const float* below_SX = nullptr;
+  for (int64_t n = 0, X = 0, H; n < layers; ++n, X = H) {
+    const int at = 3 + 4 * n;
+    H = arg(call, at + 2).dims[1];
+    float* next_h_SH = out(call, 2 + 2 * n);
+    all.push_back({S, X, H, n ? nullptr : static_cast<const int32_t*>(arg(call, 0).data), in(call, at),
+                   in(call, at + 1), below_SX, in(call, at + 2), in(call, at + 3), out(call, 1 + 2 * n), next_h_SH});
+    below_SX = next_h_SH;
+  }
+  const Head head{S, all.back().H, arg(call, 2).dims[0], in(call, 1), in(call, 2), below_SX, out(call, 0)};
+  const int64_t parts = threads(call);
+  const auto do_part = [&](const auto& phase, int64_t part) {
+    for (int64_t n = phase.panels() * part / parts; n < phase.panels() * (part + 1) / parts; ++n) phase.panel(n);
+  };
+  share(call, layers + 1, parts, [&](int64_t phase, int64_t part) {
+    if (phase < layers)
+      do_part(all[phase], part);
+    else
+      do_part(head, part);
+  });
   return nullptr;
 }

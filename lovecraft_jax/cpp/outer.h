@@ -46,24 +46,15 @@ struct Outer {
     }
   }
 
-  template <int V, int M = MOST_ROWS>
-  void tile_of(int64_t rows, int64_t row, int64_t column, int64_t n, int64_t last) const {
-    if (rows == M) return tile<M, V>(row, column, n, last);
-    if constexpr (M > 1) tile_of<V, M - 1>(rows, row, column, n, last);
-  }
-
-  template <int V = MOST_VECTORS>
-  void panel_of(int64_t width, int64_t column) const {
-    if constexpr (V > 1)
-      if (width < V) return panel_of<V - 1>(width, column);
-    for (int64_t n = 0; n < N; n += DEPTH)
-      for (int64_t row = 0, rows; row < R; row += rows)
-        tile_of<V>(rows = height(R - row), row, column, n, least(N, n + DEPTH));
-  }
-
   int64_t panels() const { return (vectors(C) + MOST_VECTORS - 1) / MOST_VECTORS; }
 
-  void panel(int64_t n) const { panel_of(vectors(C) - n * MOST_VECTORS, n * MOST_VECTORS * LANES); }
+  void panel(int64_t p) const {
+    const int64_t column = p * MOST_VECTORS * LANES;
+    constant<MOST_VECTORS>(least(MOST_VECTORS, vectors(C - column)), [&](auto V) {
+      for (int64_t n = 0; n < N; n += DEPTH)
+        tiles(0, R, [&](auto M, int64_t row) { tile<M, V>(row, column, n, least(N, n + DEPTH)); });
+    });
+  }
 };
 
 }  // namespace

@@ -14,6 +14,19 @@
 
 namespace {
 
+// The gates after their activations, and the next c and h.
+struct Activated {
+  Vector i, f, g, o, c, h;
+
+  Activated(const Vector (&gates)[GATES], Vector c_before)
+      : i(sigmoid(gates[0])),
+        f(sigmoid(gates[1])),
+        g(tanh(gates[2])),
+        o(sigmoid(gates[3])),
+        c(f * c_before + i * g),
+        h(o * tanh(c)) {}
+};
+
 // One time step forward. gates_BG comes as the input's part of them; h and c are those before the step.
 struct Forward {
   int64_t B, H;
@@ -35,27 +48,20 @@ struct Forward {
       const int64_t at = (row + r) * H + unit;
       float* gates = gates_BG + (row + r) * GATES * H + unit;
       for (int gate = 0; gate < GATES; ++gate) sums[r][gate] += load(gates + gate * H, count);
-      const Vector i = sigmoid(sums[r][0]), f = sigmoid(sums[r][1]), g = tanh(sums[r][2]), o = sigmoid(sums[r][3]);
-      const Vector c = f * load(c_BH + at, count) + i * g;
-      store(gates, i, count);
-      store(gates + H, f, count);
-      store(gates + 2 * H, g, count);
-      store(gates + 3 * H, o, count);
-      store(next_c_BH + at, c, count);
-      store(next_h_BH + at, o * tanh(c), count);
+      const Activated a(sums[r], load(c_BH + at, count));
+      store(gates, a.i, count);
+      store(gates + H, a.f, count);
+      store(gates + 2 * H, a.g, count);
+      store(gates + 3 * H, a.o, count);
+      store(next_c_BH + at, a.c, count);
+      store(next_h_BH + at, a.h, count);
     }
-  }
-
-  template <int R = MOST_ROWS>
-  void tile_of(int64_t rows, int64_t row, int64_t vector) const {
-    if (rows == R) return tile<R>(row, vector);
-    if constexpr (R > 1) tile_of<R - 1>(rows, row, vector);
   }
 
   int64_t columns() const { return vectors(H); }
 
-  void column(int64_t vector, int64_t row, int64_t last) const {
-    for (int64_t rows; row < last; row += rows) tile_of(rows = height(last - row), row, vector);
+  void column(int64_t vector, int64_t first, int64_t last) const {
+    tiles(first, last, [&](auto R, int64_t row) { tile<R>(row, vector); });
   }
 };
 
@@ -97,23 +103,12 @@ struct Backward {
       }
   }
 
-  template <int N, int R = MOST_ROWS>
-  void tile_of(int64_t rows, int64_t row, int64_t vector) const {
-    if (rows == R) return tile<R, N>(row, vector);
-    if constexpr (R > 1) tile_of<N, R - 1>(rows, row, vector);
-  }
-
-  template <int N = MOST_VECTORS>
-  void column_of(int64_t width, int64_t vector, int64_t row, int64_t last) const {
-    if constexpr (N > 1)
-      if (width < N) return column_of<N - 1>(width, vector, row, last);
-    for (int64_t rows; row < last; row += rows) tile_of<N>(rows = height(last - row), row, vector);
-  }
-
   int64_t columns() const { return (vectors(H) + MOST_VECTORS - 1) / MOST_VECTORS; }
 
-  void column(int64_t n, int64_t row, int64_t last) const {
-    column_of(vectors(H) - n * MOST_VECTORS, n * MOST_VECTORS, row, last);
+  void column(int64_t n, int64_t first, int64_t last) const {
+    const int64_t vector = n * MOST_VECTORS;
+    constant<MOST_VECTORS>(least(MOST_VECTORS, vectors(H) - vector),
+                           [&](auto N) { tiles(first, last, [&](auto R, int64_t row) { tile<R, N>(row, vector); }); });
   }
 };
 
