@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from lovecraft_jax import native
-from lovecraft_jax.fused import activate, scale_and_shift
+from lovecraft_jax.fused import LayerCarry, activate, scale_and_shift
 from lovecraft_jax.model import LSTMLM, Carry
 from lovecraft_jax.ops import dot
 from lovecraft_jax.state import Variables
@@ -37,7 +37,7 @@ def make_decoder(model: LSTMLM, variables: Variables) -> Decoder:
         kernels = [first.kernel_h, *(jnp.concatenate([cell.kernel_x, cell.kernel_h]) for cell in others)]
         head_HV = model.embedding.T if model.tie else model.head_kernel
         if model.lstm == "native":
-            kernels, head_HV = [native.pack(kernel, gates=4) for kernel in kernels], native.pack(head_HV)
+            kernels, head_HV = [native.pack_gates(kernel) for kernel in kernels], native.pack(head_HV)
         starts = (table_VG + first.bias[None], *(cell.bias[None] for cell in others))
         return Decoder(starts, tuple(kernels), (head_HV, model.head_bias))
 
@@ -50,7 +50,7 @@ def decode(model: LSTMLM, decoder: Decoder, carry: Carry, ids_S: jax.Array) -> t
     if model.lstm == "native":
         return native.token(ids_S, *decoder, carry)
     below_SH, scaled = jnp.zeros((len(ids_S), 0)), scale_and_shift(model.units)
-    after = []
+    after: list[LayerCarry] = []
     for (c_SH, h_SH), start, kernel in zip(carry, decoder.starts, decoder.kernels, strict=True):
         gates_SG = dot(jnp.concatenate([below_SH, h_SH], axis=-1), kernel, model.dtype)
         gates_SG += start if after else start[ids_S]

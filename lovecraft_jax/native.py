@@ -1,4 +1,4 @@
-"""The fused layer's two loops, and the gradients of kernels, in C++ (cpp/): `model.lstm = "native"`, for CPUs.
+"""The fused layer's two loops, its products, and writing, in C++ (cpp/): `model.lstm = "native"`, for CPUs.
 
 Compiled at the first start on a kind of machine and kept in the user's cache folder; $CXX names the compiler.
 """
@@ -93,7 +93,7 @@ def _try_to_load() -> str:
 def _load() -> Any:
     """The compiled library, known to XLA. Raises OSError."""
     library = ctypes.CDLL(str(_compiled()))
-    for name in ("lstm_forward", "lstm_backward", "lstm_token", "outer"):
+    for name in ("lstm_forward", "lstm_backward", "lstm_token", "product", "product_transposed", "outer"):
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
     return library
 
@@ -114,7 +114,8 @@ def _compiled() -> Path:
                 [*command, str(SOURCES / "lstm.cc"), "-o", str(made)], capture_output=True, text=True, check=False
             )
             if done.returncode:
-                said = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[0]
+                lines = done.stderr.splitlines() or [f"exit code {done.returncode}"]
+                said = next((line for line in lines if "error" in line), lines[0])
                 raise OSError(f"{compiler} cannot compile {SOURCES / 'lstm.cc'} ({said})")
             made.replace(library)  # whole or not at all, whoever else does the same
     return library
@@ -129,7 +130,7 @@ def forward_loop(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """As the one of fused.py."""
     (T, B, G), H = gates_x_TBG.shape, len(kernel_h_HG)
-    call = _call("lstm_forward", [(T, B, G), (T, B, H), (T, B, H)], H, {2: 0})
+    call = _call("lstm_forward", [(T, B, G), (T, B, H), (T, B, H)], (G, H), {2: 0})
     gates_TBG, c_TBH, h_TBH = call(kernel_h_HG, bias_G, gates_x_TBG, *carry)
     return gates_TBG, c_TBH, h_TBH
 
@@ -144,17 +145,28 @@ def backward_loop(
 ) -> tuple[jax.Array, jax.Array]:
     """As the one of fused.py."""
     (T, B, H), G = h_grad_TBH.shape, kernel_h_HG.shape[1]
-    call = _call("lstm_backward", [(T, B, G), (B, H)], H, {3: 0, 4: 1})
+    call = _call("lstm_backward", [(T, B, G), (B, H)], (G, H), {3: 0, 4: 1})
     grad_TBG, c_grad_BH = call(kernel_h_HG, first_c_BH, c_TBH, gates_TBG, *last_grad, h_grad_TBH)
     return grad_TBG, c_grad_BH
 
 
+def product(a_NK: jax.Array, kernel_KC: jax.Array) -> jax.Array:
+    """a @ kernel [N, C]."""
+    (N, K), C = a_NK.shape, kernel_KC.shape[1]
+    (product_NC,) = _call("product", [(N, C)], (K, C))(a_NK, kernel_KC)
+    return product_NC
+
+
+def product_transposed(a_NK: jax.Array, kernel_CK: jax.Array) -> jax.Array:
+    """a @ kernel.T [N, C]."""
+    (N, K), C = a_NK.shape, len(kernel_CK)
+    (product_NC,) = _call("product_transposed", [(N, C)], (K, C))(a_NK, kernel_CK)
+    return product_NC
+
+
 def outer(a_NR: jax.Array, b_NC: jax.Array) -> jax.Array:
     """a_NR.T @ b_NC, the gradient of a kernel from all rows that went through it: [R, C]."""
-    shape = a_NR.shape[1], b_NC.shape[1]
-    sum_RC: jax.Array = jax.ffi.ffi_call("outer", jax.ShapeDtypeStruct(shape, jnp.float32), vmap_method="sequential")(
-        a_NR, b_NC
-    )
+    (sum_RC,) = _call("outer", [(a_NR.shape[1], b_NC.shape[1])])(a_NR, b_NC)
     return sum_RC
 
 
@@ -165,30 +177,39 @@ def token(
     head: tuple[jax.Array, jax.Array],
     carry: Sequence[tuple[jax.Array, jax.Array]],
 ) -> tuple[tuple[tuple[jax.Array, jax.Array], ...], jax.Array]:
-    """As `decode` of decode.py, of kernels that are packed: each layer's by its gates, the head's by four vectors."""
+    """As `decode` of decode.py, of packed kernels."""
     operands = [ids_S, *head, *(part for layer in zip(starts, kernels, carry, strict=True) for part in layer)]
-    logits = jax.ShapeDtypeStruct((len(ids_S), len(head[1])), jnp.float32)
-    call = jax.ffi.ffi_call("lstm_token", [logits, *jax.tree.leaves(carry)], vmap_method="sequential")
-    logits_SV, *after = call(*jax.tree.leaves(operands))
+    shapes = [(len(ids_S), len(head[1])), *(leaf.shape for leaf in jax.tree.leaves(carry))]
+    logits_SV, *after = _call("lstm_token", shapes)(*jax.tree.leaves(operands))
     return tuple(zip(after[::2], after[1::2], strict=True)), logits_SV
 
 
-def pack(kernel_KC: jax.Array, gates: int = 1) -> jax.Array:
-    """A kernel in the order in which `token` reads it, [panels, K, 4, lanes]: a panel is a vector of units of each of
-    4 gates, or 4 vectors of the columns of one. Zeros fill up the last."""
-    K, lanes = len(kernel_KC), _lanes()
-    parts = kernel_KC.reshape(K, gates, -1)
-    width = lanes if gates == 4 else 4 * lanes
-    parts = jnp.pad(parts, ((0, 0), (0, 0), (0, -parts.shape[-1] % width)))
-    return parts.reshape(K, gates, -1, 4 // gates, lanes).transpose(2, 0, 1, 3, 4).reshape(-1, K, 4, lanes)
+def pack_gates(kernel_KG: jax.Array) -> jax.Array:
+    """A layer's kernel in the order in which `token` reads it: panels [K, 4, lanes] of the gates of so many units."""
+    parts = _vectors(kernel_KG.reshape(len(kernel_KG), 4, -1))
+    return parts.transpose(2, 0, 1, 3)
 
 
-def _call(name: str, shapes: list[tuple[int, ...]], units: int, in_place: dict[int, int]) -> Any:
-    """A function of cpp/. Its results are those of `shapes`, some of them in the place of operands, and room to
-    pack the kernel in, which is left out here."""
+def pack(kernel_KC: jax.Array) -> jax.Array:
+    """The head's kernel in that order: panels [K, <= 4, lanes] of its columns, one after the other."""
+    parts = _vectors(kernel_KC)
+    return jnp.concatenate([parts[:, n : n + 4].ravel() for n in range(0, parts.shape[1], 4)])
+
+
+def _vectors(x: jax.Array) -> jax.Array:
+    """The last axis as [vectors, lanes], with zeros at the end."""
     lanes = _lanes()
-    packed = 4 * units * -(-units // lanes) * lanes
-    results = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in [*shapes, (packed,)]]
+    x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -x.shape[-1] % lanes)])
+    return x.reshape(*x.shape[:-1], -1, lanes)
+
+
+def _call(
+    name: str, shapes: list[tuple[int, ...]], packed: tuple[int, int] = (0, 0), in_place: dict[int, int] | None = None
+) -> Any:
+    """A function of cpp/. Its results are those of `shapes`, some of them in the place of operands, and room to
+    pack a kernel of so many rows and columns in, which is left out here."""
+    (K, C), lanes = packed, _lanes()
+    results = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in [*shapes, (K * -(-C // lanes) * lanes,)]]
     call = jax.ffi.ffi_call(name, results, vmap_method="sequential", input_output_aliases=in_place)
     return lambda *operands: call(*operands)[:-1]
 

@@ -13,7 +13,7 @@ def dot(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype) -> jax.Array:
 
 
 def of_rows(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype, in_cpp: bool) -> jax.Array:
-    """The same of x [..., D], all rows at once; with `in_cpp`, the kernel's gradient is formed there (native.py)."""
+    """The same of x [..., D], all rows at once; with `in_cpp`, it and its gradients are formed there (native.py)."""
     flat_ND = x.reshape(-1, x.shape[-1])
     product_NC = _product(flat_ND, kernel) if in_cpp else dot(flat_ND, kernel, dtype)
     return product_NC.reshape(*x.shape[:-1], kernel.shape[-1])
@@ -21,15 +21,15 @@ def of_rows(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype, in_cpp: bool) -> 
 
 @jax.custom_vjp
 def _product(x_ND: jax.Array, kernel_DC: jax.Array) -> jax.Array:
-    return x_ND @ kernel_DC
+    return native.product(x_ND, kernel_DC)
 
 
 def _product_backward(saved: tuple[jax.Array, jax.Array], grad_NC: jax.Array) -> tuple[jax.Array, jax.Array]:
     x_ND, kernel_DC = saved
-    return grad_NC @ kernel_DC.T, native.outer(x_ND, grad_NC)
+    return native.product_transposed(grad_NC, kernel_DC), native.outer(x_ND, grad_NC)
 
 
-_product.defvjp(lambda x_ND, kernel_DC: (x_ND @ kernel_DC, (x_ND, kernel_DC)), _product_backward)
+_product.defvjp(lambda x_ND, kernel_DC: (_product(x_ND, kernel_DC), (x_ND, kernel_DC)), _product_backward)
 
 
 @jax.custom_vjp

@@ -24,7 +24,8 @@ constexpr int GATES = 4, MOST_VECTORS = 4;
 
 typedef float Vector __attribute__((vector_size(4 * LANES)));
 
-// The first `count` lanes of a vector, from memory and to it, by parts of a size known to the compiler; 0 in the others.
+// The first `count` lanes of a vector, from memory and to it, by parts of a size known to the compiler; 0 in the
+// others.
 inline __attribute__((noinline)) Vector load_some(const float* from, int64_t count) {
   Vector v{};
   char* to = reinterpret_cast<char*>(&v);
@@ -103,14 +104,14 @@ inline void tiles(int64_t row, int64_t last, const Do& with) {
   }
 }
 
-// sums [R rows, N vectors] += a [R, K] @ packed [K, N vectors]; a's rows are K apart.
+// sums [R rows, N vectors] += a [R, K] @ packed [K, N vectors]; a's rows are so many apart.
 template <int R, int N>
-INLINE void add_product(const float* a, const float* packed, int64_t K, Vector (&sums)[R][N]) {
+INLINE void add_product(const float* a, int64_t apart, const float* packed, int64_t K, Vector (&sums)[R][N]) {
   for (int64_t k = 0; k < K; ++k) {
     Vector b[N];
     for (int n = 0; n < N; ++n) b[n] = load(packed + (k * N + n) * LANES);
     for (int r = 0; r < R; ++r) {
-      const Vector x = all(a[r * K + k]);
+      const Vector x = all(a[r * apart + k]);
       for (int n = 0; n < N; ++n) sums[r][n] += x * b[n];
     }
   }

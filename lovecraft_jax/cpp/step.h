@@ -43,7 +43,7 @@ struct Forward {
         // Wanted after the product: the long way from memory is over by then.
         __builtin_prefetch(gates_BG + ((row + r) * GATES + gate) * H + unit, 1);
       }
-    add_product<R, GATES>(h_BH + row * H, packed + vector * H * GATES * LANES, H, sums);
+    add_product<R, GATES>(h_BH + row * H, H, packed + vector * H * GATES * LANES, H, sums);
     for (int r = 0; r < R; ++r) {
       const int64_t at = (row + r) * H + unit;
       float* gates = gates_BG + (row + r) * GATES * H + unit;
@@ -86,7 +86,7 @@ struct Backward {
           __builtin_prefetch(gates_BG + ((row + r) * GATES + gate) * H + unit, 1);
       }
     if (next_dz_BG)
-      add_product<R, N>(next_dz_BG + row * GATES * H, packed + vector * GATES * H * LANES, GATES * H, sums);
+      add_product<R, N>(next_dz_BG + row * GATES * H, GATES * H, packed + vector * GATES * H * LANES, GATES * H, sums);
     for (int r = 0; r < R; ++r)
       for (int n = 0; n < N; ++n) {
         const int64_t unit = (vector + n) * LANES, at = (row + r) * H + unit, count = held(unit, H);

@@ -29,8 +29,8 @@ struct Layer {
     for (int r = 0; r < R; ++r)
       for (int gate = 0; gate < GATES; ++gate)
         sums[r][gate] = load(gates_VG + ((ids_S ? ids_S[row + r] : 0) * GATES + gate) * H + unit, count);
-    add_product<R, GATES>(below_SX + row * X, kernel, X, sums);
-    add_product<R, GATES>(h_SH + row * H, kernel + X * GATES * LANES, H, sums);
+    add_product<R, GATES>(below_SX + row * X, X, kernel, X, sums);
+    add_product<R, GATES>(h_SH + row * H, H, kernel + X * GATES * LANES, H, sums);
     for (int r = 0; r < R; ++r) {
       const int64_t at = (row + r) * H + unit;
       const Activated a(sums[r], load(c_SH + at, count));
@@ -40,33 +40,6 @@ struct Layer {
   }
 
   int64_t panels() const { return vectors(H); }
-
-  void panel(int64_t n) const {
-    tiles(0, S, [&](auto R, int64_t row) { tile<R>(row, n); });
-  }
-};
-
-// The logits of the next token.
-struct Head {
-  int64_t S, H, V;
-  const float *packed, *bias_V, *h_SH;
-  float* logits_SV;
-
-  template <int R>
-  void tile(int64_t row, int64_t panel) const {
-    const int64_t first = panel * MOST_VECTORS * LANES;
-    const auto count = [&](int n) { return least(LANES, V - first - n * LANES); };
-    Vector sums[R][MOST_VECTORS];
-    for (int r = 0; r < R; ++r)
-      for (int n = 0; n < MOST_VECTORS; ++n)
-        sums[r][n] = count(n) > 0 ? load(bias_V + first + n * LANES, count(n)) : Vector{};
-    add_product<R, MOST_VECTORS>(h_SH + row * H, packed + panel * H * MOST_VECTORS * LANES, H, sums);
-    for (int r = 0; r < R; ++r)
-      for (int n = 0; n < MOST_VECTORS; ++n)
-        if (count(n) > 0) store(logits_SV + (row + r) * V + first + n * LANES, sums[r][n], count(n));
-  }
-
-  int64_t panels() const { return (vectors(V) + MOST_VECTORS - 1) / MOST_VECTORS; }
 
   void panel(int64_t n) const {
     tiles(0, S, [&](auto R, int64_t row) { tile<R>(row, n); });
