@@ -5,9 +5,9 @@ As benchmarks.train_step, but the systems write text, one character after the ot
 """
 
 from benchmarks import report, workloads
+from benchmarks.systems import WRITE
 from benchmarks.turns import Measured, Plan, in_turns
 
-SYSTEMS = ("lovecraft_jax", "lovecraft_jax, printing", "products alone", "PyTorch", "Keras", "Flax, plain")
 HEAD = ("system", "us a character of each stream (range)", "characters/s", "times ours (range)", "peak MB")
 
 
@@ -29,7 +29,7 @@ def table(sizes: str, streams: int, measured: list[Measured]) -> str:
 
 def main() -> None:
     """Runs, prints the tables, writes JSON and plot."""
-    parser = report.parser(__doc__, SYSTEMS, workloads.SIZES)
+    parser = report.parser(__doc__, list(WRITE), workloads.SIZES)
     parser.add_argument("--streams", nargs="+", type=int, default=[1, 256], help="texts written at once")
     given = parser.parse_args()
     given.to.mkdir(parents=True, exist_ok=True)

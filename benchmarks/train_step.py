@@ -6,18 +6,9 @@ of its own, with the same cores, tokens and recipe; seven turns each, one after 
 
 from benchmarks import report, workloads
 from benchmarks.peers import products
+from benchmarks.systems import PRODUCTS, TRAIN
 from benchmarks.turns import Measured, Plan, in_turns
 
-SYSTEMS = (
-    "lovecraft_jax",
-    "PyTorch, eager",
-    "PyTorch, compiled",
-    "Keras, as in 2019",
-    "Keras",
-    "Keras, XLA",
-    "Flax, plain",
-)
-PRODUCTS = ("product in numpy", "product in jax", "product in torch")
 HEAD = ("system", "ms a step (range)", "characters/s", "times ours (range)", "share of the product", "peak MB")
 
 
@@ -51,7 +42,7 @@ def table(sizes: str, measured: list[Measured]) -> str:
 
 def main() -> None:
     """Runs, prints the tables, writes JSON and plot."""
-    given = report.parser(__doc__, [*SYSTEMS, *PRODUCTS], workloads.SIZES).parse_args()
+    given = report.parser(__doc__, [*TRAIN, *PRODUCTS], workloads.SIZES).parse_args()
     given.to.mkdir(parents=True, exist_ok=True)
     results = {}
     for sizes in given.sizes:

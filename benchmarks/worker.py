@@ -10,62 +10,6 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable
-
-from ml_collections import ConfigDict
-
-
-def train(system: str, config: ConfigDict) -> Callable[[int], None]:
-    """The function that runs so many training steps of `system` to their end."""
-    if system == "lovecraft_jax":
-        from benchmarks.peers import ours
-
-        return ours.train(config)
-    if system == "Flax, plain":
-        from benchmarks.peers import flax_plain
-
-        return flax_plain.train(config)
-    if system.startswith("PyTorch"):
-        from benchmarks.peers import pytorch
-
-        return pytorch.train(config, compiled=system == "PyTorch, compiled")
-    if system.startswith("Keras"):
-        from benchmarks.peers import keras_tf
-
-        if system == "Keras, as in 2019":
-            return keras_tf.train_as_article(config)
-        return keras_tf.train_at_best(config, xla=system == "Keras, XLA")
-    if system.startswith("product"):
-        from benchmarks.peers import products
-
-        makers = {"numpy": products.in_numpy, "jax": products.in_jax, "torch": products.in_torch}
-        return makers[system.removeprefix("product in ")](config)
-    raise ValueError(f"unknown system {system!r}")
-
-
-def write(system: str, config: ConfigDict, streams: int) -> Callable[[int], None]:
-    """The function that writes so many characters of each of `streams` texts."""
-    if system.startswith("lovecraft_jax"):
-        from benchmarks.peers import ours
-
-        return ours.write(config, streams, printing=system == "lovecraft_jax, printing")
-    if system == "products alone":
-        from benchmarks.peers import ours
-
-        return ours.products_alone(config, streams)
-    if system == "Flax, plain":
-        from benchmarks.peers import flax_plain
-
-        return flax_plain.write(config, streams)
-    if system == "PyTorch":
-        from benchmarks.peers import pytorch
-
-        return pytorch.write(config, streams)
-    if system == "Keras":
-        from benchmarks.peers import keras_tf
-
-        return keras_tf.write(config, streams)
-    raise ValueError(f"unknown system {system!r}")
 
 
 def main(task: str, system: str, sizes: str, streams: str, cores: str, seconds: str) -> None:
@@ -73,15 +17,16 @@ def main(task: str, system: str, sizes: str, streams: str, cores: str, seconds: 
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(cores)])
     os.environ["OMP_NUM_THREADS"] = cores
 
+    from benchmarks.systems import PRODUCTS, TRAIN, WRITE
     from benchmarks.workloads import CHARACTERS_A_CALL, get_config
 
     out = os.fdopen(os.dup(1), "w", buffering=1)  # what the libraries print goes elsewhere
     os.dup2(2, 1)
     config = get_config(sizes)
     if task == "train":
-        run, unit = train(system, config), config.train.steps_per_dispatch
+        run, unit = (TRAIN | PRODUCTS)[system](config), config.train.steps_per_dispatch
     else:
-        run, unit = write(system, config, int(streams)), CHARACTERS_A_CALL
+        run, unit = WRITE[system](config, int(streams)), CHARACTERS_A_CALL
     began = time.perf_counter()
     run(unit)
     first = time.perf_counter() - began
