@@ -1,7 +1,7 @@
 """Writing by this project and its peers, in turns on the same cores: `python -m benchmarks.generate`.
 
 As benchmarks.train_step, but the systems write text, one character after the other, in one stream or many at once.
-"products alone" is a bare compiled loop of the products that a character needs: no gates, no lookup, no draw.
+"products alone" is a bare loop, compiled by XLA, of the products that a character needs: no gates, no lookup, no draw.
 """
 
 from benchmarks import report, workloads

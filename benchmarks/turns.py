@@ -106,9 +106,13 @@ def in_turns(systems: Sequence[str], plan: Plan, log: Any) -> list[Measured]:
         except RuntimeError as error:
             print(f"left out: {system}: {error}", file=sys.stderr)
     for _ in range(plan.rounds):
-        for worker in workers:
+        for worker in list(workers):
             time.sleep(PAUSE)
-            worker.turn()
+            try:
+                worker.turn()
+            except (RuntimeError, BrokenPipeError) as error:
+                print(f"left out: {worker.measured.system}: {error}", file=sys.stderr)
+                workers.remove(worker)
     for worker in workers:
         worker.close()
     return [worker.measured for worker in workers]

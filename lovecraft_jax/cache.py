@@ -31,8 +31,8 @@ def machine() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         told = sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
-    except OSError:
-        told = [platform.processor()]
+    except OSError:  # elsewhere than on Linux each machine is a kind of its own
+        told = [platform.processor(), platform.node()]
     return hashlib.sha256("\n".join([platform.system(), platform.machine(), *told]).encode()).hexdigest()[:16]
 
 

@@ -24,7 +24,7 @@ class LSTMCell(nn.Module):
 
     kernel_x [D, 4H], kernel_h [H, 4H], bias [4H], gates in the order i, f, g, o: a promise that checkpoints rest on.
     Parameters, gates and the carry are float32; the products take their operands as `dtype` and add up in float32.
-    With `in_cpp`, kernel_x's gradient is formed in C++ (native.py), as all else is under "native".
+    With `in_cpp` the product with kernel_x and its gradients are formed in C++ (native.py), as "native" does the rest.
     """
 
     features: int

@@ -48,6 +48,8 @@ class LSTMLM(nn.Module):
             self.embedding = self.param("embedding", normal, (self.vocab_size, self.embed))
         widths = self._widths()
         in_cpp = self.lstm == "native"
+        if in_cpp and self.dtype != jnp.float32:
+            raise ValueError(f"lstm='native' computes in float32, not in {self.dtype}")
         self.cells = [LSTMCell(D, self.units, self.dtype, in_cpp, name=f"lstm_{i}") for i, D in enumerate(widths[:-1])]
         if not self.tie:
             self.head_kernel = self.param("head_kernel", nn.initializers.lecun_normal(), (self.units, self.vocab_size))

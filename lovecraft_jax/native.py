@@ -1,12 +1,14 @@
 """The fused layer's two loops, its products, and writing, in C++ (cpp/): `model.lstm = "native"`, for CPUs.
 
-Compiled at the first start on a kind of machine and kept in the user's cache folder; $CXX names the compiler.
+Compiled at the first start on a kind of machine and kept in the user's cache folder; $CXX names the compiler, $CXXFLAGS
+adds to its options.
 """
 
 import ctypes
 import functools
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -26,7 +28,8 @@ from lovecraft_jax.progress import say
 
 SOURCES = Path(__file__).with_name("cpp")
 COMPILERS = ("c++", "g++", "clang++")
-OPTIONS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread")
+NATIVE = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
+OPTIONS = ("-O3", NATIVE, "-std=c++17", "-shared", "-fPIC", "-pthread")
 
 
 def resolve(settings: ConfigDict) -> str:
@@ -94,7 +97,7 @@ def _load() -> Any:
     """The compiled library, known to XLA. Raises OSError."""
     library = ctypes.CDLL(str(_compiled()))
     for name in ("lstm_forward", "lstm_backward", "lstm_token", "product", "product_transposed", "outer"):
-        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
+        jax.ffi.register_ffi_target(f"lovecraft_{name}", jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
     return library
 
 
@@ -103,16 +106,16 @@ def _compiled() -> Path:
     compiler = os.environ.get("CXX") or next(filter(shutil.which, COMPILERS), None)
     if compiler is None:
         raise OSError(f"no C++ compiler ($CXX, {', '.join(COMPILERS)}): apt install g++, or xcode-select --install")
-    command = [*compiler.split(), *OPTIONS, f"-I{jax.ffi.include_dir()}"]
-    made_of = "\n".join([*command, jax.__version__, *(path.read_text() for path in sorted(SOURCES.iterdir()))])
+    more = os.environ.get("CXXFLAGS", "").split()
+    command = [*compiler.split(), *OPTIONS, *more, f"-I{jax.ffi.include_dir()}"]
+    made_of = "\n".join([*command, jax.__version__, *(path.read_text() for path in sorted(SOURCES.glob("*.[ch]*")))])
     library = Path(pooch.os_cache("lovecraft_jax")) / "native" / machine() / f"{_digest(made_of)}.so"
     if not library.exists():
         library.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=library.parent) as folder:
             made = Path(folder) / library.name
-            done = subprocess.run(
-                [*command, str(SOURCES / "lstm.cc"), "-o", str(made)], capture_output=True, text=True, check=False
-            )
+            line, environment = [*command, str(SOURCES / "lstm.cc"), "-o", str(made)], os.environ | {"LC_ALL": "C"}
+            done = subprocess.run(line, env=environment, capture_output=True, text=True, errors="replace", check=False)
             if done.returncode:
                 lines = done.stderr.splitlines() or [f"exit code {done.returncode}"]
                 said = next((line for line in lines if "error" in line), lines[0])
@@ -210,8 +213,13 @@ def _call(
     pack a kernel of so many rows and columns in, which is left out here."""
     (K, C), lanes = packed, _lanes()
     results = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in [*shapes, (K * -(-C // lanes) * lanes,)]]
-    call = jax.ffi.ffi_call(name, results, vmap_method="sequential", input_output_aliases=in_place)
-    return lambda *operands: call(*operands)[:-1]
+    call = jax.ffi.ffi_call(f"lovecraft_{name}", results, vmap_method="sequential", input_output_aliases=in_place)
+
+    def checked(*operands: jax.Array) -> Sequence[jax.Array]:
+        assert all(operand.dtype in (jnp.float32, jnp.int32) for operand in operands), "C++ takes the bits as they are"
+        return call(*operands)[:-1]
+
+    return checked
 
 
 def _lanes() -> int:

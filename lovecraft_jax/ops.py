@@ -1,4 +1,4 @@
-"""Products and sums, put as XLA does them best."""
+"""Products and sums, put as XLA does them best, or done in C++."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ def dot(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype) -> jax.Array:
 
 
 def of_rows(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype, in_cpp: bool) -> jax.Array:
-    """The same of x [..., D], all rows at once; with `in_cpp`, it and its gradients are formed there (native.py)."""
+    """The same of x [..., D], all rows at once; with `in_cpp` (native.py), float32 alone, and so are the gradients."""
     flat_ND = x.reshape(-1, x.shape[-1])
     product_NC = _product(flat_ND, kernel) if in_cpp else dot(flat_ND, kernel, dtype)
     return product_NC.reshape(*x.shape[:-1], kernel.shape[-1])

@@ -17,8 +17,10 @@ namespace {
 constexpr int LANES = 16, MOST_ROWS = 6;
 #elif defined(__AVX__)
 constexpr int LANES = 8, MOST_ROWS = 3;
-#else
+#elif defined(__aarch64__)
 constexpr int LANES = 4, MOST_ROWS = 6;
+#else
+constexpr int LANES = 4, MOST_ROWS = 2;
 #endif
 constexpr int GATES = 4, MOST_VECTORS = 4;
 

@@ -30,13 +30,13 @@ float* out(const XLA_FFI_CallFrame* call, int n) {
 }
 
 struct Sizes {
-  int64_t T, B, H, G;
+  int64_t T, B, H;
 };
 
 // Of both loops, whose operands begin with kernel_HG and have [T, B, ...] third.
 Sizes sizes(const XLA_FFI_CallFrame* call) {
-  const int64_t H = arg(call, 0).dims[0], *TB = arg(call, 2).dims;
-  return {TB[0], TB[1], H, GATES * H};
+  const int64_t* TB = arg(call, 2).dims;
+  return {TB[0], TB[1], arg(call, 0).dims[0]};
 }
 
 // All time steps. While a core's own cache holds the packed kernel, a part is some rows and goes through all of them by
@@ -84,7 +84,8 @@ extern "C" int lanes() { return LANES; }
 // kernel_HG, bias_G, gates_TBG, c_BH, h_BH -> gates_TBG (the same memory), c_TBH, h_TBH, packed
 extern "C" XLA_FFI_Error* lstm_forward(XLA_FFI_CallFrame* call) {
   if (asked_for_version(call)) return nullptr;
-  const auto [T, B, H, G] = sizes(call);
+  const Sizes n = sizes(call);
+  const int64_t T = n.T, B = n.B, H = n.H, G = GATES * H;
   const float *kernel_HG = in(call, 0), *bias_G = in(call, 1), *c_BH = in(call, 3), *h_BH = in(call, 4);
   float *gates_TBG = out(call, 0), *c_TBH = out(call, 1), *h_TBH = out(call, 2), *packed = out(call, 3);
   share(call, 1, vectors(H), [&](int64_t, int64_t n) {
@@ -108,7 +109,8 @@ extern "C" XLA_FFI_Error* lstm_forward(XLA_FFI_CallFrame* call) {
 // -> dz_TBG (in the gates' memory), that of the first c_BH (in the last one's), packed
 extern "C" XLA_FFI_Error* lstm_backward(XLA_FFI_CallFrame* call) {
   if (asked_for_version(call)) return nullptr;
-  const auto [T, B, H, G] = sizes(call);
+  const Sizes n = sizes(call);
+  const int64_t T = n.T, B = n.B, H = n.H, G = GATES * H;
   const float *kernel_HG = in(call, 0), *first_c_BH = in(call, 1), *c_TBH = in(call, 2);
   const float *dh_BH = in(call, 5), *to_h_TBH = in(call, 6), *next_dz_BG = nullptr;
   float *gates_TBG = out(call, 0), *dc_BH = out(call, 1), *packed = out(call, 2);
@@ -142,9 +144,9 @@ extern "C" XLA_FFI_Error* product_transposed(XLA_FFI_CallFrame* call) {
 // a_NR, b_NC -> a's transpose @ b [R, C]
 extern "C" XLA_FFI_Error* outer(XLA_FFI_CallFrame* call) {
   if (asked_for_version(call)) return nullptr;
-  const Outer sum{arg(call, 0).dims[0], arg(call, 0).dims[1], arg(call, 1).dims[1],
-                  in(call, 0),          in(call, 1),          out(call, 0)};
-  share(call, 1, panels(sum.C), [&](int64_t, int64_t panel) { sum.panel(panel); });
+  const int64_t *NR = arg(call, 0).dims, C = arg(call, 1).dims[1];
+  const Outer sum{NR[0], NR[1], C, threads(call), in(call, 0), in(call, 1), out(call, 0)};
+  share(call, 1, sum.parts(), [&](int64_t, int64_t n) { sum.part(n); });
   return nullptr;
 }
 
@@ -167,10 +169,10 @@ extern "C" XLA_FFI_Error* lstm_token(XLA_FFI_CallFrame* call) {
   const Product head{S, last.H, arg(call, 2).dims[0], below_SX, in(call, 1), in(call, 2), out(call, 0)};
   const int64_t parts = 1 + least(threads(call) - 1, S * (last.X + last.H) * GATES * last.H / (2 * HANDED_OVER));
   share(call, layers + 1, parts, [&](int64_t phase, int64_t part) {
-    const int64_t count = phase < layers ? all[phase].panels() : panels(head.C);
+    const int64_t count = phase < layers ? all[phase].columns() : panels(head.C);
     for (int64_t n = count * part / parts; n < count * (part + 1) / parts; ++n)
       if (phase < layers)
-        all[phase].panel(n);
+        all[phase].column(n);
       else
         head.panel(n, 0, S);
   });

@@ -77,7 +77,7 @@ struct Product {
 // sum_RC = a_NR's transpose @ b_NC: the gradient of a kernel, from all N rows that went through it. A panel of b is
 // packed as it comes.
 struct Outer {
-  int64_t N, R, C;
+  int64_t N, R, C, threads;
   const float *a_NR, *b_NC;
   float* sum_RC;
 
@@ -104,14 +104,18 @@ struct Outer {
       }
   }
 
-  void panel(int64_t p) const {
-    const int64_t column = p * MOST_VECTORS * LANES;
+  // Each is a panel of b by all of a's columns; by some, which packs the panel anew, only where threads would be idle.
+  int64_t parts() const { return panels(C) * least((R + SOME_ROWS - 1) / SOME_ROWS, 1 + 2 * threads / panels(C)); }
+
+  void part(int64_t n) const {
+    const int64_t p = n % panels(C), count = parts() / panels(C), row = n / panels(C);
+    const int64_t column = p * MOST_VECTORS * LANES, first_row = R * row / count, last_row = R * (row + 1) / count;
     std::vector<float> packed(DEPTH * MOST_VECTORS * LANES);
     constant<MOST_VECTORS>(least(MOST_VECTORS, vectors(C - column)), [&](auto V) {
-      for (int64_t n = 0, last; n < N; n = last) {
-        last = least(N, n + DEPTH);
-        pack(b_NC + n * C, last - n, C, p, packed.data());
-        tiles(0, R, [&](auto M, int64_t row) { tile<M, V>(row, column, n, last, packed.data()); });
+      for (int64_t k = 0, last; k < N; k = last) {
+        last = least(N, k + DEPTH);
+        pack(b_NC + k * C, last - k, C, p, packed.data());
+        tiles(first_row, last_row, [&](auto M, int64_t r) { tile<M, V>(r, column, k, last, packed.data()); });
       }
     });
   }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -43,8 +44,11 @@ struct Work {
   }
 
   void wait_for(int64_t count) const {
-    for (int tries = 0; done.load(std::memory_order_acquire) < count; ++tries)
-      if (tries > PATIENCE) std::this_thread::yield();
+    for (int64_t tries = 0; done.load(std::memory_order_acquire) < count; ++tries)
+      if (tries > 2 * PATIENCE)  // whoever has the part has lost its core, as under a quota
+        std::this_thread::sleep_for(std::chrono::microseconds(20));
+      else if (tries > PATIENCE)
+        std::this_thread::yield();
   }
 };
 

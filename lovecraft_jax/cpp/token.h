@@ -1,6 +1,7 @@
-// One token of each of S streams through a layer, then through the head: the model as decode.py has it.
+// One token of each of S streams through a layer, as decode.py has it.
 //
-// Kernels come packed as [panels, K, 4, LANES], which their product reads from the first float to the last.
+// The kernel comes packed as [columns, X + H, 4, LANES], a column being the gates of as many units as a vector has
+// lanes: it is read from the first float to the last.
 //
 // Axes in names: S streams, X features from the layer below, H units, G gates (4H, in the order i, f, g, o), V
 // vocabulary; all float32.
@@ -22,9 +23,9 @@ struct Layer {
   float *next_c_SH, *next_h_SH;
 
   template <int R>
-  void tile(int64_t row, int64_t panel) const {
-    const int64_t unit = panel * LANES, count = held(unit, H);
-    const float* kernel = packed + panel * (X + H) * GATES * LANES;
+  void tile(int64_t row, int64_t column) const {
+    const int64_t unit = column * LANES, count = held(unit, H);
+    const float* kernel = packed + column * (X + H) * GATES * LANES;
     Vector sums[R][GATES];
     for (int r = 0; r < R; ++r)
       for (int gate = 0; gate < GATES; ++gate)
@@ -39,9 +40,9 @@ struct Layer {
     }
   }
 
-  int64_t panels() const { return vectors(H); }
+  int64_t columns() const { return vectors(H); }
 
-  void panel(int64_t n) const {
+  void column(int64_t n) const {
     tiles(0, S, [&](auto R, int64_t row) { tile<R>(row, n); });
   }
 };
