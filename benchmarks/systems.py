@@ -64,6 +64,7 @@ WRITE: dict[str, Callable[[ConfigDict, int], Run]] = {
     "lovecraft_jax, printing": lambda config, streams: _ours().write(config, streams, printing=True),
     "products alone": lambda config, streams: _ours().products_alone(config, streams),
     "PyTorch": lambda config, streams: _pytorch().write(config, streams),
+    "PyTorch, LSTMCell": lambda config, streams: _pytorch().write_by_cells(config, streams),
     "Keras": lambda config, streams: _keras().write(config, streams),
     "Flax, plain": lambda config, streams: _flax().write(config, streams),
 }
