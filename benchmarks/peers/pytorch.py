@@ -1,6 +1,6 @@
 """PyTorch: nn.LSTM, time first as it prefers, fused Adam, clipping; eager, or through torch.compile.
 
-torch.compile leaves nn.LSTM as it is; with torch._dynamo.config.allow_rnn it takes it apart, and c150 1.4 times as long.
+torch.compile leaves nn.LSTM alone; with torch._dynamo.config.allow_rnn it takes it apart, and c150 1.4 times as long.
 """
 
 from collections.abc import Callable
