@@ -1,4 +1,4 @@
-"""The article's first model: two LSTM layers of 100 units over 50 characters, ten passes, else as configs/c150.py.
+"""The article's first model: two LSTM layers of 100 units over 50 characters, else as configs/c150.py.
 
 python -m lovecraft_jax.train --config=configs/c100.py
 python -m lovecraft_jax.train --config=configs/c100.py:quick
@@ -17,5 +17,4 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config = c150.get_config(variant)
     config.model.units = 100
     config.data.seq_len = 50
-    config.train.epochs = 10.0
     return config

@@ -1,4 +1,4 @@
-"""The article's second model: two LSTM layers of 125 units over 30 characters, ten passes, else as configs/c150.py.
+"""The article's second model: two LSTM layers of 125 units over 30 characters, else as configs/c150.py.
 
 python -m lovecraft_jax.train --config=configs/c125.py
 python -m lovecraft_jax.train --config=configs/c125.py:quick
@@ -17,5 +17,4 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config = c150.get_config(variant)
     config.model.units = 125
     config.data.seq_len = 30
-    config.train.epochs = 10.0
     return config
