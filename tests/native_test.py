@@ -41,6 +41,16 @@ def test_the_gradient_of_a_kernel_is_the_product_of_its_rows(N: int, R: int, C: 
 
 
 @with_compiler
+@pytest.mark.parametrize(("N", "K", "C"), [(1, 1, 1), (5, 7, 3), (100, 1100, 70), (200, 13, 90)])
+def test_a_product_is_what_it_is_with_the_kernel_as_it_lies_or_transposed(N: int, K: int, C: int) -> None:
+    rng = np.random.default_rng(0)
+    a_NK, kernel_KC = rng.normal(size=(N, K)).astype(np.float32), rng.normal(size=(K, C)).astype(np.float32)
+    exact_NC = a_NK.astype(np.float64) @ kernel_KC
+    assert_close(native.product(a_NK, kernel_KC), exact_NC)
+    assert_close(native.product_transposed(a_NK, kernel_KC.T.copy()), exact_NC)
+
+
+@with_compiler
 @pytest.mark.parametrize("S", range(1, 8))
 def test_a_token_gives_what_xla_gives(S: int) -> None:
     # Vocabularies of a part of a vector, and of more than the four that a panel of the head takes.
