@@ -1,4 +1,4 @@
-"""The article's fourth model: two LSTM layers of 150 units over 10 characters, else as configs/c150.py.
+"""The article's fourth model: two LSTM layers of 150 units over 10 characters, ten passes, else as configs/c150.py.
 
 python -m lovecraft_jax.train --config=configs/c10.py
 python -m lovecraft_jax.train --config=configs/c10.py:quick
@@ -18,6 +18,7 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config = c150.get_config(variant)
     config.model.units = 150
     config.data.seq_len = 10
+    config.train.epochs = 10.0
     if variant == "quick":
         config.train.steps = 1500  # as many characters as the others' 300 steps
         config.train.eval_every = 500
