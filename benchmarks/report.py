@@ -24,7 +24,7 @@ def parser(about: str | None, systems: Sequence[str], sizes: Iterable[str]) -> a
     made.add_argument("--sizes", nargs="+", default=["c150"], choices=list(sizes))
     made.add_argument("--systems", nargs="+", default=list(systems), choices=list(systems))
     made.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
-    made.add_argument("--rounds", type=int, default=7, help="turns of each system")
+    made.add_argument("--rounds", type=int, default=7, choices=range(1, 1000), metavar="N", help="turns of each system")
     made.add_argument("--seconds", type=float, default=2.0, help="of a turn")
     made.add_argument("--to", type=Path, default=Path("runs/benchmarks"), help="a folder for JSON, plot and log")
     return made

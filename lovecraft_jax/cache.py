@@ -37,13 +37,18 @@ def machine() -> str:
 
 
 def _empty_when_damaged(folder: Path) -> None:
-    """JAX warns of an entry that a kill left half written at every start, and never writes it again."""
-    show = warnings.showwarning
+    """JAX warns of an entry that a kill left half written at every start, and never writes it again. Where the folder
+    cannot be made, or somebody deleted it, it warns of every program; once is enough."""
+    show, told = warnings.showwarning, set[Path]()
 
     def show_or_mend(message: Any, *rest: Any, **more: Any) -> None:
-        if DAMAGED in str(message):
+        if DAMAGED in str(message) and folder.is_dir():
             shutil.rmtree(folder, ignore_errors=True)
             say(f"WARNING: emptied {folder}: a compiled program in it was damaged")
+        elif "persistent compilation cache entry" in str(message) and not folder.is_dir():
+            if folder not in told:
+                say(f"WARNING: compiled programs cannot be kept in {folder}: there is no such folder")
+            told.add(folder)
         else:
             show(message, *rest, **more)
 

@@ -96,7 +96,10 @@ def _guarded(main: Callable[[], int]) -> int:
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if not (isinstance(error, MemoryError) or any(sign in str(error) for sign in _NO_MEMORY)):
             raise
-        return _told(f"out of memory ({str(error).splitlines()[0][:200]}): use a smaller model or batch", FAILED)
+        return _told(
+            f"out of memory ({str(error).splitlines()[0][:200]}): use a smaller model or batch, or write less",
+            FAILED,
+        )
     except BrokenPipeError:  # whoever read our output has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED

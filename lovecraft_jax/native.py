@@ -87,7 +87,7 @@ def _build() -> Future[str]:
 def _try_to_load() -> str:
     try:
         _load()
-    except OSError as error:
+    except (OSError, AttributeError) as error:  # the second: a library without our functions
         return str(error)
     return ""
 
@@ -103,14 +103,15 @@ def _load() -> Any:
 
 def _compiled() -> Path:
     """The library's file, made where it is not there yet. Raises OSError."""
-    compiler = os.environ.get("CXX") or next(filter(shutil.which, COMPILERS), None)
+    compiler = os.environ.get("CXX", "").strip() or next(filter(shutil.which, COMPILERS), None)
     if compiler is None:
         raise OSError(f"no C++ compiler ($CXX, {', '.join(COMPILERS)}): apt install g++, or xcode-select --install")
     more = os.environ.get("CXXFLAGS", "").split()
     command = [*compiler.split(), *OPTIONS, *more, f"-I{jax.ffi.include_dir()}"]
     made_of = "\n".join([*command, jax.__version__, *(path.read_text() for path in sorted(SOURCES.glob("*.[ch]*")))])
-    library = Path(pooch.os_cache("lovecraft_jax")) / "native" / machine() / f"{_digest(made_of)}.so"
-    if not library.exists():
+    library = Path(pooch.os_cache("lovecraft_jax")) / "native" / machine() / f"{_digest(made_of.encode())}.so"
+    checksum = library.with_suffix(".sha256")
+    if not (library.exists() and checksum.exists() and checksum.read_text() == _digest(library.read_bytes())):
         library.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=library.parent) as folder:
             made = Path(folder) / library.name
@@ -120,12 +121,13 @@ def _compiled() -> Path:
                 lines = done.stderr.splitlines() or [f"exit code {done.returncode}"]
                 said = next((line for line in lines if "error" in line), lines[0])
                 raise OSError(f"{compiler} cannot compile {SOURCES / 'lstm.cc'} ({said})")
+            checksum.write_text(_digest(made.read_bytes()))
             made.replace(library)  # whole or not at all, whoever else does the same
     return library
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def forward_loop(
