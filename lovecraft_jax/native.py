@@ -94,7 +94,7 @@ def _try_to_load() -> str:
 
 @functools.cache
 def _load() -> Any:
-    """The compiled library, known to XLA. Raises OSError."""
+    """The compiled library, known to XLA. Raises OSError, or AttributeError where it lacks one of our functions."""
     library = ctypes.CDLL(str(_compiled()))
     for name in ("lstm_forward", "lstm_backward", "lstm_token", "product", "product_transposed", "outer"):
         jax.ffi.register_ffi_target(f"lovecraft_{name}", jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
@@ -102,7 +102,7 @@ def _load() -> Any:
 
 
 def _compiled() -> Path:
-    """The library's file, made where it is not there yet. Raises OSError."""
+    """The library's file, made where it is not there yet or not whole. Raises OSError."""
     compiler = os.environ.get("CXX", "").strip() or next(filter(shutil.which, COMPILERS), None)
     if compiler is None:
         raise OSError(f"no C++ compiler ($CXX, {', '.join(COMPILERS)}): apt install g++, or xcode-select --install")

@@ -78,6 +78,16 @@ def test_all_threads_give_what_one_gives_to_the_last_bit() -> None:
     assert said[0] == said[1]
 
 
+@with_compiler
+def test_a_damaged_library_is_compiled_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CXXFLAGS", "-O0")  # soon done
+    library = native._compiled()
+    whole = library.read_bytes()
+    library.write_bytes(whole[:-1000])
+    assert len(native._compiled().read_bytes()) == len(whole)
+
+
 @pytest.mark.parametrize(
     ("compiler", "told"),
     [("/no/such/compiler", "No such file or directory: '/no/such/compiler'"), ("false", "false cannot compile")],
