@@ -16,7 +16,7 @@ from lovecraft_jax.batches import Batches
 from lovecraft_jax.checkpoint import Checkpoints
 from lovecraft_jax.errors import RunError, UserError
 from lovecraft_jax.metrics import FILE, MetricsWriter, Row, results
-from lovecraft_jax.program import make_program
+from lovecraft_jax.program import dispatch_steps, make_program
 from lovecraft_jax.progress import Display, say
 from lovecraft_jax.record import check_same_run, plan, read_record, record, write_record
 from lovecraft_jax.scoring import Scorer, score_row
@@ -110,8 +110,7 @@ class Training:
 
     def _train(self, end: int) -> None:
         """Dispatches K steps at a time. Dispatches end at multiples of K in absolute steps, as does all that is due."""
-        due = self.config.train
-        K = math.gcd(due.steps_per_dispatch, due.log_every, due.eval_every, due.checkpoint_every)
+        due, K = self.config.train, dispatch_steps(self.config)
         pending: tuple[int, dict[str, jax.Array]] | None = None
         self.began, self.began_at = time.perf_counter(), self.step
         sent, stop = self._send(self.step, K)
@@ -137,7 +136,7 @@ class Training:
     def _send(self, step: int, K: int) -> tuple[Any, int]:
         """The batches from `step` to where its dispatch ends, on their way to the devices, and where that is."""
         stop = min((step // K + 1) * K, self.total)
-        return self.program.put(self.batches.at(step, stop - step)) if stop > step else None, stop
+        return self.program.put(self.batches.at(step, stop - step, self.program.rows)) if stop > step else None, stop
 
     def _report(self, step: int, metrics: dict[str, jax.Array]) -> None:
         """Shows a dispatch that ended at `step` and writes its row where one is due. Raises RunError."""

@@ -29,18 +29,36 @@ LEAST_ROWS = 8
 
 
 def make_mesh(batch_size: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of all devices. They must divide the batch; of CPU devices, the largest number that does is taken.
+    """A mesh of all devices. They must divide the batch; of one process's CPU devices, the largest number that does is
+    taken.
 
     Built as `Mesh` and not by `jax.make_mesh`, whose axes are Explicit by default, which nn.Embed cannot take.
     """
     devices = list(jax.devices() if devices is None else devices)
-    if devices[0].platform == "cpu":
+    # By process, whose rows are then one slice of the batch: on TPUs the devices of a host are not all neighbours.
+    devices.sort(key=lambda device: (device.process_index, device.id))
+    if devices[0].platform == "cpu" and len({device.process_index for device in devices}) == 1:
         devices = devices[: divisor(batch_size, len(devices))]
     if batch_size % len(devices):
         raise UserError(
             f"data.batch_size={batch_size} does not divide by {len(devices)} devices: use a multiple of {len(devices)}"
         )
     return Mesh(np.array(devices), (AXIS,))
+
+
+def own_rows(mesh: Mesh, batch_size: int) -> slice:
+    """The rows of a batch that the devices of this process hold."""
+    held = [n for n, device in enumerate(mesh.devices.flat) if device.process_index == jax.process_index()]
+    rows = batch_size // mesh.size
+    return slice(held[0] * rows, (held[-1] + 1) * rows)
+
+
+def put_own_rows(mesh: Mesh, batches: Any) -> Any:
+    """This process's rows of K steps' batches, as its part of arrays of all rows over the mesh."""
+    by_row = sharding(mesh, BY_ROW_STACKED)
+    if not mesh.is_multi_process:
+        return jax.device_put(batches, by_row)
+    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(by_row, leaf), batches)
 
 
 def divisor(batch_size: int, most: int) -> int:

@@ -32,21 +32,22 @@ NATIVE = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-mar
 OPTIONS = ("-O3", NATIVE, "-std=c++17", "-shared", "-fPIC", "-pthread")
 
 
-def resolve(settings: ConfigDict) -> str:
-    """What `settings.lstm` of config.model stands for here: "auto" is the `fastest`.
+def resolve(settings: ConfigDict, platform: str = "") -> str:
+    """What `settings.lstm` of config.model stands for on a platform (JAX's default, if none is named): "auto" is the
+    `fastest`.
 
     Raises UserError where "native" is asked for and cannot be had.
     """
     if settings.lstm == "auto":
-        return fastest(settings)
-    if settings.lstm == "native" and (reason := _unsuited(settings) or _build().result()):
+        return fastest(settings, platform)
+    if settings.lstm == "native" and (reason := _unsuited(settings, platform) or _build().result()):
         raise UserError(f"config.model.lstm='native': {reason}; use auto, which then takes the fused layer")
     return settings.lstm
 
 
-def fastest(settings: ConfigDict) -> str:
+def fastest(settings: ConfigDict, platform: str = "") -> str:
     """ "native" where this machine and these settings allow it, else "fused"; says so where a compiler is missing."""
-    if _unsuited(settings):
+    if _unsuited(settings, platform):
         return "fused"
     if reason := _build().result():
         _tell(f"slower than it could be: {reason}")
@@ -64,9 +65,9 @@ def under_way() -> bool:
     return bool(_build.cache_info().currsize) and not _build().done()
 
 
-def _unsuited(settings: ConfigDict) -> str:
-    if jax.default_backend() != "cpu":
-        return f"it runs on CPUs, found {jax.default_backend()}"
+def _unsuited(settings: ConfigDict, platform: str = "") -> str:
+    if (found := platform or jax.default_backend()) != "cpu":
+        return f"it runs on CPUs, found {found}"
     if settings.dtype != "float32":
         return f"it computes in float32, dtype={settings.dtype} was asked for"
     return ""

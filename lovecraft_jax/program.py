@@ -2,20 +2,33 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from lovecraft_jax import cudnn, native
 from lovecraft_jax.batches import Batch
 from lovecraft_jax.cores import core_devices, make_core_steps, put_rows
-from lovecraft_jax.mesh import BY_ROW_STACKED, REPLICATED, cores_that_pay, divisor, make_mesh, sharding
+from lovecraft_jax.mesh import (
+    BY_ROW_STACKED,
+    REPLICATED,
+    cores_that_pay,
+    divisor,
+    make_mesh,
+    own_rows,
+    put_own_rows,
+    sharding,
+)
 from lovecraft_jax.model import LSTMLM, make_model
-from lovecraft_jax.optimizer import make_optimizer
+from lovecraft_jax.optimizer import Optimizer, make_optimizer
 from lovecraft_jax.state import TrainState, init_state, state_shardings
 from lovecraft_jax.step import Metrics, make_train_step, make_train_steps
+from lovecraft_jax.vocab import smallest_uint
 
 COMPILER_OPTIONS = {
     # XLA hands products to YNNPACK by default; Eigen took 0.66 to 0.97 of its time at c150's shapes, but 1.3 times as
@@ -31,13 +44,15 @@ TrainSteps = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
 class Program:
     """The compiled side of a run.
 
-    `init`: seed to the first state. `put`: batches of K steps, sent to the `devices`. `train_steps`: (state, those
-    batches) to (state, metrics [K]); the state is donated. `target`: the state's shapes with shardings, for restoring.
+    `init`: seed to the first state. `rows`: those of every batch that this process computes. `put`: these rows of K
+    steps' batches, sent to the `devices`. `train_steps`: (state, what was put) to (state, metrics [K]); the state is
+    donated. `target`: the state's shapes with shardings, for restoring.
     """
 
     model: LSTMLM
     devices: Sequence[jax.Device]
     init: Callable[[int], TrainState]
+    rows: slice
     put: Callable[[Batch], Any]
     train_steps: TrainSteps
     target: TrainState
@@ -48,31 +63,63 @@ def make_program(config: ConfigDict, vocab_size: int, total_steps: int, cores: i
     over as many of these as pay."""
     cudnn.check(config)
     optimizer = make_optimizer(config.optimizer, total_steps)
-    plain = make_model(config, vocab_size, "fused")
-    first = functools.partial(init_state, plain, optimizer.adam, config.data.batch_size)
-    shapes = jax.eval_shape(first, 0)
     mesh = make_mesh(config.data.batch_size, jax.devices()[:1] if cores > 1 else None)
-    options = COMPILER_OPTIONS.get(mesh.devices.flat[0].platform)
-    shardings = state_shardings(mesh)
-    init = jax.jit(first, out_shardings=shardings)
+    init, target = _first_state(config, vocab_size, optimizer, mesh)
     if native.under_way():  # then there is a core and the time to fill the compile cache
         init.lower(0).compile()
     model, cores = make_model(config, vocab_size), cores or cores_that_pay(config)
+    rows = own_rows(mesh, config.data.batch_size)
     if cores > 1:
         devices = core_devices(divisor(config.data.batch_size, cores))
         put: Callable[[Batch], Any] = functools.partial(put_rows, devices)
-        train_steps: TrainSteps = make_core_steps(model, optimizer, shapes, devices, options)
+        train_steps: TrainSteps = make_core_steps(model, optimizer, target, devices, _options(mesh))
     else:
         devices = mesh.devices.flatten().tolist()
-        put = functools.partial(jax.device_put, device=sharding(mesh, BY_ROW_STACKED))
-        train_steps = jax.jit(
-            make_train_steps(make_train_step(model, optimizer, mesh)),
-            in_shardings=(shardings, sharding(mesh, BY_ROW_STACKED)),
-            out_shardings=(shardings, sharding(mesh, REPLICATED)),
-            donate_argnums=0,
-            compiler_options=options,
-        )
-    return Program(model, devices, init, put, train_steps, _placed(shapes, shardings))
+        put = functools.partial(put_own_rows, mesh)
+        train_steps = _over_mesh(model, optimizer, mesh)
+    return Program(model, devices, init, rows, put, train_steps, target)
+
+
+def dispatch_steps(config: ConfigDict) -> int:
+    """The steps of one dispatch, K: as many as asked for, but dispatches end where anything is due."""
+    due = config.train
+    return math.gcd(due.steps_per_dispatch, due.log_every, due.eval_every, due.checkpoint_every)
+
+
+def lower_ahead(config: ConfigDict, vocab_size: int, total_steps: int, mesh: Mesh) -> jax.stages.Lowered:
+    """A dispatch of the program over a mesh whose devices need not be there, from shapes alone, ready to compile."""
+    optimizer = make_optimizer(config.optimizer, total_steps)
+    _, target = _first_state(config, vocab_size, optimizer, mesh)
+    K, B, T, ids = dispatch_steps(config), config.data.batch_size, config.data.seq_len, smallest_uint(vocab_size)
+    by_row = sharding(mesh, BY_ROW_STACKED)
+    leaves: Any = [((K, B, T), ids), ((K, B, T), ids), ((K, B, T), jnp.uint8), ((K, B), jnp.bool_)]
+    batches = Batch(*(jax.ShapeDtypeStruct(shape, dtype, sharding=by_row) for shape, dtype in leaves))
+    model = make_model(config, vocab_size, native.resolve(config.model, mesh.devices.flat[0].platform))
+    return _over_mesh(model, optimizer, mesh).trace(target, batches).lower()
+
+
+def _first_state(config: ConfigDict, vocab_size: int, optimizer: Optimizer, mesh: Mesh) -> tuple[Any, TrainState]:
+    """Jitted: a seed to the state before the first step; and its shapes, with where each part of it lies."""
+    model = make_model(config, vocab_size, "fused")  # all layers start alike
+    first = functools.partial(init_state, model, optimizer.adam, config.data.batch_size)
+    shardings = state_shardings(mesh)
+    return jax.jit(first, out_shardings=shardings), _placed(jax.eval_shape(first, 0), shardings)
+
+
+def _over_mesh(model: LSTMLM, optimizer: Optimizer, mesh: Mesh) -> Any:
+    """Jitted: K steps over the devices of a mesh."""
+    shardings, by_row = state_shardings(mesh), sharding(mesh, BY_ROW_STACKED)
+    return jax.jit(
+        make_train_steps(make_train_step(model, optimizer, mesh)),
+        in_shardings=(shardings, by_row),
+        out_shardings=(shardings, sharding(mesh, REPLICATED)),
+        donate_argnums=0,
+        compiler_options=_options(mesh),
+    )
+
+
+def _options(mesh: Mesh) -> dict[str, Any] | None:
+    return COMPILER_OPTIONS.get(mesh.devices.flat[0].platform)
 
 
 def _placed(shapes: TrainState, shardings: TrainState) -> TrainState:
