@@ -93,9 +93,9 @@ def lower_ahead(config: ConfigDict, vocab_size: int, total_steps: int, mesh: Mes
     K, B, T, ids = dispatch_steps(config), config.data.batch_size, config.data.seq_len, smallest_uint(vocab_size)
     by_row = sharding(mesh, BY_ROW_STACKED)
     leaves: Any = [((K, B, T), ids), ((K, B, T), ids), ((K, B, T), jnp.uint8), ((K, B), jnp.bool_)]
-    batches = Batch(*(jax.ShapeDtypeStruct(shape, dtype, sharding=by_row) for shape, dtype in leaves))
+    shapes: Any = [jax.ShapeDtypeStruct(shape, dtype, sharding=by_row) for shape, dtype in leaves]
     model = make_model(config, vocab_size, native.resolve(config.model, mesh.devices.flat[0].platform))
-    return _over_mesh(model, optimizer, mesh).trace(target, batches).lower()
+    return _over_mesh(model, optimizer, mesh).trace(target, Batch(*shapes)).lower()
 
 
 def _first_state(config: ConfigDict, vocab_size: int, optimizer: Optimizer, mesh: Mesh) -> tuple[Any, TrainState]:
