@@ -19,6 +19,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
+from lovecraft_jax import processes
 from lovecraft_jax.errors import RunError, UserError
 from lovecraft_jax.progress import say
 
@@ -67,12 +68,7 @@ class Checkpoints:
             create=not read_only,
         )
         folder = workdir / "checkpoints"
-        if folder.exists():
-            _drop_damaged_scores(folder, read_only)
-            if not read_only:
-                # What a kill left of a save. Orbax would do it in a thread that outlives an early exit.
-                for leftover in folder.glob("*.orbax-checkpoint-tmp"):
-                    leftover.rmtree()
+        processes.together(lambda: _tidy(folder, read_only) if processes.is_first() else None)
         self._manager = ocp.CheckpointManager(folder, options=options)
 
     @property
@@ -100,12 +96,15 @@ class Checkpoints:
 
     def restore(self, step: int, target: Any) -> Restored:
         """The checkpoint of `step`, put where `target`'s ShapeDtypeStructs say. Raises Damaged."""
+        alone = processes.count() == 1
+        read = target if alone else jax.tree.map(_on_own_device, target)
         items = ocp.args.Composite(
-            state=ocp.args.StandardRestore(target),
+            state=ocp.args.StandardRestore(read),
             meta=ocp.args.JsonRestore(),
         )
         try:
-            found = self._manager.restore(step, args=items)
+            with contextlib.nullcontext(self._manager) if alone else _reader(self._manager.directory) as manager:
+                found = manager.restore(step, args=items)
             meta = dict(found["meta"])
             saved = meta.pop("checksums")
         except Exception as error:  # Orbax raises bare Exception, ValueError, KeyError, JSONDecodeError and more
@@ -113,7 +112,7 @@ class Checkpoints:
         wrong = [name for name, value in checksums(found["state"]).items() if saved.get(name) != value]
         if wrong:
             raise Damaged(f"step {step}: {', '.join(wrong[:3])} differ from what was saved (checksum)")
-        return Restored(step, found["state"], meta)
+        return Restored(step, found["state"] if alone else jax.tree.map(_put, found["state"], target), meta)
 
     def restore_newest(self, target: Any, first: int | None = None) -> Restored | None:
         """The newest good checkpoint (of `first`, if given, before the others), None where there is none at all.
@@ -122,10 +121,15 @@ class Checkpoints:
         """
         order = sorted(self.steps, key=lambda step: (step == first, step), reverse=True)
         for step in order:
+            restored, damage = None, None
             try:
-                return self.restore(step, target)
-            except Damaged as damage:
-                say(f"WARNING: damaged checkpoint, {damage}; trying the one before it")
+                restored = self.restore(step, target)
+            except Damaged as error:
+                damage = str(error)
+            damages = list(filter(None, processes.gather(damage)))  # what one cannot read, none may go on from
+            if not damages:
+                return restored
+            say(f"WARNING: damaged checkpoint, {damages[0]}; trying the one before it")
         if order:
             raise UserError(
                 f"{self._manager.directory}: all {len(order)} checkpoints are damaged; delete the folder to start over"
@@ -159,16 +163,72 @@ class Checkpoints:
 
 
 def checksums(tree: Any) -> dict[str, str]:
-    """CRC-32 of every leaf's value, type and shape, by its path."""
+    """CRC-32 of every leaf's value, type and shape, by its path. The same however it is split over devices, and over
+    processes, all of which must ask."""
+    leaves = {jax.tree_util.keystr(path): _plain(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    parts = {name: [_part(leaf)] for name, leaf in leaves.items()}
+    if split := [name for name, leaf in leaves.items() if _is_split(leaf)]:
+        of_processes = processes.gather([parts[name][0] for name in split])
+        parts |= dict(zip(split, map(list, zip(*of_processes, strict=True)), strict=True))
     sums = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        is_key = isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        value = np.asarray(jax.random.key_data(leaf) if is_key else leaf)
-        name = jax.tree_util.keystr(path)
-        sums[name] = (
-            f"{zlib.crc32(np.ascontiguousarray(value).data, zlib.crc32(repr((value.dtype, value.shape)).encode())):08x}"
-        )
+    for name, leaf in leaves.items():
+        crc = zlib.crc32(repr((np.dtype(leaf.dtype), leaf.shape)).encode())
+        for part, size in parts[name]:  # CRC-32 is affine: this is that of all that came before and the part
+            crc = zlib.crc32(bytes(size), crc) ^ zlib.crc32(bytes(size)) ^ part
+        sums[name] = f"{crc:08x}"
     return sums
+
+
+def _plain(leaf: Any) -> Any:
+    is_key = isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jax.random.key_data(leaf) if is_key else leaf
+
+
+def _is_split(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated)
+
+
+def _part(leaf: Any) -> tuple[int, int]:
+    """CRC-32 and bytes of the rows that this process holds, which are one slice (mesh.py), or of all."""
+    if _is_split(leaf):
+        shards = {shard.index[0].start: shard.data for shard in leaf.addressable_shards}
+        leaf = np.concatenate([shards[start] for start in sorted(shards)])
+    rows = np.ascontiguousarray(leaf)
+    return zlib.crc32(rows.data), rows.nbytes
+
+
+def _reader(folder: epath.Path) -> ocp.CheckpointManager:
+    """Reads for this process alone, without waiting for others: they may find damage where it finds none."""
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
+    )
+    options = ocp.CheckpointManagerOptions(read_only=True, create=False, multiprocessing_options=alone)
+    return ocp.CheckpointManager(folder, options=options)
+
+
+def _on_own_device(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    where = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+
+
+def _put(leaf: jax.Array, target: jax.ShapeDtypeStruct) -> jax.Array:
+    """A leaf that every process has whole, as one over all of them."""
+    plain, sharding = _plain(leaf), target.sharding
+    value = np.asarray(plain)
+    placed = jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+    return placed if plain is leaf else jax.random.wrap_key_data(placed, impl=jax.random.key_impl(leaf))
+
+
+def _tidy(folder: epath.Path, read_only: bool) -> None:
+    """Removes what a kill left of a save, which Orbax would do in a thread that outlives an early exit; and damaged
+    scores."""
+    if not folder.exists():
+        return
+    _drop_damaged_scores(folder, read_only)
+    if not read_only:
+        for leftover in folder.glob("*.orbax-checkpoint-tmp"):
+            leftover.rmtree()
 
 
 def _drop_damaged_scores(folder: epath.Path, read_only: bool) -> None:

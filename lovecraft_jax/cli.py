@@ -11,24 +11,24 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from lovecraft_jax import processes
 from lovecraft_jax.cache import keep_programs
-from lovecraft_jax.errors import RunError, UserError
-from lovecraft_jax.loop import FAILED, INTERRUPTED
+from lovecraft_jax.errors import FAILED, INTERRUPTED, WRONG_INPUT, RunError, UserError
 from lovecraft_jax.progress import say
 
-WRONG_INPUT = 2
 _NO_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory")
 _EXTRAS = {"gpu": "pip install -r requirements.txt 'jax[cuda13]'", "tpu": "pip install -r requirements.txt 'jax[tpu]'"}
 
 
 def define_train_flags() -> None:
-    """--config, --workdir, --platform, --num_cpu_devices."""
+    """--config, --workdir, --platform, --num_cpu_devices, and those of many processes."""
     config_flags.DEFINE_config_file("config", None, "An experiment, as configs/c150.py or configs/c150.py:quick.")
     flags.DEFINE_string("workdir", None, "Where the run is kept; runs/<config>[-<variant>] by default.")
     flags.DEFINE_integer(
         "num_cpu_devices", 0, "Cores of a CPU to train on as devices; 0: what is fastest.", lower_bound=0
     )
     _define_platform()
+    _define_processes()
 
 
 def define_run_flags() -> None:
@@ -66,6 +66,10 @@ def cores() -> int:
     Raises UserError where they are asked for and JAX has other devices.
     """
     asked, devices = flags.FLAGS.num_cpu_devices, jax.devices()
+    if asked and processes.count() > 1:
+        raise UserError(
+            f"--num_cpu_devices={asked} with {processes.count()} processes: each is one device; leave it out"
+        )
     if devices[0].platform != "cpu" and asked:
         raise UserError(f"--num_cpu_devices={asked}: training on {devices[0].platform}; add --platform=cpu")
     if devices[0].platform != "cpu" or len(devices) > 1:  # as JAX_NUM_CPU_DEVICES makes them
@@ -73,21 +77,22 @@ def cores() -> int:
     return asked
 
 
-def run(main: Callable[[], int]) -> None:
-    """Parses flags, calls `main`, exits with its code.
+def run(main: Callable[[], int], devices: bool = True) -> None:
+    """Parses flags, calls `main`, exits with its code. Without `devices`, `main` leaves the computing to others.
 
     Wrong input, in a flag, a config or anything below that raises UserError, is one line on standard error and exit
     code 2.
     """
     for flag in flags.FLAGS.get_flags_for_module(__name__):  # --help shows the flags of the module that was started
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
-    app.run(lambda argv: sys.exit(_guarded(main)), flags_parser=_parse)
+    app.run(lambda argv: sys.exit(_guarded(main, devices)), flags_parser=_parse)
 
 
-def _guarded(main: Callable[[], int]) -> int:
+def _guarded(main: Callable[[], int], devices: bool) -> int:
     try:
-        keep_programs()
-        _choose_platform(flags.FLAGS.platform)
+        if devices:
+            keep_programs()
+            _find_devices(flags.FLAGS.platform)
         return main()
     except UserError as error:
         return _told(error, WRONG_INPUT)
@@ -151,11 +156,40 @@ def _define_platform() -> None:
     )
 
 
-def _choose_platform(platform: str) -> None:
-    if platform == "auto":
-        return
-    jax.config.update("jax_platforms", platform)
+def _find_devices(platform: str) -> None:
+    if platform != "auto":
+        jax.config.update("jax_platforms", platform)
+    _join_processes()
     try:
         jax.devices()
     except RuntimeError as error:
+        if platform == "auto":
+            raise
         raise UserError(f"--platform={platform}: none found here; {_EXTRAS.get(platform, '')} ({error})") from None
+
+
+def _define_processes() -> None:
+    flags.DEFINE_bool("distributed", False, "Train as one of many processes, as a TPU pod, Slurm or Kubernetes tell.")
+    flags.DEFINE_string("coordinator_address", None, "By hand: HOST:PORT of process 0, a port that is free there.")
+    flags.DEFINE_integer("num_processes", None, "By hand: how many there are.", lower_bound=1)
+    flags.DEFINE_integer("process_id", None, "By hand: which of them this is, from 0.", lower_bound=0)
+    flags.DEFINE_integer("start_timeout", 20, "Seconds to wait for the other processes at the start.", lower_bound=1)
+
+
+def _join_processes() -> None:
+    if "distributed" not in flags.FLAGS:
+        return
+    names = ("coordinator_address", "num_processes", "process_id")
+    address, count, number = (given(name) for name in names)
+    if any(value is not None for value in (address, count, number)):
+        for name, value in zip(names, (address, count, number), strict=True):
+            if value is None:
+                raise UserError(
+                    f"--{name} is missing: the flags {', '.join(f'--{name}' for name in names)} go together"
+                )
+        if number >= count:
+            raise UserError(f"--process_id={number} with --num_processes={count}: expected 0 to {count - 1}")
+        if not re.fullmatch(r".+:\d+", address):
+            raise UserError(f"--coordinator_address={address}: expected HOST:PORT, as 10.0.0.1:1234")
+    if flags.FLAGS.distributed or address:
+        processes.start(address, count, number, flags.FLAGS.start_timeout)

@@ -1,4 +1,8 @@
-"""The errors that the user is meant to read, as one line without a traceback."""
+"""Exit codes, and the errors that the user is meant to read, as one line without a traceback."""
+
+DONE, FAILED, WRONG_INPUT = 0, 1, 2
+INTERRUPTED = 75
+"""EX_TEMPFAIL: saved, to be started again; the one that schedulers requeue."""
 
 
 class UserError(Exception):

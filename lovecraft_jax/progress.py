@@ -12,10 +12,14 @@ class Display:
     """`show` after every dispatch, `say` for everything else; a context, so that the terminal is left tidy."""
 
     def __init__(self, step: int, total: int, steps_per_pass: int, chars_per_step: float) -> None:
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=_hushed)
         self._total, self._steps_per_pass, self._chars_per_step = total, steps_per_pass, chars_per_step
         columns = (BarColumn(bar_width=24), TextColumn("{task.description}", markup=False))
-        self._live = Progress(*columns, console=self._console, transient=True) if self._console.is_terminal else None
+        self._live = (
+            Progress(*columns, console=self._console, transient=True)
+            if self._console.is_terminal and not _hushed
+            else None
+        )
         self._task = self._live.add_task("compiling", total=total, completed=step) if self._live else None
 
     def __enter__(self) -> "Display":
@@ -42,6 +46,16 @@ class Display:
         self._console.print(line, markup=False)
 
 
-def say(line: str) -> None:
-    """A line on standard error, before there is a display."""
-    print(line, file=sys.stderr, flush=True)
+def say(line: str, always: bool = False) -> None:
+    """A line on standard error, before there is a display; after `hush` only what must `always` be said."""
+    if always or not _hushed:
+        print(line, file=sys.stderr, flush=True)
+
+
+def hush() -> None:
+    """From here on another process does the talking."""
+    global _hushed
+    _hushed = True
+
+
+_hushed = False

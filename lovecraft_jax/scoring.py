@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lovecraft_jax import processes
 from lovecraft_jax.batches import Batch
 from lovecraft_jax.metrics import Row
 from lovecraft_jax.model import LSTMLM
@@ -58,7 +59,10 @@ def score_row(step: int, split: str, scoring: str, score: Score) -> Row:
 
 @dataclasses.dataclass(frozen=True)
 class Scorer:
-    """Scores texts with one model; a text that nothing stands before starts from `start_id`."""
+    """Scores texts with one model; a text that nothing stands before starts from `start_id`.
+
+    Processes share out the lanes, and all must ask. `variables` lie on this process's own devices.
+    """
 
     model: LSTMLM
     start_id: int
@@ -78,7 +82,15 @@ class Scorer:
     def _score(
         self, variables: Variables, text: Encoded, edges: list[int], chunk: int, warm: int = 0, forget: bool = False
     ) -> Score:
-        lanes = _lanes(text.ids, self.start_id, edges, chunk, warm)
+        lanes = processes.own_share(len(edges) - 1)
+        own = edges[lanes.start : lanes.stop + 1]
+        nats = self._nats(variables, text.ids, own, chunk, warm, forget) if lanes else 0.0
+        return Score(sum(processes.gather(nats)) + text.extra_nats, len(text.ids), text.n_chars)
+
+    def _nats(
+        self, variables: Variables, ids: np.ndarray, edges: list[int], chunk: int, warm: int, forget: bool
+    ) -> float:
+        lanes = _lanes(ids, self.start_id, edges, chunk, warm)
         rows, length = lanes.x_BT.shape
         carry = self.model.initial_carry(rows)
         reset_B = np.full(rows, forget)
@@ -89,8 +101,7 @@ class Scorer:
             variables, carry, nats = _eval_step(self.model, variables, carry, batch)
             sums.append(nats)
         # Added up in float64 on the host; within a chunk float32 is exact enough.
-        nats = float(np.sum(jax.device_get(sums), dtype=np.float64))
-        return Score(nats + text.extra_nats, len(text.ids), text.n_chars)
+        return float(np.sum(jax.device_get(sums), dtype=np.float64))
 
 
 @functools.partial(jax.jit, static_argnames="model")

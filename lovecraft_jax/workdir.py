@@ -15,7 +15,7 @@ from lovecraft_jax.errors import UserError
 @contextmanager
 def owned(path: str) -> Iterator[epath.Path]:
     """The absolute directory, made and locked against a second start. The lock dies with its process."""
-    workdir = epath.Path(os.path.abspath(os.path.expanduser(path)))
+    workdir = absolute(path)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         lock = open(workdir / "lock", "w")
@@ -27,6 +27,11 @@ def owned(path: str) -> Iterator[epath.Path]:
         except BlockingIOError:
             raise UserError(f"--workdir={path}: in use by another run; wait for it or name another folder") from None
         yield workdir
+
+
+def absolute(path: str) -> epath.Path:
+    """The folder that `--workdir=path` names."""
+    return epath.Path(os.path.abspath(os.path.expanduser(path)))
 
 
 def write_text(path: epath.Path, text: str) -> None:

@@ -13,7 +13,7 @@ FLOORS = (
     {"data", "metrics", "baselines"},
     {"plots", "record"},
     # from here on jax and flax; record reads its versions only
-    {"cache", "optimizer"},
+    {"cache", "optimizer", "processes"},
     {"native"},
     {"mesh", "ops"},
     {"fused"},
@@ -25,7 +25,7 @@ FLOORS = (
     {"generate"},
     {"scoring", "cores"},
     {"program"},
-    {"run"},
+    {"run", "journal"},
     {"loop"},
     {"cli"},
     {"train", "sample", "evaluate", "__main__"},

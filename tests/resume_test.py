@@ -211,8 +211,8 @@ def _arrays(workdir: Path, step: int) -> Path:
     return max(files, key=lambda file: file.stat().st_size)
 
 
-def _leaves(workdir: Path) -> dict[str, np.ndarray]:
-    state = load_run(str(workdir), "latest").state
+def _leaves(workdir: Path, checkpoint: str | int = "latest") -> dict[str, np.ndarray]:
+    state = load_run(str(workdir), checkpoint).state
     plain = state.replace(rng=jax.random.key_data(state.rng))
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(plain)}
 

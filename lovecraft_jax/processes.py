@@ -1,0 +1,140 @@
+"""Many processes as one run: how they find each other, what they agree on, and how they leave.
+
+Each computes its own rows of every batch. Process 0 alone prints, and writes all but the checkpoints, which all write
+together. With one process everything here comes to nothing.
+"""
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from lovecraft_jax.errors import FAILED, INTERRUPTED, RunError, UserError
+from lovecraft_jax.progress import hush, say
+
+HEARTBEAT_SECONDS = 20
+"""After so long without a sign from a process it counts as lost, and JAX aborts the others."""
+SHUTDOWN_SECONDS = 5
+"""How long a process that is done waits for the others to be."""
+
+Value = TypeVar("Value")
+_LOST = ("Gloo", "coordination", "UNAVAILABLE", "DEADLINE_EXCEEDED", "heartbeat", "Connection closed", "NCCL")
+"""What the exceptions say that a computation or a checkpoint raises when another process is gone."""
+
+
+def start(address: str | None, count: int | None, number: int | None, start_timeout: int) -> None:
+    """Joins `count` processes as the one of this number, at `address` (host:port, of process 0); all None: as a TPU
+    pod, Slurm, Kubernetes or Open MPI tell. To be called before JAX looks for devices.
+
+    Raises UserError where it is not told, and none of these is found. JAX aborts the process (exit code 134) where the
+    others have not come after `start_timeout` seconds.
+    """
+    try:
+        jax.distributed.initialize(
+            address,
+            count,
+            number,
+            initialization_timeout=start_timeout,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+        )
+    except (ValueError, RuntimeError) as error:
+        told = f"--coordinator_address={address} --num_processes={count} --process_id={number}"
+        told = told if address else "--distributed: no TPU pod, Slurm, Kubernetes or Open MPI job found"
+        way = "give --coordinator_address=HOST:PORT, --num_processes and --process_id"
+        raise UserError(f"{told} ({str(error).splitlines()[0][:200]}); {way}") from None
+    if not is_first():
+        hush()
+    # What libraries print of themselves, as Gloo does, is no result: standard output is ours alone.
+    sys.stdout = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+
+def count() -> int:
+    """How many processes there are."""
+    return jax.process_count()
+
+
+def is_first() -> bool:
+    """Whether this is the process that prints and writes."""
+    return jax.process_index() == 0
+
+
+def gather(value: Any) -> list[Any]:
+    """What every process gave, anything that JSON holds, in their order. All must call it."""
+    if count() == 1:
+        return [value]
+    mine = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.int32(len(mine)))
+    padded = np.pad(mine, (0, int(lengths.max()) - len(mine)))
+    rows = multihost_utils.process_allgather(padded)
+    return [json.loads(row[:length].tobytes()) for row, length in zip(rows, lengths, strict=True)]
+
+
+def together(work: Callable[[], Value]) -> Value:
+    """Does `work` in every process. Where it raises UserError in one, that is raised in all of them."""
+    result: Any = None
+    told = None
+    try:
+        result = work()
+    except UserError as error:
+        told = str(error)
+    for everyone in filter(None, gather(told)):
+        raise UserError(told or everyone)
+    return result
+
+
+def agree(values: dict[str, Any]) -> None:
+    """Raises UserError in all processes, with the first difference, where one has other `values` than process 0."""
+    of_all = gather(values)
+    for number, other in enumerate(of_all):
+        for name in sorted(of_all[0].keys() | other.keys()):
+            if (here := other.get(name)) != (there := of_all[0].get(name)):
+                raise UserError(f"{name} of process {number} is {here!r}, of process 0 {there!r}: give all the same")
+
+
+def own_share(total: int) -> range:
+    """This process's of so many things, shared out in order; where there are fewer than processes, perhaps none."""
+    me = jax.process_index()
+    return range(total * me // count(), total * (me + 1) // count())
+
+
+def own_copy(tree: Any) -> Any:
+    """Arrays that are whole on every device, as they lie on this process's first."""
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
+
+
+def told_to_stop(signals: list[int], dispatch: int) -> bool:
+    """Whether any process was told to stop. All ask before every dispatch, and hear of it before the same one."""
+    return bool(signals) if count() == 1 else multihost_utils.reached_preemption_sync_point(dispatch)
+
+
+@contextmanager
+def leaving(last_saved: Callable[[], int | None]) -> Iterator[None]:
+    """Ends this process at once where it fails by itself, or where another one is lost: the tidy way out would wait for
+    the others, who do not come. What all were told together is raised as ever."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if count() == 1:
+            raise
+        first_line, saved = str(error).strip().partition("\n")[0][:300], last_saved()
+        told, code = first_line if isinstance(error, RunError) else traceback.format_exc(), FAILED
+        if any(sign in str(error) for sign in _LOST):
+            told = f"another process was lost ({first_line}); "
+            told += (
+                "nothing was saved yet" if saved is None else f"given to all, the same command goes on from {saved:,}"
+            )
+            code = FAILED if saved is None else INTERRUPTED
+        say(f"process {jax.process_index()}: {told}", always=True)
+        sys.stdout.flush()
+        os._exit(code)

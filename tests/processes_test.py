@@ -1,0 +1,241 @@
+"""Many processes as one run: the same result, one voice, and however some of them end, all leave and can go on."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.resume_test import _leaves, _rows, _samples, _wait_for, assert_same_run
+
+ROOT = Path(__file__).parents[1]
+FLAGS = ["--config=configs/tiny.py", "--config.train.steps=60", "--config.train.eval_lanes=5", "--config.train.keep=9"]
+SECONDS = 30
+"""In which those that are left leave."""
+
+
+def test_two_processes_agree_with_one(two: tuple[Path, subprocess.CompletedProcess], one: Path) -> None:
+    _assert_close(two[0], one)
+    rows, expected_rows = _rows(two[0]), _rows(one)
+    assert [(row["step"], row["split"], row.get("scoring")) for row in rows] == [
+        (row["step"], row["split"], row.get("scoring")) for row in expected_rows
+    ]
+    for row, other in zip(rows, expected_rows, strict=True):
+        assert row["loss"] == pytest.approx(other["loss"], rel=1e-5)
+
+
+def test_the_same_layout_gives_the_same_bits(two: tuple[Path, subprocess.CompletedProcess], tmp_path: Path) -> None:
+    done = _launch(2, *FLAGS, f"--workdir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert_same_run(tmp_path, two[0])
+
+
+def test_one_process_speaks_for_all(two: tuple[Path, subprocess.CompletedProcess]) -> None:
+    workdir, done = two
+    assert re.fullmatch(r"valid \d\.\d{4} bpc  test \d\.\d{4} bpc\n", done.stdout)
+    for said in ("2 x cpu", "starting at step 0", "step 20: valid", "step 60: valid", "all is in"):
+        assert done.stderr.count(said) == 1, done.stderr
+    assert sorted(_samples(workdir)) == ["00000020.txt", "00000040.txt", "00000060.txt", "best.txt"]
+    assert len(list((workdir / "tensorboard").iterdir())) == 1
+
+
+def test_a_run_goes_on_with_other_devices_and_processes_and_back(one: Path, command: Callable, tmp_path: Path) -> None:
+    flags = [*FLAGS, f"--workdir={tmp_path}"]
+    for step, processes, devices in ((5, 1, 1), (10, 1, 8), (15, 2, 1), (20, 1, 1), (40, 2, 4), (60, 1, 8)):
+        more, env = f"--config.train.stop_at_step={step}", {"JAX_NUM_CPU_DEVICES": str(devices)}
+        done = command("train", *flags, more, env=env) if processes == 1 else _launch(2, *flags, more, env=env)
+        assert done.returncode == 0, done.stderr
+        assert f"{processes * devices} x cpu" in done.stderr
+    leaves = _leaves(tmp_path)
+    for name, leaf in _leaves(one).items():
+        np.testing.assert_allclose(leaves[name], leaf, rtol=1e-5, atol=1e-5, err_msg=name)
+    assert [(row["step"], row["split"]) for row in _rows(tmp_path)] == [
+        (row["step"], row["split"]) for row in _rows(one)
+    ]
+
+
+def test_what_one_process_finds_damaged_no_process_goes_on_from(
+    two: tuple[Path, subprocess.CompletedProcess], tmp_path: Path
+) -> None:
+    kept = ["--config.train.keep=4", f"--workdir={tmp_path}"]
+    assert _launch(2, *FLAGS, *kept, "--config.train.stop_at_step=30").returncode == 0
+    file = max((tmp_path / "checkpoints" / "30" / "state").rglob("d/*"), key=lambda file: file.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    done = _launch(2, *FLAGS, *kept)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("damaged checkpoint, step 30") == 1
+    assert "resuming at step 20" in done.stderr
+    assert_same_run(tmp_path, two[0])
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_signal_to_one_makes_all_save_and_leave_with_75(
+    number: int, two: tuple[Path, subprocess.CompletedProcess], tmp_path: Path
+) -> None:
+    with _running(tmp_path) as (launcher, pids):
+        os.kill(pids[number], signal.SIGTERM)
+        assert launcher.wait(SECONDS) == 75, launcher.stderr.read()
+        said = launcher.stderr.read()
+    assert "interrupted at step" in said.splitlines()[-1]
+    _goes_on_to_the_same_end(tmp_path, two[0])
+
+
+def test_a_signal_to_the_launcher_is_passed_on(two: tuple[Path, subprocess.CompletedProcess], tmp_path: Path) -> None:
+    with _running(tmp_path) as (launcher, _):
+        launcher.send_signal(signal.SIGINT)
+        assert launcher.wait(SECONDS) == 75, launcher.stderr.read()
+    _goes_on_to_the_same_end(tmp_path, two[0])
+
+
+@pytest.mark.parametrize(
+    ("number", "fault", "named"),
+    [
+        (1, signal.SIGKILL, "process 1 (SIGKILL)"),
+        (0, signal.SIGKILL, "process 0 (SIGKILL)"),
+        (1, signal.SIGSTOP, "process 1 (no longer answered)"),
+    ],
+)
+def test_when_one_is_lost_all_leave_and_the_launcher_names_it(
+    number: int, fault: int, named: str, two: tuple[Path, subprocess.CompletedProcess], tmp_path: Path
+) -> None:
+    with _running(tmp_path) as (launcher, pids):
+        os.kill(pids[number], fault)
+        assert launcher.wait(SECONDS) == 75, launcher.stderr.read()
+        assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+        last_line = launcher.stderr.read().splitlines()[-1]
+    assert f"lost: {named}; all others have left; the same command goes on" in last_line
+    _goes_on_to_the_same_end(tmp_path, two[0])
+
+
+def test_a_process_whose_peer_never_starts_leaves(command: Callable, tmp_path: Path) -> None:
+    began = time.monotonic()
+    alone = ["--coordinator_address=localhost:29123", "--num_processes=2", "--process_id=0", "--start_timeout=3"]
+    done = command("train", *FLAGS, f"--workdir={tmp_path}", *alone)
+    assert done.returncode not in (0, 2)
+    assert time.monotonic() - began < SECONDS
+    assert not tmp_path.exists() or not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--config.data.batch_size=9"], "data.batch_size=9 does not divide by 2 devices: use a multiple of 2"),
+        (["--config.model.units=0"], "config.model.units=0: expected int of at least 1"),
+        (["--config.data.corpus=nowhere"], "data.corpus=nowhere: no such file"),
+        (["--num_cpu_devices=2"], "--num_cpu_devices=2 with 2 processes"),
+        (["--confg=x"], "Unknown command line flag 'confg'"),
+    ],
+)
+def test_wrong_input_is_one_line_for_all(flags: list[str], told: str, tmp_path: Path) -> None:
+    done = _launch(2, *FLAGS, f"--workdir={tmp_path}", *flags)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert told in done.stderr.splitlines()[-1]
+    assert done.stderr.count(told) == 1
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--process_id=1"], "--coordinator_address is missing"),
+        (["--coordinator_address=localhost", "--num_processes=2", "--process_id=0"], "expected HOST:PORT"),
+        (["--coordinator_address=localhost:1", "--num_processes=2", "--process_id=2"], "expected 0 to 1"),
+        (["--distributed"], "--distributed: no TPU pod, Slurm, Kubernetes or Open MPI job found"),
+    ],
+)
+def test_flags_of_many_processes_go_together(flags: list[str], told: str, command: Callable, tmp_path: Path) -> None:
+    done = command("train", *FLAGS, f"--workdir={tmp_path}", *flags)
+    assert done.returncode == 2, done.stderr
+    assert told in done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_processes_that_were_not_given_the_same_say_so(tmp_path: Path) -> None:
+    meet = ["--coordinator_address=localhost:29124", "--num_processes=2", f"--workdir={tmp_path}"]
+    lines = [
+        [
+            sys.executable,
+            "-m",
+            "lovecraft_jax.train",
+            *FLAGS,
+            *meet,
+            f"--process_id={number}",
+            f"--config.seed={number}",
+        ]
+        for number in (0, 1)
+    ]
+    env = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
+    both = [subprocess.Popen(line, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True) for line in lines]
+    said = [process.communicate(timeout=100)[1] for process in both]
+    assert [process.returncode for process in both] == [2, 2], said
+    assert "seed of process 1 is 1, of process 0 0: give all the same" in said[0]
+
+
+@pytest.fixture(scope="module")
+def one(command: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of one process."""
+    workdir = tmp_path_factory.mktemp("one")
+    done = command("train", *FLAGS, f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess]:
+    """A finished run of two processes, and what it said."""
+    workdir = tmp_path_factory.mktemp("two")
+    done = _launch(2, *FLAGS, f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    return workdir, done
+
+
+def _assert_close(workdir: Path, expected: Path, within: float = 1e-5) -> None:
+    """The states after 20 steps agree."""
+    leaves, expected_leaves = _leaves(workdir, 20), _leaves(expected, 20)
+    assert leaves.keys() == expected_leaves.keys()
+    for name, leaf in leaves.items():
+        np.testing.assert_allclose(leaf, expected_leaves[name], rtol=within, atol=within, err_msg=name)
+
+
+def _line(count: int, *flags: str) -> list[str]:
+    return [sys.executable, "-m", "launch.local_processes", f"--local_processes={count}", *flags]
+
+
+def _launch(count: int, *flags: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"} | (env or {})
+    line = _line(count, *flags)
+    return subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False)
+
+
+@contextmanager
+def _running(workdir: Path) -> Iterator[tuple[subprocess.Popen, list[int]]]:
+    """The launcher of two processes that are past their first checkpoint, and the processes' ids."""
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
+    line = _line(2, *FLAGS, f"--workdir={workdir}")
+    with subprocess.Popen(line, cwd=ROOT, env=environment, stdout=-3, stderr=subprocess.PIPE, text=True) as launcher:
+        try:
+            _wait_for(lambda: (workdir / "checkpoints" / "10").exists(), launcher)
+            children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+            commands = {int(pid): Path(f"/proc/{pid}/cmdline").read_text() for pid in children}
+            yield launcher, [next(pid for pid in commands if f"--process_id={n}" in commands[pid]) for n in (0, 1)]
+        finally:
+            launcher.terminate()
+            launcher.wait(SECONDS)
+
+
+def _goes_on_to_the_same_end(workdir: Path, expected: Path) -> None:
+    done = _launch(2, *FLAGS, f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    assert "resuming at step" in done.stderr
+    assert_same_run(workdir, expected)
+    assert not list((workdir / "checkpoints").glob("*tmp*"))
