@@ -34,6 +34,9 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config.model.dropout_input = 0.0  # on the input
     config.model.dropout = 0.0  # on every layer's output; so small a model underfits
     config.model.tie = False  # the embedding as the head's kernel
+    # Tokens a chunk: only the carry between chunks is kept for the way back, and the rest computed twice, so that long
+    # seq_len fit into memory; near the root of seq_len is least. 0 keeps everything.
+    config.model.remat = 0
     config.model.dtype = "float32"  # of the operands of products; sums, gates and carry stay float32
 
     config.optimizer = ConfigDict()

@@ -29,6 +29,7 @@ class LSTMLM(nn.Module):
     """A stack of LSTM layers that gives the logits of every next token.
 
     `embed=0` feeds tokens as one-hot vectors; `tie` uses the embedding as the head's kernel (Press and Wolf 2017).
+    `remat` is for training: the tokens between two carries that are kept for the way back (step.py); 0 keeps all.
     """
 
     vocab_size: int
@@ -40,6 +41,7 @@ class LSTMLM(nn.Module):
     tie: bool = False
     dtype: jnp.dtype = jnp.dtype("float32")
     lstm: str = "scan"
+    remat: int = 0
 
     def setup(self) -> None:
         if self.embed:
@@ -127,4 +129,5 @@ def make_model(config: ConfigDict, vocab_size: int, lstm: str = "") -> LSTMLM:
         tie=settings.tie,
         dtype=jnp.dtype(settings.dtype),
         lstm=lstm or native.resolve(settings),
+        remat=settings.get("remat", 0),  # runs from before it have none
     )

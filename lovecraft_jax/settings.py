@@ -41,6 +41,7 @@ RULES: dict[str, Rule] = {
     "model.dropout_input": _rate(),
     "model.dropout": _rate(),
     "model.tie": (bool, "true or false", lambda value: True),
+    "model.remat": _at_least(0),
     "model.dtype": _one_of("float32", "bfloat16"),
     "optimizer.lr": _above_zero(),
     "optimizer.schedule": _one_of("cosine", "constant"),
@@ -71,6 +72,7 @@ RULES: dict[str, Rule] = {
 FREE_ON_RESUME = (
     "data.corpus",  # the text itself is compared, by its hash
     "model.lstm",
+    "model.remat",
     "train.stop_at_step",
     "train.steps_per_dispatch",
     "train.log_every",
@@ -113,6 +115,10 @@ def check(config: ConfigDict) -> None:
     if flat["model.lstm"] in ("native", "cudnn") and flat["model.dtype"] != "float32":
         told = f"config.model.lstm={flat['model.lstm']!r} with dtype={flat['model.dtype']}"
         raise UserError(f"{told}: it computes in float32 only; use auto")
+    if flat["model.remat"] and flat["data.seq_len"] % flat["model.remat"]:
+        raise UserError(
+            f"config.model.remat={flat['model.remat']}: data.seq_len={flat['data.seq_len']} does not divide by it"
+        )
     if flat["model.tie"] and flat["model.embed"] != flat["model.units"]:
         raise UserError(
             f"config.model.tie=True with embed={flat['model.embed']} and units={flat['model.units']}: "

@@ -41,19 +41,39 @@ class Sums(NamedTuple):
 
 
 def make_gradient(model: LSTMLM) -> Callable[[Variables, Carry, Batch, Masks], tuple[Sums, Carry]]:
-    """The sums over some rows, and their carry after them: truncated backpropagation through time."""
+    """The sums over some rows, and their carry after them: truncated backpropagation through time.
+
+    With `model.remat` time goes by in chunks of so many tokens (as Chen et al. 2016): only the carry between them is
+    kept, and what is inside is computed again on the way back.
+    """
 
     def gradient(variables: Variables, carry: Carry, batch: Batch, masks: Masks) -> tuple[Sums, Carry]:
         def loss(params: Variables) -> tuple[jax.Array, tuple[jax.Array, Carry]]:
-            start = forget(carry, batch.reset_B)
-            after, logits_BTV = forward(model, variables | {"params": params}, start, batch.x_BT, masks)
-            nats_sum, weight_sum = nats(logits_BTV, batch)
+            def chunk(start: Carry, tokens: tuple) -> tuple[Carry, tuple[jax.Array, jax.Array]]:
+                x_BT, y_BT, weight_BT = tokens
+                part = batch._replace(x_BT=x_BT, y_BT=y_BT, weight_BT=weight_BT)
+                after, logits_BTV = forward(model, variables | {"params": params}, start, part.x_BT, masks)
+                return after, nats(logits_BTV, part)
+
+            start, tokens = forget(carry, batch.reset_B), (batch.x_BT, batch.y_BT, batch.weight_BT)
+            if model.remat:
+                chunks = jax.tree.map(lambda leaf_BT: _chunks(leaf_BT, model.remat), tokens)
+                after, sums = jax.lax.scan(jax.checkpoint(chunk, prevent_cse=False), start, chunks)
+                nats_sum, weight_sum = jax.tree.map(jnp.sum, sums)
+            else:
+                after, (nats_sum, weight_sum) = chunk(start, tokens)
             return nats_sum, (weight_sum, after)
 
         (nats_sum, (weight_sum, after)), grads = jax.value_and_grad(loss, has_aux=True)(variables["params"])
         return Sums(nats_sum, weight_sum, grads), after
 
     return gradient
+
+
+def _chunks(leaf_BT: ArrayLike, length: int) -> jax.Array:
+    """[T / length, B, length]"""
+    leaf = jnp.asarray(leaf_BT)
+    return leaf.reshape(len(leaf), -1, length).swapaxes(0, 1)
 
 
 def make_update(optimizer: Optimizer) -> Callable[[TrainState, Sums, jax.Array], tuple[TrainState, Metrics]]:

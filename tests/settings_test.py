@@ -48,6 +48,7 @@ def test_an_unknown_variant_is_refused_by_name(name: str) -> None:
         ("model.embed", -1),
         ("model.dropout", 1.0),
         ("model.dropout_input", -0.1),
+        ("model.remat", -1),
         ("model.tie", 1),
         ("model.dtype", "float16"),
         ("train.watchdog", -1.0),
@@ -144,9 +145,15 @@ def test_tied_weights_need_an_embedding_as_wide_as_the_layers(config: ConfigDict
     settings.check(_with(tied, "model.embed", 16))
 
 
+def test_chunks_of_time_divide_the_window(config: ConfigDict) -> None:
+    _refused(_with(config, "model.remat", 3), r"model\.remat=3: data\.seq_len=8 does not divide by it")
+    settings.check(_with(config, "model.remat", 4))
+
+
 FREE = {
     "data.corpus",
     "model.lstm",
+    "model.remat",
     "train.stop_at_step",
     "train.steps_per_dispatch",
     "train.log_every",

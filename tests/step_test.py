@@ -12,10 +12,11 @@ from ml_collections import ConfigDict
 from configs import tiny
 from lovecraft_jax.batches import Batch
 from lovecraft_jax.mesh import make_mesh
+from lovecraft_jax.model import make_model
 from lovecraft_jax.optimizer import make_optimizer
 from lovecraft_jax.program import Program, make_program
 from lovecraft_jax.state import TrainState
-from lovecraft_jax.step import forget, make_train_step, nats
+from lovecraft_jax.step import forget, make_gradient, make_train_step, nats
 from tests.trees import assert_close, on_host
 
 V, B, T, TOTAL = 11, 8, 6, 100
@@ -90,6 +91,24 @@ def test_loss_and_gradient_are_the_weighted_mean_over_all_rows(program: Program,
     assert_close(metrics["grad_norm"][0], optax.tree.norm(grads))
     moments = optax.tree.get(state.opt_state, "mu")
     assert_close(moments, jax.tree.map(lambda grad: (1 - small().optimizer.beta1) * grad, grads))
+
+
+@pytest.mark.parametrize("lstm", ["scan", "fused", "native"])
+def test_chunks_of_time_computed_again_give_the_same_gradient_and_carry(lstm: str) -> None:
+    config = small()
+    config.model.layers = 2
+    rng = np.random.default_rng(0)
+    given = batch(0)._replace(weight_BT=rng.integers(3, size=(B, T), dtype=np.uint8), reset_B=np.arange(B) % 3 == 0)
+    results = []
+    for remat in (0, 2, 3):
+        config.model.remat = remat
+        model = make_model(config, V, lstm)
+        carry = jax.tree.map(lambda leaf: jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape), model.initial_carry(B))
+        variables = model.init(jax.random.key(1), carry, jnp.zeros((B, T), jnp.int32))
+        masks = model.dropout_masks(jax.random.key(2), B)
+        results.append(jax.jit(make_gradient(model))(variables, carry, given, masks))
+    for result in results[1:]:
+        assert_close(on_host(result), on_host(results[0]))
 
 
 def test_what_has_no_weight_changes_nothing(program: Program, start: TrainState) -> None:
