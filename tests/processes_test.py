@@ -53,12 +53,10 @@ def test_a_run_goes_on_with_other_devices_and_processes_and_back(one: Path, comm
         done = command("train", *flags, more, env=env) if processes == 1 else _launch(2, *flags, more, env=env)
         assert done.returncode == 0, done.stderr
         assert f"{processes * devices} x cpu" in done.stderr
-    leaves = _leaves(tmp_path)
-    for name, leaf in _leaves(one).items():
-        np.testing.assert_allclose(leaves[name], leaf, rtol=1e-5, atol=1e-5, err_msg=name)
-    assert [(row["step"], row["split"]) for row in _rows(tmp_path)] == [
-        (row["step"], row["split"]) for row in _rows(one)
-    ]
+    _assert_close(tmp_path, one, 1e-4)  # Adam makes much of roundings where a gradient is next to nothing
+    for row, other in zip(_rows(tmp_path), _rows(one), strict=True):
+        assert (row["step"], row["split"]) == (other["step"], other["split"])
+        assert row["loss"] == pytest.approx(other["loss"], rel=1e-5)
 
 
 def test_what_one_process_finds_damaged_no_process_goes_on_from(
