@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import sys
-import zlib
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -20,6 +20,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
 from lovecraft_jax import processes
+from lovecraft_jax.checksums import checksums, plain
 from lovecraft_jax.errors import RunError, UserError
 from lovecraft_jax.progress import say
 
@@ -32,10 +33,12 @@ def _hide_failures_left_by_orbax() -> None:
 
     def show_others(unraisable: "sys.UnraisableHookArgs") -> None:
         code = getattr(unraisable.object, "cr_code", None)
-        if code is None or f"{os.sep}orbax{os.sep}" not in code.co_filename:
+        late = str(unraisable.exc_value) == "Event loop is closed"  # told by TensorStore after a save has failed
+        if not late and (code is None or f"{os.sep}orbax{os.sep}" not in code.co_filename):
             show(unraisable)
 
     sys.unraisablehook = show_others
+    warnings.filterwarnings("ignore", "coroutine '.*' was never awaited", RuntimeWarning)
 
 
 _hide_failures_left_by_orbax()
@@ -92,6 +95,7 @@ class Checkpoints:
             meta=ocp.args.JsonSave(meta | {"checksums": checksums(state)}),
         )
         with self._cannot_save():
+            self._notice_deleted()
             self._manager.save(step, args=items, metrics=None if bpc is None else {"bpc": bpc}, force=True)
 
     def restore(self, step: int, target: Any) -> Restored:
@@ -152,6 +156,14 @@ class Checkpoints:
         with self._cannot_save():
             self._manager.close()
 
+    def _notice_deleted(self) -> None:
+        """Somebody may have deleted checkpoints, or the folder: what is left counts, and saving goes on."""
+        self._manager.wait_until_finished()
+        if gone := [step for step in self.steps if not (self._manager.directory / str(step)).exists()]:
+            say(f"WARNING: {self._manager.directory}: somebody deleted the checkpoints {', '.join(map(str, gone))}")
+            self._manager.directory.mkdir(parents=True, exist_ok=True)
+            self._manager.reload()
+
     @contextlib.contextmanager
     def _cannot_save(self) -> Iterator[None]:
         try:
@@ -160,41 +172,6 @@ class Checkpoints:
             saved = f"the last good one is step {self.steps[-1]:,}" if self.steps else "there is none yet"
             what = str(error).strip().splitlines()[0][:200]
             raise RunError(f"{self._manager.directory}: a checkpoint cannot be written ({what}); {saved}") from error
-
-
-def checksums(tree: Any) -> dict[str, str]:
-    """CRC-32 of every leaf's value, type and shape, by its path. The same however it is split over devices, and over
-    processes, all of which must ask."""
-    leaves = {jax.tree_util.keystr(path): _plain(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-    parts = {name: [_part(leaf)] for name, leaf in leaves.items()}
-    if split := [name for name, leaf in leaves.items() if _is_split(leaf)]:
-        of_processes = processes.gather([parts[name][0] for name in split])
-        parts |= dict(zip(split, map(list, zip(*of_processes, strict=True)), strict=True))
-    sums = {}
-    for name, leaf in leaves.items():
-        crc = zlib.crc32(repr((np.dtype(leaf.dtype), leaf.shape)).encode())
-        for part, size in parts[name]:  # CRC-32 is affine: this is that of all that came before and the part
-            crc = zlib.crc32(bytes(size), crc) ^ zlib.crc32(bytes(size)) ^ part
-        sums[name] = f"{crc:08x}"
-    return sums
-
-
-def _plain(leaf: Any) -> Any:
-    is_key = isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    return jax.random.key_data(leaf) if is_key else leaf
-
-
-def _is_split(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated)
-
-
-def _part(leaf: Any) -> tuple[int, int]:
-    """CRC-32 and bytes of the rows that this process holds, which are one slice (mesh.py), or of all."""
-    if _is_split(leaf):
-        shards = {shard.index[0].start: shard.data for shard in leaf.addressable_shards}
-        leaf = np.concatenate([shards[start] for start in sorted(shards)])
-    rows = np.ascontiguousarray(leaf)
-    return zlib.crc32(rows.data), rows.nbytes
 
 
 def _reader(folder: epath.Path) -> ocp.CheckpointManager:
@@ -214,10 +191,10 @@ def _on_own_device(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
 
 def _put(leaf: jax.Array, target: jax.ShapeDtypeStruct) -> jax.Array:
     """A leaf that every process has whole, as one over all of them."""
-    plain, sharding = _plain(leaf), target.sharding
-    value = np.asarray(plain)
+    numbers, sharding = plain(leaf), target.sharding
+    value = np.asarray(numbers)
     placed = jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
-    return placed if plain is leaf else jax.random.wrap_key_data(placed, impl=jax.random.key_impl(leaf))
+    return placed if numbers is leaf else jax.random.wrap_key_data(placed, impl=jax.random.key_impl(leaf))
 
 
 def _tidy(folder: epath.Path, read_only: bool) -> None:

@@ -130,11 +130,9 @@ def leaving(last_saved: Callable[[], int | None]) -> Iterator[None]:
         first_line, saved = str(error).strip().partition("\n")[0][:300], last_saved()
         told, code = first_line if isinstance(error, RunError) else traceback.format_exc(), FAILED
         if any(sign in str(error) for sign in _LOST):
-            told = f"another process was lost ({first_line}); "
-            told += (
-                "nothing was saved yet" if saved is None else f"given to all, the same command goes on from {saved:,}"
-            )
-            code = FAILED if saved is None else INTERRUPTED
+            way = "begins anew: nothing was saved yet" if saved is None else f"goes on from step {saved:,}"
+            told = f"another process was lost ({first_line}); the same command, given to all, {way}"
+            code = INTERRUPTED
         say(f"process {jax.process_index()}: {told}", always=True)
         sys.stdout.flush()
         os._exit(code)

@@ -12,7 +12,8 @@ import pytest
 from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from lovecraft_jax.checkpoint import Checkpoints, Damaged, checksums
+from lovecraft_jax.checkpoint import Checkpoints, Damaged
+from lovecraft_jax.checksums import checksums
 from lovecraft_jax.errors import UserError
 
 # Orbax forgets the reads under way beside one that fails.

@@ -10,7 +10,7 @@ import pytest
 
 from lovecraft_jax import cores
 from lovecraft_jax.batches import Batch
-from tests.resume_test import assert_same_run
+from tests.runs import assert_same_run
 
 
 def test_each_core_is_a_client_of_its_own_with_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:

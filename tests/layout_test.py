@@ -14,7 +14,7 @@ FLOORS = (
     {"plots", "record"},
     # from here on jax and flax; record reads its versions only
     {"cache", "optimizer", "processes"},
-    {"native"},
+    {"native", "checksums"},
     {"mesh", "ops"},
     {"fused"},
     {"lstm"},

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.resume_test import _leaves, _rows, _samples, _wait_for, assert_same_run
+from tests.runs import assert_same_run, leaves, rows, samples, started, wait_for
 
 ROOT = Path(__file__).parents[1]
 FLAGS = ["--config=configs/tiny.py", "--config.train.steps=60", "--config.train.eval_lanes=5", "--config.train.keep=9"]
@@ -23,11 +23,11 @@ SECONDS = 30
 
 def test_two_processes_agree_with_one(two: tuple[Path, subprocess.CompletedProcess], one: Path) -> None:
     _assert_close(two[0], one)
-    rows, expected_rows = _rows(two[0]), _rows(one)
-    assert [(row["step"], row["split"], row.get("scoring")) for row in rows] == [
-        (row["step"], row["split"], row.get("scoring")) for row in expected_rows
+    of_two, of_one = rows(two[0]), rows(one)
+    assert [(row["step"], row["split"], row.get("scoring")) for row in of_two] == [
+        (row["step"], row["split"], row.get("scoring")) for row in of_one
     ]
-    for row, other in zip(rows, expected_rows, strict=True):
+    for row, other in zip(of_two, of_one, strict=True):
         assert row["loss"] == pytest.approx(other["loss"], rel=1e-5)
 
 
@@ -42,7 +42,7 @@ def test_one_process_speaks_for_all(two: tuple[Path, subprocess.CompletedProcess
     assert re.fullmatch(r"valid \d\.\d{4} bpc  test \d\.\d{4} bpc\n", done.stdout)
     for said in ("2 x cpu", "starting at step 0", "step 20: valid", "step 60: valid", "all is in"):
         assert done.stderr.count(said) == 1, done.stderr
-    assert sorted(_samples(workdir)) == ["00000020.txt", "00000040.txt", "00000060.txt", "best.txt"]
+    assert sorted(samples(workdir)) == ["00000020.txt", "00000040.txt", "00000060.txt", "best.txt"]
     assert len(list((workdir / "tensorboard").iterdir())) == 1
 
 
@@ -54,7 +54,7 @@ def test_a_run_goes_on_with_other_devices_and_processes_and_back(one: Path, comm
         assert done.returncode == 0, done.stderr
         assert f"{processes * devices} x cpu" in done.stderr
     _assert_close(tmp_path, one, 1e-4)  # Adam makes much of roundings where a gradient is next to nothing
-    for row, other in zip(_rows(tmp_path), _rows(one), strict=True):
+    for row, other in zip(rows(tmp_path), rows(one), strict=True):
         assert (row["step"], row["split"]) == (other["step"], other["split"])
         assert row["loss"] == pytest.approx(other["loss"], rel=1e-5)
 
@@ -114,7 +114,7 @@ def test_when_one_is_lost_all_leave_and_the_launcher_names_it(
     _goes_on_to_the_same_end(tmp_path, two[0])
 
 
-def test_a_process_whose_peer_never_starts_leaves(command: Callable, tmp_path: Path) -> None:
+def test_a_process_whose_peer_never_startsleaves(command: Callable, tmp_path: Path) -> None:
     began = time.monotonic()
     alone = ["--coordinator_address=localhost:29123", "--num_processes=2", "--process_id=0", "--start_timeout=3"]
     done = command("train", *FLAGS, f"--workdir={tmp_path}", *alone)
@@ -199,10 +199,10 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Comp
 
 def _assert_close(workdir: Path, expected: Path, within: float = 1e-5) -> None:
     """The states after 20 steps agree."""
-    leaves, expected_leaves = _leaves(workdir, 20), _leaves(expected, 20)
-    assert leaves.keys() == expected_leaves.keys()
-    for name, leaf in leaves.items():
-        np.testing.assert_allclose(leaf, expected_leaves[name], rtol=within, atol=within, err_msg=name)
+    of_run, of_expected = leaves(workdir, 20), leaves(expected, 20)
+    assert of_run.keys() == of_expected.keys()
+    for name, leaf in of_run.items():
+        np.testing.assert_allclose(leaf, of_expected[name], rtol=within, atol=within, err_msg=name)
 
 
 def _line(count: int, *flags: str) -> list[str]:
@@ -218,11 +218,10 @@ def _launch(count: int, *flags: str, env: dict[str, str] | None = None) -> subpr
 @contextmanager
 def _running(workdir: Path) -> Iterator[tuple[subprocess.Popen, list[int]]]:
     """The launcher of two processes that are past their first checkpoint, and the processes' ids."""
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
-    line = _line(2, *FLAGS, f"--workdir={workdir}")
-    with subprocess.Popen(line, cwd=ROOT, env=environment, stdout=-3, stderr=subprocess.PIPE, text=True) as launcher:
+    line = _line(2, *FLAGS, f"--workdir={workdir}")[2:]
+    with started(*line) as launcher:
         try:
-            _wait_for(lambda: (workdir / "checkpoints" / "10").exists(), launcher)
+            wait_for(lambda: (workdir / "checkpoints" / "10").exists(), launcher)
             children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
             commands = {int(pid): Path(f"/proc/{pid}/cmdline").read_text() for pid in children}
             yield launcher, [next(pid for pid in commands if f"--process_id={n}" in commands[pid]) for n in (0, 1)]
@@ -236,4 +235,3 @@ def _goes_on_to_the_same_end(workdir: Path, expected: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "resuming at step" in done.stderr
     assert_same_run(workdir, expected)
-    assert not list((workdir / "checkpoints").glob("*tmp*"))

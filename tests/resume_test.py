@@ -1,24 +1,19 @@
 """However a run was stopped, the same command goes on to the same end, bit for bit; dropout is on in all of it."""
 
-import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
 import pytest
 
 from lovecraft_jax.errors import UserError
 from lovecraft_jax.run import load_run
 from lovecraft_jax.workdir import owned
+from tests.runs import assert_same_run, rows, started, wait_for
 
 ROOT = Path(__file__).parents[1]
 TINY = "--config=configs/tiny.py"
@@ -27,7 +22,7 @@ LONG = "--config.train.steps=100000"
 
 def test_two_halves_equal_the_whole(half: Path, trained: Path, command: Callable, tmp_path: Path) -> None:
     workdir = shutil.copytree(half, tmp_path / "run")
-    assert _rows(half) == _rows(trained)[:3]
+    assert rows(half) == rows(trained)[:3]
     done = command("train", TINY, f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr
     assert "resuming at step 20" in done.stderr
@@ -43,7 +38,7 @@ def test_what_computes_the_same_may_change_on_resume(
     same_text = "--config.data.corpus=lovecraft_jax/tales/*.txt"
     done = command("train", TINY, f"--workdir={workdir}", same_text, *free, *intervals)
     assert done.returncode == 0, done.stderr
-    for row, expected in zip(_rows(workdir)[-2:], _rows(trained)[-2:], strict=True):
+    for row, expected in zip(rows(workdir)[-2:], rows(trained)[-2:], strict=True):
         assert (row["split"], row["checkpoint"]) == (expected["split"], 40)
         assert row["loss"] == pytest.approx(expected["loss"], rel=1e-5)
 
@@ -51,24 +46,24 @@ def test_what_computes_the_same_may_change_on_resume(
 def test_a_killed_run_goes_on_to_the_same_end(trained: Path, command: Callable, tmp_path: Path) -> None:
     moments: dict[str, Callable[[], Any]] = {
         "while a checkpoint is written": lambda: list((tmp_path / "checkpoints").glob("*.orbax-checkpoint-tmp")),
-        "after a row": lambda: any(row["split"] == "valid" for row in _rows(tmp_path)),
+        "after a row": lambda: any(row["split"] == "valid" for row in rows(tmp_path)),
         "right after a checkpoint": lambda: (tmp_path / "checkpoints" / "30").exists(),
     }
     for moment, has_come in moments.items():
-        with _started(TINY, f"--workdir={tmp_path}") as process:
-            _wait_for(has_come, process)
+        with started("lovecraft_jax.train", TINY, f"--workdir={tmp_path}") as process:
+            wait_for(has_come, process)
             process.kill()
             process.wait()
         assert process.returncode == -signal.SIGKILL, moment
-        assert not any(row.get("scoring") == "final" for row in _rows(tmp_path)), moment
+        assert not any(row.get("scoring") == "final" for row in rows(tmp_path)), moment
     done = command("train", TINY, f"--workdir={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert_same_run(tmp_path, trained)
 
 
 def test_told_to_stop_while_it_starts_it_saves_and_says_so(trained: Path, command: Callable, tmp_path: Path) -> None:
-    with _started(TINY, f"--workdir={tmp_path}") as process:
-        _wait_for(lambda: (tmp_path / "lock").exists(), process)
+    with started("lovecraft_jax.train", TINY, f"--workdir={tmp_path}") as process:
+        wait_for(lambda: (tmp_path / "lock").exists(), process)
         process.terminate()
         process.wait()
     assert process.returncode == 75
@@ -100,8 +95,8 @@ def test_a_kill_before_the_final_scores_leaves_only_them_to_do(
     trained: Path, command: Callable, tmp_path: Path
 ) -> None:
     workdir = shutil.copytree(trained, tmp_path / "run")
-    rows = (workdir / "metrics.jsonl").read_text().splitlines()
-    (workdir / "metrics.jsonl").write_text("\n".join(rows[:-2]) + '\n{"step": 40, "spl')
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    (workdir / "metrics.jsonl").write_text("\n".join(lines[:-2]) + '\n{"step": 40, "spl')
     done = command("train", TINY, f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr
     assert "resuming at step 40" in done.stderr
@@ -163,9 +158,9 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tu
     workdir = tmp_path_factory.mktemp("interrupted")
     ends = []
     for number in (signal.SIGTERM, signal.SIGINT):
-        seen = len(_rows(workdir))
-        with _started(TINY, LONG, f"--workdir={workdir}") as process:
-            _wait_for(lambda seen=seen: len(_rows(workdir)) > seen + 1, process)
+        seen = len(rows(workdir))
+        with started("lovecraft_jax.train", TINY, LONG, f"--workdir={workdir}") as process:
+            wait_for(lambda seen=seen: len(rows(workdir)) > seen + 1, process)
             with pytest.raises(UserError, match="in use"), owned(str(workdir)):
                 pass
             process.send_signal(number)
@@ -173,57 +168,7 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tu
     return workdir, ends
 
 
-@contextmanager
-def _started(*flags: str) -> Iterator[subprocess.Popen]:
-    """A training process, at work. It does not outlive the block."""
-    line = [sys.executable, "-m", "lovecraft_jax.train", *flags]
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
-    pipe = subprocess.PIPE
-    with subprocess.Popen(line, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def _wait_for(condition: Callable[[], Any], process: subprocess.Popen) -> None:
-    """Returns within milliseconds of the condition's coming true, which may not last longer."""
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.001)  # the process may have only this core
-
-
-def assert_same_run(workdir: Path, expected: Path) -> None:
-    """Every leaf of the last state, every row but its timing, and every sample are the same."""
-    leaves, expected_leaves = _leaves(workdir), _leaves(expected)
-    assert leaves.keys() == expected_leaves.keys()
-    for name, leaf in leaves.items():
-        np.testing.assert_array_equal(leaf, expected_leaves[name], strict=True, err_msg=name)
-    assert _rows(workdir) == _rows(expected)
-    assert _samples(workdir) == _samples(expected)
-
-
 def _arrays(workdir: Path, step: int) -> Path:
     """The largest file of a checkpoint: where its arrays lie."""
     files = (workdir / "checkpoints" / str(step) / "state").rglob("d/*")
     return max(files, key=lambda file: file.stat().st_size)
-
-
-def _leaves(workdir: Path, checkpoint: str | int = "latest") -> dict[str, np.ndarray]:
-    state = load_run(str(workdir), checkpoint).state
-    plain = state.replace(rng=jax.random.key_data(state.rng))
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(plain)}
-
-
-def _rows(workdir: Path) -> list[dict[str, Any]]:
-    """The whole lines of metrics.jsonl, without what depends on the clock."""
-    file = workdir / "metrics.jsonl"
-    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-    rows = [json.loads(line) for line in lines if line.endswith("\n")]
-    return [{key: value for key, value in row.items() if key != "chars_per_second"} for row in rows]
-
-
-def _samples(workdir: Path) -> dict[str, str]:
-    return {file.name: file.read_text() for file in (workdir / "samples").iterdir()}
