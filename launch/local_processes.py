@@ -24,7 +24,7 @@ from absl import flags
 from lovecraft_jax import cli
 from lovecraft_jax.errors import DONE, FAILED, INTERRUPTED, WRONG_INPUT
 from lovecraft_jax.progress import say
-from lovecraft_jax.workdir import absolute
+from lovecraft_jax.workdir import located
 
 LEAVING_SECONDS = 30
 """After one has failed, how long the others may take to leave: JAX notices within 20 (processes.py)."""
@@ -36,7 +36,7 @@ TICK = 0.05
 def main() -> int:
     """Starts the processes, watches them, and returns the exit code of all."""
     cli.required("config", "configs/tiny.py")
-    checkpoints = absolute(cli.given("workdir") or cli.default_workdir()) / "checkpoints"
+    checkpoints = located(cli.given("workdir") or cli.default_workdir()) / "checkpoints"
     with ExitStack() as stack:
         count = flags.FLAGS.local_processes
         outputs = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(count - 1)]

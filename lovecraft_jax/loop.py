@@ -23,7 +23,7 @@ from lovecraft_jax.scoring import Scorer, score_row
 from lovecraft_jax.signals import caught_signals
 from lovecraft_jax.state import TrainState, Variables
 from lovecraft_jax.watchdog import Watchdog
-from lovecraft_jax.workdir import absolute, owned, read_rows
+from lovecraft_jax.workdir import located, owned, read_rows
 
 
 def train(config: ConfigDict, workdir: str, cores: int = 0) -> int:
@@ -36,7 +36,7 @@ def train(config: ConfigDict, workdir: str, cores: int = 0) -> int:
     native.prepare(config.model)  # while the corpus is read
     with caught_signals(pass_on=processes.count() > 1) as signals, ExitStack() as stack:
         path = processes.together(
-            lambda: stack.enter_context(owned(workdir)) if processes.is_first() else absolute(workdir)
+            lambda: stack.enter_context(owned(workdir)) if processes.is_first() else located(workdir)
         )
         training = Training(config, path, signals, stack, cores)
         with processes.leaving(lambda: max(training.checkpoints.steps, default=None)):
@@ -104,7 +104,7 @@ class Training:
     def _train(self, end: int) -> bool:
         """Dispatches K steps at a time, until `end` or told to stop, which it returns.
 
-        Dispatches end at multiples of K in absolute steps, as does all that is due.
+        Dispatches end at multiples of K in located steps, as does all that is due.
         """
         due, K, told_to_stop, dispatch = self.config.train, dispatch_steps(self.config), False, 0
         pending: tuple[int, dict[str, jax.Array]] | None = None

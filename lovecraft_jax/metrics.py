@@ -1,14 +1,17 @@
 """What a run measured, written once: metrics.jsonl for programs, TensorBoard events for eyes."""
 
+import contextlib
 import json
 import math
 import os
+from types import SimpleNamespace
 from typing import Any
 
 from etils import epath
 from tensorboardX import SummaryWriter
+from tensorboardX.record_writer import register_writer_factory
 
-from lovecraft_jax.workdir import trim_rows
+from lovecraft_jax.workdir import GrowingFile, trim_rows
 
 Row = dict[str, Any]
 """{"step": ..., "split": "train" | "valid" | "test", "loss": nats per token, "bpc": ..., ...}"""
@@ -23,13 +26,12 @@ class MetricsWriter:
         path = workdir / FILE
         # Final scores are written last, and again by whatever run ends: an unfinished run keeps none.
         trim_rows(path, lambda row: row["step"] <= step and row.get("scoring") != "final")
-        self._file = open(os.fspath(path), "a")
+        self._file = GrowingFile(path)
         self._board = SummaryWriter(os.fspath(workdir / "tensorboard"), purge_step=step + 1, filename_suffix=f".{step}")
 
     def write(self, *rows: Row) -> None:
         """Rows that belong together reach the file in one write."""
-        self._file.write("".join(json.dumps(strict(row)) + "\n" for row in rows))
-        self._file.flush()
+        self._file.add("".join(json.dumps(strict(row)) + "\n" for row in rows))
         for row in rows:
             for key, value in row.items():
                 if isinstance(value, float) and math.isfinite(value):
@@ -40,6 +42,28 @@ class MetricsWriter:
         """Flushes both."""
         self._file.close()
         self._board.close()
+
+
+class _StoredEvents:
+    """What tensorboardX writes to on an object store, instead of through packages of its own.
+
+    It flushes every two minutes, in its thread, and when it is closed: then the file is uploaded whole.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path, self._events = epath.Path(path), b""
+
+    def write(self, data: bytes) -> None:
+        self._events += data
+
+    def flush(self) -> None:
+        with contextlib.suppress(Exception):  # out of reach: the next will do; if its thread died, `write` would wait
+            self._path.write_bytes(self._events)
+
+    close = flush
+
+
+register_writer_factory("gs", SimpleNamespace(open=_StoredEvents, directory_check=lambda path: None))
 
 
 def strict(row: Row) -> Row:

@@ -47,11 +47,12 @@ def write_record(path: epath.Path, recorded: dict[str, Any]) -> None:
 
 def read_record(path: epath.Path) -> tuple[ConfigDict, Vocab, dict[str, Any]]:
     """Config, vocabulary and corpus of the run in `path`. Raises UserError where it is none."""
+    texts = []
     try:
-        config = ConfigDict(json.loads((path / "config.json").read_text()))
-        return config, load((path / "vocab.json").read_text()), json.loads((path / "corpus.json").read_text())
-    except FileNotFoundError as error:
-        name = epath.Path(error.filename).name
+        for name in ("config.json", "vocab.json", "corpus.json"):
+            texts.append((path / name).read_text())
+        return ConfigDict(json.loads(texts[0])), load(texts[1]), json.loads(texts[2])
+    except FileNotFoundError:  # whose own `filename` is None on an object store
         raise UserError(f"--workdir={path}: not a run ({name} is missing); train first, or name another") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"--workdir={path}: its JSON files are damaged ({error}); name another") from None

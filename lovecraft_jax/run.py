@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from etils import epath
 from ml_collections import ConfigDict
 
 from lovecraft_jax import data, native
@@ -20,6 +19,7 @@ from lovecraft_jax.record import read_record
 from lovecraft_jax.scoring import Score, Scorer
 from lovecraft_jax.state import TrainState, init_state
 from lovecraft_jax.vocab import Encoded, Vocab
+from lovecraft_jax.workdir import located
 
 STREAM_CHUNK = 100
 """Tokens at a time, where they are shown while they are written."""
@@ -71,7 +71,7 @@ class Run:
 
 def load_run(workdir: str, checkpoint: str | int = "best") -> Run:
     """Loads a run: its "best" checkpoint (else the latest), the "latest", or that of a step. Raises UserError."""
-    path = epath.Path(workdir).expanduser().absolute()
+    path = located(workdir)
     if not path.is_dir():
         raise UserError(f"--workdir={workdir}: no such folder; train first, or name the folder of a run")
     config, vocabulary, corpus = read_record(path)

@@ -1,44 +1,79 @@
-"""A run's directory: one owner at a time, JSON files that are never half written, rows trimmed on resume."""
+"""A run's directory, on a disk or an object store: files that are never half written, rows trimmed on resume."""
 
-import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import fsspec
 from etils import epath
 
 from lovecraft_jax.errors import UserError
+from lovecraft_jax.lock import locked_on_disk, locked_on_store
+
+
+def located(path: str | os.PathLike[str]) -> epath.Path:
+    """The absolute directory, on a disk or on gs://. Raises UserError for other stores, and where gcsfs is missing."""
+    path = os.fspath(path)
+    scheme, is_url, _ = path.partition("://")
+    if not is_url:
+        return epath.Path(os.path.abspath(os.path.expanduser(path)))
+    if scheme != "gs":  # epath and TensorStore know s3:// too, but Orbax takes it for a relative path
+        raise UserError(f"--workdir={path}: expected a folder, or gs://bucket/folder: Orbax writes to no other store")
+    try:
+        fsspec.get_filesystem_class(scheme)
+    except ImportError as error:
+        raise UserError(f"--workdir={path}: pip install gcsfs, through which gs:// is reached ({error})") from None
+    return epath.Path(path)
+
+
+def on_store(path: epath.Path) -> bool:
+    """Whether it is on an object store: nothing can be appended to or renamed, each write is atomic."""
+    return "://" in os.fspath(path)
 
 
 @contextmanager
 def owned(path: str) -> Iterator[epath.Path]:
-    """The absolute directory, made and locked against a second start. The lock dies with its process."""
-    workdir = absolute(path)
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        lock = open(workdir / "lock", "w")
-    except OSError as error:
-        raise UserError(f"--workdir={path}: cannot be written ({error.strerror}); name a folder of yours") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"--workdir={path}: in use by another run; wait for it or name another folder") from None
+    """The absolute directory, locked against a second start. Raises UserError."""
+    workdir = located(path)
+    locked = locked_on_store if on_store(workdir) else locked_on_disk
+    with locked(workdir, path):
         yield workdir
-
-
-def absolute(path: str) -> epath.Path:
-    """The folder that `--workdir=path` names."""
-    return epath.Path(os.path.abspath(os.path.expanduser(path)))
 
 
 def write_text(path: epath.Path, text: str) -> None:
     """Replaces a file whole: a kill leaves the old one or the new one."""
+    if on_store(path):  # where renaming is copying
+        path.write_text(text)
+        return
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text)
     partial.replace(path)
+
+
+class GrowingFile:
+    """A text file that grows by whole lines. On an object store, which cannot append, each call uploads all of it."""
+
+    def __init__(self, path: epath.Path) -> None:
+        self._path = path
+        self._file = None if on_store(path) else open(os.fspath(path), "a")
+        self._text = "" if self._file or not path.exists() else path.read_text()
+        self.add("")  # there from the start
+
+    def add(self, lines: str) -> None:
+        """They reach the file in one write."""
+        if self._file:
+            self._file.write(lines)
+            self._file.flush()
+        else:
+            self._text += lines
+            write_text(self._path, self._text)
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        if self._file:
+            self._file.close()
 
 
 def write_json(path: epath.Path, value: Any) -> None:

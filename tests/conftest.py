@@ -18,9 +18,11 @@ from pathlib import Path
 
 import jax
 import pytest
+from etils import epath
 from ml_collections import ConfigDict
 
 from configs import tiny
+from tests import store
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -42,6 +44,13 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 def config() -> ConfigDict:
     """The tiny config, fresh."""
     return tiny.get_config()
+
+
+@pytest.fixture(params=["disk", "store"])
+def workdir(request: pytest.FixtureRequest, tmp_path: Path) -> epath.Path:
+    """A run's directory: a folder on a disk, then one in an object store."""
+    store.use(tmp_path / "objects")
+    return epath.Path(tmp_path if request.param == "disk" else "gs://bucket/runs/a")
 
 
 Command = Callable[..., subprocess.CompletedProcess]

@@ -9,6 +9,7 @@ PACKAGE = Path(lovecraft_jax.__file__).parent
 FLOORS = (
     {"errors"},
     {"settings", "progress", "cleaning", "signals", "watchdog"},
+    {"lock"},
     {"corpus", "vocab", "workdir", "batches"},
     {"data", "metrics", "baselines"},
     {"plots", "record"},
@@ -30,7 +31,7 @@ FLOORS = (
     {"cli"},
     {"train", "sample", "evaluate", "__main__"},
 )
-WITHOUT_JAX = set().union(*FLOORS[:4])
+WITHOUT_JAX = set().union(*FLOORS[:5])
 
 
 def imports(name: str) -> set[str]:

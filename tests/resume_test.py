@@ -1,5 +1,6 @@
 """However a run was stopped, the same command goes on to the same end, bit for bit; dropout is on in all of it."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -9,13 +10,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from etils import epath
 
 from lovecraft_jax.errors import UserError
 from lovecraft_jax.run import load_run
 from lovecraft_jax.workdir import owned
-from tests.runs import assert_same_run, rows, started, wait_for
+from tests import store
+from tests.runs import assert_same_run, rows, samples, started, wait_for
 
 ROOT = Path(__file__).parents[1]
+ON_STORE = """
+import runpy, sys
+from etils import epath
+from lovecraft_jax import lock, loop
+from tests import store
+store.use(sys.argv.pop(1))
+kept = epath.Path(sys.argv.pop(1))
+checkpoints = loop.Checkpoints
+loop.Checkpoints = lambda workdir, keep: checkpoints(kept, keep)
+lock.RENEW_EVERY, lock.DEAD_AFTER, lock.LOOK_EVERY, lock.SETTLE = 0.2, 2.0, 0.1, 0.1
+runpy.run_module("lovecraft_jax.train", run_name="__main__")
+"""
+"""Training in the tests' own object store; its checkpoints on the disk, since TensorStore has drivers of its own."""
 TINY = "--config=configs/tiny.py"
 LONG = "--config.train.steps=100000"
 
@@ -27,6 +43,27 @@ def test_two_halves_equal_the_whole(half: Path, trained: Path, command: Callable
     assert done.returncode == 0, done.stderr
     assert "resuming at step 20" in done.stderr
     assert_same_run(workdir, trained)
+
+
+def test_a_killed_run_on_an_object_store_goes_on_to_the_same_end(trained: Path, tmp_path: Path) -> None:
+    store.use(tmp_path / "objects")
+    workdir = epath.Path("gs://bucket/runs/a")
+    line = [sys.executable, "-c", ON_STORE, str(tmp_path / "objects"), str(tmp_path), TINY, f"--workdir={workdir}"]
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
+    with subprocess.Popen(line, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            wait_for(lambda: any(row["split"] == "valid" for row in rows(workdir)), process)
+        finally:
+            process.kill()
+    assert (workdir / "lock").exists()
+    done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"locked by process {process.pid} on " in done.stderr
+    assert "resuming at step " in done.stderr
+    assert rows(workdir) == rows(trained)
+    assert samples(workdir) == samples(trained)
+    there = {path.name for path in workdir.iterdir()}
+    assert there == {path.name for path in trained.iterdir()} - {"lock", "checkpoints"}
 
 
 def test_what_computes_the_same_may_change_on_resume(

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
 from lovecraft_jax.run import load_run
 
@@ -37,7 +38,7 @@ def leaves(workdir: Path, checkpoint: str | int = "latest") -> dict[str, np.ndar
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(plain)}
 
 
-def rows(workdir: Path) -> list[dict[str, Any]]:
+def rows(workdir: Path | epath.Path) -> list[dict[str, Any]]:
     """The whole lines of metrics.jsonl, without what depends on the clock."""
     file = workdir / "metrics.jsonl"
     lines = file.read_text().splitlines(keepends=True) if file.exists() else []
@@ -45,7 +46,7 @@ def rows(workdir: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in row.items() if key != "chars_per_second"} for row in found]
 
 
-def samples(workdir: Path) -> dict[str, str]:
+def samples(workdir: Path | epath.Path) -> dict[str, str]:
     """The samples, by their names."""
     return {file.name: file.read_text() for file in (workdir / "samples").iterdir()}
 

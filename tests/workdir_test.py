@@ -7,7 +7,19 @@ import pytest
 from etils import epath
 
 from lovecraft_jax.errors import UserError
-from lovecraft_jax.workdir import owned, read_rows, trim_rows, write_json, write_text
+from lovecraft_jax.run import load_run
+from lovecraft_jax.workdir import (
+    GrowingFile,
+    located,
+    on_store,
+    owned,
+    read_rows,
+    trim_rows,
+    trim_samples,
+    write_json,
+    write_text,
+)
+from tests import store
 
 OWNER = """
 import sys
@@ -81,14 +93,29 @@ def test_a_file_is_replaced_whole_and_leaves_nothing_beside_it(tmp_path: Path) -
     assert [file.name for file in tmp_path.iterdir()] == ["vocab.json"]
 
 
-def test_json_reads_as_it_was_written(tmp_path: Path) -> None:
+def test_json_reads_as_it_was_written(workdir: epath.Path) -> None:
     value = {"name": "\N{CYRILLIC SMALL LETTER A}", "splits": {"train": [1, 2.5, None, True]}}
-    write_json(epath.Path(tmp_path / "corpus.json"), value)
-    assert json.loads((tmp_path / "corpus.json").read_text()) == value
+    for written in ({"name": "before"}, value):
+        write_json(workdir / "corpus.json", written)
+        assert json.loads((workdir / "corpus.json").read_text()) == written
+    assert _names(workdir) == ["corpus.json"]
 
 
-def test_a_half_line_is_no_row(tmp_path: Path) -> None:
-    path = epath.Path(tmp_path / "metrics.jsonl")
+def test_a_file_grows_by_whole_lines_and_each_is_there_at_once(workdir: epath.Path) -> None:
+    path = workdir / "metrics.jsonl"
+    for text in ("", "1\n2\n3\n"):  # the second goes on with what the first left
+        file = GrowingFile(path)
+        assert _text(path) == text
+        for line in ("1\n", "2\n3\n"):
+            file.add(line)
+            text += line
+            assert _text(path) == text
+        file.close()
+        assert _text(path) == text
+
+
+def test_a_half_line_is_no_row(workdir: epath.Path) -> None:
+    path = workdir / "metrics.jsonl"
     assert read_rows(path) == []
     first, second = '{"step": 10, "loss": 1.5}\n', '{"step": 20, "loss": null}\n'
     for cut in range(len(second)):
@@ -99,8 +126,8 @@ def test_a_half_line_is_no_row(tmp_path: Path) -> None:
     assert [row["step"] for row in read_rows(path)] == [10, 20]
 
 
-def test_trimming_keeps_the_wanted_rows_and_whole_lines(tmp_path: Path) -> None:
-    path = epath.Path(tmp_path / "metrics.jsonl")
+def test_trimming_keeps_the_wanted_rows_and_whole_lines(workdir: epath.Path) -> None:
+    path = workdir / "metrics.jsonl"
     trim_rows(path, lambda row: True)
     assert not path.exists()
     path.write_text('{"step": 10}\n{"step": 30}\n{"step": 20}\n{"step": 1')
@@ -108,7 +135,60 @@ def test_trimming_keeps_the_wanted_rows_and_whole_lines(tmp_path: Path) -> None:
     assert path.read_text() == '{"step": 10}\n{"step": 20}\n'
     trim_rows(path, lambda row: False)
     assert path.read_text() == ""
-    assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
+    assert _names(workdir) == ["metrics.jsonl"]
+
+
+def test_samples_after_a_step_and_those_of_an_end_are_removed(workdir: epath.Path) -> None:
+    folder = workdir / "samples"
+    trim_samples(folder, 20)  # none yet
+    folder.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True)  # as the loop does, before each
+    for name in ("00000010.txt", "00000020.txt", "00000030.txt", "best.txt", "notes.md"):
+        write_text(folder / name, name)
+    trim_samples(folder, 20)
+    assert _names(folder) == ["00000010.txt", "00000020.txt", "notes.md"]
+
+
+def test_a_path_on_a_store_is_absolute(tmp_path: Path) -> None:
+    store.use(tmp_path)
+    for path in ("gs://bucket/runs/a", "gs://bucket/runs/a/"):
+        assert str(located(path)) == "gs://bucket/runs/a"
+        assert on_store(located(path))
+    assert not on_store(located(tmp_path))
+
+
+def test_a_store_without_its_driver_is_one_line_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "gs", raising=False)
+    monkeypatch.setitem(sys.modules, "gcsfs", None)  # cannot be imported
+    for use in (lambda: owned("gs://bucket/a").__enter__(), lambda: load_run("gs://bucket/a")):
+        with pytest.raises(
+            UserError, match=r"^--workdir=gs://bucket/a: pip install gcsfs, through which gs://"
+        ) as error:
+            use()
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("path", ["s3://bucket/a", "gcs://bucket/a", "file:///tmp/a"])
+def test_another_kind_of_store_is_none(path: str) -> None:
+    with pytest.raises(UserError, match=f"--workdir={path}: expected a folder, or gs://bucket/folder"):
+        located(path)
+
+
+def test_a_workdir_on_a_store_that_is_no_run(tmp_path: Path) -> None:
+    store.use(tmp_path / "objects")
+    with pytest.raises(UserError, match="--workdir=gs://bucket/a: no such folder"):
+        load_run("gs://bucket/a")
+    write_json(located("gs://bucket/a") / "config.json", {})
+    with pytest.raises(UserError, match=r"--workdir=gs://bucket/a: not a run \(vocab.json is missing\)"):
+        load_run("gs://bucket/a")
+
+
+def _text(path: epath.Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+def _names(folder: epath.Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name != "objects")
 
 
 def _owner(workdir: Path) -> subprocess.Popen:
