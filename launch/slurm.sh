@@ -50,7 +50,7 @@ rm -rf "$CODES" && mkdir "$CODES"
 status=0
 "${command[@]}" || status=$?
 ended=$(find "$CODES" -type f | wc -l)
-codes=$(cat "$CODES"/* 2>/dev/null | sort -nu | tr '\n' ' ')
+codes=$(find "$CODES" -type f -exec cat {} + | sort -nu | tr '\n' ' ')
 rm -rf "$CODES"
 
 echo "launch/slurm.sh: $ended of $tasks tasks ended by themselves, with ${codes:-no code }(srun: $status)" >&2
