@@ -1,5 +1,6 @@
 """What starts the training again, and Slurm: every script's exact commands, and what it does at which exit code."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -67,11 +68,16 @@ def test_again_passes_sigterm_on_once_and_ends(tmp_path: Path) -> None:
     train = (
         "trap 'echo told >>said' TERM; echo up >said; until grep -q told said; do sleep 0.05; done; sleep 0.3; exit 75"
     )
-    process = subprocess.Popen([BASH, str(LAUNCH / "again.sh"), BASH, "-c", train], cwd=tmp_path)
-    wait_for(lambda: (tmp_path / "said").exists() and (tmp_path / "said").read_text())
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=30) == 75
-    assert (tmp_path / "said").read_text() == "up\ntold\n"
+    command = [BASH, str(LAUNCH / "again.sh"), BASH, "-c", train]
+    process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True)
+    try:
+        wait_for(lambda: (tmp_path / "said").exists() and (tmp_path / "said").read_text())
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 75
+        assert (tmp_path / "said").read_text() == "up\ntold\n"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def wait_for(ready: Callable[[], object]) -> None:

@@ -4,11 +4,13 @@ import math
 import re
 import shlex
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from stand_ins import Bin
 
 ROOT = Path(__file__).parents[1]
 LAUNCH = ROOT / "launch"
@@ -172,3 +174,18 @@ def test_the_page_names_every_file() -> None:
 def test_the_page_names_every_exit_code() -> None:
     table = re.findall(r"^\| (\d+) \|", (LAUNCH / "README.md").read_text(), flags=re.MULTILINE)
     assert table == ["0", "2", "75", "134"]
+
+
+def test_every_flag_that_is_added_is_one_of_the_training(tmp_path: Path, command: Callable) -> None:
+    known = set(re.findall(r"^  --(?:\[no\])?(\w+):", command("train", "--help").stdout, flags=re.MULTILINE))
+    bin = Bin(tmp_path)
+    printed = [bin.run(script, DRY_RUN="1").stdout for script in ("slurm.sh", "tpu_worker.sh")]
+    added = {
+        flag
+        for text in printed
+        for flag in re.findall(r"--(\w+)", text.splitlines()[0].split("lovecraft_jax.train")[1])
+    }
+    for file in MANIFESTS:
+        added |= set(re.findall(r"^ +- --(\w+)", file.read_text(), flags=re.MULTILINE))
+    assert {"config", "distributed", "start_timeout", "process_id"} <= added
+    assert added <= known
