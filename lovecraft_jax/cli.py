@@ -17,12 +17,18 @@ from lovecraft_jax.errors import FAILED, INTERRUPTED, WRONG_INPUT, RunError, Use
 from lovecraft_jax.progress import say
 
 _NO_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory")
+_NO_TPU = {"TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_LOG_DIR": "disabled"}
 _EXTRAS = {"gpu": "pip install -r requirements.txt 'jax[cuda13]'", "tpu": "pip install -r requirements.txt 'jax[tpu]'"}
+
+
+def define_config_flag() -> None:
+    """--config, and with it one for each of its values."""
+    config_flags.DEFINE_config_file("config", None, "An experiment, as configs/c150.py or configs/c150.py:quick.")
 
 
 def define_train_flags() -> None:
     """--config, --workdir, --platform, --num_cpu_devices, and those of many processes."""
-    config_flags.DEFINE_config_file("config", None, "An experiment, as configs/c150.py or configs/c150.py:quick.")
+    define_config_flag()
     flags.DEFINE_string("workdir", None, "Where the run is kept; runs/<config>[-<variant>] by default.")
     flags.DEFINE_integer(
         "num_cpu_devices", 0, "Cores of a CPU to train on as devices; 0: what is fastest.", lower_bound=0
@@ -90,6 +96,7 @@ def run(main: Callable[[], int], devices: bool = True) -> None:
 
 def _guarded(main: Callable[[], int], devices: bool) -> int:
     try:
+        _quiet_libtpu()
         if devices:
             keep_programs()
             _find_devices(flags.FLAGS.platform)
@@ -154,6 +161,14 @@ def _define_platform() -> None:
     flags.DEFINE_enum(
         "platform", "auto", ["auto", "cpu", "gpu", "tpu"], "Where to compute; auto takes the best there is."
     )
+
+
+def _quiet_libtpu() -> None:
+    """A libtpu that is installed where JAX has found no TPU is told some kind of one: else it complains that it knows
+    none, in five lines, at every start. It keeps no logs of that either."""
+    if os.environ.get("TPU_SKIP_MDS_QUERY") == "1":  # as JAX sets it then
+        for name, value in _NO_TPU.items():
+            os.environ.setdefault(name, value)
 
 
 def _find_devices(platform: str) -> None:
