@@ -104,7 +104,9 @@ def _guarded(main: Callable[[], int], devices: bool) -> int:
     except UserError as error:
         return _told(error, WRONG_INPUT)
     except RunError as error:
-        return _told(error, FAILED)
+        _told(error, FAILED)
+        sys.stdout.flush()
+        os._exit(FAILED)  # Orbax leaves threads behind that wait, for minutes, for parts of a save that has failed
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if not (isinstance(error, MemoryError) or any(sign in str(error) for sign in _NO_MEMORY)):
             raise

@@ -2,7 +2,8 @@
 
 import math
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import jax
@@ -39,7 +40,7 @@ def train(config: ConfigDict, workdir: str, cores: int = 0) -> int:
             lambda: stack.enter_context(owned(workdir)) if processes.is_first() else located(workdir)
         )
         training = Training(config, path, signals, stack, cores)
-        with processes.leaving(lambda: max(training.checkpoints.steps, default=None)):
+        with processes.leaving(lambda: max(training.checkpoints.steps, default=None)), training.told_of_disk():
             return training.run()
 
 
@@ -100,6 +101,17 @@ class Training:
             return INTERRUPTED
         self.journal.say(f"stopped at step {self.step:,} as train.stop_at_step asked, saved")
         return DONE
+
+    @contextmanager
+    def told_of_disk(self) -> Iterator[None]:
+        """Raises RunError for a file of the run that cannot be written, as on a full disk."""
+        try:
+            yield
+        except BrokenPipeError:  # who reads our output is no disk
+            raise
+        except OSError as error:
+            file, why = error.filename or self.path, error.strerror or error
+            raise RunError(f"{file}: cannot be written ({why}); last good checkpoint: {self._last_saved()}") from error
 
     def _train(self, end: int) -> bool:
         """Dispatches K steps at a time, until `end` or told to stop, which it returns.

@@ -39,9 +39,10 @@ class MetricsWriter:
                     self._board.add_scalar(tag, value, row["step"])
 
     def close(self) -> None:
-        """Flushes both."""
-        self._file.close()
-        self._board.close()
+        """Flushes both, as far as can be: what could not be written was told when it was."""
+        for file in (self._file, self._board):
+            with contextlib.suppress(OSError):
+                file.close()
 
 
 class _StoredEvents:

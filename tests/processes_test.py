@@ -6,8 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ import pytest
 from tests.runs import assert_same_run, leaves, rows, samples, started, wait_for
 
 ROOT = Path(__file__).parents[1]
-FLAGS = ["--config=configs/tiny.py", "--config.train.steps=60", "--config.train.eval_lanes=5", "--config.train.keep=9"]
+FLAGS = ["--config=configs/tiny.py", "--config.train.steps=80", "--config.train.eval_lanes=5", "--config.train.keep=9"]
 SECONDS = 30
 """In which those that are left leave."""
 
@@ -40,15 +39,15 @@ def test_the_same_layout_gives_the_same_bits(two: tuple[Path, subprocess.Complet
 def test_one_process_speaks_for_all(two: tuple[Path, subprocess.CompletedProcess]) -> None:
     workdir, done = two
     assert re.fullmatch(r"valid \d\.\d{4} bpc  test \d\.\d{4} bpc\n", done.stdout)
-    for said in ("2 x cpu", "starting at step 0", "step 20: valid", "step 60: valid", "all is in"):
+    for said in ("2 x cpu", "starting at step 0", "step 20: valid", "step 80: valid", "all is in"):
         assert done.stderr.count(said) == 1, done.stderr
-    assert sorted(samples(workdir)) == ["00000020.txt", "00000040.txt", "00000060.txt", "best.txt"]
+    assert sorted(samples(workdir)) == ["00000020.txt", "00000040.txt", "00000060.txt", "00000080.txt", "best.txt"]
     assert len(list((workdir / "tensorboard").iterdir())) == 1
 
 
 def test_a_run_goes_on_with_other_devices_and_processes_and_back(one: Path, command: Callable, tmp_path: Path) -> None:
     flags = [*FLAGS, f"--workdir={tmp_path}"]
-    for step, processes, devices in ((5, 1, 1), (10, 1, 8), (15, 2, 1), (20, 1, 1), (40, 2, 4), (60, 1, 8)):
+    for step, processes, devices in ((5, 1, 1), (10, 1, 8), (15, 2, 1), (20, 1, 1), (40, 2, 4), (80, 1, 8)):
         more, env = f"--config.train.stop_at_step={step}", {"JAX_NUM_CPU_DEVICES": str(devices)}
         done = command("train", *flags, more, env=env) if processes == 1 else _launch(2, *flags, more, env=env)
         assert done.returncode == 0, done.stderr
@@ -75,43 +74,35 @@ def test_what_one_process_finds_damaged_no_process_goes_on_from(
     assert_same_run(tmp_path, two[0])
 
 
-@pytest.mark.parametrize("number", [0, 1])
-def test_a_signal_to_one_makes_all_save_and_leave_with_75(
-    number: int, two: tuple[Path, subprocess.CompletedProcess], tmp_path: Path
+def test_however_one_ends_all_leave_and_go_on_to_the_same_end(
+    two: tuple[Path, subprocess.CompletedProcess], tmp_path: Path
 ) -> None:
-    with _running(tmp_path) as (launcher, pids):
-        os.kill(pids[number], signal.SIGTERM)
-        assert launcher.wait(SECONDS) == 75, launcher.stderr.read()
-        said = launcher.stderr.read()
-    assert "interrupted at step" in said.splitlines()[-1]
-    _goes_on_to_the_same_end(tmp_path, two[0])
-
-
-def test_a_signal_to_the_launcher_is_passed_on(two: tuple[Path, subprocess.CompletedProcess], tmp_path: Path) -> None:
-    with _running(tmp_path) as (launcher, _):
-        launcher.send_signal(signal.SIGINT)
-        assert launcher.wait(SECONDS) == 75, launcher.stderr.read()
-    _goes_on_to_the_same_end(tmp_path, two[0])
-
-
-@pytest.mark.parametrize(
-    ("number", "fault", "named"),
-    [
-        (1, signal.SIGKILL, "process 1 (SIGKILL)"),
-        (0, signal.SIGKILL, "process 0 (SIGKILL)"),
-        (1, signal.SIGSTOP, "process 1 (no longer answered)"),
-    ],
-)
-def test_when_one_is_lost_all_leave_and_the_launcher_names_it(
-    number: int, fault: int, named: str, two: tuple[Path, subprocess.CompletedProcess], tmp_path: Path
-) -> None:
-    with _running(tmp_path) as (launcher, pids):
-        os.kill(pids[number], fault)
-        assert launcher.wait(SECONDS) == 75, launcher.stderr.read()
+    """A signal or a fault after every checkpoint, to the launcher (-1) or one of the two, and what is said of it."""
+    faults = [
+        (1, signal.SIGTERM, "interrupted at step"),
+        (0, signal.SIGTERM, "interrupted at step"),
+        (-1, signal.SIGINT, "interrupted at step"),
+        (1, signal.SIGKILL, "lost: process 1 (SIGKILL); all others have left; the same command goes on"),
+        (0, signal.SIGKILL, "lost: process 0 (SIGKILL); all others have left; the same command goes on"),
+        (1, signal.SIGSTOP, "lost: process 1 (no longer answered); all others have left; the same command goes on"),
+    ]
+    for step, (number, fault, told) in zip(range(10, 70, 10), faults, strict=True):
+        with started(*_line(2, *FLAGS, f"--workdir={tmp_path}")[2:]) as launcher:
+            try:
+                wait_for(lambda step=step: (tmp_path / "checkpoints" / str(step)).exists(), launcher)
+                pids = _children(launcher.pid)
+                os.kill([*pids, launcher.pid][number], fault)
+                said = launcher.communicate(timeout=SECONDS)[1]
+            finally:
+                launcher.terminate()
+                launcher.wait(SECONDS)
+        assert launcher.returncode == 75, said
+        assert told in said.splitlines()[-1]
+        assert step == 10 or "resuming at step" in said
         assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
-        last_line = launcher.stderr.read().splitlines()[-1]
-    assert f"lost: {named}; all others have left; the same command goes on" in last_line
-    _goes_on_to_the_same_end(tmp_path, two[0])
+    done = _launch(2, *FLAGS, f"--workdir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert_same_run(tmp_path, two[0])
 
 
 def test_a_process_whose_peer_never_startsleaves(command: Callable, tmp_path: Path) -> None:
@@ -215,23 +206,8 @@ def _launch(count: int, *flags: str, env: dict[str, str] | None = None) -> subpr
     return subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False)
 
 
-@contextmanager
-def _running(workdir: Path) -> Iterator[tuple[subprocess.Popen, list[int]]]:
-    """The launcher of two processes that are past their first checkpoint, and the processes' ids."""
-    line = _line(2, *FLAGS, f"--workdir={workdir}")[2:]
-    with started(*line) as launcher:
-        try:
-            wait_for(lambda: (workdir / "checkpoints" / "10").exists(), launcher)
-            children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
-            commands = {int(pid): Path(f"/proc/{pid}/cmdline").read_text() for pid in children}
-            yield launcher, [next(pid for pid in commands if f"--process_id={n}" in commands[pid]) for n in (0, 1)]
-        finally:
-            launcher.terminate()
-            launcher.wait(SECONDS)
-
-
-def _goes_on_to_the_same_end(workdir: Path, expected: Path) -> None:
-    done = _launch(2, *FLAGS, f"--workdir={workdir}")
-    assert done.returncode == 0, done.stderr
-    assert "resuming at step" in done.stderr
-    assert_same_run(workdir, expected)
+def _children(pid: int) -> list[int]:
+    """The processes of a launcher, in order."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    commands = {int(child): Path(f"/proc/{child}/cmdline").read_text() for child in children}
+    return [next(child for child in commands if f"--process_id={n}" in commands[child]) for n in (0, 1)]
