@@ -35,7 +35,7 @@ def train(config: ConfigDict, workdir: str, cores: int = 0) -> int:
     settings.check(config)
     processes.agree(settings.flatten(config))
     native.prepare(config.model)  # while the corpus is read
-    with caught_signals(pass_on=processes.count() > 1) as signals, ExitStack() as stack:
+    with caught_signals() as signals, ExitStack() as stack:
         path = processes.together(
             lambda: stack.enter_context(owned(workdir)) if processes.is_first() else located(workdir)
         )
@@ -118,14 +118,14 @@ class Training:
 
         Dispatches end at multiples of K in located steps, as does all that is due.
         """
-        due, K, told_to_stop, dispatch = self.config.train, dispatch_steps(self.config), False, 0
+        due, K, stop, told_to_stop = self.config.train, dispatch_steps(self.config), processes.Stop(self.signals), False
         pending: tuple[int, dict[str, jax.Array]] | None = None
         self.began, self.began_at = time.perf_counter(), self.step
-        sent, stop = self._send(self.step, K)
-        while self.step < end and not (told_to_stop := processes.told_to_stop(self.signals, dispatch)):
+        sent, after = self._send(self.step, K)
+        while self.step < end and not (told_to_stop := stop.asked()):
             self.state, metrics = self.program.train_steps(self.state, sent)
-            dispatch, self.step = dispatch + 1, stop
-            sent, stop = self._send(self.step, K)  # while the devices are at work
+            self.step = after
+            sent, after = self._send(self.step, K)  # while the devices are at work
             if pending:  # the device has this dispatch to do: now there is time to look at the one before
                 self._report(*pending)
             pending = self.step, metrics

@@ -13,8 +13,10 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lovecraft_jax.errors import FAILED, INTERRUPTED, RunError, UserError
 from lovecraft_jax.progress import hush, say
@@ -36,6 +38,7 @@ def start(address: str | None, count: int | None, number: int | None, start_time
     Raises UserError where it is not told, and none of these is found. JAX aborts the process (exit code 134) where the
     others have not come after `start_timeout` seconds.
     """
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM, which `Stop` listens for
     try:
         jax.distributed.initialize(
             address,
@@ -111,9 +114,28 @@ def own_copy(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
 
 
-def told_to_stop(signals: list[int], dispatch: int) -> bool:
-    """Whether any process was told to stop. All ask before every dispatch, and hear of it before the same one."""
-    return bool(signals) if count() == 1 else multihost_utils.reached_preemption_sync_point(dispatch)
+class Stop:
+    """Whether any process has had one of its `signals`. All ask before every dispatch, and hear of it before the same
+    one, the next but one at the latest: nobody waits for the answer, which is one number summed beside the training.
+
+    JAX's own way, `reached_preemption_sync_point`, misses signals where Orbax, at every save, asks it too.
+    """
+
+    def __init__(self, signals: list[int]) -> None:
+        self._signals = signals
+        self._answer: jax.Array | None = None
+        mesh = Mesh(np.array(jax.devices()), ("all",))
+        self._each = NamedSharding(mesh, PartitionSpec("all"))
+        self._sum = jax.jit(jnp.sum, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+    def asked(self) -> bool:
+        """To be called before every dispatch."""
+        if count() == 1:
+            return bool(self._signals)
+        mine = np.full(jax.local_device_count(), len(self._signals), np.int32)
+        before = self._answer
+        self._answer = self._sum(jax.make_array_from_process_local_data(self._each, mine))
+        return before is not None and bool(before.addressable_data(0))
 
 
 @contextmanager

@@ -100,15 +100,14 @@ def test_chunks_of_time_computed_again_give_the_same_gradient_and_carry(lstm: st
     rng = np.random.default_rng(0)
     given = batch(0)._replace(weight_BT=rng.integers(3, size=(B, T), dtype=np.uint8), reset_B=np.arange(B) % 3 == 0)
     results = []
-    for remat in (0, 2, 3):
+    for remat in (0, 2):
         config.model.remat = remat
         model = make_model(config, V, lstm)
         carry = jax.tree.map(lambda leaf: jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape), model.initial_carry(B))
         variables = model.init(jax.random.key(1), carry, jnp.zeros((B, T), jnp.int32))
         masks = model.dropout_masks(jax.random.key(2), B)
         results.append(jax.jit(make_gradient(model))(variables, carry, given, masks))
-    for result in results[1:]:
-        assert_close(on_host(result), on_host(results[0]))
+    assert_close(on_host(results[1]), on_host(results[0]))
 
 
 def test_what_has_no_weight_changes_nothing(program: Program, start: TrainState) -> None:
