@@ -178,7 +178,7 @@ def _find_devices(platform: str) -> None:
         jax.config.update("jax_platforms", platform)
     _join_processes()
     try:
-        jax.devices()
+        processes.find_devices()
     except RuntimeError as error:
         if platform == "auto":
             raise
