@@ -5,7 +5,7 @@
 #   bash launch/again.sh bash launch/local.sh --config=configs/c150.py
 #
 # At most STARTS (10) starts in a row that each last under LONG (1800) seconds, PAUSE (10) seconds apart. SIGTERM is
-# passed on, Ctrl-C arrives by itself; after either the command is not started again. DRY_RUN=1 only prints.
+# passed on, and Ctrl-C as one; after either the command is not started again. DRY_RUN=1 only prints.
 set -euo pipefail
 [ $# -gt 0 ] || { echo "usage: bash launch/again.sh COMMAND [ARGUMENT ...]" >&2; exit 2; }
 if [ -n "${DRY_RUN:-}" ]; then
@@ -17,8 +17,7 @@ signals=0 short=0 child='' passed=''
 pass_on() {
   [ -z "$child" ] || { passed=1 && kill -TERM "$child" 2>/dev/null || true; }
 }
-trap 'signals=$((signals + 1)) && pass_on' TERM
-trap 'signals=$((signals + 1))' INT
+trap 'signals=$((signals + 1)) && pass_on' TERM INT # what bash starts with & does not hear Ctrl-C
 
 while :; do
   began=$SECONDS

@@ -8,6 +8,7 @@ lost, ends the rest, and exits with 75 where a checkpoint exists, to be started 
 training's.
 """
 
+import ctypes
 import os
 import signal
 import socket
@@ -22,7 +23,8 @@ from typing import IO
 from absl import flags
 
 from lovecraft_jax import cli
-from lovecraft_jax.errors import DONE, FAILED, INTERRUPTED, WRONG_INPUT
+from lovecraft_jax.checkpoint import saved_steps
+from lovecraft_jax.errors import FAILED, INTERRUPTED, WRONG_INPUT
 from lovecraft_jax.progress import say
 from lovecraft_jax.workdir import located
 
@@ -31,23 +33,24 @@ LEAVING_SECONDS = 30
 LAST_SECONDS = 3
 """How long the last one may, once all others have gone: it is stopped, or stuck."""
 TICK = 0.05
+_PR_SET_PDEATHSIG = 1
 
 
 def main() -> int:
     """Starts the processes, watches them, and returns the exit code of all."""
     cli.required("config", "configs/tiny.py")
-    checkpoints = located(cli.given("workdir") or cli.default_workdir()) / "checkpoints"
+    workdir = located(cli.given("workdir") or cli.default_workdir())
     with ExitStack() as stack:
         count = flags.FLAGS.local_processes
         outputs = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(count - 1)]
+        told: list[int] = []
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda number, _: told.append(number))
         processes = _start(outputs)
         stack.callback(_end, processes, range(count))
-        told: list[int] = []
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda number, _: told.append(number))
         slow = _watch(processes, told)
         codes = [process.wait() for process in processes]
-        return _verdict(codes, slow, outputs, saved=checkpoints.exists() and any(checkpoints.glob("[0-9]*")))
+        return _verdict(codes, slow, outputs, bool(told), bool(saved_steps(workdir)))
 
 
 def _start(outputs: Sequence[IO[str]]) -> list[subprocess.Popen]:
@@ -62,11 +65,19 @@ def _start(outputs: Sequence[IO[str]]) -> list[subprocess.Popen]:
         meet = [f"--coordinator_address={address}", f"--num_processes={count}", f"--process_id={number}"]
         command = [sys.executable, "-m", "lovecraft_jax.train", *rest, *meet]
         # Sessions of their own: Ctrl-C is for this process to pass on, once.
-        process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=output, stderr=output, start_new_session=True, preexec_fn=_leave_with_launcher
+        )
         if share:
             os.sched_setaffinity(process.pid, share)
         started.append(process)
     return started
+
+
+def _leave_with_launcher() -> None:
+    """On Linux a process gets SIGTERM when this one is killed: it saves and leaves."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _watch(processes: list[subprocess.Popen], told: list[int]) -> list[int]:
@@ -86,7 +97,7 @@ def _watch(processes: list[subprocess.Popen], told: list[int]) -> list[int]:
             if passed_on:
                 return _end(processes, alive)
             passed_on = len(told)
-            processes[alive[0]].terminate()  # JAX tells the others
+            processes[alive[0]].terminate()  # it tells the others
         now = time.monotonic()
         if failed_at and alive:
             late = now - failed_at > LEAVING_SECONDS or (len(alive) == 1 and now - last_left_at > LAST_SECONDS)
@@ -101,31 +112,30 @@ def _end(processes: Sequence[subprocess.Popen], numbers: Iterable[int]) -> list[
     return list(numbers)
 
 
-def _verdict(codes: list[int], slow: list[int], outputs: Sequence[IO[str]], saved: bool) -> int:
+def _verdict(codes: list[int], slow: list[int], outputs: Sequence[IO[str]], told: bool, saved: bool) -> int:
     """The exit code of all, after telling what was lost."""
     own = {number: code for number, code in enumerate(codes) if number not in slow}
-    if WRONG_INPUT in own.values():  # all were told of it together, or the one that was says so
-        if codes[0] != WRONG_INPUT:
-            _show(list(own.values()).index(WRONG_INPUT), outputs)
-        return WRONG_INPUT
-    for number, code in own.items():
-        if code == FAILED:
-            _show(number, outputs)
-            return FAILED
-    killed = [f"process {number} ({signal.Signals(-code).name})" for number, code in own.items() if code < 0]
-    # Those that JAX aborted lost somebody: they are named only where nobody else is.
-    lost = [f"process {number} (no longer answered)" for number in slow]
-    lost += [name for name in killed if "SIGABRT" not in name] or ([] if lost else killed)
-    lost += [
-        f"process {number} (exit code {code})"
-        for number, code in own.items()
-        if code not in (DONE, INTERRUPTED) and code > 0
-    ]
-    if lost:
-        way = "the same command goes on from the last checkpoint" if saved else "nothing was saved yet"
-        say(f"lost: {', '.join(lost)}; all others have left; {way}")
-        return INTERRUPTED if saved else FAILED
-    return max(codes)
+    for wanted in (WRONG_INPUT, FAILED):  # where all were told of it together, process 0 has said so
+        for number, code in own.items():
+            if code == wanted:
+                _show(number, outputs)
+                return wanted
+    killed = {number: signal.Signals(-code).name for number, code in own.items() if code < 0}
+    # Those that JAX aborted have lost somebody, and so have those that would not leave where one was killed.
+    lost = [f"process {number} ({name})" for number, name in killed.items() if name != "SIGABRT"]
+    lost += [f"process {number} (exit code {code})" for number, code in own.items() if code > 0 and code != INTERRUPTED]
+    lost = lost or [f"process {number} (no longer answered)" for number in slow]
+    lost = lost or [f"process {number} ({name})" for number, name in killed.items()]
+    if not lost:
+        return max(codes)
+    if sys.stderr.isatty():
+        sys.stderr.write("\r\x1b[2K\x1b[?25h")  # a live line whose owner could not take it away
+    way = "the same command goes on from the last checkpoint" if saved else "nothing was saved yet"
+    if told:
+        say(f"interrupted before all had saved; {way}")
+        return INTERRUPTED
+    say(f"lost: {', '.join(lost)}; all others have left; {way}")
+    return INTERRUPTED if saved else FAILED
 
 
 def _show(number: int, outputs: Sequence[IO[str]]) -> None:

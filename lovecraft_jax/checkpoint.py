@@ -174,6 +174,12 @@ class Checkpoints:
             raise RunError(f"{self._manager.directory}: a checkpoint cannot be written ({what}); {saved}") from error
 
 
+def saved_steps(workdir: epath.Path) -> list[int]:
+    """The steps of which there are checkpoints, as the folder's listing tells."""
+    folder = workdir / "checkpoints"
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.exists() else []
+
+
 def _reader(folder: epath.Path) -> ocp.CheckpointManager:
     """Reads for this process alone, without waiting for others: they may find damage where it finds none."""
     me = jax.process_index()

@@ -102,7 +102,7 @@ class Journal:
     @_by_first
     def results(self, rows: list[Row]) -> None:
         """Final scores, to standard output."""
-        print(results(rows))
+        print(results(rows), flush=True)
 
     def bpc(self, loss: float) -> float:
         """Nats per training token as bits per character."""

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from lovecraft_jax import data, generate, native, processes, settings
 from lovecraft_jax.batches import Batches
-from lovecraft_jax.checkpoint import Checkpoints
+from lovecraft_jax.checkpoint import Checkpoints, saved_steps
 from lovecraft_jax.errors import DONE, INTERRUPTED, RunError, UserError
 from lovecraft_jax.journal import Journal
 from lovecraft_jax.metrics import FILE, Row
@@ -32,15 +32,15 @@ def train(config: ConfigDict, workdir: str, cores: int = 0) -> int:
 
     Raises UserError for wrong input, RunError where the loss or its gradient blew up or nothing can be saved.
     """
-    settings.check(config)
-    processes.agree(settings.flatten(config))
-    native.prepare(config.model)  # while the corpus is read
-    with caught_signals() as signals, ExitStack() as stack:
-        path = processes.together(
-            lambda: stack.enter_context(owned(workdir)) if processes.is_first() else located(workdir)
-        )
-        training = Training(config, path, signals, stack, cores)
-        with processes.leaving(lambda: max(training.checkpoints.steps, default=None)), training.told_of_disk():
+    where = located(workdir)
+    leaving = processes.leaving(lambda: max(saved_steps(where), default=None))
+    with caught_signals() as signals, ExitStack() as stack, leaving:
+        processes.together(lambda: settings.check(config))
+        processes.agree(settings.flatten(config) | {"--workdir": str(where)})
+        native.prepare(config.model)  # while the corpus is read
+        processes.together(lambda: stack.enter_context(owned(workdir)) if processes.is_first() else None)
+        training = Training(config, where, signals, stack, cores)
+        with training.told_of_disk():
             return training.run()
 
 

@@ -178,7 +178,7 @@ def leaving(last_saved: Callable[[], int | None]) -> Iterator[None]:
     the others, who do not come. What all were told together is raised as ever."""
     try:
         yield
-    except UserError:
+    except (UserError, BrokenPipeError):
         raise
     except Exception as error:
         if count() == 1:
