@@ -6,7 +6,7 @@ from absl import app, flags
 from etils import epath
 
 from lovecraft_jax.metrics import FILE
-from lovecraft_jax.plots import curve
+from lovecraft_jax.plots import Curve, curve
 from lovecraft_jax.workdir import read_rows
 
 
@@ -16,10 +16,9 @@ def main(argv: list[str]) -> None:
     workdir = epath.Path(flags.FLAGS.workdir)
     baselines = json.loads((workdir / "baselines.json").read_text())
     config = json.loads((workdir / "config.json").read_text())
-    model = config["model"]
-    corpus = json.loads((workdir / "corpus.json").read_text())["name"]
-    title = f"{model['layers']} LSTM layers of {model['units']}, corpus {corpus}"
-    curve(read_rows(workdir / FILE), baselines, title).savefig(flags.FLAGS.to, metadata={"Date": None})
+    chars_per_step = config["data"]["batch_size"] * config["data"]["seq_len"]
+    run = Curve(workdir.name, read_rows(workdir / FILE), chars_per_step, baselines)
+    curve([run]).savefig(flags.FLAGS.to, metadata={"Date": None})
 
 
 if __name__ == "__main__":

@@ -37,9 +37,10 @@ def define_train_flags() -> None:
     _define_processes()
 
 
-def define_run_flags() -> None:
-    """--workdir, --checkpoint, --platform."""
-    flags.DEFINE_string("workdir", None, "The folder of a run.")
+def define_run_flags(several: bool = False) -> None:
+    """--workdir, of `several` runs where it is given so often, --checkpoint, --platform."""
+    define = flags.DEFINE_multi_string if several else flags.DEFINE_string
+    define("workdir", None, "The folder of a run.")
     flags.DEFINE_string("checkpoint", "best", "best, latest, or a step.")
     _define_platform()
 
@@ -50,7 +51,7 @@ def default_workdir() -> str:
     return os.path.join("runs", name.removesuffix(".py") + (f"-{variant}" if variant else ""))
 
 
-def required(name: str, example: str) -> str:
+def required(name: str, example: str) -> Any:
     """A flag's value. Raises UserError where it was not given, or given without a value."""
     value = given(name)
     if value is None:
@@ -61,7 +62,7 @@ def required(name: str, example: str) -> str:
 def given(name: str) -> Any:
     """A flag's value or None. Raises UserError where it is empty, as from a shell variable that was not set."""
     value = flags.FLAGS[name].value
-    if value == "":
+    if value == "" or (isinstance(value, list) and "" in value):
         raise UserError(f"--{name}= is empty: give it a value or leave it out")
     return value
 

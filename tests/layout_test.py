@@ -8,8 +8,8 @@ import lovecraft_jax
 PACKAGE = Path(lovecraft_jax.__file__).parent
 FLOORS = (
     {"errors"},
-    {"settings", "progress", "cleaning", "signals", "watchdog"},
-    {"lock"},
+    {"settings", "progress", "cleaning", "signals", "watchdog", "colours"},
+    {"lock", "svg"},
     {"corpus", "vocab", "workdir", "batches"},
     {"data", "metrics", "baselines"},
     {"plots", "record"},
@@ -27,9 +27,10 @@ FLOORS = (
     {"scoring", "cores"},
     {"program"},
     {"run", "journal"},
-    {"loop"},
+    {"loop", "findings"},
+    {"page"},
     {"cli"},
-    {"train", "sample", "evaluate", "__main__"},
+    {"train", "sample", "evaluate", "report", "__main__"},
 )
 WITHOUT_JAX = set().union(*FLOORS[:5])
 

@@ -1,0 +1,30 @@
+"""The colours of the report, light and dark, by name. No two of a column are the same: svg.py finds them by value."""
+
+LIGHT = {
+    "paper": "#fbfaf6",
+    "ink": "#1f1d1a",
+    "quiet": "#67625a",
+    "line": "#dcd7cc",
+    "author": "#8a8478",
+    "run": "#0b6a62",
+    "run2": "#a8471c",
+    "run3": "#5b4fa8",
+    "run4": "#96650a",
+    "mark": "#f6df9a",
+    "heat": "#c8452d",
+}
+DARK = {
+    "paper": "#151719",
+    "ink": "#e8e4da",
+    "quiet": "#a8a297",
+    "line": "#383b3d",
+    "author": "#8f897e",
+    "run": "#5cc4b6",
+    "run2": "#ee9a6c",
+    "run3": "#aca3f0",
+    "run4": "#dcb354",
+    "mark": "#5c4a12",
+    "heat": "#d8583e",
+}
+RUNS = ("run", "run2", "run3", "run4")
+"""One a run, where several are compared."""

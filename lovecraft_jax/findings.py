@@ -1,0 +1,140 @@
+"""All that a report says of one run, as plain values."""
+
+import dataclasses
+import json
+from typing import Any
+
+import jax
+from etils import epath
+
+from lovecraft_jax import data, metrics
+from lovecraft_jax.generate import Sampling
+from lovecraft_jax.metrics import Row
+from lovecraft_jax.progress import say
+from lovecraft_jax.run import Run, load_run
+from lovecraft_jax.workdir import located, read_rows
+
+TEMPERATURES = (0.4, 0.7, 1.0)
+STREAMS, LENGTH = 8, 2500
+"""Samples at each temperature, and the tokens of each."""
+STAGES = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """What the run wrote at an evaluation, and its valid score then, where it was kept."""
+
+    step: int
+    text: str
+    bpc: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """What the model writes at a temperature, from nothing but a newline."""
+
+    temperature: float
+    texts: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class TaleScore:
+    """A held-out tale read on its own, from a zero carry."""
+
+    split: str
+    tale: str
+    chars: int
+    bpc: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Findings:
+    """`training_seconds` are those of the steps alone, without evaluations."""
+
+    name: str
+    workdir: str
+    config: dict[str, Any]
+    corpus: dict[str, Any]
+    versions: dict[str, str]
+    parameters: int
+    step: int
+    rows: list[Row]
+    baselines: dict[str, float]
+    training_seconds: float
+    stages: list[Stage]
+    written: list[Written]
+    scores: list[TaleScore]
+
+    @property
+    def chars_per_step(self) -> int:
+        """Tokens of a step, which are characters where the level is characters."""
+        return self.config["data"]["batch_size"] * self.config["data"]["seq_len"]
+
+    @property
+    def passes(self) -> float:
+        """Times that training went over its text."""
+        return self.step * self.chars_per_step / self.corpus["characters"]["train"]
+
+    def final(self, split: str) -> float | None:
+        """The published score, in bits per character; None while the run is not finished."""
+        rows = [row for row in self.rows if row["split"] == split and row.get("scoring") == "final"]
+        return rows[-1]["bpc"] if rows else None
+
+
+def find(workdir: str, checkpoint: str, name: str, seed: int = 0) -> Findings:
+    """Everything about the run in `workdir`. Raises UserError where it is none, or its corpus is not to be had."""
+    run, path = load_run(workdir, checkpoint), located(workdir)
+    config = run.config.to_dict()
+    texts = data.prepare(run.config, run.corpus, run.vocab).splits.by_tale
+    rows = read_rows(path / metrics.FILE)
+    say(f"{name}: writing {STREAMS} samples at each of {len(TEMPERATURES)} temperatures")
+    written = [
+        Written(temperature, run.write("", LENGTH, seed, Sampling(temperature), STREAMS))
+        for temperature in TEMPERATURES
+    ]
+    return Findings(
+        name=name,
+        workdir=workdir,
+        config=config,
+        corpus=run.corpus,
+        versions=_read_json(path / "versions.json"),
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(run.state.variables["params"])),
+        step=int(run.state.step),
+        rows=rows,
+        baselines=_read_json(path / "baselines.json"),
+        training_seconds=_seconds(rows, config["data"]["batch_size"] * config["data"]["seq_len"]),
+        stages=_stages(path / "samples", rows),
+        written=written,
+        scores=_scores(run, texts),
+    )
+
+
+def _read_json(path: epath.Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _seconds(rows: list[Row], chars_per_step: int) -> float:
+    before, seconds = 0, 0.0
+    for row in rows:
+        if row["split"] == "train":
+            seconds += (row["step"] - before) * chars_per_step / row["chars_per_second"]
+            before = row["step"]
+    return seconds
+
+
+def _stages(folder: epath.Path, rows: list[Row]) -> list[Stage]:
+    """STAGES of the samples, each about as many times further on as the next: most is learnt early."""
+    samples = sorted(path for path in folder.glob("*.txt") if path.stem.isdigit()) if folder.exists() else []
+    last = len(samples) - 1
+    kept = sorted({round((last + 1) ** (i / (STAGES - 1))) - 1 for i in range(STAGES)}) if samples else []
+    bpc = {row["step"]: row["bpc"] for row in rows if row["split"] == "valid" and row["scoring"] == "scheduled"}
+    return [Stage(step, samples[i].read_text(), bpc.get(step)) for i in kept for step in (int(samples[i].stem),)]
+
+
+def _scores(run: Run, texts: dict[str, dict[str, str]]) -> list[TaleScore]:
+    scored = []
+    for split in ("valid", "test"):
+        for tale, text in texts[split].items():
+            score = run.score(run.vocab.encode(text))
+            scored.append(TaleScore(split, tale, score.chars, score.bpc))
+    return sorted(scored, key=lambda score: score.bpc)
