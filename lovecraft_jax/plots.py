@@ -26,12 +26,14 @@ def curve(curves: Sequence[Curve]) -> Figure:
     """Bits per character over the characters read: training, scheduled scores of the valid split, baselines."""
     figure, axes = _figure(3.1)
     for run, colour in zip(curves, RUNS, strict=False):
-        for split, style in (("train", {"linewidth": 0.8, "alpha": 0.55}), ("valid", {"linewidth": 1.8})):
+        for split, width, alpha in (("train", 0.8, 0.55), ("valid", 1.8, 1.0)):
             rows = [row for row in run.rows if row["split"] == split and row.get("scoring", "scheduled") == "scheduled"]
             rows = [row for row in rows if row["bpc"] is not None]
             label = f"{run.name}: {split}" if len(curves) > 1 else split
             read = [row["step"] * run.chars_per_step / 1e6 for row in rows]
-            axes.plot(read, [row["bpc"] for row in rows], color=LIGHT[colour], label=label, **style)
+            axes.plot(
+                read, [row["bpc"] for row in rows], color=LIGHT[colour], label=label, linewidth=width, alpha=alpha
+            )
     scores = [row["bpc"] for run in curves for row in run.rows if row["split"] == "valid" and row["bpc"] is not None]
     top = min(axes.get_ylim()[1], max(scores) * 1.3) if scores else axes.get_ylim()[1]
     axes.set_ylim(top=top)  # the first hundred steps fall from so high that all the rest would be flat
