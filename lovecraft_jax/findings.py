@@ -7,11 +7,12 @@ from typing import Any
 import jax
 from etils import epath
 
-from lovecraft_jax import data, metrics
+from lovecraft_jax import data, metrics, surprise
 from lovecraft_jax.generate import Sampling
 from lovecraft_jax.metrics import Row
 from lovecraft_jax.progress import say
-from lovecraft_jax.run import Run, load_run
+from lovecraft_jax.run import load_run
+from lovecraft_jax.surprise import Surprise
 from lovecraft_jax.workdir import located, read_rows
 
 TEMPERATURES = (0.4, 0.7, 1.0)
@@ -38,16 +39,6 @@ class Written:
 
 
 @dataclasses.dataclass(frozen=True)
-class TaleScore:
-    """A held-out tale read on its own, from a zero carry."""
-
-    split: str
-    tale: str
-    chars: int
-    bpc: float
-
-
-@dataclasses.dataclass(frozen=True)
 class Findings:
     """`training_seconds` are those of the steps alone, without evaluations."""
 
@@ -63,7 +54,7 @@ class Findings:
     training_seconds: float
     stages: list[Stage]
     written: list[Written]
-    scores: list[TaleScore]
+    surprise: Surprise
 
     @property
     def chars_per_step(self) -> int:
@@ -105,7 +96,7 @@ def find(workdir: str, checkpoint: str, name: str, seed: int = 0) -> Findings:
         training_seconds=_seconds(rows, config["data"]["batch_size"] * config["data"]["seq_len"]),
         stages=_stages(path / "samples", rows),
         written=written,
-        scores=_scores(run, texts),
+        surprise=surprise.study(run, texts),
     )
 
 
@@ -129,12 +120,3 @@ def _stages(folder: epath.Path, rows: list[Row]) -> list[Stage]:
     kept = sorted({round((last + 1) ** (i / (STAGES - 1))) - 1 for i in range(STAGES)}) if samples else []
     bpc = {row["step"]: row["bpc"] for row in rows if row["split"] == "valid" and row["scoring"] == "scheduled"}
     return [Stage(step, samples[i].read_text(), bpc.get(step)) for i in kept for step in (int(samples[i].stem),)]
-
-
-def _scores(run: Run, texts: dict[str, dict[str, str]]) -> list[TaleScore]:
-    scored = []
-    for split in ("valid", "test"):
-        for tale, text in texts[split].items():
-            score = run.score(run.vocab.encode(text))
-            scored.append(TaleScore(split, tale, score.chars, score.bpc))
-    return sorted(scored, key=lambda score: score.bpc)

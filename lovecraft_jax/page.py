@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from lovecraft_jax import plots
 from lovecraft_jax.colours import DARK, LIGHT, RUNS
+from lovecraft_jax.excerpts import BITS, surprising
 from lovecraft_jax.findings import Findings
 from lovecraft_jax.svg import svg
 
@@ -21,12 +22,13 @@ def render(runs: Sequence[Findings]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": _number, "duration": _duration}
+    environment.filters |= {"number": _number, "surprising": surprising, "duration": _duration}
     curves = [plots.Curve(run.name, run.rows, run.chars_per_step, run.baselines) for run in runs]
     return environment.get_template("report.html").render(
         runs=list(zip(runs, RUNS, strict=False)),
         light=LIGHT,
         dark=DARK,
+        bits=BITS,
         curve=Markup(svg(plots.curve(curves), _curve_label(runs), "curve")),
     )
 
