@@ -8,7 +8,7 @@ import lovecraft_jax
 PACKAGE = Path(lovecraft_jax.__file__).parent
 FLOORS = (
     {"errors"},
-    {"settings", "progress", "cleaning", "signals", "watchdog"},
+    {"settings", "progress", "cleaning", "signals", "watchdog", "copying"},
     {"lock"},
     {"corpus", "vocab", "workdir", "batches"},
     {"data", "metrics", "baselines"},
