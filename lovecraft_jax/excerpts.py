@@ -38,9 +38,9 @@ def copied(text: str, spans: Iterable[Span]) -> list[Copied]:
     for span in sorted(spans, key=lambda span: span.end - span.start):
         owner[span.start : span.end] = [span] * (min(span.end, len(text)) - span.start)
     pieces, at = [], 0
-    for span, group in itertools.groupby(owner):
+    for shown, group in itertools.groupby(owner):
         end = at + len(list(group))
-        pieces.append(Copied(text[at:end], span))
+        pieces.append(Copied(text[at:end], shown))
         at = end
     return pieces
 

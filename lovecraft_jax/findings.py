@@ -8,6 +8,7 @@ import jax
 from etils import epath
 
 from lovecraft_jax import data, metrics, surprise
+from lovecraft_jax.copying import Copying, Span
 from lovecraft_jax.generate import Sampling
 from lovecraft_jax.metrics import Row
 from lovecraft_jax.progress import say
@@ -32,10 +33,16 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-    """What the model writes at a temperature, from nothing but a newline."""
+    """What the model writes at a temperature, from nothing but a newline.
+
+    `copied` are the means of `Copying.figures` over the texts; `longest` is the longest span of all, in its own words.
+    """
 
     temperature: float
     texts: list[str]
+    spans: list[list[Span]]
+    copied: dict[str, float]
+    longest: tuple[Span, str] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +61,7 @@ class Findings:
     training_seconds: float
     stages: list[Stage]
     written: list[Written]
+    copied_by_author: dict[str, tuple[float, float, float]]
     surprise: Surprise
 
     @property
@@ -79,10 +87,12 @@ def find(workdir: str, checkpoint: str, name: str, seed: int = 0) -> Findings:
     texts = data.prepare(run.config, run.corpus, run.vocab).splits.by_tale
     rows = read_rows(path / metrics.FILE)
     say(f"{name}: writing {STREAMS} samples at each of {len(TEMPERATURES)} temperatures")
+    copying = Copying(texts["train"])
     written = [
-        Written(temperature, run.write("", LENGTH, seed, Sampling(temperature), STREAMS))
+        _written(temperature, run.write("", LENGTH, seed, Sampling(temperature), STREAMS), copying)
         for temperature in TEMPERATURES
     ]
+    held_out = [text for split in ("valid", "test") for text in texts[split].values()]
     return Findings(
         name=name,
         workdir=workdir,
@@ -96,8 +106,17 @@ def find(workdir: str, checkpoint: str, name: str, seed: int = 0) -> Findings:
         training_seconds=_seconds(rows, config["data"]["batch_size"] * config["data"]["seq_len"]),
         stages=_stages(path / "samples", rows),
         written=written,
+        copied_by_author=copying.author(held_out, LENGTH),
         surprise=surprise.study(run, texts),
     )
+
+
+def _written(temperature: float, texts: list[str], copying: Copying) -> Written:
+    figures = [copying.figures(text) for text in texts]
+    copied = {key: sum(of_text[key] for of_text in figures) / len(texts) for key in figures[0]}
+    longest = [(span, text[span.start : span.end]) for text in texts if (span := copying.longest(text))]
+    spans = [copying.spans(text) for text in texts]
+    return Written(temperature, texts, spans, copied, max(longest, key=lambda pair: pair[0].length, default=None))
 
 
 def _read_json(path: epath.Path) -> dict[str, Any]:

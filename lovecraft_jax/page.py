@@ -8,9 +8,13 @@ from markupsafe import Markup
 
 from lovecraft_jax import plots
 from lovecraft_jax.colours import DARK, LIGHT, RUNS
-from lovecraft_jax.excerpts import BITS, surprising
+from lovecraft_jax.copying import LEAST
+from lovecraft_jax.excerpts import BITS, copied, shortened, surprising
 from lovecraft_jax.findings import Findings
 from lovecraft_jax.svg import svg
+
+SHOWN = 900
+"""Characters of a sample on the page."""
 
 
 def render(runs: Sequence[Findings]) -> str:
@@ -22,10 +26,13 @@ def render(runs: Sequence[Findings]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": _number, "surprising": surprising, "duration": _duration}
+    environment.filters |= {"number": _number, "duration": _duration}
+    environment.filters |= {"copied": copied, "shortened": shortened, "surprising": surprising}
     curves = [plots.Curve(run.name, run.rows, run.chars_per_step, run.baselines) for run in runs]
     return environment.get_template("report.html").render(
-        runs=list(zip(runs, RUNS, strict=False)),
+        runs=[(run, colour, {}) for run, colour in zip(runs, RUNS, strict=False)],
+        least=LEAST,
+        shown=SHOWN,
         light=LIGHT,
         dark=DARK,
         bits=BITS,

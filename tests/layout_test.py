@@ -8,8 +8,8 @@ import lovecraft_jax
 PACKAGE = Path(lovecraft_jax.__file__).parent
 FLOORS = (
     {"errors"},
-    {"settings", "progress", "cleaning", "signals", "watchdog", "colours", "excerpts"},
-    {"lock", "svg"},
+    {"settings", "progress", "cleaning", "signals", "watchdog", "colours", "copying"},
+    {"lock", "svg", "excerpts"},
     {"corpus", "vocab", "workdir", "batches"},
     {"data", "metrics", "baselines"},
     {"plots", "record"},
@@ -26,8 +26,9 @@ FLOORS = (
     {"generate"},
     {"scoring", "cores"},
     {"program"},
-    {"run", "journal"},
-    {"loop", "findings"},
+    {"run", "journal", "reading"},
+    {"loop", "surprise"},
+    {"findings"},
     {"page"},
     {"cli"},
     {"train", "sample", "evaluate", "report", "__main__"},
