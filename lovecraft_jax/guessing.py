@@ -1,0 +1,178 @@
+"""Which words a model might write at a place, and how many of them are likelier than a given one.
+
+A word is a run of letters that something else ends; its probability is that of its letters, one after the other, and
+then of whatever is no letter.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lovecraft_jax.decode import Decoder, decode
+from lovecraft_jax.model import LSTMLM, Carry
+from lovecraft_jax.reading import Tokens, decoder_of, scan
+from lovecraft_jax.run import Run
+
+CONTEXT = 1000
+"""Tokens read before a place, as scheduled scores are warmed on so many."""
+BLOCK = 4096
+"""Rows of one dispatch."""
+LONGEST = 30
+"""Letters of a word that is looked for."""
+LISTED = 1e-3
+"""Words as likely as this are found whatever is asked for."""
+TOLERANCE = 1e-5
+"""Words whose probabilities differ by less, relatively, are equally likely."""
+
+
+class State(NamedTuple):
+    """Where a model stands in N texts: the leaves of its carry [N, H], on the host, where a search keeps some rows and
+    drops others, and the log-probabilities of what follows [N, V]."""
+
+    carry: list[np.ndarray]
+    log_probs_NV: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Words:
+    """Words that a model might write, the likeliest first.
+
+    `weights` say how many words each stands for: 1 where the search saw all, else such that weighted counts are right
+    on average. `unseen` bounds how many of those that it did not see reach the probability that was asked for.
+    """
+
+    texts: list[str]
+    probs: np.ndarray
+    weights: np.ndarray
+    unseen: int
+
+    def likelier(self, prob: float) -> tuple[float, int, int]:
+        """How many words are likelier than `prob`: the estimate, and the bounds between which the number lies for sure
+        where `prob` is at least the one that was asked for."""
+        above = self.probs > prob * (1 + TOLERANCE)
+        found = int(np.count_nonzero(above))
+        return float(self.weights[above].sum()), found, found + self.unseen
+
+
+def after(run: Run, texts: Sequence[str]) -> State:
+    """Where the model stands after the last CONTEXT tokens of each cleaned text, a newline before a shorter one."""
+    start = np.array([run.vocab.start_id])
+    ends = [np.concatenate([start, run.vocab.encode(text).ids])[-CONTEXT:] for text in texts]
+    x_TB = np.zeros((CONTEXT, len(texts)), np.int32)
+    begins_TB = np.zeros(x_TB.shape, bool)
+    for lane, ids in enumerate(ends):
+        x_TB[CONTEXT - len(ids) :, lane] = ids
+        begins_TB[CONTEXT - len(ids), lane] = True
+    carry, log_probs_TBV = scan(
+        run.model,
+        decoder_of(run.model, run.state.variables),
+        run.model.initial_carry(len(texts)),
+        Tokens(x_TB, x_TB, begins_TB),
+        _log_probs,
+    )
+    return State([np.asarray(leaf) for leaf in jax.tree.leaves(carry)], np.asarray(log_probs_TBV[-1]))
+
+
+def spell(run: Run, state: State, words: Sequence[str]) -> list[np.ndarray]:
+    """The log-probabilities [letters + 1, V] of what each text's word might go on with, before each letter and behind
+    the last."""
+    ids = [run.vocab.encode(word).ids for word in words]
+    longest = max(map(len, ids))
+    padded_NL = np.stack([np.pad(word, (0, longest - len(word))) for word in ids])
+    seen = [state.log_probs_NV]
+    for ids_N in padded_NL.T:
+        state = _step(run, state, np.arange(len(words)), ids_N)
+        seen.append(state.log_probs_NV)
+    return [np.stack(seen)[: len(word) + 1, n] for n, word in enumerate(ids)]
+
+
+def search(run: Run, state: State, probs: Sequence[float], width: int, seed: int = 0) -> list[Words]:
+    """For each text, the words at least as likely as its one of `probs`, and those of LISTED.
+
+    No word is likelier than its beginning, so branches are cut where they fall below (branch and bound), and what is
+    found is all there is. Where more than `width` beginnings of a length are left, so many go on, drawn by priority
+    sampling (Duffield, Lund and Thorup 2007): the likeliest for sure, each other as one of several of its kind.
+    """
+    rng = np.random.default_rng(seed)
+    letters = letters_of(run)
+    least = np.log(probs)
+    floor = np.minimum(least, np.log(LISTED))
+    text, log_p, weight = np.arange(len(probs)), np.zeros(len(probs)), np.ones(len(probs))
+    word_NL = np.zeros((len(probs), 0), np.int32)
+    unseen = np.zeros(len(probs))
+    found: list[tuple] = []
+    for length in range(LONGEST + 1):
+        log_p_NV = log_p[:, None] + state.log_probs_NV
+        if length:
+            ended = np.logaddexp.reduce(log_p_NV[:, ~letters], axis=1)
+            found += [
+                (text[n], ended[n], weight[n], word_NL[n]) for n in np.flatnonzero(ended > floor[text] - TOLERANCE)
+            ]
+        row, letter = np.nonzero(letters & (log_p_NV > floor[text][:, None] - TOLERANCE))
+        text, log_p, weight = text[row], log_p_NV[row, letter], weight[row]
+        kept, weight = _thin(text, np.exp(log_p), weight, width if length < LONGEST else 0, rng)
+        whole = np.floor(np.exp(log_p - least[text]) * (1 + TOLERANCE))
+        whole[kept] = 0
+        np.add.at(unseen, text, whole)
+        row, letter, text, log_p, weight = row[kept], letter[kept], text[kept], log_p[kept], weight[kept]
+        if not len(row):
+            break
+        word_NL = np.concatenate([word_NL[row], letter[:, None]], axis=1)
+        state = _step(run, state, row, letter)
+    return [_words(run, [word[1:] for word in found if word[0] == n], int(unseen[n])) for n in range(len(probs))]
+
+
+def letters_of(run: Run) -> np.ndarray:
+    """Which ids are letters [V]."""
+    return np.array([run.vocab.decode(np.array([n])).isalpha() for n in range(run.vocab.size)])
+
+
+def _thin(
+    text: np.ndarray, probs: np.ndarray, weight: np.ndarray, width: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which `width` of each text's go on, and the weights of all if they do."""
+    size = weight * probs
+    priority = size / (1 - rng.random(len(size)))
+    order = np.lexsort((-priority, text))
+    first = np.searchsorted(text[order], text[order])
+    place = np.arange(len(order)) - first
+    threshold = np.zeros(text.max(initial=0) + 1)
+    threshold[text[order][place == width]] = priority[order][place == width]
+    return np.sort(order[place < width]), weight * np.maximum(1, threshold[text] / size)
+
+
+def _words(run: Run, found: list[tuple], unseen: int) -> Words:
+    found = sorted(found, key=lambda word: -word[0])
+    texts = [run.vocab.decode(ids) for _, _, ids in found]
+    return Words(texts, np.exp([log_p for log_p, _, _ in found]), np.array([weight for _, weight, _ in found]), unseen)
+
+
+def _step(run: Run, state: State, row_N: np.ndarray, ids_N: np.ndarray) -> State:
+    """Rows of a state, some of them perhaps several times, each after one token more."""
+    decoder = decoder_of(run.model, run.state.variables)
+    structure = jax.tree.structure(run.model.initial_carry(1))
+    blocks = []
+    for start in range(0, len(row_N), BLOCK):
+        rows, ids = row_N[start : start + BLOCK], ids_N[start : start + BLOCK]
+        more = BLOCK - len(rows)
+        carry = [np.pad(leaf[rows], ((0, more), (0, 0))) for leaf in state.carry]
+        after = _decode(run.model, decoder, jax.tree.unflatten(structure, carry), np.pad(ids, (0, more)).astype(np.int32))
+        blocks.append([np.asarray(leaf)[: len(rows)] for leaf in jax.tree.leaves(after)])
+    *leaves, log_probs_NV = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    return State(leaves, log_probs_NV)
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _decode(model: LSTMLM, decoder: Decoder, carry: Carry, ids_S: jax.Array) -> tuple[Carry, jax.Array]:
+    carry, logits_SV = decode(model, decoder, carry, ids_S)
+    return carry, jax.nn.log_softmax(logits_SV)
+
+
+def _log_probs(carry: Carry, logits_BV: jax.Array, y_B: jax.Array) -> jax.Array:
+    del carry, y_B
+    return jax.nn.log_softmax(logits_BV)
