@@ -17,8 +17,8 @@ from lovecraft_jax.surprise import Surprise
 from lovecraft_jax.workdir import located, read_rows
 
 TEMPERATURES = (0.4, 0.7, 1.0)
-STREAMS, LENGTH = 8, 2500
-"""Samples at each temperature, and the tokens of each."""
+STREAMS, LENGTH = 8, 10_000
+"""Samples at each temperature, and the tokens of each: one of the longest pieces that are judged."""
 STAGES = 5
 
 
@@ -43,6 +43,7 @@ class Written:
     spans: list[list[Span]]
     copied: dict[str, float]
     longest: tuple[Span, str] | None
+    style: Comparison
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +89,7 @@ def find(workdir: str, checkpoint: str, name: str, seed: int = 0) -> Findings:
     rows = read_rows(path / metrics.FILE)
     say(f"{name}: writing {STREAMS} samples at each of {len(TEMPERATURES)} temperatures")
     copying = Copying(texts["train"])
+    author = Author({tale: text for part in texts.values() for tale, text in part.items()}, names)
     written = [
         _written(temperature, run.write("", LENGTH, seed, Sampling(temperature), STREAMS), copying)
         for temperature in TEMPERATURES
