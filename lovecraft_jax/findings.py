@@ -7,13 +7,15 @@ from typing import Any
 import jax
 from etils import epath
 
-from lovecraft_jax import data, metrics, surprise
+from lovecraft_jax import data, metrics, pandemonium, surprise
 from lovecraft_jax.copying import Copying, Span
 from lovecraft_jax.generate import Sampling
 from lovecraft_jax.metrics import Row
 from lovecraft_jax.progress import say
 from lovecraft_jax.run import load_run
 from lovecraft_jax.surprise import Surprise
+from lovecraft_jax.verdict import Author, Comparison
+from lovecraft_jax.verdict import Row as StyleRow
 from lovecraft_jax.workdir import located, read_rows
 
 TEMPERATURES = (0.4, 0.7, 1.0)
@@ -63,6 +65,7 @@ class Findings:
     stages: list[Stage]
     written: list[Written]
     copied_by_author: dict[str, tuple[float, float, float]]
+    words: pandemonium.Study | None
     surprise: Surprise
 
     @property
@@ -74,6 +77,11 @@ class Findings:
     def passes(self) -> float:
         """Times that training went over its text."""
         return self.step * self.chars_per_step / self.corpus["characters"]["train"]
+
+    @property
+    def style_rows(self) -> list[tuple[StyleRow, ...]]:
+        """Each figure of style at every temperature."""
+        return list(zip(*(at.style.rows for at in self.written), strict=True))
 
     def final(self, split: str) -> float | None:
         """The published score, in bits per character; None while the run is not finished."""
@@ -89,12 +97,13 @@ def find(workdir: str, checkpoint: str, name: str, seed: int = 0) -> Findings:
     rows = read_rows(path / metrics.FILE)
     say(f"{name}: writing {STREAMS} samples at each of {len(TEMPERATURES)} temperatures")
     copying = Copying(texts["train"])
-    author = Author({tale: text for part in texts.values() for tale, text in part.items()}, names)
+    held_out = texts["valid"] | texts["test"]
+    author = Author(texts["train"] | held_out, held_out.keys())
     written = [
-        _written(temperature, run.write("", LENGTH, seed, Sampling(temperature), STREAMS), copying)
+        _written(temperature, run.write("", LENGTH, seed, Sampling(temperature), STREAMS), copying, author)
         for temperature in TEMPERATURES
     ]
-    held_out = [text for split in ("valid", "test") for text in texts[split].values()]
+    everything = [text for at in written for text in at.texts]
     return Findings(
         name=name,
         workdir=workdir,
@@ -108,17 +117,19 @@ def find(workdir: str, checkpoint: str, name: str, seed: int = 0) -> Findings:
         training_seconds=_seconds(rows, config["data"]["batch_size"] * config["data"]["seq_len"]),
         stages=_stages(path / "samples", rows),
         written=written,
-        copied_by_author=copying.author(held_out, LENGTH),
+        copied_by_author=copying.author(held_out.values(), LENGTH),
+        words=pandemonium.study(run, texts, everything) if run.vocab.level == "chars" else None,
         surprise=surprise.study(run, texts),
     )
 
 
-def _written(temperature: float, texts: list[str], copying: Copying) -> Written:
+def _written(temperature: float, texts: list[str], copying: Copying, author: Author) -> Written:
     figures = [copying.figures(text) for text in texts]
     copied = {key: sum(of_text[key] for of_text in figures) / len(texts) for key in figures[0]}
     longest = [(span, text[span.start : span.end]) for text in texts if (span := copying.longest(text))]
     spans = [copying.spans(text) for text in texts]
-    return Written(temperature, texts, spans, copied, max(longest, key=lambda pair: pair[0].length, default=None))
+    whole = max(longest, key=lambda pair: pair[0].length, default=None)
+    return Written(temperature, texts, spans, copied, whole, author.compare("".join(texts)))
 
 
 def _read_json(path: epath.Path) -> dict[str, Any]:

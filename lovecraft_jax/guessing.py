@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lovecraft_jax.decode import Decoder, decode
@@ -161,7 +160,9 @@ def _step(run: Run, state: State, row_N: np.ndarray, ids_N: np.ndarray) -> State
         rows, ids = row_N[start : start + BLOCK], ids_N[start : start + BLOCK]
         more = BLOCK - len(rows)
         carry = [np.pad(leaf[rows], ((0, more), (0, 0))) for leaf in state.carry]
-        after = _decode(run.model, decoder, jax.tree.unflatten(structure, carry), np.pad(ids, (0, more)).astype(np.int32))
+        after = _decode(
+            run.model, decoder, jax.tree.unflatten(structure, carry), np.pad(ids, (0, more)).astype(np.int32)
+        )
         blocks.append([np.asarray(leaf)[: len(rows)] for leaf in jax.tree.leaves(after)])
     *leaves, log_probs_NV = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
     return State(leaves, log_probs_NV)

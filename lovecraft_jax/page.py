@@ -1,8 +1,10 @@
 """Findings in, one HTML page out, with everything that it needs inside."""
 
 import datetime
+import math
 from collections.abc import Sequence
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -12,9 +14,19 @@ from lovecraft_jax.copying import LEAST
 from lovecraft_jax.excerpts import BITS, copied, shortened, surprising
 from lovecraft_jax.findings import Findings
 from lovecraft_jax.svg import svg
+from lovecraft_jax.verdict import Curve, Row
 
 SHOWN = 900
 """Characters of a sample on the page."""
+
+CURVES = {
+    "letters": ("Letter frequencies", "letter", "% of letters"),
+    "word_lengths": ("Word lengths", "letters", "share of words"),
+    "sentence_lengths": ("Sentence lengths", "words", "share of sentences"),
+    "zipf": ("Frequencies of words by rank", "rank of the word", "share of words"),
+    "type_token": ("Distinct words", "running words", "distinct words"),
+}
+"""Key of `Comparison.curves` -> what it is, its axes."""
 
 
 def render(runs: Sequence[Findings]) -> str:
@@ -26,11 +38,11 @@ def render(runs: Sequence[Findings]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": _number, "duration": _duration}
+    environment.filters |= {"number": _number, "place": _place, "duration": _duration}
     environment.filters |= {"copied": copied, "shortened": shortened, "surprising": surprising}
     curves = [plots.Curve(run.name, run.rows, run.chars_per_step, run.baselines) for run in runs]
     return environment.get_template("report.html").render(
-        runs=[(run, colour, {}) for run, colour in zip(runs, RUNS, strict=False)],
+        runs=[(run, colour, _figures(run, colour)) for run, colour in zip(runs, RUNS, strict=False)],
         least=LEAST,
         shown=SHOWN,
         light=LIGHT,
@@ -38,6 +50,36 @@ def render(runs: Sequence[Findings]) -> str:
         bits=BITS,
         curve=Markup(svg(plots.curve(curves), _curve_label(runs), "curve")),
     )
+
+
+def _figures(run: Findings, colour: str) -> dict[str, Markup]:
+    """What is drawn of one run, by name."""
+    last = run.written[-1]
+    name = f"{run.name} at {last.temperature}"
+    drawn = {"letters": plots.letters(f"at {last.temperature}", last.style.curves["letters"], colour)}
+    for key, (_, xlabel, ylabel) in CURVES.items():
+        texts = {f"at {written.temperature}": written.style.curves[key] for written in run.written}
+        if key != "letters":
+            drawn[key] = plots.lines(texts, xlabel, ylabel, colour, logarithmic=key == "zipf")
+    labels = {key: _beside_label(f"{title} of {name}", last.style.curves[key]) for key, (title, _, _) in CURVES.items()}
+    for guess in run.words.word[:1] if run.words else ():
+        letters = [(letter.text, letter.prob, letter.likeliest) for letter in guess.letters]
+        drawn["word"] = plots.word(*zip(*letters, strict=True), colour)
+        probs = ", ".join(f"{letter or 'the end'} {100 * prob:.0f} %" for letter, prob, _ in letters)
+        labels["word"] = f"How probable {run.name} finds each letter of {guess.place.word}: {probs}."
+    return {key: Markup(svg(figure, labels[key], f"{run.name}-{key}")) for key, figure in drawn.items()}
+
+
+def _beside_label(title: str, text: Curve) -> str:
+    outside = int(np.count_nonzero((text.value < text.low) | (text.value > text.high)))
+    return f"{title}, beside the author's: outside his 95 % interval at {outside} of {len(text.x)} places."
+
+
+def _place(row: Row) -> float:
+    """Where a value lies in a strip of 100 of which the author's interval takes the middle 40."""
+    middle, half = (row.low + row.high) / 2, (row.high - row.low) / 2
+    off = row.value - middle
+    return min(97.0, max(3.0, 50 + 20 * (off / half if half else math.copysign(9, off) * (off != 0))))
 
 
 def _curve_label(runs: Sequence[Findings]) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from lovecraft_jax.errors import UserError
-from lovecraft_jax.guessing import Words, after, letters_of, search, spell
+from lovecraft_jax.guessing import after, letters_of, search, spell
 from lovecraft_jax.run import Run
 
 WORD = "pandemonium"

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from lovecraft_jax.colours import LIGHT, RUNS
 from lovecraft_jax.metrics import Row
+from lovecraft_jax.verdict import Curve as Beside
 
 WIDTH = 4.9  # inches, of 72 units each in the SVG: with text of 10 it can be read on a telephone
 LINES = ("-", (0, (4, 2)), (0, (1, 1.5)))
@@ -57,41 +58,26 @@ def curve(curves: Sequence[Curve]) -> Figure:
     return figure
 
 
-@dataclasses.dataclass(frozen=True)
-class Beside:
-    """Something of texts along an axis, beside the author's own pieces: 2.5 %, 50 % and 97.5 % of them, each [X].
-
-    `values` are the texts' by name, the most important last.
-    """
-
-    x: np.ndarray
-    low: np.ndarray
-    median: np.ndarray
-    high: np.ndarray
-    values: dict[str, np.ndarray]
-
-
-def letters(beside: Beside, alphabet: Sequence[str], colour: str) -> Figure:
-    """The frequency of each letter in per cent: the author's interval as a bar, the last text's as a dot."""
+def letters(name: str, text: Beside, colour: str) -> Figure:
+    """The frequency of each letter in per cent: the author's interval as a bar, the text's as a dot."""
     figure, axes = _figure(2.9)
-    places = np.arange(len(alphabet))
-    axes.vlines(places, 100 * beside.low, 100 * beside.high, color=LIGHT["author"], linewidth=5, alpha=0.5)
-    name, shares = list(beside.values.items())[-1]
-    axes.plot(places, 100 * shares, "o", color=LIGHT[colour], markersize=4, label=name)
+    places = np.arange(len(text.x))
+    axes.vlines(places, 100 * text.low, 100 * text.high, color=LIGHT["author"], linewidth=5, alpha=0.5)
+    axes.plot(places, 100 * text.value, "o", color=LIGHT[colour], markersize=4, label=name)
     axes.plot([], [], color=LIGHT["author"], linewidth=5, alpha=0.5, label="author, 95 %")
-    axes.set_xticks(places, alphabet)
-    axes.set(ylabel="% of letters", ylim=(0, None), xlim=(-0.8, len(alphabet) - 0.2))
+    axes.set_xticks(places, text.x)
+    axes.set(ylabel="% of letters", ylim=(0, None), xlim=(-0.8, len(text.x) - 0.2))
     axes.legend(frameon=False, labelcolor=LIGHT["ink"])
     return figure
 
 
-def lines(beside: Beside, xlabel: str, ylabel: str, colour: str, logarithmic: bool = False) -> Figure:
-    """The author's interval as a band with its median, each text as a line."""
+def lines(texts: dict[str, Beside], xlabel: str, ylabel: str, colour: str, logarithmic: bool = False) -> Figure:
+    """The author's interval as a band with its median, each text as a line; the last is the most important."""
     figure, axes = _figure(2.9)
-    axes.fill_between(beside.x, beside.low, beside.high, color=LIGHT["author"], alpha=0.35, linewidth=0)
-    axes.plot(beside.x, beside.median, color=LIGHT["author"], linewidth=1.5, label="author, 95 %")
-    for (name, values), dashes in zip(reversed(beside.values.items()), LINES, strict=False):
-        axes.plot(beside.x, values, color=LIGHT[colour], linewidth=1.5, linestyle=dashes, label=name)
+    for (name, text), dashes in zip(reversed(texts.items()), LINES, strict=False):
+        axes.plot(text.x, text.value, color=LIGHT[colour], linewidth=1.5, linestyle=dashes, label=name)
+    axes.fill_between(text.x, text.low, text.high, color=LIGHT["author"], alpha=0.35, linewidth=0)
+    axes.plot(text.x, text.median, color=LIGHT["author"], linewidth=1.5, label="author, 95 %")
     if logarithmic:
         axes.set(xscale="log", yscale="log")
         for axis in (axes.xaxis, axes.yaxis):
@@ -99,6 +85,9 @@ def lines(beside: Beside, xlabel: str, ylabel: str, colour: str, logarithmic: bo
             axis.set_minor_formatter(NullFormatter())
     else:
         axes.set_ylim(bottom=0)
+        # What few sentences do, or none end, may stand far above: it runs off.
+        axes.set_ylim(top=1.25 * np.nanmax([text.high, list(texts.values())[-1].value]))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.legend(frameon=False, labelcolor=LIGHT["ink"])
     return figure
@@ -111,10 +100,8 @@ def word(letters: Sequence[str], probs: Sequence[float], likeliest: Sequence[str
     axes.bar(places, [100 * prob for prob in probs], color=LIGHT[colour], width=0.62)
     for place, letter, prob, other in zip(places, letters, probs, likeliest, strict=True):
         note = f"{100 * prob:.0f}" if letter == other else other or "end"
-        style = {"color": LIGHT["quiet"]} if letter == other else {"color": LIGHT["ink"], "fontstyle": "italic"}
-        axes.annotate(
-            note, (place, 100 * prob), xytext=(0, 3), textcoords="offset points", ha="center", **style
-        )
+        colour_of_note = LIGHT["quiet" if letter == other else "ink"]
+        axes.annotate(note, (place, 100 * prob), xytext=(0, 3), textcoords="offset points", ha="center", color=colour_of_note)
     axes.set_xticks(places, [letter or "end" for letter in letters])
     axes.set(ylabel="% probable", ylim=(0, 112))
     axes.set_yticks([0, 50, 100])

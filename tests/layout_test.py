@@ -7,10 +7,10 @@ import lovecraft_jax
 
 PACKAGE = Path(lovecraft_jax.__file__).parent
 FLOORS = (
-    {"errors"},
-    {"settings", "progress", "cleaning", "signals", "watchdog", "colours", "copying"},
-    {"lock", "svg", "excerpts"},
-    {"corpus", "vocab", "workdir", "batches"},
+    {"errors", "words", "conformal"},
+    {"settings", "progress", "cleaning", "signals", "watchdog", "reference", "colours", "copying"},
+    {"lock", "style", "curves", "svg", "excerpts"},
+    {"corpus", "vocab", "workdir", "batches", "verdict"},
     {"data", "metrics", "baselines"},
     {"plots", "record"},
     # from here on jax and flax; record reads its versions only
@@ -27,7 +27,8 @@ FLOORS = (
     {"scoring", "cores"},
     {"program"},
     {"run", "journal", "reading"},
-    {"loop", "surprise"},
+    {"loop", "surprise", "guessing"},
+    {"pandemonium"},
     {"findings"},
     {"page"},
     {"cli"},
