@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from lovecraft_jax import data, metrics, pandemonium, surprise
+from lovecraft_jax import data, metrics, pandemonium, surprise, units
 from lovecraft_jax.copying import Copying, Span
 from lovecraft_jax.generate import Sampling
 from lovecraft_jax.metrics import Row
@@ -67,6 +67,7 @@ class Findings:
     copied_by_author: dict[str, tuple[float, float, float]]
     words: pandemonium.Study | None
     surprise: Surprise
+    units: list[units.Unit] | None
 
     @property
     def chars_per_step(self) -> int:
@@ -119,6 +120,7 @@ def find(workdir: str, checkpoint: str, name: str, seed: int = 0) -> Findings:
         written=written,
         copied_by_author=copying.author(held_out.values(), LENGTH),
         words=pandemonium.study(run, texts, everything) if run.vocab.level == "chars" else None,
+        units=units.study(run, texts) if run.vocab.level == "chars" else None,
         surprise=surprise.study(run, texts),
     )
 

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from lovecraft_jax import plots
 from lovecraft_jax.colours import DARK, LIGHT, RUNS
 from lovecraft_jax.copying import LEAST
-from lovecraft_jax.excerpts import BITS, copied, shortened, surprising
+from lovecraft_jax.excerpts import BITS, activated, copied, shortened, surprising
 from lovecraft_jax.findings import Findings
 from lovecraft_jax.svg import svg
 from lovecraft_jax.verdict import Curve, Row
@@ -39,7 +39,7 @@ def render(runs: Sequence[Findings]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": _number, "place": _place, "duration": _duration}
-    environment.filters |= {"copied": copied, "shortened": shortened, "surprising": surprising}
+    environment.filters |= {"activated": activated, "copied": copied, "shortened": shortened, "surprising": surprising}
     curves = [plots.Curve(run.name, run.rows, run.chars_per_step, run.baselines) for run in runs]
     return environment.get_template("report.html").render(
         runs=[(run, colour, _figures(run, colour)) for run, colour in zip(runs, RUNS, strict=False)],

@@ -27,7 +27,7 @@ FLOORS = (
     {"scoring", "cores"},
     {"program"},
     {"run", "journal", "reading"},
-    {"loop", "surprise", "guessing"},
+    {"loop", "surprise", "guessing", "units"},
     {"pandemonium"},
     {"findings"},
     {"page"},

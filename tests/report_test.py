@@ -10,7 +10,7 @@ from selenium import webdriver
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
-SECTIONS = {"training", "change", "samples", "style", "pandemonium", "surprise", "scores"}
+SECTIONS = {"training", "change", "samples", "style", "pandemonium", "surprise", "units", "scores"}
 
 
 def test_the_page_needs_nothing_from_elsewhere(page: str) -> None:
