@@ -59,7 +59,7 @@ class Corpus:
 class Splits:
     """Cleaned text by split, the tales in each (none where the cut is by position), and what cleaning took.
 
-    `by_tale` has each split's text by tale, its ends stripped; where the cut is by position, as one named after the split.
+    `by_tale` has the texts of each split by tale, ends stripped; where the cut is by position, one named as the split.
     """
 
     text: dict[str, str]
