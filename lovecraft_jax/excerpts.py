@@ -11,8 +11,8 @@ from lovecraft_jax.copying import Span
 
 BITS = (1, 2, 4, 6, 8)
 """Where the levels 1, 2, ... of surprise begin; under the first is level 0."""
-ACTIVATION = (0.15, 0.4, 0.65, 0.9)
-"""The same for how far a unit is from zero, on either side."""
+HELD = (0.2, 0.4, 0.6, 0.8)
+"""The same for what a cell holds, from 0 for the lowest of a passage to 1 for the highest."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,10 +63,11 @@ def surprising(tokens: Sequence[str], bits: np.ndarray) -> list[Word]:
     ]
 
 
-def activated(tokens: Sequence[str], values: np.ndarray) -> list[tuple[str, int]]:
-    """Pieces of one level each, from -4 to 4 for values from -1 to 1."""
-    levels = np.sign(values) * np.searchsorted(ACTIVATION, np.abs(values), side="right")
-    return _pieces(tokens, [int(level) for level in levels])
+def held(text: str, values: np.ndarray) -> list[tuple[str, int]]:
+    """`text` in pieces of one level each, by a value a character."""
+    spread = float(np.ptp(values)) or 1.0
+    levels = np.searchsorted(HELD, (values - values.min()) / spread, side="right")
+    return _pieces(text, [int(level) for level in levels])
 
 
 def shortened(text: str, length: int) -> str:

@@ -12,7 +12,9 @@ from lovecraft_jax.copying import Copying, Span
 from lovecraft_jax.generate import Sampling
 from lovecraft_jax.metrics import Row
 from lovecraft_jax.progress import say
+from lovecraft_jax.reference import Reference
 from lovecraft_jax.run import load_run
+from lovecraft_jax.style import measure
 from lovecraft_jax.surprise import Surprise
 from lovecraft_jax.verdict import Author, Comparison
 from lovecraft_jax.verdict import Row as StyleRow
@@ -21,16 +23,20 @@ from lovecraft_jax.workdir import located, read_rows
 TEMPERATURES = (0.4, 0.7, 1.0)
 STREAMS, LENGTH = 8, 10_000
 """Samples at each temperature, and the tokens of each: one of the longest pieces that are judged."""
-STAGES = 5
+SHOWN = 5
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """What the run wrote at an evaluation, and its valid score then, where it was kept."""
+    """What the run wrote at an evaluation, the prompt before it, and its valid score then, where it was kept.
+
+    `figures` are those of `style.measure` and `Copying.figures`, of the text without the prompt.
+    """
 
     step: int
     text: str
     bpc: float | None
+    figures: dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +81,27 @@ class Findings:
         return self.config["data"]["batch_size"] * self.config["data"]["seq_len"]
 
     @property
+    def shown_stages(self) -> list[Stage]:
+        """SHOWN of them, each about as many times further on as the next: most is learnt early."""
+        count = len(self.stages)
+        return [self.stages[i] for i in sorted({round(count ** (n / (SHOWN - 1))) - 1 for n in range(SHOWN)}) if count]
+
+    @property
+    def longest_copied(self) -> int:
+        """In characters, of all that is written."""
+        return max((at.longest[0].length for at in self.written if at.longest), default=0)
+
+    @property
+    def real(self) -> StyleRow:
+        """The rate of real words at the highest temperature, beside the author's."""
+        return next(row for row in self.written[-1].style.rows if row.figure.key == "real")
+
+    @property
+    def clear_units(self) -> list[units.Unit]:
+        """Those that stand out from chance: twice as far from a half."""
+        return [unit for unit in self.units or () if unit.score - 0.5 > 2 * (unit.chance - 0.5)]
+
+    @property
     def passes(self) -> float:
         """Times that training went over its text."""
         return self.step * self.chars_per_step / self.corpus["characters"]["train"]
@@ -96,7 +123,7 @@ def find(workdir: str, checkpoint: str, name: str, seed: int = 0) -> Findings:
     config = run.config.to_dict()
     texts = data.prepare(run.config, run.corpus, run.vocab).splits.by_tale
     rows = read_rows(path / metrics.FILE)
-    say(f"{name}: writing {STREAMS} samples at each of {len(TEMPERATURES)} temperatures")
+    say(f"{name}: writing {STREAMS} samples at each of {len(TEMPERATURES)} temperatures, beside the author's pieces")
     copying = Copying(texts["train"])
     held_out = texts["valid"] | texts["test"]
     author = Author(texts["train"] | held_out, held_out.keys())
@@ -104,6 +131,7 @@ def find(workdir: str, checkpoint: str, name: str, seed: int = 0) -> Findings:
         _written(temperature, run.write("", LENGTH, seed, Sampling(temperature), STREAMS), copying, author)
         for temperature in TEMPERATURES
     ]
+    say(f"{name}: rare words, single units, held-out tales")
     everything = [text for at in written for text in at.texts]
     return Findings(
         name=name,
@@ -116,7 +144,7 @@ def find(workdir: str, checkpoint: str, name: str, seed: int = 0) -> Findings:
         rows=rows,
         baselines=_read_json(path / "baselines.json"),
         training_seconds=_seconds(rows, config["data"]["batch_size"] * config["data"]["seq_len"]),
-        stages=_stages(path / "samples", rows),
+        stages=_stages(path / "samples", rows, config["sample"]["prompt"], author.reference, copying),
         written=written,
         copied_by_author=copying.author(held_out.values(), LENGTH),
         words=pandemonium.study(run, texts, everything) if run.vocab.level == "chars" else None,
@@ -147,10 +175,13 @@ def _seconds(rows: list[Row], chars_per_step: int) -> float:
     return seconds
 
 
-def _stages(folder: epath.Path, rows: list[Row]) -> list[Stage]:
-    """STAGES of the samples, each about as many times further on as the next: most is learnt early."""
+def _stages(folder: epath.Path, rows: list[Row], prompt: str, reference: Reference, copying: Copying) -> list[Stage]:
     samples = sorted(path for path in folder.glob("*.txt") if path.stem.isdigit()) if folder.exists() else []
-    last = len(samples) - 1
-    kept = sorted({round((last + 1) ** (i / (STAGES - 1))) - 1 for i in range(STAGES)}) if samples else []
     bpc = {row["step"]: row["bpc"] for row in rows if row["split"] == "valid" and row["scoring"] == "scheduled"}
-    return [Stage(step, samples[i].read_text(), bpc.get(step)) for i in kept for step in (int(samples[i].stem),)]
+    stages = []
+    for path in samples:
+        step, text = int(path.stem), path.read_text().removesuffix("\n")
+        written = text.removeprefix(prompt)
+        figures = measure(written, reference) | copying.figures(written)
+        stages.append(Stage(step, text, bpc.get(step), figures))
+    return stages

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from lovecraft_jax import plots
 from lovecraft_jax.colours import DARK, LIGHT, RUNS
 from lovecraft_jax.copying import LEAST
-from lovecraft_jax.excerpts import BITS, activated, copied, shortened, surprising
+from lovecraft_jax.excerpts import BITS, copied, held, shortened, surprising
 from lovecraft_jax.findings import Findings
 from lovecraft_jax.svg import svg
 from lovecraft_jax.verdict import Curve, Row
@@ -28,6 +28,13 @@ CURVES = {
 }
 """Key of `Comparison.curves` -> what it is, its axes."""
 
+LEARNING = {
+    "real": "real words, %",
+    "letters_tv": "letters: total variation from the author's",
+    "copied_longest": "longest copied span, characters",
+}
+"""Of each sample that was written while training."""
+
 
 def render(runs: Sequence[Findings]) -> str:
     """The page of one run, or of several side by side."""
@@ -39,8 +46,9 @@ def render(runs: Sequence[Findings]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": _number, "place": _place, "duration": _duration}
-    environment.filters |= {"activated": activated, "copied": copied, "shortened": shortened, "surprising": surprising}
+    environment.filters |= {"copied": copied, "held": held, "shortened": shortened, "surprising": surprising}
     curves = [plots.Curve(run.name, run.rows, run.chars_per_step, run.baselines) for run in runs]
+    scores = {run.name: {score.tale: score.bpc for score in run.surprise.scores} for run in runs}
     return environment.get_template("report.html").render(
         runs=[(run, colour, _figures(run, colour)) for run, colour in zip(runs, RUNS, strict=False)],
         least=LEAST,
@@ -48,8 +56,14 @@ def render(runs: Sequence[Findings]) -> str:
         light=LIGHT,
         dark=DARK,
         bits=BITS,
+        scores=Markup(svg(plots.scores(scores), _scores_label(scores), "scores")),
         curve=Markup(svg(plots.curve(curves), _curve_label(runs), "curve")),
     )
+
+
+def _scores_label(scores: dict[str, dict[str, float]]) -> str:
+    parts = [f"{name} from {min(of.values()):.3f} to {max(of.values()):.3f}" for name, of in scores.items()]
+    return f"Bits per character of each held-out tale: {', '.join(parts)}."
 
 
 def _figures(run: Findings, colour: str) -> dict[str, Markup]:
@@ -62,17 +76,22 @@ def _figures(run: Findings, colour: str) -> dict[str, Markup]:
         if key != "letters":
             drawn[key] = plots.lines(texts, xlabel, ylabel, colour, logarithmic=key == "zipf")
     labels = {key: _beside_label(f"{title} of {name}", last.style.curves[key]) for key, (title, _, _) in CURVES.items()}
+    if run.stages:
+        read = [stage.step * run.chars_per_step / 1e6 for stage in run.stages]
+        values = {key: [stage.figures[key] for stage in run.stages] for key in LEARNING}
+        drawn["learning"] = plots.learning(read, [(LEARNING[key], values[key]) for key in LEARNING], colour)
+        ends = "; ".join(f"{LEARNING[key]} from {v[0]:.3g} to {v[-1]:.3g}" for key, v in values.items())
+        labels["learning"] = f"What {run.name} wrote while it learnt: {ends}."
     for guess in run.words.word[:1] if run.words else ():
-        letters = [(letter.text, letter.prob, letter.likeliest) for letter in guess.letters]
-        drawn["word"] = plots.word(*zip(*letters, strict=True), colour)
-        probs = ", ".join(f"{letter or 'the end'} {100 * prob:.0f} %" for letter, prob, _ in letters)
+        drawn["word"] = plots.word(guess.letters, colour)
+        probs = ", ".join(f"{letter.text or 'the end'} {100 * letter.prob:.0f} %" for letter in guess.letters)
         labels["word"] = f"How probable {run.name} finds each letter of {guess.place.word}: {probs}."
     return {key: Markup(svg(figure, labels[key], f"{run.name}-{key}")) for key, figure in drawn.items()}
 
 
 def _beside_label(title: str, text: Curve) -> str:
     outside = int(np.count_nonzero((text.value < text.low) | (text.value > text.high)))
-    return f"{title}, beside the author's: outside his 95 % interval at {outside} of {len(text.x)} places."
+    return f"{title}, beside the author's: outside the 95 % interval at {outside} of {len(text.x)} places."
 
 
 def _place(row: Row) -> float:

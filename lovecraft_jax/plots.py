@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from lovecraft_jax.colours import LIGHT, RUNS
 from lovecraft_jax.metrics import Row
+from lovecraft_jax.pandemonium import Letter
 from lovecraft_jax.verdict import Curve as Beside
 
 WIDTH = 4.9  # inches, of 72 units each in the SVG: with text of 10 it can be read on a telephone
@@ -58,6 +59,19 @@ def curve(curves: Sequence[Curve]) -> Figure:
     return figure
 
 
+def learning(read: Sequence[float], figures: Sequence[tuple[str, Sequence[float]]], colour: str) -> Figure:
+    """Figures of what was written while it learnt, one above the other, over the characters read."""
+    figure = Figure(figsize=(WIDTH, 1.35 * len(figures) + 0.4), layout="constrained")
+    panels = figure.subplots(len(figures), sharex=True, squeeze=False)[:, 0]
+    for axes, (title, values) in zip(panels, figures, strict=True):
+        _quiet(axes)
+        axes.plot(read, values, "o-", color=LIGHT[colour], linewidth=1.5, markersize=3)
+        axes.set_title(title, loc="left", fontsize=10, color=LIGHT["ink"])
+        axes.locator_params(axis="y", nbins=4)
+    panels[-1].set_xlabel("million characters read")
+    return figure
+
+
 def letters(name: str, text: Beside, colour: str) -> Figure:
     """The frequency of each letter in per cent: the author's interval as a bar, the text's as a dot."""
     figure, axes = _figure(2.9)
@@ -87,33 +101,60 @@ def lines(texts: dict[str, Beside], xlabel: str, ylabel: str, colour: str, logar
         axes.set_ylim(bottom=0)
         # What few sentences do, or none end, may stand far above: it runs off.
         axes.set_ylim(top=1.25 * np.nanmax([text.high, list(texts.values())[-1].value]))
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.legend(frameon=False, labelcolor=LIGHT["ink"])
     return figure
 
 
-def word(letters: Sequence[str], probs: Sequence[float], likeliest: Sequence[str], colour: str) -> Figure:
+def word(letters: Sequence[Letter], colour: str) -> Figure:
     """A word letter by letter: how probable each was, and above it what was likelier."""
     figure, axes = _figure(2.6)
-    places = range(len(letters))
-    axes.bar(places, [100 * prob for prob in probs], color=LIGHT[colour], width=0.62)
-    for place, letter, prob, other in zip(places, letters, probs, likeliest, strict=True):
-        note = f"{100 * prob:.0f}" if letter == other else other or "end"
-        colour_of_note = LIGHT["quiet" if letter == other else "ink"]
-        axes.annotate(note, (place, 100 * prob), xytext=(0, 3), textcoords="offset points", ha="center", color=colour_of_note)
-    axes.set_xticks(places, [letter or "end" for letter in letters])
+    axes.bar(range(len(letters)), [100 * letter.prob for letter in letters], color=LIGHT[colour], width=0.62)
+    for place, letter in enumerate(letters):
+        first = letter.likelier == 0
+        axes.annotate(
+            f"{100 * letter.prob:.0f}" if first else letter.likeliest or "end",
+            (place, 100 * letter.prob),
+            xytext=(0, 3),
+            textcoords="offset points",
+            ha="center",
+            color=LIGHT["quiet" if first else "ink"],
+        )
+    axes.set_xticks(range(len(letters)), [letter.text or "end" for letter in letters])
     axes.set(ylabel="% probable", ylim=(0, 112))
     axes.set_yticks([0, 50, 100])
+    return figure
+
+
+def scores(runs: dict[str, dict[str, float]]) -> Figure:
+    """Bits per character by run and tale, the first run's best on top."""
+    tales = sorted(
+        {tale for of in runs.values() for tale in of}, key=lambda tale: next(iter(runs.values())).get(tale, 0)
+    )
+    figure, axes = _figure(0.26 * len(tales) + 0.6)
+    for (name, of), colour in zip(runs.items(), RUNS, strict=False):
+        places = [tales.index(tale) for tale in of]
+        axes.plot(list(of.values()), places, "o", color=LIGHT[colour], markersize=6, label=name)
+    axes.set_yticks(range(len(tales)), tales)
+    axes.set(xlabel="bits per character", ylim=(len(tales) - 0.5, -0.5))
+    axes.grid(axis="y", color=LIGHT["line"], linewidth=0.8)
+    axes.set_axisbelow(True)
+    if len(runs) > 1:
+        axes.legend(frameon=False, labelcolor=LIGHT["ink"])
     return figure
 
 
 def _figure(height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     axes = figure.subplots()
+    _quiet(axes)
+    return figure, axes
+
+
+def _quiet(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(LIGHT["line"])
-    axes.tick_params(color=LIGHT["line"], labelcolor=LIGHT["quiet"])
+    axes.tick_params(which="both", color=LIGHT["line"], labelcolor=LIGHT["quiet"])
     axes.xaxis.label.set_color(LIGHT["quiet"])
     axes.yaxis.label.set_color(LIGHT["quiet"])
-    return figure, axes
