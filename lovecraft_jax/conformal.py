@@ -13,7 +13,7 @@ LEAST_SCALE = 0.01
 class Conformal:
     """Hierarchical jackknife+ over tales (Lee, Barber and Willett 2023; Barber et al. 2021).
 
-    `figures_NF` are those of the author's pieces, `tales` [N] the tale that each is cut from. How far out a piece is, is
+    `figures_NF` are those of the author's pieces, `tales` [N] the tale that each is cut from. A piece is as far out as
     its Mahalanobis distance. Every tale's pieces are ranked with the new one by a distance that the other tales fitted:
     none is judged by what it fitted itself, and each counts as one, however many its pieces.
 
