@@ -16,6 +16,7 @@ from lovecraft_jax.reference import Reference
 from lovecraft_jax.run import load_run
 from lovecraft_jax.style import measure
 from lovecraft_jax.surprise import Surprise
+from lovecraft_jax.units import Unit
 from lovecraft_jax.verdict import Author, Comparison
 from lovecraft_jax.verdict import Row as StyleRow
 from lovecraft_jax.workdir import located, read_rows
@@ -73,7 +74,7 @@ class Findings:
     copied_by_author: dict[str, tuple[float, float, float]]
     words: pandemonium.Study | None
     surprise: Surprise
-    units: list[units.Unit] | None
+    units: list[Unit] | None
 
     @property
     def chars_per_step(self) -> int:
@@ -97,7 +98,7 @@ class Findings:
         return next(row for row in self.written[-1].style.rows if row.figure.key == "real")
 
     @property
-    def clear_units(self) -> list[units.Unit]:
+    def clear_units(self) -> list[Unit]:
         """Those that stand out from chance: twice as far from a half."""
         return [unit for unit in self.units or () if unit.score - 0.5 > 2 * (unit.chance - 0.5)]
 

@@ -83,9 +83,13 @@ def _figures(run: Findings, colour: str) -> dict[str, Markup]:
         ends = "; ".join(f"{LEARNING[key]} from {v[0]:.3g} to {v[-1]:.3g}" for key, v in values.items())
         labels["learning"] = f"What {run.name} wrote while it learnt: {ends}."
     for guess in run.words.word[:1] if run.words else ():
-        drawn["word"] = plots.word(guess.letters, colour)
-        probs = ", ".join(f"{letter.text or 'the end'} {100 * letter.prob:.0f} %" for letter in guess.letters)
-        labels["word"] = f"How probable {run.name} finds each letter of {guess.place.word}: {probs}."
+        letters = [letter.text for letter in guess.letters]
+        probs = [letter.prob for letter in guess.letters]
+        drawn["word"] = plots.word(letters, probs, [letter.likeliest for letter in guess.letters], colour)
+        told = ", ".join(
+            f"{letter or 'the end'} {100 * prob:.0f} %" for letter, prob in zip(letters, probs, strict=True)
+        )
+        labels["word"] = f"How probable {run.name} finds each letter of {guess.place.word}: {told}."
     return {key: Markup(svg(figure, labels[key], f"{run.name}-{key}")) for key, figure in drawn.items()}
 
 

@@ -10,7 +10,6 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from lovecraft_jax.colours import LIGHT, RUNS
 from lovecraft_jax.metrics import Row
-from lovecraft_jax.pandemonium import Letter
 from lovecraft_jax.verdict import Curve as Beside
 
 WIDTH = 4.9  # inches, of 72 units each in the SVG: with text of 10 it can be read on a telephone
@@ -107,21 +106,15 @@ def lines(texts: dict[str, Beside], xlabel: str, ylabel: str, colour: str, logar
     return figure
 
 
-def word(letters: Sequence[Letter], colour: str) -> Figure:
-    """A word letter by letter: how probable each was, and above it what was likelier."""
+def word(letters: Sequence[str], probs: Sequence[float], likeliest: Sequence[str], colour: str) -> Figure:
+    """A word letter by letter: how probable each was, and above it what was likelier. "" is the word's end."""
     figure, axes = _figure(2.6)
-    axes.bar(range(len(letters)), [100 * letter.prob for letter in letters], color=LIGHT[colour], width=0.62)
-    for place, letter in enumerate(letters):
-        first = letter.likelier == 0
-        axes.annotate(
-            f"{100 * letter.prob:.0f}" if first else letter.likeliest or "end",
-            (place, 100 * letter.prob),
-            xytext=(0, 3),
-            textcoords="offset points",
-            ha="center",
-            color=LIGHT["quiet" if first else "ink"],
-        )
-    axes.set_xticks(range(len(letters)), [letter.text or "end" for letter in letters])
+    axes.bar(range(len(letters)), [100 * prob for prob in probs], color=LIGHT[colour], width=0.62)
+    for place, (letter, prob, first) in enumerate(zip(letters, probs, likeliest, strict=True)):
+        note = f"{100 * prob:.0f}" if letter == first else first or "end"
+        shade = LIGHT["quiet" if letter == first else "ink"]
+        axes.annotate(note, (place, 100 * prob), xytext=(0, 3), textcoords="offset points", ha="center", color=shade)
+    axes.set_xticks(range(len(letters)), [letter or "end" for letter in letters])
     axes.set(ylabel="% probable", ylim=(0, 112))
     axes.set_yticks([0, 50, 100])
     return figure
