@@ -34,25 +34,27 @@ def curve(curves: Sequence[Curve]) -> Figure:
         for split, width, alpha in (("train", 0.8, 0.55), ("valid", 1.8, 1.0)):
             rows = [row for row in run.rows if row["split"] == split and row.get("scoring", "scheduled") == "scheduled"]
             rows = [row for row in rows if row["bpc"] is not None]
+            read, bpc = [row["step"] * run.chars_per_step / 1e6 for row in rows], [row["bpc"] for row in rows]
             label = f"{run.name}: {split}" if len(curves) > 1 else split
-            read = [row["step"] * run.chars_per_step / 1e6 for row in rows]
-            axes.plot(
-                read, [row["bpc"] for row in rows], color=LIGHT[colour], label=label, linewidth=width, alpha=alpha
-            )
+            axes.plot(read, bpc, color=LIGHT[colour], label=label, linewidth=width, alpha=alpha)
     scores = [row["bpc"] for run in curves for row in run.rows if row["split"] == "valid" and row["bpc"] is not None]
-    top = min(axes.get_ylim()[1], max(scores) * 1.3) if scores else axes.get_ylim()[1]
-    axes.set_ylim(top=top)  # the first hundred steps fall from so high that all the rest would be flat
-    for name, bpc in curves[0].baselines.items():
-        if bpc < top and all(run.baselines == curves[0].baselines for run in curves):
-            axes.axhline(bpc, color=LIGHT["author"], linestyle=(0, (4, 3)), linewidth=1)
+    if scores:  # the first hundred steps fall from so high that all the rest would be flat
+        axes.set_ylim(top=min(axes.get_ylim()[1], 1.3 * max(scores)))
+    top = axes.get_ylim()[1]
+    for name, baseline in curves[0].baselines.items():
+        if baseline < top and all(run.baselines == curves[0].baselines for run in curves):
+            axes.axhline(baseline, color=LIGHT["author"], linestyle=(0, (4, 3)), linewidth=1)
             axes.annotate(
-                f"{name} {bpc:.3f}",
-                (0, bpc),
+                f"{name} {baseline:.3f}",
+                (0, baseline),
                 xycoords=("axes fraction", "data"),
                 xytext=(4, 3),
                 textcoords="offset points",
                 color=LIGHT["quiet"],
             )
+    drawn = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.get_lines()])
+    axes.set_ylim(bottom=float(np.min(drawn, initial=top)) - 0.05 * top)
+    axes.locator_params(axis="x", nbins=6)
     axes.set(xlabel="million characters read", ylabel="bits per character")
     axes.legend(frameon=False, labelcolor=LIGHT["ink"])
     return figure
@@ -67,6 +69,7 @@ def learning(read: Sequence[float], figures: Sequence[tuple[str, Sequence[float]
         axes.plot(read, values, "o-", color=LIGHT[colour], linewidth=1.5, markersize=3)
         axes.set_title(title, loc="left", fontsize=10, color=LIGHT["ink"])
         axes.locator_params(axis="y", nbins=4)
+        axes.locator_params(axis="x", nbins=6)
     panels[-1].set_xlabel("million characters read")
     return figure
 
@@ -125,7 +128,7 @@ def scores(runs: dict[str, dict[str, float]]) -> Figure:
     tales = sorted(
         {tale for of in runs.values() for tale in of}, key=lambda tale: next(iter(runs.values())).get(tale, 0)
     )
-    figure, axes = _figure(0.26 * len(tales) + 0.6)
+    figure, axes = _figure(0.26 * len(tales) + 1.0)
     for (name, of), colour in zip(runs.items(), RUNS, strict=False):
         places = [tales.index(tale) for tale in of]
         axes.plot(list(of.values()), places, "o", color=LIGHT[colour], markersize=6, label=name)
