@@ -67,4 +67,4 @@ class _Mahalanobis:
 
     def __call__(self, figures_MF: np.ndarray) -> np.ndarray:
         z = (figures_MF - self._mean) / self._scale
-        return np.einsum("mf,fg,mg->m", z, self._inverse, z, optimize=True)
+        return ((z @ self._inverse) * z).sum(axis=1)

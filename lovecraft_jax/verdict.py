@@ -108,22 +108,19 @@ class Author:
         characters.
         """
         length, reason = self._length_for(text)
-        figures_MF, curves_MX = _measure((piece, self.reference) for piece in cut(text, length) or [text])
         own = None if reason else self._own_of(length)
+        figures_MF, curves_MX = _measure((piece, self.reference) for piece in cut(text, length) or [text])
+        places = axes(self.reference)
+        figures_3F = own.band(own.figures_NF) if own else _nothing(len(FIGURES))
+        curves_3X = {key: own.band(own.curves_NX[key]) if own else _nothing(len(x)) for key, x in places.items()}
         lower = Counter(word.lower() for word in words(text))
         invented, plausible = invented_words(lower, self.reference)
-        bands_F3 = own.bands(own.figures_NF).T if own else np.full((len(FIGURES), 3), np.nan)
         return Comparison(
             length=length,
             tales=len(set(own.tales)) if own else 0,
             pieces=len(own.tales) if own else 0,
-            rows=tuple(map(Row, FIGURES, figures_MF.mean(0).tolist(), *bands_F3.T.tolist())),
-            curves={
-                key: Curve(
-                    x, curves_MX[key].mean(0), *(own.bands(own.curves_NX[key]) if own else np.full((3, len(x)), np.nan))
-                )
-                for key, x in axes(self.reference).items()
-            },
+            rows=tuple(map(Row, FIGURES, figures_MF.mean(0).tolist(), *figures_3F.tolist())),
+            curves={key: Curve(x, curves_MX[key].mean(0), *curves_3X[key]) for key, x in places.items()},
             plausible=tuple(word for word, _ in lower.most_common() if word in plausible),
             implausible=tuple(word for word, _ in lower.most_common() if word in invented - plausible),
             p_values=tuple(own.conformal.p_values(_even(figures_MF)).tolist()) if own else (),
@@ -164,10 +161,14 @@ class _Own:
     curves_NX: dict[str, np.ndarray]
     conformal: Conformal
 
-    def bands(self, values_NX: np.ndarray) -> np.ndarray:
+    def band(self, values_NX: np.ndarray) -> np.ndarray:
         """[3, X] Low, median and high."""
         weights = tale_weights(self.tales)
         return np.quantile(values_NX, INTERVAL, axis=0, weights=weights, method="inverted_cdf")
+
+
+def _nothing(size: int) -> np.ndarray:
+    return np.full((len(INTERVAL), size), np.nan)
 
 
 def _measure(pieces: Iterable[tuple[str, Reference]]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
