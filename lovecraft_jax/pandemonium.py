@@ -5,14 +5,15 @@
 
 import collections
 import dataclasses
+import math
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from lovecraft_jax.errors import UserError
-from lovecraft_jax.guessing import after, letters_of, search, spell
+from lovecraft_jax.guessing import Rank, after, any_word, letters_of, lexicon, search, spell
 from lovecraft_jax.run import Run
 
 WORD = "pandemonium"
@@ -21,6 +22,8 @@ BEFORE = "strident "
 RARE, LONG = 2, 7
 """A rare word occurs so often in the training text, at most, and has so many letters, at least."""
 WIDTH = 256
+"""Of a search. The ranks that it estimates are then right to about a fifth (README.md)."""
+SHOWN = 10
 LETTERS = re.compile(r"[^\W\d_]+")
 
 
@@ -49,22 +52,21 @@ class Letter:
 
 @dataclasses.dataclass(frozen=True)
 class Guess:
-    """A word at its place: its letters and its end, the words that were likeliest there with their probabilities, and
-    its rank among all strings of letters, `least` to `most` for sure."""
+    """A word at its place: its letters and its end, the words that were likeliest there with their probabilities, its
+    rank among all strings of letters, and among the words of the tales."""
 
     place: Place
     letters: list[Letter]
     likeliest: list[tuple[str, float]]
-    rank: float
-    least: int
-    most: int
+    of_all: Rank
+    of_known: Rank
     trained: int  # times in the training text, in any case
     written: int  # times in the samples
 
     @property
     def prob(self) -> float:
         """Of the whole word and its end."""
-        return float(np.prod([letter.prob for letter in self.letters]))
+        return _prob(self.letters)
 
     @property
     def bits_per_letter(self) -> float:
@@ -73,29 +75,40 @@ class Guess:
 
     @property
     def given(self) -> int:
-        """How many letters it takes until each that follows, and the end, is the likeliest."""
+        """How many must be given, of the letters and the end, until each that follows is the likeliest."""
         return max((n + 1 for n, letter in enumerate(self.letters) if letter.likelier), default=0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """The article's word wherever the tales have it, the article's sentence first, and rare words of held-out tales."""
+    """The article's word wherever the tales have it, the article's sentence first, and rare words of held-out tales.
+
+    `known` counts the different words of all tales, as they are written. Medians, means and shares are of the rare.
+    """
 
     word: list[Guess]
     rare: list[Guess]
+    known: int
 
     @property
     def median_rank(self) -> float:
-        return statistics.median(guess.rank for guess in self.rare)
+        """Among the words of the tales."""
+        return statistics.median(guess.of_known.value for guess in self.rare)
 
     @property
     def bits_per_letter(self) -> float:
+        """The mean word's."""
         return statistics.fmean(guess.bits_per_letter for guess in self.rare)
 
     @property
     def given(self) -> float:
-        """The share of the rare words' letters that had to be given."""
-        return sum(guess.given for guess in self.rare) / sum(len(guess.place.word) for guess in self.rare)
+        """The share of letters and ends."""
+        return sum(guess.given for guess in self.rare) / sum(len(guess.letters) for guess in self.rare)
+
+    @property
+    def written(self) -> list[str]:
+        """Of all words studied, those that are in the samples."""
+        return list(dict.fromkeys(guess.place.word for guess in self.word + self.rare if guess.written))
 
 
 def study(
@@ -107,10 +120,26 @@ def study(
     """
     if run.vocab.level != "chars":
         raise UserError(f"data.level={run.vocab.level}: words can be spelt letter by letter by a model of chars only")
-    of_training = _count(tales["train"].values())
-    places = find(tales, word) + rare_words(tales, of_training, rare)
-    guesses = _guess(run, tales, places, of_training, _count(samples))
-    return Study([g for g in guesses if g.place.word == word], [g for g in guesses if g.place.word != word])
+    trained, written = _count(tales["train"].values()), _count(samples)
+    of_article = find(tales, word)
+    places = of_article + rare_words(tales, trained, rare)
+    words = [place.word for place in places]
+    known = {found for split in tales.values() for text in split.values() for found in LETTERS.findall(text)}
+    if not places:
+        return Study([], [], len(known))
+    state = after(run, [tales[place.split][place.tale][: place.offset] for place in places])
+    letters = [_letters(run, word, log_probs) for word, log_probs in zip(words, spell(run, state, words), strict=True)]
+    probs = [_prob(spelt) for spelt in letters]
+    of_all = search(run, state, any_word(run), probs, WIDTH)
+    of_known = search(run, state, lexicon(run, sorted(known)), probs, WIDTH)
+    guesses = []
+    for n, place in enumerate(places):
+        likeliest = list(zip(of_all[n].texts[:SHOWN], of_all[n].probs[:SHOWN].tolist(), strict=True))
+        ranks = of_all[n].rank(probs[n]), of_known[n].rank(probs[n])
+        guesses.append(
+            Guess(place, letters[n], likeliest, *ranks, trained[place.word.lower()], written[place.word.lower()])
+        )
+    return Study(guesses[: len(of_article)], guesses[len(of_article) :], len(known))
 
 
 def find(tales: Mapping[str, Mapping[str, str]], word: str) -> list[Place]:
@@ -125,7 +154,7 @@ def find(tales: Mapping[str, Mapping[str, str]], word: str) -> list[Place]:
     return sorted(found, key=lambda place: not tales[place.split][place.tale].endswith(BEFORE, 0, place.offset))
 
 
-def rare_words(tales: Mapping[str, Mapping[str, str]], of_training: Mapping[str, int], count: int) -> list[Place]:
+def rare_words(tales: Mapping[str, Mapping[str, str]], trained: Mapping[str, int], count: int) -> list[Place]:
     """Up to `count` rare words of held-out tales, each where it stands first, spread evenly over the tales.
 
     Words in lower case only, by themselves: no names, no parts of compounds.
@@ -135,31 +164,19 @@ def rare_words(tales: Mapping[str, Mapping[str, str]], of_training: Mapping[str,
         for tale, text in tales[split].items() if split != "train" else ():
             for match in re.finditer(rf"(?<![\w'-])[^\W\d_]{{{LONG},}}(?![\w'-])", text):
                 word = match.group()
-                if word.islower() and word != WORD and of_training[word] <= RARE:
+                if word.islower() and trained[word] <= RARE:
                     first.setdefault(word, Place(split, tale, match.start(), word))
     places = list(first.values())
     picked = np.linspace(0, len(places), min(count, len(places)), endpoint=False).astype(int)
     return [places[n] for n in picked]
 
 
-def _count(texts: Sequence[str]) -> collections.Counter[str]:
+def _prob(letters: Sequence[Letter]) -> float:
+    return math.prod(letter.prob for letter in letters)
+
+
+def _count(texts: Iterable[str]) -> collections.Counter[str]:
     return collections.Counter(word.lower() for text in texts for word in LETTERS.findall(text))
-
-
-def _guess(
-    run: Run, tales: Mapping, places: list[Place], trained: Mapping[str, int], written: Mapping[str, int]
-) -> list[Guess]:
-    words = [place.word for place in places]
-    state = after(run, [tales[place.split][place.tale][: place.offset] for place in places])
-    spelt = [_letters(run, word, log_probs) for word, log_probs in zip(words, spell(run, state, words), strict=True)]
-    probs = [float(np.prod([letter.prob for letter in letters])) for letters in spelt]
-    guesses = []
-    for place, letters, prob, found in zip(places, spelt, probs, search(run, state, probs, WIDTH), strict=True):
-        rank, least, most = (1 + n for n in found.likelier(prob))
-        likeliest = list(zip(found.texts[:10], found.probs[:10].tolist(), strict=True))
-        times = trained[place.word.lower()], written[place.word.lower()]
-        guesses.append(Guess(place, letters, likeliest, rank, least, most, *times))
-    return guesses
 
 
 def _letters(run: Run, word: str, log_probs_NV: np.ndarray) -> list[Letter]:

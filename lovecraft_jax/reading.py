@@ -70,7 +70,7 @@ class Packing:
 
     def put(self, texts: Sequence[np.ndarray], dtype: type) -> np.ndarray:
         """The texts in their lanes [steps, lanes], zeros between."""
-        array_TB = np.zeros((self.steps, self.lanes), dtype)
+        array_TB: np.ndarray = np.zeros((self.steps, self.lanes), dtype)
         for text, length, (lane, start) in zip(texts, self.lengths, self.places, strict=True):
             array_TB[start : start + length, lane] = text
         return array_TB

@@ -83,16 +83,15 @@ def _page(run: Run, tale: str, text: str, cost: np.ndarray) -> Page:
     """About PAGE characters from a paragraph's start to a word's end: of all such, the one whose mean is nearest the
     tale's."""
     tokens = _tokens(run, text)
-    chars = np.cumsum([0] + [len(token) for token in tokens])  # before each token, and after the last
-    starts = [0] + [match.end() for match in re.finditer(r"\n+", text)]
-    starts = [start for start in starts if start + PAGE <= len(text)] or [0]
-    spans = []
-    for start in starts:
-        end = text.rfind(" ", start + 1, start + PAGE + 1) if start + PAGE < len(text) else len(text)
-        first, last = np.searchsorted(chars, [start, end if end > 0 else start + PAGE])
-        spans.append((int(first), int(last)))
-    of_tale = cost.sum() / len(text)
-    first, last = min(spans, key=lambda s: abs(cost[s[0] : s[1]].sum() / (chars[s[1]] - chars[s[0]]) - of_tale))
+    chars = np.cumsum([0] + [len(token) for token in tokens])  # before each token, and behind the last
+    paragraphs = [0] + [match.end() for match in re.finditer(r"\n+", text)]
+    starts = [start for start in paragraphs if start + PAGE <= len(text)] or [0]
+    ends = [max(text.rfind(" ", start + PAGE // 2, start + PAGE), 0) or start + PAGE for start in starts]
+    firsts, lasts = np.searchsorted(chars, starts), np.searchsorted(chars, np.minimum(ends, len(text)))
+    before = np.concatenate([[0.0], np.cumsum(cost, dtype=np.float64)])
+    means = (before[lasts] - before[firsts]) / (chars[lasts] - chars[firsts])
+    best = int(np.argmin(np.abs(means - before[-1] / len(text))))
+    first, last = int(firsts[best]), int(lasts[best])
     return Page(tale, int(chars[first]), tokens[first:last], cost[first:last])
 
 

@@ -18,7 +18,7 @@ from lovecraft_jax.model import Carry
 from lovecraft_jax.reading import read
 from lovecraft_jax.run import Run
 
-PAIRS, DRAWS = 4000, 100_000
+PAIRS, DRAWS = 4000, 40_000
 """Pairs that are compared, and at most drawn for them: most are alike in a feature that is rare."""
 CHANGES = 10
 """A feature that changes less often in a text is not judged by it."""
@@ -169,10 +169,10 @@ def _ordered(cells: Cells, values_N: np.ndarray, rng: np.random.Generator) -> np
     """The share of pairs that each unit orders as the values do [U]; equal activations are half of one."""
     places = np.flatnonzero(~np.isnan(values_N))
     kind = cells.kind_N[places]
-    places, count = places[np.argsort(kind, kind="stable")], np.bincount(kind)
-    one = rng.choice(len(places), DRAWS)
-    kind = np.sort(kind)[one]
+    order, count = np.argsort(kind, kind="stable"), np.bincount(kind)
     first = np.cumsum(count) - count
+    one = rng.integers(len(places), size=DRAWS)
+    places, kind = places[order], kind[order][one]
     a, b = places[one], places[first[kind] + rng.integers(count[kind])]
     differ = np.flatnonzero(values_N[a] != values_N[b])[:PAIRS]
     rises = values_N[a[differ]] > values_N[b[differ]]
