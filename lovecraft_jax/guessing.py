@@ -108,14 +108,19 @@ def spell(run: Run, state: State, words: Sequence[str]) -> list[np.ndarray]:
     return [np.stack(seen)[: len(word) + 1, n] for n, word in enumerate(ids)]
 
 
-def letters_of(run: Run) -> np.ndarray:
-    """Which ids are letters [V]."""
-    return np.array([run.vocab.decode(np.array([n])).isalpha() for n in range(run.vocab.size)])
+def letters_and_ends(run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """Which ids are letters [V], and which end a word. The unknown, which is never written, is neither."""
+    is_letter = np.array([run.vocab.decode(np.array([n])).isalpha() for n in range(run.vocab.size)])
+    is_letter[UNKNOWN_ID] = False
+    is_end = ~is_letter
+    is_end[UNKNOWN_ID] = False
+    return is_letter, is_end
 
 
 def any_word(run: Run) -> Language:
     """All strings of letters."""
-    next_SV = np.where(letters_of(run), 1, -1)[None].repeat(2, axis=0)
+    is_letter, _ = letters_and_ends(run)
+    next_SV = np.where(is_letter, 1, -1)[None].repeat(2, axis=0)
     return Language(next_SV, np.array([False, True]), np.array([np.inf, np.inf]))
 
 
@@ -154,7 +159,7 @@ def search(
     sampling (Duffield, Lund and Thorup 2007) for the words that each may hold: the largest for sure.
     """
     rng = np.random.default_rng(seed)
-    is_letter = letters_of(run)
+    _, is_end = letters_and_ends(run)
     least = np.log(probs)
     floor = np.minimum(least, np.log(LISTED)) - TOLERANCE
     text, log_p, weight = np.arange(len(probs)), np.zeros(len(probs)), np.ones(len(probs))
@@ -163,7 +168,7 @@ def search(
     found: list[tuple] = []
     for length in range(LONGEST + 1):
         log_p_NV = log_p[:, None] + state.log_probs_NV
-        ended = np.logaddexp.reduce(log_p_NV[:, ~is_letter], axis=1)
+        ended = np.logaddexp.reduce(log_p_NV[:, is_end], axis=1)
         words = np.flatnonzero(language.ends_S[at] & (ended > floor[text]))
         found += zip(text[words], ended[words], weight[words], word_NL[words], strict=True)
         row, letter = np.nonzero((language.next_SV[at] >= 0) & (log_p_NV > floor[text][:, None]))

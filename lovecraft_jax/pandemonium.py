@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from lovecraft_jax.errors import UserError
-from lovecraft_jax.guessing import Rank, after, any_word, letters_of, lexicon, search, spell
+from lovecraft_jax.guessing import Rank, after, any_word, letters_and_ends, lexicon, search, spell
 from lovecraft_jax.run import Run
 
 WORD = "pandemonium"
@@ -136,9 +136,8 @@ def study(
     for n, place in enumerate(places):
         likeliest = list(zip(of_all[n].texts[:SHOWN], of_all[n].probs[:SHOWN].tolist(), strict=True))
         ranks = of_all[n].rank(probs[n]), of_known[n].rank(probs[n])
-        guesses.append(
-            Guess(place, letters[n], likeliest, *ranks, trained[place.word.lower()], written[place.word.lower()])
-        )
+        times = (counts[place.word.lower()] for counts in (trained, written))
+        guesses.append(Guess(place, letters[n], likeliest, *ranks, *times))
     return Study(guesses[: len(of_article)], guesses[len(of_article) :], len(known))
 
 
@@ -181,11 +180,11 @@ def _count(texts: Iterable[str]) -> collections.Counter[str]:
 
 def _letters(run: Run, word: str, log_probs_NV: np.ndarray) -> list[Letter]:
     """The choice before each letter and behind the last is between the letters and, as one, all that ends a word."""
-    is_letter = letters_of(run)
+    is_letter, is_end = letters_and_ends(run)
     ids = np.flatnonzero(is_letter)
     texts = [*(run.vocab.decode(ids[n : n + 1]) for n in range(len(ids))), ""]
     probs_NV = np.exp(log_probs_NV.astype(np.float64))
-    probs_NV = np.concatenate([probs_NV[:, ids], probs_NV[:, ~is_letter].sum(1, keepdims=True)], axis=1)
+    probs_NV = np.concatenate([probs_NV[:, ids], probs_NV[:, is_end].sum(1, keepdims=True)], axis=1)
     spelt = []
     for text, probs in zip([*word, ""], probs_NV, strict=True):
         prob = probs[texts.index(text)]

@@ -51,7 +51,7 @@ def read(
 def scan(model: LSTMLM, decoder: Decoder, carry: Carry, tokens: Tokens, see: See) -> tuple[Carry, jax.Array]:
     """The carry after the tokens, and what `see` keeps of each, [T, B, ...]."""
 
-    def one(carry: Carry, token: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[Carry, jax.Array]:
+    def one(carry: Carry, token: tuple[jax.Array, ...]) -> tuple[Carry, jax.Array]:
         x_B, y_B, begins_B = token
         carry, logits_BV = decode(model, decoder, forget(carry, begins_B), x_B)
         return carry, see(carry, logits_BV, y_B)

@@ -48,7 +48,7 @@ class Surprise:
 
 def study(run: Run, tales: Mapping[str, Mapping[str, str]]) -> Surprise:
     """Of the cleaned tales of each split but the training's; the page is from the last split's first tale."""
-    held_out = [(split, tale) for split in tales if split != "train" for tale in tales[split]]
+    held_out = [(split, tale) for split in tales if split != "train" for tale, text in tales[split].items() if text]
     costs = bits(run, [tales[split][tale] for split, tale in held_out])
     scores = [
         TaleScore(split, tale, len(tales[split][tale]), float(np.sum(cost)) / len(tales[split][tale]))
@@ -70,7 +70,7 @@ def bits(run: Run, texts: Sequence[str]) -> list[np.ndarray]:
     costs = read(run.model, run.state.variables, before, [text.ids for text in encoded], _nats)
     for cost, text in zip(costs, encoded, strict=True):
         unknown = text.ids == UNKNOWN_ID
-        cost[unknown] += text.extra_nats / max(1, np.count_nonzero(unknown))
+        cost[unknown] += text.extra_nats / max(1, int(np.count_nonzero(unknown)))
     return [cost / math.log(2) for cost in costs]
 
 
