@@ -51,10 +51,10 @@ class Copying:
 
     def longest(self, text: str) -> Span | None:
         """The longest span, the first of several; None where no character is shared."""
-        matches = list(self._matches(text, LEAST)) or list(self._matches(text, 1))
-        if not matches:
-            return None
-        return self._located(text, *max(matches, key=lambda match: match[1] - match[0]))
+        for least in (LEAST, LEAST // 2, LEAST // 4, 1):  # the shorter, the more of them there are
+            if matches := list(self._matches(text, least)):
+                return self._located(text, *max(matches, key=lambda match: match[1] - match[0]))
+        return None
 
     def shares(self, text: str, lengths: Sequence[int] = LENGTHS) -> dict[int, float]:
         """By length, the share of the text's characters that lie inside spans of at least so many; 0 of no text."""
