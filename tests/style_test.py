@@ -70,6 +70,7 @@ def test_letter_distances_by_hand() -> None:
         ("the the the the", 2),
         ("and the sea and the sea", 3),
         ("the sea and the sea", 0),
+        ("the sea the bay the", 0),
         ("", 0),
     ],
 )
@@ -190,6 +191,7 @@ def test_curves_of_a_small_text_by_hand() -> None:
 
 def test_what_is_longer_than_every_bin_is_in_the_last() -> None:
     found = curves("b" * 50 + " b" * 300, Reference({"first": "b"}, {}))
+    assert [len(found[key]) for key in ("word_lengths", "sentence_lengths")] == [20, 20]
     assert found["word_lengths"][-1] == pytest.approx(1 / 301)
     assert found["sentence_lengths"][-1] == 1
     assert all(found[key].sum() == pytest.approx(1) for key in ("letters", "word_lengths", "sentence_lengths"))
