@@ -42,9 +42,10 @@ def main() -> None:
             author = Author(rest, [name for part in ("valid", "test") for name in splits.tales[part]])
             for name in out:
                 for kind, write in kinds.items():
-                    p_values[kind] += author.compare(
-                        write(tales[name], "\n\n\n".join(rest.values()), length, rng)
-                    ).p_values
+                    found = author.compare(write(tales[name], "\n\n\n".join(rest.values()), length, rng))
+                    if found.reason or found.length != length:
+                        parser.error(f"too few tales are left to judge {length:,} characters by; leave fewer --out")
+                    p_values[kind] += found.p_values
         for kind, values in p_values.items():
             accepted = sum(p > LEVEL for p in values)
             print(f"| {length:,} | {kind} | {accepted} | {len(values)} | {accepted / len(values):.1%} |", flush=True)

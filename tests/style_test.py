@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lovecraft_jax.curves import axes, curves
@@ -96,9 +96,8 @@ TALES = st.dictionaries(st.sampled_from("abcd"), PROSE, min_size=1)
 def test_every_figure_is_what_the_plainest_count_says(
     text: str, train: dict[str, str], held: dict[str, str], out: str
 ) -> None:
-    held_out = {name.upper(): tale for name, tale in held.items()}
+    train, held_out = {**train, "always": "The sea"}, {name.upper(): tale for name, tale in held.items()}
     left = [{name: tale for name, tale in tales.items() if name != out} for tales in (train, held_out)]
-    assume(any(words("".join(tales.values())) for tales in left))
     found = measure(text, Reference(train, held_out).without(out))
     assert found == pytest.approx(_plainly(text, *left), abs=1e-7)
 
