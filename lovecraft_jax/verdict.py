@@ -9,6 +9,7 @@ that tale out of the author.
 """
 
 import dataclasses
+import itertools
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
@@ -18,7 +19,7 @@ import numpy as np
 from lovecraft_jax.conformal import Conformal, combined, tale_weights
 from lovecraft_jax.curves import axes, curves
 from lovecraft_jax.reference import Reference
-from lovecraft_jax.style import FIGURES, Figure, invented_words, measure
+from lovecraft_jax.style import FIGURES, Figure, measure
 from lovecraft_jax.words import words
 
 LENGTHS = (10_000, 5_000, 2_000)
@@ -112,8 +113,8 @@ class Author:
         own = None if reason else self._own_of(length)
         figures_MF, curves_MX = _measure((piece, self.reference) for piece in cut(text, length) or [text])
         figures_3F = own.figures_3F if own else np.full((3, len(FIGURES)), np.nan)
-        lower = Counter(word.lower() for word in words(text))
-        invented, plausible = invented_words(lower, self.reference)
+        by_count = Counter(word.lower() for word in words(text)).most_common()
+        invented = [word for word, _ in by_count if not self.reference.has(word)]
         return Comparison(
             length=length,
             tales=own.tales if own else 0,
@@ -123,8 +124,8 @@ class Author:
                 key: Curve(x, curves_MX[key].mean(0), *(own.curves_3X[key] if own else np.full((3, len(x)), np.nan)))
                 for key, x in axes(self.reference).items()
             },
-            plausible=tuple(word for word, _ in lower.most_common() if word in plausible),
-            implausible=tuple(word for word, _ in lower.most_common() if word in invented - plausible),
+            plausible=tuple(filter(self.reference.is_plausible, invented)),
+            implausible=tuple(itertools.filterfalse(self.reference.is_plausible, invented)),
             p_values=tuple(own.conformal.p_values(_even(figures_MF)).tolist()) if own else (),
             reason=reason,
         )
