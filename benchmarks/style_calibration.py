@@ -31,6 +31,8 @@ def main() -> None:
     splits = corpus.split(corpus.load(given.corpus), make_cleaning("ascii"))
     tales = {name: text for part in splits.by_tale.values() for name, text in part.items()}
     kinds = {**KINDS, **{str(path): _from_file(path) for path in given.texts}}
+    if given.corpus == "bundled":
+        del kinds[OTHERS]
     print("| characters | text | accepted | of | |\n|---|---|---|---|---|")
     for length in given.lengths:
         rng = random.Random(given.seed)
@@ -40,9 +42,10 @@ def main() -> None:
             author = Author(rest, [name for part in ("valid", "test") for name in splits.tales[part]])
             for name in out:
                 for kind, write in kinds.items():
-                    p_values[kind] += author.compare(
-                        write(tales[name], "\n\n\n".join(rest.values()), length, rng)
-                    ).p_values
+                    found = author.compare(write(tales[name], "\n\n\n".join(rest.values()), length, rng))
+                    if found.reason or found.length != length:
+                        parser.error(f"too few tales are left to judge {length:,} characters by; leave fewer --out")
+                    p_values[kind] += found.p_values
         for kind, values in p_values.items():
             accepted = sum(p > LEVEL for p in values)
             print(f"| {length:,} | {kind} | {accepted} | {len(values)} | {accepted / len(values):.1%} |", flush=True)
@@ -80,12 +83,13 @@ def _from_file(path: Path) -> Write:
     return lambda tale, rest, length, rng: _cut(path.read_text(), rest, length, rng)
 
 
+OTHERS = "cuts of the bundled tales, which are by others"
 KINDS: dict[str, Write] = {
     "cuts of the tales left out": _cut,
     "the same, their characters shuffled": _letters_shuffled,
     "the same, their words shuffled": _words_shuffled,
     "words by their frequency in the other tales": _unigrams,
-    "cuts of the bundled tales": _bundled,
+    OTHERS: _bundled,
 }
 
 

@@ -45,6 +45,10 @@ class Reference:
     def in_held_out(self, word: str) -> bool:
         return self._held_out.has(word, self._left_out)
 
+    def has(self, word: str) -> bool:
+        """Whether it is a real word: in the training text or the held-out text."""
+        return self.in_train(word) or self.in_held_out(word)
+
     def is_plausible(self, word: str) -> bool:
         """Whether words of the tales have every three letters in a row of it, its edges taken for letters."""
         return all(self._trigrams.has(trigram, self._left_out) for trigram in _trigrams(word))

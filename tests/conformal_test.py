@@ -52,7 +52,7 @@ def test_what_is_far_out_has_the_least_p_value_and_so_has_what_moves_where_the_a
 
 @pytest.mark.parametrize(
     ("p_values", "together"),
-    [([0.3], 0.3), ([0.5, 0.01], 0.02), ([0.02, 0.9, 0.01], 0.03), ([0.9, 0.01, 0.95, 0.02], 0.04), ([0.9, 0.8], 1)],
+    [([0.3], 0.3), ([0.5, 0.01], 0.02), ([0.02, 0.9, 0.001], 0.03), ([0.9, 0.001, 0.95, 0.02], 0.04), ([0.9, 0.8], 1)],
 )
 def test_p_values_of_a_text_are_combined_by_their_lower_middle_one(p_values: list[float], together: float) -> None:
     assert combined(np.array(p_values)) == pytest.approx(together)

@@ -87,6 +87,18 @@ def test_a_figure_stands_beside_those_of_the_authors_pieces_each_measured_agains
         assert row.inside == (row.low <= row.value <= row.high)
 
 
+def test_shares_are_judged_on_a_scale_on_which_they_spread_alike_at_both_ends() -> None:
+    """And sizes by their ratios; so that a share of 1 in 100 words is not lost beside one of 50."""
+    places = [figure.key for figure in FIGURES]
+    low, high, half, size = (places.index(key) for key in ("pronouns", "real", "prepositions", "word_length"))
+    figures = np.zeros((2, len(FIGURES)))
+    figures[:, [low, high, half, size]] = [[0, 99, 50, 4], [1, 100, 51, 9]]
+    moved = np.diff(verdict._even(figures), axis=0)[0]
+    assert moved[low] == pytest.approx(moved[high])
+    assert moved[low] > 5 * moved[half]
+    assert moved[size] == pytest.approx(np.log(2))
+
+
 def test_curves_have_the_texts_values_and_the_authors_band(written: Written) -> None:
     writer, _, author = written
     found = author.compare(writer.tale(LENGTH)).curves
