@@ -12,7 +12,7 @@ import pytest
 from lovecraft_jax import data
 from lovecraft_jax.errors import UserError
 from lovecraft_jax.guessing import Rank
-from lovecraft_jax.pandemonium import LONG, RARE, Guess, Letter, Place, find, rare_words, study
+from lovecraft_jax.pandemonium import LEAST, LONG, RARE, Guess, Letter, Place, find, rare_words, study
 from lovecraft_jax.run import Run, load_run
 from tests.untrained import read_slowly, untrained_run
 
@@ -98,6 +98,14 @@ def test_a_corpus_without_the_word_has_its_rare_words_all_the_same(run: Run) -> 
 def test_the_same_study_twice_is_the_same(run: Run) -> None:
     tales = data.prepare(run.config, run.corpus, run.vocab).splits.by_tale
     assert study(run, tales, [], rare=3) == study(run, tales, [], rare=3)
+
+
+def test_a_word_that_the_model_holds_impossible_has_a_rank_all_the_same() -> None:
+    run = untrained_run("abc. \n", scale=40.0)
+    (guess,) = study(run, {"train": {"t": "c. abcabcabcabcabc."}}, [], word="abcabcabcabcabc").word
+    assert guess.prob == LEAST
+    assert guess.of_known.least <= guess.of_known.value <= guess.of_known.most <= 2
+    assert guess.of_all.least <= guess.of_all.value <= guess.of_all.most
 
 
 def test_tales_without_any_such_word_are_no_error() -> None:
