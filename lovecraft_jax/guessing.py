@@ -19,7 +19,8 @@ from lovecraft_jax.run import Run
 from lovecraft_jax.vocab import UNKNOWN_ID
 
 CONTEXT = 1000
-"""Tokens read before a place, as scheduled scores are warmed on so many."""
+"""Tokens read before a place, as many as scheduled scores are warmed on. What c150 makes of a word then differs from
+what it makes of it after 10,000 by under 0.02 bits."""
 BLOCK = 4096
 """Rows of one dispatch."""
 LONGEST = 30

@@ -23,17 +23,18 @@ PAIRS, DRAWS = 4000, 40_000
 CHANGES = 10
 """A feature that changes less often in a text is not judged by it."""
 SHIFTS = 19
-"""By chance alone, the best of so many scores by chance is exceeded once in twenty times."""
+"""The highest of so many scores by chance is exceeded, by chance, once in twenty times."""
 STEPS = 127
+"""Of tanh(c) from 0 to 1: what differs by less is the same to the model, which reads no more of c than this."""
 ROOM = 2**27
-"""Activations of a split that are kept; of larger models less text is read."""
+"""Activations of a split that are kept, a byte each; of larger models less text is read."""
 EXCERPT = 400
 """Characters."""
 
 
 class Cells(NamedTuple):
-    """What a model's cells held over a text: tanh(c), from -1 to 1, after each character [N, layers * units]; and which
-    characters are the same, by small numbers."""
+    """What a model's cells held over a text: tanh(c) after each character, in STEPS [N, layers * units], int8; and by
+    small numbers which characters are the same."""
 
     text: str
     held_NU: np.ndarray
@@ -56,7 +57,7 @@ class Follower(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """A follower in its layer, and the passage that has most of the feature's ups and downs."""
+    """A follower in its layer, and the passage in which the feature varies most."""
 
     feature: str
     layer: int
@@ -83,8 +84,7 @@ def study(run: Run, tales: Mapping[str, Mapping[str, str]]) -> list[Unit]:
     values = features(judged_on.text)
     units = []
     for follower in clearest(chosen_on, judged_on):
-        tale, offset, first = _passage(texts["test"], values[follower.feature])
-        part = slice(first, first + EXCERPT)
+        tale, offset, part = _passage(texts["test"], values[follower.feature])
         layer, index = divmod(follower.unit, run.model.units)
         shown = judged_on.text[part], judged_on.held_NU[part, follower.unit] / STEPS
         units.append(Unit(follower.feature, layer, index, *follower[2:], tale, offset, *shown))
@@ -178,8 +178,8 @@ def _ordered(cells: Cells, values_N: np.ndarray, rng: np.random.Generator) -> np
     rises = values_N[a[differ]] > values_N[b[differ]]
     higher, lower = np.where(rises, a[differ], b[differ]), np.where(rises, b[differ], a[differ])
     higher_PU, lower_PU = cells.held_NU[higher], cells.held_NU[lower]
-    ordered_U = np.count_nonzero(higher_PU > lower_PU, axis=0) + np.count_nonzero(higher_PU == lower_PU, axis=0) / 2
-    return ordered_U / len(differ)
+    right_U, wrong_U = (np.count_nonzero(of_PU, axis=0) for of_PU in (higher_PU > lower_PU, higher_PU < lower_PU))
+    return 0.5 + (right_U - wrong_U) / max(1, len(differ)) / 2
 
 
 def _beginnings(tales: Mapping[str, str], units: int) -> dict[str, str]:
@@ -199,11 +199,18 @@ def _held(carry: Carry, logits_BV: jax.Array, y_B: jax.Array) -> jax.Array:
     return jnp.round(STEPS * jnp.tanh(jnp.concatenate([c_BH for c_BH, _ in carry], axis=-1))).astype(jnp.int8)
 
 
-def _passage(texts: Mapping[str, str], values_N: np.ndarray) -> tuple[str, int, int]:
+def _passage(texts: Mapping[str, str], values_N: np.ndarray) -> tuple[str, int, slice]:
     """Of the passages of EXCERPT characters, one after the other, that where the feature varies most: its tale, its
-    offset there and in all texts."""
+    offset there, and where it lies in all texts."""
     passages, first = [], 0
     for tale, text in texts.items():
-        passages += [(tale, n, first + n) for n in range(0, max(1, len(text) - EXCERPT), EXCERPT)]
+        for offset in range(0, max(1, len(text) - EXCERPT), EXCERPT):
+            passages.append((tale, offset, slice(first + offset, first + min(offset + EXCERPT, len(text)))))
         first += len(text)
-    return max(passages, key=lambda p: float(np.nanstd(values_N[p[2] : p[2] + EXCERPT])))
+
+    def spread(passage: tuple[str, int, slice]) -> float:
+        values = values_N[passage[2]]
+        applies = values[~np.isnan(values)]
+        return float(applies.std()) if len(applies) else 0.0
+
+    return max(passages, key=spread)

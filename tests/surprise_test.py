@@ -38,6 +38,10 @@ def test_texts_lie_apart_in_lanes_no_longer_than_the_longest_needs(lengths: list
         np.testing.assert_array_equal(taken, text)
 
 
+def test_the_longest_are_packed_first() -> None:
+    assert pack([200, 200, 800, 800]).lanes == 2
+
+
 def test_each_token_costs_what_the_model_gives_it(run: Run) -> None:
     text = text_of(12)
     ids = run.vocab.encode(text).ids
