@@ -25,6 +25,7 @@ TEMPERATURES = (0.4, 0.7, 1.0)
 STREAMS, LENGTH = 8, 10_000
 """Samples at each temperature, and the tokens of each: one of the longest pieces that are judged."""
 SHOWN = 5
+"""Of the samples that training wrote."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,12 +45,13 @@ class Stage:
 class Written:
     """What the model writes at a temperature, from nothing but a newline.
 
-    `copied` are the means of `Copying.figures` over the texts; `longest` is the longest span of all, in its own words.
+    `spans` are those of the first text. `copied` are the means of `Copying.figures` over the texts; `longest` is the
+    longest span of all, with its words.
     """
 
     temperature: float
     texts: list[str]
-    spans: list[list[Span]]
+    spans: list[Span]
     copied: dict[str, float]
     longest: tuple[Span, str] | None
     style: Comparison
@@ -57,7 +59,7 @@ class Written:
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
-    """`training_seconds` are those of the steps alone, without evaluations."""
+    """`step` is the checkpoint's. `training_seconds` are those of the steps alone, without evaluations."""
 
     name: str
     workdir: str
@@ -103,9 +105,14 @@ class Findings:
         return [unit for unit in self.units or () if unit.score - 0.5 > 2 * (unit.chance - 0.5)]
 
     @property
+    def steps(self) -> int:
+        """How far training has come, of which the checkpoint may be an earlier step."""
+        return max((row["step"] for row in self.rows), default=self.step)
+
+    @property
     def passes(self) -> float:
         """Times that training went over its text."""
-        return self.step * self.chars_per_step / self.corpus["characters"]["train"]
+        return self.steps * self.chars_per_step / self.corpus["characters"]["train"]
 
     @property
     def style_rows(self) -> list[tuple[StyleRow, ...]]:
@@ -118,7 +125,7 @@ class Findings:
         return rows[-1]["bpc"] if rows else None
 
 
-def find(workdir: str, checkpoint: str, name: str, seed: int = 0) -> Findings:
+def find(workdir: str, checkpoint: str, name: str) -> Findings:
     """Everything about the run in `workdir`. Raises UserError where it is none, or its corpus is not to be had."""
     run, path = load_run(workdir, checkpoint), located(workdir)
     config = run.config.to_dict()
@@ -129,7 +136,7 @@ def find(workdir: str, checkpoint: str, name: str, seed: int = 0) -> Findings:
     held_out = texts["valid"] | texts["test"]
     author = Author(texts["train"] | held_out, held_out.keys())
     written = [
-        _written(temperature, run.write("", LENGTH, seed, Sampling(temperature), STREAMS), copying, author)
+        _written(temperature, run.write("", LENGTH, 0, Sampling(temperature), STREAMS), copying, author)
         for temperature in TEMPERATURES
     ]
     say(f"{name}: rare words, single units, held-out tales")
@@ -158,9 +165,8 @@ def _written(temperature: float, texts: list[str], copying: Copying, author: Aut
     figures = [copying.figures(text) for text in texts]
     copied = {key: sum(of_text[key] for of_text in figures) / len(texts) for key in figures[0]}
     longest = [(span, text[span.start : span.end]) for text in texts if (span := copying.longest(text))]
-    spans = [copying.spans(text) for text in texts]
-    whole = max(longest, key=lambda pair: pair[0].length, default=None)
-    return Written(temperature, texts, spans, copied, whole, author.compare("".join(texts)))
+    of_all = max(longest, key=lambda pair: pair[0].length, default=None)
+    return Written(temperature, texts, copying.spans(texts[0]), copied, of_all, author.compare("".join(texts)))
 
 
 def _read_json(path: epath.Path) -> dict[str, Any]:
@@ -170,7 +176,7 @@ def _read_json(path: epath.Path) -> dict[str, Any]:
 def _seconds(rows: list[Row], chars_per_step: int) -> float:
     before, seconds = 0, 0.0
     for row in rows:
-        if row["split"] == "train":
+        if row["split"] == "train" and row["chars_per_second"]:
             seconds += (row["step"] - before) * chars_per_step / row["chars_per_second"]
             before = row["step"]
     return seconds

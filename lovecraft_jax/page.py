@@ -109,6 +109,7 @@ def _curve_label(runs: Sequence[Findings]) -> str:
     parts = []
     for run in runs:
         valid = [row["bpc"] for row in run.rows if row["split"] == "valid" and row["scoring"] == "scheduled"]
+        valid = [bpc for bpc in valid if bpc is not None]
         ends = f"from {valid[0]:.3f} to {valid[-1]:.3f}" if valid else "not yet scored"
         parts.append(f"{run.name}: valid {ends}")
     return "Bits per character over the characters read. " + "; ".join(parts) + "."

@@ -40,7 +40,7 @@ def test_no_id_is_there_twice_and_every_reference_finds_one(page: str, found: Fi
 
 def test_what_is_written_cannot_write_html(found: Findings) -> None:
     text = "<script>alert(1)</script> & so on " * 40
-    written = [dataclasses.replace(at, texts=[text], spans=[[]], longest=None) for at in found.written]
+    written = [dataclasses.replace(at, texts=[text], spans=[], longest=None) for at in found.written]
     page = render([dataclasses.replace(found, name="<i>run</i>", written=written)])
     assert "<script" not in page
     assert "<i>" not in page
@@ -49,7 +49,7 @@ def test_what_is_written_cannot_write_html(found: Findings) -> None:
 
 def test_a_copied_span_is_marked_and_its_tale_named(found: Findings) -> None:
     text, span = "A" * 50 + "B" * 137 + "C" * 50, Span(50, 187, "dagon", 1234)
-    written = [dataclasses.replace(at, texts=[text], spans=[[span]], longest=(span, "B" * 137)) for at in found.written]
+    written = [dataclasses.replace(at, texts=[text], spans=[span], longest=(span, "B" * 137)) for at in found.written]
     page = render([dataclasses.replace(found, written=written)])
     assert f"A<mark>{'B' * 137}</mark><sup>1</sup>C" in page
     assert "137 characters, dagon at 1,234" in page
@@ -70,15 +70,11 @@ def test_a_run_that_has_just_begun_is_told_of_as_far_as_it_went(found: Findings)
     assert set(re.findall(r'<section id="(\w+)"', page)) == SECTIONS
 
 
-def test_wrong_workdirs_are_one_line(command: Callable, trained: Path) -> None:
-    for flags, told in (
-        ([f"--workdir={trained}", f"--workdir={trained}/"], "twice"),
-        ([f"--workdir={trained}{i}" for i in range(5)], "up to 4 runs"),
-    ):
-        done = command("report", *flags)
-        assert (done.returncode, done.stdout) == (2, "")
-        assert told in done.stderr
-        assert done.stderr.count("\n") == 1
+def test_a_run_that_is_named_twice_is_one_line(command: Callable, trained: Path) -> None:
+    done = command("report", f"--workdir={trained}", f"--workdir={trained}/")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "twice" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs Chromium and its driver")
@@ -167,7 +163,7 @@ def page(path: Path) -> str:
 def pages(path: Path, found: Findings) -> list[Path]:
     """That page, and one of two runs, with all that a page can have."""
     span = Span(50, 187, "dagon", 1234)
-    written = [dataclasses.replace(at, texts=["word " * 50], spans=[[span]]) for at in found.written]
+    written = [dataclasses.replace(at, texts=["word " * 50], spans=[span]) for at in found.written]
     two = path.with_name("two.html")
     two.write_text(render([dataclasses.replace(found, written=written), dataclasses.replace(found, name="other")]))
     return [path, two]
