@@ -44,6 +44,7 @@ def test_a_long_text_is_cut_between_words() -> None:
 def test_words_cost_the_sum_of_their_tokens_whatever_a_token_is() -> None:
     chars = surprising(list("oh no"), np.array([1.0, 2.0, 3.0, 4.0, 0.5]))
     assert [(word.text, word.bits) for word in chars] == [("oh", 3.0), (" no", 7.5)]
+    assert [word.text for word in surprising(list("a\n\nb"), np.zeros(4))] == ["a", "\n\nb"]
     tokens = surprising(["oh", " ", "no"], np.array([1.0, 2.0, 4.0]))
     assert [(word.text, word.bits) for word in tokens] == [("oh", 1.0), (" no", 6.0)]
 
