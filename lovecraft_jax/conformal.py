@@ -17,8 +17,8 @@ class Conformal:
     its Mahalanobis distance. Every tale's pieces are ranked with the new one by a distance that the other tales fitted:
     none is judged by what it fitted itself, and each counts as one, however many its pieces.
 
-    For a piece of a new tale P(p <= a) is at most a, but for what one tale more or less moves the fit by, and at most 2a
-    however the figures are distributed (their theorems). It is under a by up to the step of p, 1 / (tales + 1).
+    For a piece of a new tale P(p <= a) is at most a, but for what one tale more or less moves the fit by; their theorem
+    is 2a, however the figures are distributed. It falls short of a by up to the step of p, 1 / (tales + 1).
     """
 
     def __init__(self, figures_NF: np.ndarray, tales: np.ndarray) -> None:
