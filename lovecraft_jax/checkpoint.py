@@ -159,7 +159,8 @@ class Checkpoints:
     def _notice_deleted(self) -> None:
         """Somebody may have deleted checkpoints, or the folder: what is left counts, and saving goes on."""
         self._manager.wait_until_finished()
-        if gone := [step for step in self.steps if not (self._manager.directory / str(step)).exists()]:
+        here = [step for step in self.steps if not (self._manager.directory / str(step)).exists()]
+        if gone := sorted(set().union(*processes.gather(here))):  # network disks show it to some later than to others
             say(f"WARNING: {self._manager.directory}: somebody deleted the checkpoints {', '.join(map(str, gone))}")
             self._manager.directory.mkdir(parents=True, exist_ok=True)
             self._manager.reload()

@@ -116,7 +116,7 @@ class Training:
     def _train(self, end: int) -> bool:
         """Dispatches K steps at a time, until `end` or told to stop, which it returns.
 
-        Dispatches end at multiples of K in located steps, as does all that is due.
+        Dispatches end at multiples of K in absolute steps, as does all that is due.
         """
         due, K, stop, told_to_stop = self.config.train, dispatch_steps(self.config), processes.Stop(self.signals), False
         pending: tuple[int, dict[str, jax.Array]] | None = None
@@ -152,7 +152,7 @@ class Training:
         values = {name: np.asarray(value, np.float64) for name, value in metrics.items()}
         self.watchdog.feed()
         count = len(values["loss"])
-        loss = float(values["loss"].mean())
+        loss, seconds = float(values["loss"].mean()), time.perf_counter() - self.began
         row: Row = {
             "step": step,
             "split": "train",
@@ -160,9 +160,7 @@ class Training:
             "bpc": self.journal.bpc(loss),
             "grad_norm": float(values["grad_norm"].mean()),
             "learning_rate": float(values["learning_rate"][-1]),
-            "chars_per_second": self.journal.chars_per_step
-            * (step - self.began_at)
-            / (time.perf_counter() - self.began),
+            "chars_per_second": self.journal.chars_per_step * (step - self.began_at) / seconds,
         }
         for at in np.flatnonzero(values["finite"] == 0)[:1]:
             self._stop_at_bad_step(row | {"step": step - count + 1 + int(at)}, float(values["learning_rate"][at]))

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,6 @@ SHUTDOWN_SECONDS = 5
 """How long a process that is done waits for the others to be."""
 
 _THREADS = Path("/proc/self/task")
-Value = TypeVar("Value")
 _LOST = ("Gloo", "coordination", "UNAVAILABLE", "DEADLINE_EXCEEDED", "heartbeat", "Connection closed", "NCCL")
 """What the exceptions say that a computation or a checkpoint raises when another process is gone."""
 
@@ -55,6 +54,7 @@ def start(address: str | None, count: int | None, number: int | None, start_time
         told = f"--coordinator_address={address} --num_processes={count} --process_id={number}"
         told = told if address else "--distributed: no TPU pod, Slurm, Kubernetes or Open MPI job found"
         way = "give --coordinator_address=HOST:PORT, --num_processes and --process_id"
+        way = "is the port free there, and are all given the same?" if address else way
         raise UserError(f"{told} ({str(error).splitlines()[0][:200]}); {way}") from None
 
 
@@ -115,17 +115,15 @@ def gather(value: Any) -> list[Any]:
     return [json.loads(row[:length].tobytes()) for row, length in zip(rows, lengths, strict=True)]
 
 
-def together(work: Callable[[], Value]) -> Value:
+def together(work: Callable[[], object]) -> None:
     """Does `work` in every process. Where it raises UserError in one, that is raised in all of them."""
-    result: Any = None
     told = None
     try:
-        result = work()
+        work()
     except UserError as error:
         told = str(error)
-    for everyone in filter(None, gather(told)):
-        raise UserError(told or everyone)
-    return result
+    for of_another in filter(None, gather(told)):
+        raise UserError(told or of_another)
 
 
 def agree(values: dict[str, Any]) -> None:

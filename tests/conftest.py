@@ -32,11 +32,17 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A cache folder of the test run's own, with compiled programs in it, so that child processes start fast."""
-    cache = tmp_path_factory.getbasetemp().parent / "cache"
-    os.environ["XDG_CACHE_HOME"] = str(cache)
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache / "programs")
+    """A cache folder of the test run's own, and in it the compiled programs of each worker and its child processes,
+    which JAX does not write so that others could read meanwhile."""
+    base = tmp_path_factory.getbasetemp()
+    programs = str(base / "programs")
+    os.environ["XDG_CACHE_HOME"] = str(base.parent / "cache")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = programs
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    jax.config.update("jax_compilation_cache_dir", programs)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    path = str(ROOT / "tests" / "keep_programs"), os.environ.get("PYTHONPATH", "")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, path))
     os.environ.pop("LOVECRAFT_CORPUS", None)
 
 

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import ROOT, started, wait_for
+from tests.runs import MAY_MOUNT, ROOT, started, wait_for, works
 
 FLAGS = ["--config=configs/tiny.py", "--config.train.steps=100000"]
 FULL = """
@@ -29,11 +28,7 @@ BOUND_BY_RIGHTS = ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_o
 """Root, too, cannot write then where nobody may."""
 
 
-def _works(*command: str) -> bool:
-    return bool(shutil.which(command[0])) and not subprocess.run(command, capture_output=True, check=False).returncode
-
-
-@pytest.mark.skipif(not _works("unshare", "-rm", "mount", "-t", "tmpfs", "none", "/mnt"), reason="may not mount a disk")
+@pytest.mark.skipif(not MAY_MOUNT, reason="may not mount a disk")
 def test_a_full_disk_ends_the_run_and_leaves_what_was_saved(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -52,7 +47,7 @@ def test_a_full_disk_ends_the_run_and_leaves_what_was_saved(tmp_path: Path) -> N
     assert "resuming at step" in Path(f"{disk}.again").read_text()
 
 
-@pytest.mark.skipif(bool(BOUND_BY_RIGHTS) and not _works(*BOUND_BY_RIGHTS, "true"), reason="root may write anywhere")
+@pytest.mark.skipif(bool(BOUND_BY_RIGHTS) and not works(*BOUND_BY_RIGHTS, "true"), reason="root may write anywhere")
 def test_a_workdir_that_turns_read_only_ends_the_run_and_leaves_what_was_saved(
     command: Callable, tmp_path: Path
 ) -> None:

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from etils import epath
@@ -78,24 +77,6 @@ def test_what_computes_the_same_may_change_on_resume(
     for row, expected in zip(rows(workdir)[-2:], rows(trained)[-2:], strict=True):
         assert (row["split"], row["checkpoint"]) == (expected["split"], 40)
         assert row["loss"] == pytest.approx(expected["loss"], rel=1e-5)
-
-
-def test_a_killed_run_goes_on_to_the_same_end(trained: Path, command: Callable, tmp_path: Path) -> None:
-    moments: dict[str, Callable[[], Any]] = {
-        "while a checkpoint is written": lambda: list((tmp_path / "checkpoints").glob("*.orbax-checkpoint-tmp")),
-        "after a row": lambda: any(row["split"] == "valid" for row in rows(tmp_path)),
-        "right after a checkpoint": lambda: (tmp_path / "checkpoints" / "30").exists(),
-    }
-    for moment, has_come in moments.items():
-        with started("lovecraft_jax.train", TINY, f"--workdir={tmp_path}") as process:
-            wait_for(has_come, process)
-            process.kill()
-            process.wait()
-        assert process.returncode == -signal.SIGKILL, moment
-        assert not any(row.get("scoring") == "final" for row in rows(tmp_path)), moment
-    done = command("train", TINY, f"--workdir={tmp_path}")
-    assert done.returncode == 0, done.stderr
-    assert_same_run(tmp_path, trained)
 
 
 def test_told_to_stop_while_it_starts_it_saves_and_says_so(trained: Path, command: Callable, tmp_path: Path) -> None:

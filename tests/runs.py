@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -17,6 +18,14 @@ from etils import epath
 from lovecraft_jax.run import load_run
 
 ROOT = Path(__file__).parents[1]
+OF_TWO = (
+    "--config=configs/tiny.py",
+    "--config.train.steps=160",
+    "--config.train.eval_every=80",
+    "--config.train.eval_lanes=5",
+    "--config.train.keep=30",
+)
+"""Flags of the runs of two processes: a checkpoint every ten steps, all kept, and lanes that two do not divide."""
 
 
 def assert_same_run(workdir: Path, expected: Path) -> None:
@@ -70,3 +79,18 @@ def wait_for(condition: Callable[[], Any], process: subprocess.Popen) -> None:
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.001)  # the process may have only this core
+
+
+def launch(*flags: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
+    """A run of two processes, each with one device, to its end."""
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"} | (env or {})
+    line = [sys.executable, "-m", "launch.local_processes", "--local_processes=2", *flags]
+    return subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False)
+
+
+def works(*command: str) -> bool:
+    """Whether a command is there and may do what it does."""
+    return bool(shutil.which(command[0])) and not subprocess.run(command, capture_output=True, check=False).returncode
+
+
+MAY_MOUNT = works("unshare", "-rm", "mount", "-t", "tmpfs", "none", "/mnt")

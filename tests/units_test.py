@@ -95,7 +95,8 @@ def test_a_unit_is_shown_by_what_it_held(monkeypatch: pytest.MonkeyPatch) -> Non
     assert {unit.feature for unit in found} == set(features("a"))
     assert [unit.score for unit in found] == sorted((unit.score for unit in found), reverse=True)
     assert len({(unit.tale, unit.offset) for unit in found}) > 1
-    for unit in found[:2]:
+    assert {unit.tale for unit in found} == {"b", "c"}
+    for unit in {unit.tale: unit for unit in found}.values():
         tale = tales["test"][unit.tale]
         assert tale[unit.offset :].startswith(unit.text)
         assert len(unit.text) == len(unit.activations) == EXCERPT
