@@ -33,7 +33,8 @@ def test_two_processes_agree_with_one(two: tuple[Path, subprocess.CompletedProce
         (row["step"], row["split"], row.get("scoring")) for row in of_one
     ]
     for row, other in zip(of_two, of_one, strict=True):
-        assert row.get("loss") == pytest.approx(other.get("loss"), rel=1e-5)
+        if "loss" in row:
+            assert row["loss"] == pytest.approx(other["loss"], rel=1e-5)
 
 
 def test_the_same_layout_gives_the_same_bits(two: tuple[Path, subprocess.CompletedProcess], tmp_path: Path) -> None:
@@ -61,7 +62,8 @@ def test_a_run_goes_on_with_other_devices_and_processes_and_back(one: Path, comm
     _assert_close(tmp_path, one, 1e-4)  # Adam makes much of roundings where a gradient is next to nothing
     for row, other in zip(rows(tmp_path), rows(one), strict=True):
         assert (row["step"], row["split"]) == (other["step"], other["split"])
-        assert row.get("loss") == pytest.approx(other.get("loss"), rel=1e-5)
+        if "loss" in row:
+            assert row["loss"] == pytest.approx(other["loss"], rel=1e-5)
 
 
 def test_what_one_process_finds_damaged_no_process_goes_on_from(
