@@ -13,12 +13,12 @@ LEAST_SCALE = 0.01
 class Conformal:
     """Hierarchical jackknife+ over tales (Lee, Barber and Willett 2023; Barber et al. 2021).
 
-    `figures_NF` are those of the author's pieces, `tales` [N] the tale that each is cut from. How far out a piece is, is
+    `figures_NF` are those of the author's pieces, `tales` [N] the tale that each is cut from. A piece is as far out as
     its Mahalanobis distance. Every tale's pieces are ranked with the new one by a distance that the other tales fitted:
     none is judged by what it fitted itself, and each counts as one, however many its pieces.
 
-    For a piece of a new tale P(p <= a) is a, but for what one tale more or less moves the fit by; it is at most 2a
-    however the figures are distributed (their theorems).
+    For a piece of a new tale P(p <= a) is at most a, but for what one tale more or less moves the fit by; their theorem
+    is 2a, however the figures are distributed. It falls short of a by up to the step of p, 1 / (tales + 1).
     """
 
     def __init__(self, figures_NF: np.ndarray, tales: np.ndarray) -> None:
@@ -38,9 +38,9 @@ class Conformal:
 
 
 def combined(p_values: np.ndarray) -> float:
-    """One p-value from those of a text's k pieces, which may depend in any way: k / m of the m-th least (Rueger 1978).
+    """One p-value from those of a text's k pieces, which may depend in any way: k / m times the m-th least of them.
 
-    m is half the pieces, so that no few pieces decide; one piece keeps its own.
+    Rueger 1978; Vovk and Wang 2020. m is half the pieces, so that no few of them decide; one piece keeps its own.
     """
     middle = math.ceil(len(p_values) / 2)
     return min(1.0, len(p_values) / middle * float(np.sort(p_values)[middle - 1]))
@@ -67,4 +67,4 @@ class _Mahalanobis:
 
     def __call__(self, figures_MF: np.ndarray) -> np.ndarray:
         z = (figures_MF - self._mean) / self._scale
-        return np.einsum("mf,fg,mg->m", z, self._inverse, z, optimize=True)
+        return ((z @ self._inverse) * z).sum(axis=1)

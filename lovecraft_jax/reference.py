@@ -45,6 +45,10 @@ class Reference:
     def in_held_out(self, word: str) -> bool:
         return self._held_out.has(word, self._left_out)
 
+    def has(self, word: str) -> bool:
+        """Whether it is a real word: in the training text or the held-out text."""
+        return self.in_train(word) or self.in_held_out(word)
+
     def is_plausible(self, word: str) -> bool:
         """Whether words of the tales have every three letters in a row of it, its edges taken for letters."""
         return all(self._trigrams.has(trigram, self._left_out) for trigram in _trigrams(word))
@@ -54,14 +58,19 @@ class Reference:
         return self._runs[len(run)].has(run, self._left_out)
 
     def letters(self, text: str | None = None) -> np.ndarray:
-        """[A + 1] The share of each letter of `alphabet`, and of all others together, in a text; else in the tales."""
+        """[A + 1] The share of each letter of `alphabet`, and of all others together, in a text; else in the tales.
+
+        Where there is no letter all are others.
+        """
         if text is None:
             tales = [count for name, count in self._letters.items() if name != self._left_out]
-            counts = np.append(np.sum(tales, axis=0), 0)
+            counts = np.append(sum(tales, start=np.zeros(len(self.alphabet))), 0)
         else:
             given = _letters(text)
             counts = np.array([*(given.pop(char, 0) for char in self.alphabet), given.total()])
-        return counts / max(1, counts.sum())
+        if not counts.any():
+            counts[-1] = 1
+        return counts / counts.sum()
 
 
 class _Seen:

@@ -69,7 +69,9 @@ def measure(text: str, reference: Reference) -> dict[str, float]:
     lower = [word.lower() for word in written]
     count = Counter(lower)
     once = sum(times == 1 for times in count.values())
-    invented, plausible = invented_words(count, reference)
+    in_train, in_held_out = set(filter(reference.in_train, count)), set(filter(reference.in_held_out, count))
+    invented = count.keys() - in_train - in_held_out
+    plausible = set(filter(reference.is_plausible, invented))
     word_lengths, sentence_lengths = [len(word) for word in written], [len(words(part)) for part in sentences(text)]
     tv, js = letter_distances(reference.letters(text), reference.letters())
 
@@ -93,9 +95,9 @@ def measure(text: str, reference: Reference) -> dict[str, float]:
         "word_spread": _spread(word_lengths),
         "sentence_length": _mean(sentence_lengths),
         "sentence_spread": _spread(sentence_lengths),
-        "real_train": share(reference.in_train),
-        "real_held_out": share(reference.in_held_out),
-        "real": share(lambda word: word not in invented),
+        "real_train": share(in_train.__contains__),
+        "real_held_out": share(in_held_out.__contains__),
+        "real": share((in_train | in_held_out).__contains__),
         "invented_plausible": share(plausible.__contains__, 1e4),
         "invented_other": share((invented - plausible).__contains__, 1e4),
         "distinct_in_100": distinct_in(lower, WINDOW),
@@ -104,12 +106,6 @@ def measure(text: str, reference: Reference) -> dict[str, float]:
         "repetition": longest_repetition(lower),
         **{f"overlap_{n}": _mean([100 * reference.holds_out(run) for run in runs(lower, n)]) for n in OVERLAPS},
     }
-
-
-def invented_words(lower: Iterable[str], reference: Reference) -> tuple[set[str], set[str]]:
-    """The words that no tale has, and those of them that could be: every trigram of theirs is in words of the tales."""
-    invented = {word for word in set(lower) if not (reference.in_train(word) or reference.in_held_out(word))}
-    return invented, {word for word in invented if reference.is_plausible(word)}
 
 
 def letter_distances(p: np.ndarray, q: np.ndarray) -> tuple[float, float]:

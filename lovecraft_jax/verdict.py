@@ -2,12 +2,14 @@
 
 The author's pieces are cut from all tales, those that were trained on and those held out, and each is measured against
 the other tales. The text is measured against all of them, as one more tale would be. So both are asked the same: how
-does this look beside the author's other writing? That a model has read most of that helps it to nothing an author would
-not have, and may tell against it: one that never writes a word which training lacked is unlike the author, whose every
-tale has such words; and so is a copy.
+does this look beside the author's other writing? That a model has read most of that gives it nothing an author lacks,
+and may tell against it: every tale of an author's has words that no other tale has, and a model that only repeats its
+training has none; nor has a copy, and most copies are refused for it. To judge a text out of one of the tales, leave
+that tale out of the author.
 """
 
 import dataclasses
+import itertools
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
@@ -17,7 +19,7 @@ import numpy as np
 from lovecraft_jax.conformal import Conformal, combined, tale_weights
 from lovecraft_jax.curves import axes, curves
 from lovecraft_jax.reference import Reference
-from lovecraft_jax.style import FIGURES, Figure, invented_words, measure
+from lovecraft_jax.style import FIGURES, Figure, measure
 from lovecraft_jax.words import words
 
 LENGTHS = (10_000, 5_000, 2_000)
@@ -104,38 +106,33 @@ class Author:
     def compare(self, text: str) -> Comparison:
         """Measures a text, cleaned as the tales are, piece by piece, and judges each where that can be done.
 
-        The first text of a length waits for the author's pieces of that length: some seconds over three million
-        characters.
+        What is left over after the last whole piece is not judged. The first text of a length waits until the author's
+        pieces of that length are measured: some seconds for three million characters.
         """
         length, reason = self._length_for(text)
-        figures_MF, curves_MX = _measure((piece, self.reference) for piece in cut(text, length) or [text])
         own = None if reason else self._own_of(length)
-        lower = Counter(word.lower() for word in words(text))
-        invented, plausible = invented_words(lower, self.reference)
-        bands_F3 = own.bands(own.figures_NF).T if own else np.full((len(FIGURES), 3), np.nan)
+        figures_MF, curves_MX = _measure((piece, self.reference) for piece in cut(text, length) or [text])
+        figures_3F = own.figures_3F if own else np.full((3, len(FIGURES)), np.nan)
+        by_count = Counter(word.lower() for word in words(text)).most_common()
+        invented = [word for word, _ in by_count if not self.reference.has(word)]
         return Comparison(
             length=length,
-            tales=len(set(own.tales)) if own else 0,
-            pieces=len(own.tales) if own else 0,
-            rows=tuple(map(Row, FIGURES, figures_MF.mean(0).tolist(), *bands_F3.T.tolist())),
+            tales=own.tales if own else 0,
+            pieces=own.pieces if own else 0,
+            rows=tuple(map(Row, FIGURES, figures_MF.mean(0).tolist(), *figures_3F.tolist())),
             curves={
-                key: Curve(
-                    x, curves_MX[key].mean(0), *(own.bands(own.curves_NX[key]) if own else np.full((3, len(x)), np.nan))
-                )
+                key: Curve(x, curves_MX[key].mean(0), *(own.curves_3X[key] if own else np.full((3, len(x)), np.nan)))
                 for key, x in axes(self.reference).items()
             },
-            plausible=tuple(word for word, _ in lower.most_common() if word in plausible),
-            implausible=tuple(word for word, _ in lower.most_common() if word in invented - plausible),
+            plausible=tuple(filter(self.reference.is_plausible, invented)),
+            implausible=tuple(itertools.filterfalse(self.reference.is_plausible, invented)),
             p_values=tuple(own.conformal.p_values(_even(figures_MF)).tolist()) if own else (),
             reason=reason,
         )
 
     def _own_of(self, length: int) -> "_Own":
         if length not in self._own:
-            pieces = [(name, piece) for name, text in self._tales.items() for piece in cut(text, length)]
-            tales = np.array([name for name, _ in pieces])
-            figures_NF, curves_NX = _measure((piece, self.reference.without(name)) for name, piece in pieces)
-            self._own[length] = _Own(tales, figures_NF, curves_NX, Conformal(_even(figures_NF), tales))
+            self._own[length] = _Own(self._tales, self.reference, length)
         return self._own[length]
 
     def _length_for(self, text: str) -> tuple[int, str]:
@@ -155,19 +152,22 @@ def cut(text: str, length: int) -> list[str]:
     return [found.group() if (found := _WHOLE_WORDS.search(piece)) else piece for piece in pieces]
 
 
-@dataclasses.dataclass(frozen=True)
 class _Own:
-    """The author's pieces of a length: the tale of each, its figures [N, F], its curves [N, X], and what judges."""
+    """The author's pieces of a length: low, median and high of their figures and curves, and what judges by them."""
 
-    tales: np.ndarray
-    figures_NF: np.ndarray
-    curves_NX: dict[str, np.ndarray]
-    conformal: Conformal
+    def __init__(self, tales: Mapping[str, str], reference: Reference, length: int) -> None:
+        pieces = [(name, piece) for name, text in tales.items() for piece in cut(text, length)]
+        tale_of = np.array([name for name, _ in pieces])
+        figures_NF, curves_NX = _measure((piece, reference.without(name)) for name, piece in pieces)
+        weights = tale_weights(tale_of)
 
-    def bands(self, values_NX: np.ndarray) -> np.ndarray:
-        """[3, X] Low, median and high."""
-        weights = tale_weights(self.tales)
-        return np.quantile(values_NX, INTERVAL, axis=0, weights=weights, method="inverted_cdf")
+        def band(values_NX: np.ndarray) -> np.ndarray:
+            return np.quantile(values_NX, INTERVAL, axis=0, weights=weights, method="inverted_cdf")
+
+        self.tales, self.pieces = len(set(tale_of)), len(pieces)
+        self.figures_3F = band(figures_NF)
+        self.curves_3X = {key: band(values_NX) for key, values_NX in curves_NX.items()}
+        self.conformal = Conformal(_even(figures_NF), tale_of)
 
 
 def _measure(pieces: Iterable[tuple[str, Reference]]) -> tuple[np.ndarray, dict[str, np.ndarray]]:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 _WORD = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)*")
-_SENTENCE_END = re.compile(r"[.!?\u2026]+[\"'\u2019\u201d)\]]*(?=\s+[\"'\u2018\u201c(\[-]*[^\W_a-z])|\n{2,}")
+_SENTENCE_END = re.compile(r"[.!?\u2026]++[\"'\u2019\u201d)\]]*+(?=\s++[\"'\u2018\u201c(\[-]*+[^\W_a-z])|\n{2,}")
 _TITLE = re.compile(r"\b(?:[A-Z]|Mr|Mrs|Ms|Messrs|Dr|Prof|St|Rev|Hon|Capt|Col|Gen|Lieut|Sergt|Esq|Jr|Sr|No|vs)\.$")
 
 _PRONOUNS = """
