@@ -57,10 +57,14 @@ class Corpus:
 
 @dataclasses.dataclass(frozen=True)
 class Splits:
-    """Cleaned text by split, the tales in each (none where the cut is by position), and what cleaning took."""
+    """Cleaned text by split, the tales in each (none where the cut is by position), and what cleaning took.
+
+    `by_tale` has the texts of each split by tale, ends stripped; where the cut is by position, one named as the split.
+    """
 
     text: dict[str, str]
     tales: dict[str, list[str]]
+    by_tale: dict[str, dict[str, str]]
     counts: Counts
 
 
@@ -123,16 +127,18 @@ def split(corpus: Corpus, cleaning: Cleaning) -> Splits:
         pieces = [text[begin:end] for begin, end in itertools.pairwise(cuts)]
         parts = dict(zip(("train", "valid", "test"), pieces, strict=True))
         names: dict[str, list[str]] = {"train": list(texts), "valid": [], "test": []}
+        by_tale = {part: {part: text} for part, text in parts.items()}
     else:
-        names = _by_tale(corpus)
-        parts = {part: BETWEEN_TALES.join(filter(None, (texts[name] for name in names[part]))) for part in names}
+        names = _names_by_split(corpus)
+        by_tale = {part: {name: texts[name] for name in names[part]} for part in names}
+        parts = {part: BETWEEN_TALES.join(filter(None, tales.values())) for part, tales in by_tale.items()}
     for part, text in parts.items():
         if not text.strip():
             raise UserError(f"data.corpus={corpus.name}: nothing is left for the {part} split; give a longer text")
-    return Splits(parts, names, counts)
+    return Splits(parts, names, by_tale, counts)
 
 
-def _by_tale(corpus: Corpus) -> dict[str, list[str]]:
+def _names_by_split(corpus: Corpus) -> dict[str, list[str]]:
     if corpus.is_lovecraft:
         valid, test = set(LOVECRAFT_VALID), set(LOVECRAFT_TEST)
     else:

@@ -38,7 +38,8 @@ def test_many_files_are_split_whole_by_their_hashes(files: int, held_out: int) -
     assert splits.tales["test"] == sorted(by_hash[held_out : 2 * held_out])
     assert splits.tales["train"] == sorted(by_hash[2 * held_out :])
     for part, names in splits.tales.items():  # the ends of a tale are stripped
-        assert splits.text[part] == BETWEEN_TALES.join(f"This is {name}.\n\nIt ends." for name in names)
+        assert splits.by_tale[part] == {name: f"This is {name}.\n\nIt ends." for name in names}
+        assert splits.text[part] == BETWEEN_TALES.join(splits.by_tale[part].values())
     assert splits.counts.read == sum(len(tale.text) for tale in tales)
 
 
@@ -66,6 +67,7 @@ def test_few_files_are_split_by_position(files: int) -> None:
     for part, share in (("train", 0.9), ("valid", 0.05), ("test", 0.05)):
         assert abs(len(splits.text[part]) - share * len(whole)) <= 1
     assert splits.tales == {"train": [tale.name for tale in tales], "valid": [], "test": []}
+    assert splits.by_tale == {part: {part: text} for part, text in splits.text.items()}
 
 
 @pytest.mark.parametrize(("text", "part"), [("a", "train"), ("a" * 10, "valid"), ("a" * 18 + "  a", "valid")])

@@ -7,10 +7,10 @@ import lovecraft_jax
 
 PACKAGE = Path(lovecraft_jax.__file__).parent
 FLOORS = (
-    {"errors"},
-    {"settings", "progress", "cleaning", "signals", "watchdog"},
-    {"lock"},
-    {"corpus", "vocab", "workdir", "batches"},
+    {"errors", "words", "conformal"},
+    {"settings", "progress", "cleaning", "signals", "watchdog", "reference"},
+    {"lock", "style", "curves"},
+    {"corpus", "vocab", "workdir", "batches", "verdict"},
     {"data", "metrics", "baselines"},
     {"plots", "record"},
     # from here on jax and flax; record reads its versions only
