@@ -13,15 +13,21 @@ from ml_collections import ConfigDict
 
 from lovecraft_jax import generate, processes
 from lovecraft_jax.baselines import Baselines
+from lovecraft_jax.copying import Copying
 from lovecraft_jax.data import Data
 from lovecraft_jax.metrics import MetricsWriter, Row, results
 from lovecraft_jax.model import LSTMLM
 from lovecraft_jax.program import Program
 from lovecraft_jax.progress import Display, say
 from lovecraft_jax.record import plan, record, write_record
+from lovecraft_jax.reference import Reference
+from lovecraft_jax.style import measure
 from lovecraft_jax.workdir import trim_samples, write_json, write_text
 
 BASELINE_SECONDS = 60
+STYLE = ("real", "letters_tv", "copied_longest")
+"""Of each sample written while training: % of its words that the corpus has, total variation of its letters from the
+author's, characters of its longest span from the training text."""
 
 Method = TypeVar("Method", bound=Callable)
 
@@ -78,15 +84,10 @@ class Journal:
         self._display.say(line)
 
     @_by_first
-    def sample(self, model: LSTMLM, variables: Mapping[str, Any], name: str) -> str:
-        """Writes a text of config.sample with `variables` as they lie on this process's devices."""
-        config = self._config.sample
-        sampling = generate.Sampling(config.temperature, config.top_k, config.top_p)
-        parts = generate.write(model, dict(variables), self._prompt, config.length, self._config.seed, sampling)
-        text: str = config.prompt + self._data.vocab.decode(np.concatenate(list(parts), axis=1)[0])
-        (self._path / "samples").mkdir(exist_ok=True)
-        write_text(self._path / "samples" / name, text + "\n")
-        return text
+    def evaluation(self, row: Row, model: LSTMLM, variables: Mapping[str, Any]) -> None:
+        """A scheduled score; a sample of the `variables`, as they lie on this process's devices; a row of its style."""
+        written = self._sample(model, variables, f"{row['step']:08d}.txt")
+        self.write(row, {"step": row["step"], "split": "sample"} | self._style(written))
 
     @_by_first
     def finish(self, rows: list[Row], model: LSTMLM, variables: Mapping[str, Any]) -> None:
@@ -94,8 +95,9 @@ class Journal:
         if self._baselines.wait(BASELINE_SECONDS) is None:
             self.say("WARNING: the baselines could not be worked out")
         self._tell_baselines()
-        text = self.sample(model, variables, "best.txt")
+        written = self._sample(model, variables, "best.txt")
         self.write(*rows)
+        text = self._config.sample.prompt + written
         self.say(f"\n{text}\n\nfrom the best checkpoint, step {rows[0]['checkpoint']:,}; all is in {self._path}")
         self.results(rows)
 
@@ -112,6 +114,28 @@ class Journal:
     def chars_per_step(self) -> float:
         """How much training text a step reads, in characters."""
         return self._chars(self._config.data.batch_size * self._config.data.seq_len)
+
+    def _sample(self, model: LSTMLM, variables: Mapping[str, Any], name: str) -> str:
+        """Writes a text of config.sample, and returns it without the prompt."""
+        config = self._config.sample
+        sampling = generate.Sampling(config.temperature, config.top_k, config.top_p)
+        parts = generate.write(model, dict(variables), self._prompt, config.length, self._config.seed, sampling)
+        written = self._data.vocab.decode(np.concatenate(list(parts), axis=1)[0])
+        (self._path / "samples").mkdir(exist_ok=True)
+        write_text(self._path / "samples" / name, config.prompt + written + "\n")
+        return written
+
+    def _style(self, written: str) -> Row:
+        """A few figures of `style` and `copying` that tell how the writing changes."""
+        reference, copying = self._author
+        figures = measure(written, reference) | copying.figures(written)
+        return {key: figures[key] for key in STYLE}
+
+    @functools.cached_property
+    def _author(self) -> tuple[Reference, Copying]:
+        """What samples are read against; made for the first one, so that no training waits for it."""
+        tales = self._data.splits.by_tale
+        return Reference(tales["train"], tales["valid"] | tales["test"]), Copying(tales["train"])
 
     def _chars(self, tokens: int) -> float:
         train = self._data.encoded["train"]

@@ -7,7 +7,7 @@ import lovecraft_jax
 
 PACKAGE = Path(lovecraft_jax.__file__).parent
 FLOORS = (
-    {"errors", "words", "conformal"},
+    {"errors", "words", "conformal", "copying"},
     {"settings", "progress", "cleaning", "signals", "watchdog", "reference"},
     {"lock", "style", "curves"},
     {"corpus", "vocab", "workdir", "batches", "verdict"},

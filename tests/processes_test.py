@@ -23,7 +23,8 @@ def test_two_processes_agree_with_one(two: Run, one: Path) -> None:
         (row["step"], row["split"], row.get("scoring")) for row in of_one
     ]
     for row, other in zip(of_two, of_one, strict=True):
-        assert row["loss"] == pytest.approx(other["loss"], rel=1e-5)
+        if "loss" in row:
+            assert row["loss"] == pytest.approx(other["loss"], rel=1e-5)
 
 
 def test_one_process_speaks_for_all(two: Run) -> None:
@@ -46,7 +47,8 @@ def test_a_run_goes_on_with_other_devices_and_processes_and_back(one: Path, comm
     _assert_close(tmp_path, one, 1e-4)  # Adam makes much of roundings where a gradient is next to nothing
     for row, other in zip(rows(tmp_path), rows(one), strict=True):
         assert (row["step"], row["split"]) == (other["step"], other["split"])
-        assert row["loss"] == pytest.approx(other["loss"], rel=1e-5)
+        if "loss" in row:
+            assert row["loss"] == pytest.approx(other["loss"], rel=1e-5)
 
 
 @pytest.mark.skipif(not MAY_MOUNT, reason="may not mount")

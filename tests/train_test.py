@@ -1,6 +1,7 @@
 """One command trains: what it prints where, what it leaves behind, and how it ends when the loss blows up."""
 
 import hashlib
+import itertools
 import json
 import math
 import re
@@ -46,13 +47,15 @@ def test_metrics_have_a_row_for_all_that_was_due(trained: Path) -> None:
         (10, "train", None),
         (20, "train", None),
         (20, "valid", "scheduled"),
+        (20, "sample", None),
         (30, "train", None),
         (40, "train", None),
         (40, "valid", "scheduled"),
+        (40, "sample", None),
         (40, "valid", "final"),
         (40, "test", "final"),
     ]
-    for row in rows:
+    for row in (row for row in rows if row["split"] != "sample"):
         assert row["bpc"] == pytest.approx(row["loss"] / math.log(2), rel=1e-9)  # a token is a character here
         if row["split"] == "train":
             assert row["chars_per_second"] > 0
@@ -76,9 +79,27 @@ def test_every_evaluation_writes_a_sample(trained: Path) -> None:
         assert re.fullmatch(r"The ancient house.{40}\n", text, re.DOTALL)
 
 
+def test_every_evaluation_tells_the_style_of_its_sample(trained: Path) -> None:
+    splits = _json(trained / "corpus.json")["splits"]
+    train, whole = _text(splits["train"]), _text(list(itertools.chain.from_iterable(splits.values())))
+    letters, known = _letters(whole), set(_words(whole))
+    for row in (row for row in _rows(trained) if row["split"] == "sample"):
+        text = (trained / "samples" / f"{row['step']:08d}.txt").read_text()
+        written = text.removeprefix("The ancient house").removesuffix("\n")
+        own = _letters(written)
+        spans = (written[a:b] for a, b in itertools.combinations(range(41), 2) if written[a:b] in train)
+        assert row == {
+            "step": row["step"],
+            "split": "sample",
+            "real": pytest.approx(100 * np.mean([word in known for word in _words(written)])),
+            "letters_tv": pytest.approx(sum(abs(own[char] - letters[char]) for char in own | letters) / 2),
+            "copied_longest": max(map(len, spans)),
+        }
+
+
 def test_tensorboard_has_the_curves(trained: Path) -> None:
     events = b"".join(file.read_bytes() for file in (trained / "tensorboard").glob("events.*"))
-    for tag in (b"train/loss", b"train/learning_rate", b"valid/scheduled/bpc", b"test/final/bpc"):
+    for tag in (b"train/loss", b"train/learning_rate", b"valid/scheduled/bpc", b"sample/real", b"test/final/bpc"):
         assert tag in events
 
 
@@ -131,7 +152,7 @@ def test_baselines_stand_beside_the_score(windows: tuple) -> None:
 
 def test_the_window_regime_reports_both_scores(windows: tuple) -> None:
     workdir, _ = windows
-    assert ["bpc_window" in row for row in _rows(workdir)] == [row["split"] != "train" for row in _rows(workdir)]
+    assert ["bpc_window" in row for row in _rows(workdir)] == ["perplexity" in row for row in _rows(workdir)]
     run = load_run(workdir)
     text = run.split("test")
     pad = -len(text.ids) % 8
@@ -188,6 +209,16 @@ def _results(rows: list[dict]) -> str:
 
 def _text(names: list[str]) -> str:
     return "\n\n\n".join((TALES / f"{name}.txt").read_text().strip() for name in names)
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[a-z]+(?:'[a-z]+)*", text.lower())
+
+
+def _letters(text: str) -> dict[str, float]:
+    """The frequency of each letter."""
+    counts = Counter(char for char in text.lower() if char.isalpha())
+    return Counter({char: count / counts.total() for char, count in counts.items()})
 
 
 def _json(path: Path) -> dict:
