@@ -43,6 +43,7 @@ def test_a_run_goes_on_with_other_devices_and_processes_and_back(one: Path, comm
         done = command("train", *flags, more, env=env) if processes == 1 else launch(*flags, more, env=env)
         assert done.returncode == 0, done.stderr
         assert f"{processes * devices} x cpu" in done.stderr
+        assert "WARNING" not in done.stderr
     _assert_close(tmp_path, one, 1e-4)  # Adam makes much of roundings where a gradient is next to nothing
     for row, other in zip(rows(tmp_path), rows(one), strict=True):
         assert (row["step"], row["split"]) == (other["step"], other["split"])
