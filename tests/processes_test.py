@@ -65,6 +65,7 @@ def test_what_one_process_finds_damaged_no_process_goes_on_from(two: Run, tmp_pa
     assert [code for code, _ in said] == [0, 0], said
     assert said[0][1].count("damaged checkpoint, step 30") == 1
     assert "resuming at step 20" in said[0][1]
+    assert "damaged" not in said[1][1]  # process 0 has told it
     assert_same_run(workdir, two[0])
 
 
