@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lovecraft_jax.hardware import cpu_name
+
 ROOT = Path(__file__).parents[1]
 PAUSE = 0.3
 """Seconds between turns, for thread pools to stop spinning."""
@@ -88,13 +90,7 @@ class _Worker:
 
 def machine(cores: int) -> dict[str, Any]:
     """What a result was measured on."""
-    try:
-        told = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        told = []
-    names = [line.partition(":")[2].strip() for line in told if line.startswith("model name")]
-    name = names[0] if names else platform.processor() or platform.machine()
-    return {"cpu": name, "cores": cores, "python": platform.python_version(), "system": platform.system()}
+    return {"cpu": cpu_name(), "cores": cores, "python": platform.python_version(), "system": platform.system()}
 
 
 def in_turns(systems: Sequence[str], plan: Plan, log: Any) -> list[Measured]:

@@ -58,7 +58,7 @@ def _start(outputs: Sequence[IO[str]]) -> list[subprocess.Popen]:
         found.bind(("localhost", 0))
         address = f"localhost:{found.getsockname()[1]}"
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    rest = [argument for argument in sys.argv[1:] if not argument.startswith("--local_processes")]
+    rest = _without_own_flag(sys.argv[1:])
     count, started = len(outputs) + 1, []
     for number, output in enumerate([None, *outputs]):
         share = cores[number * len(cores) // count : (number + 1) * len(cores) // count]
@@ -72,6 +72,18 @@ def _start(outputs: Sequence[IO[str]]) -> list[subprocess.Popen]:
             os.sched_setaffinity(process.pid, share)
         started.append(process)
     return started
+
+
+def _without_own_flag(arguments: Sequence[str]) -> list[str]:
+    """The training's flags. A value may stand after = or be the next argument."""
+    rest, kept = iter(arguments), []
+    for argument in rest:
+        name, equals, _ = argument.partition("=")
+        if name.lstrip("-") != "local_processes":
+            kept.append(argument)
+        elif not equals:
+            next(rest)
+    return kept
 
 
 def _leave_with_launcher() -> None:

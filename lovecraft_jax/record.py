@@ -1,6 +1,7 @@
 """What a run writes down about itself before its first step, and holds a second start against."""
 
 import json
+import platform
 from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
@@ -14,6 +15,7 @@ from lovecraft_jax import settings
 from lovecraft_jax.cleaning import Counts
 from lovecraft_jax.data import Data
 from lovecraft_jax.errors import UserError
+from lovecraft_jax.hardware import cpu_name
 from lovecraft_jax.vocab import Vocab, load
 from lovecraft_jax.workdir import write_json, write_text
 
@@ -34,8 +36,15 @@ def record(config: ConfigDict, data: Data) -> dict[str, Any]:
             "dropped": data.splits.counts.dropped,
             "splits": data.splits.tales,
         },
-        "versions": {"lovecraft_jax": lovecraft_jax.__version__} | {name: metadata.version(name) for name in PACKAGES},
+        "versions": {"lovecraft_jax": lovecraft_jax.__version__}
+        | {name: metadata.version(name) for name in PACKAGES}
+        | {"python": platform.python_version(), "hardware": _hardware()},
     }
+
+
+def _hardware() -> str:
+    kind = jax.devices()[0].device_kind
+    return f"{jax.device_count()} x {kind if kind != 'cpu' else cpu_name()}"
 
 
 def write_record(path: epath.Path, recorded: dict[str, Any]) -> None:

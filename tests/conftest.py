@@ -5,9 +5,10 @@ import os
 # Before jax starts. Several CPU devices in one process can hang in a collective for want of threads, unless the process
 # is bound to one core; so each pytest worker takes a core of its own.
 if hasattr(os, "sched_setaffinity"):
-    cores = sorted(os.sched_getaffinity(0))
+    # Workers inherit the one core of the process that starts them, for it has come by here too: all are in CORES.
+    cores = os.environ.setdefault("CORES", " ".join(map(str, sorted(os.sched_getaffinity(0))))).split()
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    os.sched_setaffinity(0, {cores[worker % len(cores)]})
+    os.sched_setaffinity(0, {int(cores[worker % len(cores)])})
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 

@@ -7,7 +7,7 @@ import lovecraft_jax
 
 PACKAGE = Path(lovecraft_jax.__file__).parent
 FLOORS = (
-    {"errors", "words", "conformal", "copying"},
+    {"errors", "hardware", "words", "conformal", "copying"},
     {"settings", "progress", "cleaning", "signals", "watchdog", "reference", "colours"},
     {"lock", "style", "curves", "svg", "excerpts"},
     {"corpus", "vocab", "workdir", "batches", "verdict"},

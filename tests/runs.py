@@ -84,7 +84,7 @@ def wait_for(condition: Callable[[], Any], process: subprocess.Popen) -> None:
 def launch(*flags: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
     """A run of two processes, each with one device, to its end."""
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"} | (env or {})
-    line = [sys.executable, "-m", "launch.local_processes", "--local_processes=2", *flags]
+    line = [sys.executable, "-m", "launch.local_processes", "--local_processes", "2", *flags]
     return subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False)
 
 

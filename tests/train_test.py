@@ -28,7 +28,8 @@ def test_a_run_records_its_config_vocabulary_and_versions(trained: Path) -> None
     assert _json(trained / "vocab.json")["chars"] == "".join(sorted(set(train_text)))
     versions = _json(trained / "versions.json")
     assert versions["jax"] == jax.__version__
-    assert versions.keys() >= {"lovecraft_jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"}
+    assert versions.keys() >= {"lovecraft_jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "python"}
+    assert versions["hardware"].startswith("1 x ")
 
 
 def test_a_run_records_its_corpus(trained: Path) -> None:
