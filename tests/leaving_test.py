@@ -1,16 +1,20 @@
 """However one of many processes ends, all leave within SECONDS and can go on to the same end."""
 
+import contextlib
 import os
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.runs import OF_TWO, assert_same_run, launch, started, wait_for
 
 SECONDS = 30
 
 
+@pytest.mark.timeout(480)  # nine starts of two processes
 def test_however_one_ends_all_leave_and_go_on_to_the_same_end(tmp_path: Path) -> None:
     """A signal or a fault after every checkpoint, to the launcher (-1) or one of the two, and what is said of it."""
     faults = [
@@ -33,6 +37,8 @@ def test_however_one_ends_all_leave_and_go_on_to_the_same_end(tmp_path: Path) ->
             try:
                 wait_for(lambda before=before: set(checkpoints.glob("*0")) - before, launcher)
                 pids = _children(launcher.pid)
+                assert {"metrics.jsonl", "lock"} <= _open_files(pids[0])
+                assert not {"metrics.jsonl", "lock"} & _open_files(pids[1])
                 os.kill([*pids, launcher.pid][number], fault)
                 said = launcher.communicate(timeout=SECONDS)[1]
             finally:
@@ -57,6 +63,15 @@ def test_a_process_whose_peer_never_starts_leaves(command: Callable, tmp_path: P
     assert done.returncode not in (0, 2)
     assert time.monotonic() - began < SECONDS
     assert not tmp_path.exists() or not list(tmp_path.iterdir())
+
+
+def _open_files(pid: int) -> set[str]:
+    """The names of those that a process has open."""
+    names = set()
+    for file in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):  # closed meanwhile
+            names.add(Path(os.readlink(file)).name)
+    return names
 
 
 def _children(pid: int) -> list[int]:
