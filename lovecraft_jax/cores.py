@@ -75,7 +75,8 @@ def make_core_steps(
     rows = np.arange(len(shapes.carry[0][0]), dtype=np.int32).reshape(len(cores), -1)
     gradients = jax.jit(_make_gradients(model, rows.size), compiler_options=options)
     share = functools.partial(jax.jit, compiler_options=options, donate_argnums=1)
-    shares = [share(_make_share(optimizer, shapes, owners, n)) for n in numbers]
+    bce = jnp.float32(0) if model.loss == "binary_cross_entropy" else None
+    shares = [share(_make_share(optimizer, shapes, bce, owners, n)) for n in numbers]
     copied, taken, stacked = jax.jit(_copied), jax.jit(_taken), jax.jit(_stacked)
 
     def exchange(of_cores: list[Leaves]) -> list[Variables]:
@@ -173,7 +174,7 @@ def _owners(optimizer: Optimizer, shapes: TrainState, cores: int) -> Owners:
     return Owners(of_variables, of_opt_state)
 
 
-def _make_share(optimizer: Optimizer, shapes: TrainState, owners: Owners, core: int) -> Callable:
+def _make_share(optimizer: Optimizer, shapes: TrainState, bce: jax.Array | None, owners: Owners, core: int) -> Callable:
     update = make_update(optimizer)
 
     def share(
@@ -184,7 +185,7 @@ def _make_share(optimizer: Optimizer, shapes: TrainState, owners: Owners, core: 
         It makes all of the update, of which the compiler leaves out what comes to nothing here.
         """
         state = TrainState(step, _filled(shapes.variables, variables), _filled(shapes.opt_state, opt_state), (), step)
-        _, unravel = ravel_pytree(Sums(jnp.float32(0), jnp.float32(0), state.variables["params"]))
+        _, unravel = ravel_pytree(Sums(jnp.float32(0), jnp.float32(0), state.variables["params"], bce))
         after, metrics = update(state, unravel(functools.reduce(jnp.add, sums_N)), healthy)
         variables, opt_state = (
             _own(after.variables, owners.variables, core),

@@ -13,7 +13,7 @@ from lovecraft_jax.run import load_run
 
 
 def main() -> int:
-    """Prints one JSON line: loss (nats per token), bpc, perplexity, tokens, characters, and what was scored."""
+    """Prints one JSON line: loss (nats per token), bpc, bce, perplexity, tokens, characters, and what was scored."""
     F = flags.FLAGS
     if cli.given("text") and F["split"].present:
         raise UserError(f"--text={F.text} and --split={F.split}: give one of them")
@@ -25,8 +25,9 @@ def main() -> int:
     else:
         what, text = {"split": F.split}, run.split(F.split)
     score = run.score(text)
-    result = {"loss": score.loss, "bpc": score.bpc, "perplexity": score.perplexity, "tokens": score.tokens}
-    print(json.dumps(strict(what | result | {"characters": score.chars, "step": int(run.state.step)})))
+    result = {"loss": score.loss, "bpc": score.bpc, "bce": score.bce, "perplexity": score.perplexity}
+    read = {"tokens": score.tokens, "characters": score.chars, "step": int(run.state.step)}
+    print(json.dumps(strict(what | result | read)))
     return 0
 
 

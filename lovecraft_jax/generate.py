@@ -75,6 +75,20 @@ def write(
     yield np.asarray(drawn)[:, : (length - 1) % chunk + 1]
 
 
+def follow(model: LSTMLM, variables: Variables, x_BT: np.ndarray) -> np.ndarray:
+    """The likeliest token after each of these, every row from a zero carry: what teacher forcing shows, [B, T].
+
+    No writing: the next one goes on from the text, not from this answer. The unknown is never given.
+    """
+    return np.asarray(_follow(model, variables, x_BT.astype(np.int32)))
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _follow(model: LSTMLM, variables: Variables, x_BT: jax.Array) -> jax.Array:
+    _, logits_BTV = forward(model, variables, model.initial_carry(len(x_BT)), x_BT)
+    return logits_BTV.at[..., UNKNOWN_ID].set(-jnp.inf).argmax(axis=-1)
+
+
 @functools.partial(jax.jit, static_argnames="model")
 def _read(
     model: LSTMLM, variables: Variables, prompt_SN: jax.Array, seed: jax.Array

@@ -162,6 +162,8 @@ class Training:
             "learning_rate": float(values["learning_rate"][-1]),
             "chars_per_second": self.journal.chars_per_step * (step - self.began_at) / seconds,
         }
+        if "bce" in values:
+            row["bce"] = float(values["bce"].mean())
         for at in np.flatnonzero(values["finite"] == 0)[:1]:
             self._stop_at_bad_step(row | {"step": step - count + 1 + int(at)}, float(values["learning_rate"][at]))
         due = step % self.config.train.log_every == 0
@@ -170,7 +172,8 @@ class Training:
             self.began, self.began_at = time.perf_counter(), step
 
     def _stop_at_bad_step(self, row: Row, rate: float) -> None:
-        self.journal.write(row | {"loss": math.nan, "bpc": math.nan, "grad_norm": math.nan, "learning_rate": rate})
+        unknown = {key: math.nan for key in ("loss", "bpc", "grad_norm", "bce") if key in row}
+        self.journal.write(row | unknown | {"learning_rate": rate})
         self.checkpoints.wait()
         raise RunError(
             f"step {row['step']:,}: the loss or its gradient is not finite, at learning rate {rate:.3g}; last good "
@@ -218,7 +221,8 @@ class Training:
         if self.config.data.regime != "window":
             return {}
         lanes, seq_len = self.config.train.eval_lanes, self.config.data.seq_len
-        return {"bpc_window": self.scorer.windows(variables, self.data.encoded[split], lanes, seq_len).bpc}
+        score = self.scorer.windows(variables, self.data.encoded[split], lanes, seq_len)
+        return {"bpc_window": score.bpc, "bce_window": score.bce}
 
     def _save(self, bpc: float | None = None) -> None:
         if self.step not in self.checkpoints.steps:

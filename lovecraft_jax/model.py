@@ -17,6 +17,7 @@ from lovecraft_jax.cudnn import run_cudnn
 from lovecraft_jax.fused import LayerCarry
 from lovecraft_jax.lstm import LSTMCell, run_layer
 from lovecraft_jax.ops import of_rows, plus_bias
+from lovecraft_jax.settings import BEFORE
 
 Carry = tuple[LayerCarry, ...]
 """One (c_BH, h_BH) a layer."""
@@ -29,7 +30,8 @@ class LSTMLM(nn.Module):
     """A stack of LSTM layers that gives the logits of every next token.
 
     `embed=0` feeds tokens as one-hot vectors; `tie` uses the embedding as the head's kernel (Press and Wolf 2017).
-    `remat` is for training: the tokens between two carries that are kept for the way back (step.py); 0 keeps all.
+    For training (step.py) are `remat`, the tokens between two carries that are kept for the way back (0 keeps all), and
+    `loss`, what it makes small: "cross_entropy" or "binary_cross_entropy".
     """
 
     vocab_size: int
@@ -42,6 +44,7 @@ class LSTMLM(nn.Module):
     dtype: jnp.dtype = jnp.dtype("float32")
     lstm: str = "scan"
     remat: int = 0
+    loss: str = "cross_entropy"
 
     def setup(self) -> None:
         if self.embed:
@@ -130,4 +133,5 @@ def make_model(config: ConfigDict, vocab_size: int, lstm: str = "") -> LSTMLM:
         dtype=jnp.dtype(settings.dtype),
         lstm=lstm or native.resolve(settings),
         remat=settings.get("remat", 0),  # runs from before it have none
+        loss=config.train.get("loss", BEFORE["train.loss"]),
     )

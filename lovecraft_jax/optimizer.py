@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from lovecraft_jax.settings import BEFORE
+
 
 def make_schedule(config: ConfigDict, total_steps: int) -> optax.Schedule:
     """The learning rate's share of its peak at each step: linear warmup from 0, then a cosine to `end`, or 1."""
@@ -20,7 +22,7 @@ def make_schedule(config: ConfigDict, total_steps: int) -> optax.Schedule:
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """Adam with a schedule, after a clip by the global norm, which `step.make_update` makes with its mean."""
+    """Adam with a schedule, after a clip by the global norm (0: none), which `step.make_update` makes with its mean."""
 
     adam: optax.GradientTransformation
     schedule: optax.Schedule
@@ -31,11 +33,15 @@ def make_optimizer(config: ConfigDict, total_steps: int) -> Optimizer:
     """optax Adam (Kingma and Ba 2015), scaled by the schedule's share.
 
     The peak rate is a leaf of the state (`inject_hyperparams`), so that one compiled step serves many rates at once.
+    With `eps_hat` epsilon is added before the bias is corrected, as at the end of their section 2 and in Keras: divided
+    by sqrt(1 - beta2^t), where gradients near it then move little in the first steps.
     """
-    schedule = make_schedule(config, total_steps)
-    adam = optax.inject_hyperparams(optax.adam, static_args=("b1", "b2", "eps"))
+    schedule, beta2, eps = make_schedule(config, total_steps), config.beta2, config.eps
+    eps_hat = config.get("eps_hat", BEFORE["optimizer.eps_hat"])
+    adam = optax.inject_hyperparams(optax.adam, static_args=("b1", "b2") if eps_hat else ("b1", "b2", "eps"))
+    corrected = lambda count: eps / jnp.sqrt(1 - beta2 ** (count.astype(jnp.float32) + 1))  # noqa: E731
     chain = optax.chain(
-        adam(learning_rate=config.lr, b1=config.beta1, b2=config.beta2, eps=config.eps),
+        adam(learning_rate=config.lr, b1=config.beta1, b2=beta2, eps=corrected if eps_hat else eps),
         optax.scale_by_schedule(schedule),
     )
 

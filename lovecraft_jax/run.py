@@ -12,7 +12,7 @@ from lovecraft_jax import data, native
 from lovecraft_jax.checkpoint import Checkpoints
 from lovecraft_jax.cleaning import clean_all
 from lovecraft_jax.errors import UserError
-from lovecraft_jax.generate import Sampling, encode_prompt, write
+from lovecraft_jax.generate import Sampling, encode_prompt, follow, write
 from lovecraft_jax.model import LSTMLM, make_model
 from lovecraft_jax.optimizer import make_optimizer
 from lovecraft_jax.record import read_record
@@ -54,6 +54,17 @@ class Run:
         """The same texts as ids [S, <= chunk], as they are written."""
         ids = encode_prompt(self.vocab, prompt)
         return write(self.model, self.state.variables, ids, length, seed, sampling or Sampling(), samples, chunk)
+
+    def teacher_forced(self, ids: np.ndarray, seq_len: int = 0) -> np.ndarray:
+        """The likeliest token after each of `ids` [N] but the last [N - 1], given those that truly stand before it.
+
+        The article of 2019 took this for writing. Windows of `seq_len` tokens (0: those of training) are read from a
+        zero carry each, as there.
+        """
+        after, T = max(0, len(ids) - 1), seq_len or self.config.data.seq_len
+        x_BT: np.ndarray = np.zeros((-(-after // T), T), ids.dtype)
+        x_BT.flat[:after] = ids[:after]
+        return follow(self.model, self.state.variables, x_BT).ravel()[:after]
 
     def score(self, text: Encoded) -> Score:
         """The final score of an encoded text."""

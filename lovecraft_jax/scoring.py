@@ -11,7 +11,6 @@ import math
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lovecraft_jax import processes
@@ -19,7 +18,7 @@ from lovecraft_jax.batches import Batch
 from lovecraft_jax.metrics import Row
 from lovecraft_jax.model import LSTMLM
 from lovecraft_jax.state import Variables
-from lovecraft_jax.step import make_eval_step
+from lovecraft_jax.step import Cost, make_eval_step
 from lovecraft_jax.vocab import Encoded
 
 WARM_TOKENS = 1000
@@ -29,11 +28,14 @@ CHUNK = 500
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """What a text cost in all. `nats` has what spelling out unknown tokens costs."""
+    """What a text cost in all. `nats` has what spelling out unknown tokens costs; `binary`, the sum of the binary
+    cross-entropies (step.py) over its tokens and all `vocab_size` of them that there are, has not."""
 
     nats: float
     tokens: int
     chars: int
+    binary: float
+    vocab_size: int
 
     @property
     def loss(self) -> float:
@@ -46,6 +48,15 @@ class Score:
         return self.nats / self.chars / math.log(2)
 
     @property
+    def bce(self) -> float:
+        """Keras's `binary_crossentropy`, a mean over the vocabulary too: larger ones make it smaller."""
+        return self.bce_over(self.vocab_size)
+
+    def bce_over(self, classes: int) -> float:
+        """The same model's in a vocabulary of so many, those beyond its own never likely."""
+        return self.binary / self.tokens / classes
+
+    @property
     def perplexity(self) -> float:
         """exp of the loss, per token; infinite where a float cannot hold it."""
         return math.exp(self.loss) if self.loss < math.log(sys.float_info.max) else math.inf
@@ -53,7 +64,7 @@ class Score:
 
 def score_row(step: int, split: str, scoring: str, score: Score) -> Row:
     """A score as a row of metrics.jsonl."""
-    values = {"loss": score.loss, "bpc": score.bpc, "perplexity": score.perplexity}
+    values = {"loss": score.loss, "bpc": score.bpc, "bce": score.bce, "perplexity": score.perplexity}
     return {"step": step, "split": split, "scoring": scoring, **values}
 
 
@@ -84,28 +95,30 @@ class Scorer:
     ) -> Score:
         lanes = processes.own_share(len(edges) - 1)
         own = edges[lanes.start : lanes.stop + 1]
-        nats = self._nats(variables, text.ids, own, chunk, warm, forget) if lanes else 0.0
-        return Score(sum(processes.gather(nats)) + text.extra_nats, len(text.ids), text.n_chars)
+        cost = self._cost(variables, text.ids, own, chunk, warm, forget) if lanes else (0.0, 0.0)
+        nats, binary = np.sum(processes.gather(cost), axis=0).tolist()
+        return Score(nats + text.extra_nats, len(text.ids), text.n_chars, binary, self.model.vocab_size)
 
-    def _nats(
+    def _cost(
         self, variables: Variables, ids: np.ndarray, edges: list[int], chunk: int, warm: int, forget: bool
-    ) -> float:
+    ) -> tuple[float, float]:
         lanes = _lanes(ids, self.start_id, edges, chunk, warm)
         rows, length = lanes.x_BT.shape
         carry = self.model.initial_carry(rows)
         reset_B = np.full(rows, forget)
-        sums = []
+        costs = []
         for start in range(0, length, chunk):
             part = slice(start, start + chunk)
             batch = Batch(lanes.x_BT[:, part], lanes.y_BT[:, part], lanes.weight_BT[:, part], reset_B)
-            variables, carry, nats = _eval_step(self.model, variables, carry, batch)
-            sums.append(nats)
+            variables, carry, cost = _eval_step(self.model, variables, carry, batch)
+            costs.append(cost)
         # Added up in float64 on the host; within a chunk float32 is exact enough.
-        return float(np.sum(jax.device_get(sums), dtype=np.float64))
+        nats, binary = np.sum(jax.device_get(costs), axis=0, dtype=np.float64).tolist()
+        return nats, binary
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _eval_step(model: LSTMLM, variables: Variables, carry: tuple, batch: Batch) -> tuple[Variables, tuple, jnp.ndarray]:
+def _eval_step(model: LSTMLM, variables: Variables, carry: tuple, batch: Batch) -> tuple[Variables, tuple, Cost]:
     return make_eval_step(model)(variables, carry, batch)
 
 

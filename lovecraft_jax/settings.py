@@ -50,7 +50,9 @@ RULES: dict[str, Rule] = {
     "optimizer.beta1": _rate(),
     "optimizer.beta2": _rate(),
     "optimizer.eps": _above_zero(),
-    "optimizer.clip": _above_zero(),
+    "optimizer.eps_hat": (bool, "true or false", lambda value: True),
+    "optimizer.clip": (float, "a finite float of at least 0", lambda value: 0 <= value < float("inf")),
+    "train.loss": _one_of("cross_entropy", "binary_cross_entropy"),
     "train.epochs": (float, "a finite float of at least 0", lambda value: 0 <= value < 1e9),
     "train.steps": _at_least(0),
     "train.stop_at_step": _at_least(0),
@@ -68,6 +70,9 @@ RULES: dict[str, Rule] = {
     "sample.top_p": (float, "a float above 0 and up to 1", lambda value: 0 < value <= 1),
 }
 """Every key of a config with its type, its range in words, and the test of it."""
+
+BEFORE: dict[str, Any] = {"optimizer.eps_hat": False, "train.loss": "cross_entropy"}
+"""What runs did from before there was a setting for it."""
 
 FREE_ON_RESUME = (
     "data.corpus",  # the text itself is compared, by its hash
@@ -128,6 +133,7 @@ def check(config: ConfigDict) -> None:
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """What stands in the way of resuming: "key: old -> new" for every key not free to change."""
+    old = BEFORE | old
     return [
         f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
         for key in sorted(old.keys() | new.keys())

@@ -19,6 +19,8 @@ from lovecraft_jax.state import TrainState, Variables
 Metrics = dict[str, jax.Array]
 Tree = TypeVar("Tree")
 
+KERAS_EPSILON = 1e-7
+
 
 def nats(logits_BTV: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
     """Weighted sum of the cross-entropy over the batch, in nats, and the sum of the weights."""
@@ -27,17 +29,33 @@ def nats(logits_BTV: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
     return jnp.sum(nats_BT * weight_BT), jnp.sum(weight_BT)
 
 
+def binary(logits_BTV: jax.Array, batch: Batch) -> jax.Array:
+    """Weighted sum of the binary cross-entropy over the batch and the vocabulary: each token a question of its own,
+    answered by its probability, and only the target's answer is yes.
+
+    As Keras has it, whose `binary_crossentropy` is its mean over all: probabilities are kept 1e-7 from 0 and 1.
+    """
+    V = logits_BTV.shape[-1]
+    is_target_BTV = batch.y_BT.astype(jnp.int32)[..., None] == jnp.arange(V)[None, None]
+    probs_BTV = jnp.clip(jax.nn.softmax(logits_BTV), KERAS_EPSILON, 1 - KERAS_EPSILON)
+    right_BTV = jnp.where(is_target_BTV, probs_BTV, 1 - probs_BTV)
+    nats_BT = -jnp.sum(jnp.log(right_BTV), axis=-1)
+    return jnp.sum(nats_BT * batch.weight_BT.astype(jnp.float32))
+
+
 def forget(carry: Carry, reset_B: ArrayLike) -> Carry:
     """The carry, zero in the rows that start over."""
     return jax.tree.map(lambda leaf_BH: jnp.where(jnp.asarray(reset_B)[:, None], 0.0, leaf_BH), carry)
 
 
 class Sums(NamedTuple):
-    """What rows of a batch add to a step: nats and weights [], and the gradient of the nats."""
+    """What rows of a batch add to a step: nats and weights [], the gradient of the loss, and `bce` [] where that is the
+    loss: `binary`, its mean over the vocabulary."""
 
     nats: jax.Array
     weight: jax.Array
     grads: Variables
+    bce: jax.Array | None = None
 
 
 def make_gradient(model: LSTMLM) -> Callable[[Variables, Carry, Batch, Masks], tuple[Sums, Carry]]:
@@ -46,26 +64,28 @@ def make_gradient(model: LSTMLM) -> Callable[[Variables, Carry, Batch, Masks], t
     With `model.remat` time goes by in chunks of so many tokens (as Chen et al. 2016): only the carry between them is
     kept, and what is inside is computed again on the way back.
     """
+    is_binary = model.loss == "binary_cross_entropy"
 
     def gradient(variables: Variables, carry: Carry, batch: Batch, masks: Masks) -> tuple[Sums, Carry]:
-        def loss(params: Variables) -> tuple[jax.Array, tuple[jax.Array, Carry]]:
-            def chunk(start: Carry, tokens: tuple) -> tuple[Carry, tuple[jax.Array, jax.Array]]:
+        def loss(params: Variables) -> tuple[jax.Array, tuple[Sums, Carry]]:
+            def chunk(start: Carry, tokens: tuple) -> tuple[Carry, Sums]:
                 x_BT, y_BT, weight_BT = tokens
                 part = batch._replace(x_BT=x_BT, y_BT=y_BT, weight_BT=weight_BT)
                 after, logits_BTV = forward(model, variables | {"params": params}, start, part.x_BT, masks)
-                return after, nats(logits_BTV, part)
+                bce = binary(logits_BTV, part) / model.vocab_size if is_binary else None
+                return after, Sums(*nats(logits_BTV, part), {}, bce)
 
             start, tokens = forget(carry, batch.reset_B), (batch.x_BT, batch.y_BT, batch.weight_BT)
             if model.remat:
                 chunks = jax.tree.map(lambda leaf_BT: _chunks(leaf_BT, model.remat), tokens)
                 after, sums = jax.lax.scan(jax.checkpoint(chunk, prevent_cse=False), start, chunks)
-                nats_sum, weight_sum = jax.tree.map(jnp.sum, sums)
+                sums = jax.tree.map(jnp.sum, sums)
             else:
-                after, (nats_sum, weight_sum) = chunk(start, tokens)
-            return nats_sum, (weight_sum, after)
+                after, sums = chunk(start, tokens)
+            return sums.nats if sums.bce is None else sums.bce, (sums, after)
 
-        (nats_sum, (weight_sum, after)), grads = jax.value_and_grad(loss, has_aux=True)(variables["params"])
-        return Sums(nats_sum, weight_sum, grads), after
+        (_, (sums, after)), grads = jax.value_and_grad(loss, has_aux=True)(variables["params"])
+        return sums._replace(grads=grads), after
 
     return gradient
 
@@ -86,7 +106,7 @@ def make_update(optimizer: Optimizer) -> Callable[[TrainState, Sums, jax.Array],
         mean = 1.0 / sums.weight
         loss, grad_norm = sums.nats * mean, global_norm(sums.grads) * mean
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-        scale = mean * jnp.minimum(1.0, optimizer.clip / grad_norm)
+        scale = mean * jnp.minimum(1.0, optimizer.clip / grad_norm) if optimizer.clip else mean
         grads = jax.tree.map(lambda grad: grad * scale, sums.grads)
         params = state.variables["params"]
         updates, opt_state = optimizer.adam.update(grads, state.opt_state, params)
@@ -98,6 +118,8 @@ def make_update(optimizer: Optimizer) -> Callable[[TrainState, Sums, jax.Array],
             "learning_rate": learning_rate(state.opt_state, optimizer.schedule, state.step),
             "finite": finite,
         }
+        if sums.bce is not None:
+            metrics["bce"] = sums.bce * mean
         return where(healthy & finite, after, state), metrics
 
     return update
@@ -163,11 +185,18 @@ def make_train_steps(
     return train_steps
 
 
-def make_eval_step(model: LSTMLM) -> Callable[[Variables, Carry, Batch], tuple[Variables, Carry, jax.Array]]:
-    """(variables, carry, chunk) -> (variables, carry, nats): a fold, so that dynamic evaluation is another step."""
+class Cost(NamedTuple):
+    """What a text costs a model, summed over its tokens: `nats`, and what `binary` says."""
 
-    def eval_step(variables: Variables, carry: Carry, batch: Batch) -> tuple[Variables, Carry, jax.Array]:
+    nats: jax.Array
+    binary: jax.Array
+
+
+def make_eval_step(model: LSTMLM) -> Callable[[Variables, Carry, Batch], tuple[Variables, Carry, Cost]]:
+    """(variables, carry, chunk) -> (variables, carry, cost): a fold, so that dynamic evaluation is another step."""
+
+    def eval_step(variables: Variables, carry: Carry, batch: Batch) -> tuple[Variables, Carry, Cost]:
         carry, logits_BTV = forward(model, variables, forget(carry, batch.reset_B), batch.x_BT)
-        return variables, carry, nats(logits_BTV, batch)[0]
+        return variables, carry, Cost(nats(logits_BTV, batch)[0], binary(logits_BTV, batch))
 
     return eval_step

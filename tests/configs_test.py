@@ -13,7 +13,7 @@ from lovecraft_jax import settings
 from lovecraft_jax.model import make_model
 
 FILES = sorted(path.stem for path in Path(configs.__file__).parent.glob("*.py") if path.stem != "__init__")
-VARIANTS = {name: ["quick"] for name in FILES} | {"tiny": []}
+VARIANTS = {name: ["quick", "article"] for name in FILES} | {"tiny": []}
 
 each_config = pytest.mark.parametrize(
     ("name", "variant"), [(name, variant) for name in FILES for variant in (None, *VARIANTS[name])]
@@ -58,7 +58,7 @@ def test_an_unknown_variant_is_an_error_that_names_it(name: str) -> None:
     ("name", "units", "seq_len"), [("c100", 100, 50), ("c125", 125, 30), ("c150", 150, 50), ("c10", 150, 10)]
 )
 def test_the_articles_four_models_have_its_sizes(name: str, units: int, seq_len: int) -> None:
-    for variant in (None, "quick"):
+    for variant in (None, "quick", "article"):
         config = get_config(name, variant)
         assert (config.model.layers, config.model.units, config.data.seq_len) == (2, units, seq_len)
 
@@ -69,6 +69,17 @@ def test_quick_is_the_same_model_on_the_same_data_for_under_a_million_characters
     assert (quick.model.to_dict(), quick.data.to_dict()) == (full.model.to_dict(), full.data.to_dict())
     assert full.train.steps == 0
     assert 500_000 < quick.train.steps * quick.data.batch_size * quick.data.seq_len < 1_000_000
+
+
+@pytest.mark.parametrize(("name", "epochs"), [("c100", 500), ("c125", 500), ("c150", 850), ("c10", 500)])
+def test_the_article_s_recipe_is_the_same_for_all_four_but_for_sizes_and_epochs(name: str, epochs: int) -> None:
+    recipe = settings.flatten(get_config(name, "article"))
+    asked = {"data.regime": "window", "model.embed": 0, "train.loss": "binary_cross_entropy", "train.epochs": epochs}
+    asked |= {"optimizer.lr": 0.001, "optimizer.clip": 0, "optimizer.schedule": "constant", "optimizer.warmup": 0}
+    assert recipe.items() >= asked.items()
+    of_c150 = settings.flatten(get_config("c150", "article"))
+    differing = {key for key, value in recipe.items() if of_c150[key] != value}
+    assert differing <= {"model.units", "data.seq_len", "train.epochs"}
 
 
 def test_every_call_gives_a_config_of_its_own() -> None:

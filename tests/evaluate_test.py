@@ -18,7 +18,7 @@ def test_the_test_split_scores_as_training_reported(evaluate: Callable[..., dict
     corpus = json.loads((trained / "corpus.json").read_text())
     result = evaluate()
     assert {key: result[key] for key in ("split", "step")} == {"split": "test", "step": 40}
-    for key in ("loss", "bpc", "perplexity"):
+    for key in ("loss", "bpc", "bce", "perplexity"):
         assert result[key] == pytest.approx(final[key], rel=1e-9)
     assert result["tokens"] == result["characters"] == corpus["characters"]["test"]
 
@@ -49,7 +49,7 @@ def test_what_training_never_showed_costs_more(trained: Path) -> None:
 
 
 def test_the_perplexity_of_a_hopeless_model_is_infinite() -> None:
-    assert Score(nats=7.1e3, tokens=10, chars=10).perplexity == math.inf
+    assert Score(nats=7.1e3, tokens=10, chars=10, binary=0.0, vocab_size=2).perplexity == math.inf
 
 
 @pytest.fixture(scope="module")

@@ -62,6 +62,24 @@ def test_steps_equal_clipping_and_adam_in_numpy(config: ConfigDict) -> None:
         assert actual == pytest.approx(by_hand, rel=1e-4)
 
 
+def test_without_a_clip_the_gradient_is_whole(config: ConfigDict) -> None:
+    (first,) = updates(settings(config, eps=1.0, lr=0.2, warmup=0, clip=0.0), [{"a": 3.0, "b": 4.0}])
+    assert first == pytest.approx({"a": -0.2 * 3 / (3 + 1), "b": -0.2 * 4 / (4 + 1)}, rel=1e-5)
+
+
+def test_eps_hat_is_added_before_the_bias_is_corrected(config: ConfigDict) -> None:
+    section = settings(config, lr=0.2, eps=0.1, beta1=0.8, beta2=0.95, clip=0.0, warmup=0, schedule="constant")
+    section.eps_hat = True
+    m = v = 0.0
+    expected = []
+    for n, g in enumerate((3.0, -0.5, 0.1), start=1):
+        m, v = 0.8 * m + 0.2 * g, 0.95 * v + 0.05 * g**2
+        rate = 0.2 * math.sqrt(1 - 0.95**n) / (1 - 0.8**n)  # as Kingma and Ba 2015 put it last in section 2
+        expected.append(-rate * m / (math.sqrt(v) + 0.1))
+    actual = updates(section, [{"a": g, "b": 0.0} for g in (3.0, -0.5, 0.1)])
+    assert [step["a"] for step in actual] == pytest.approx(expected, rel=1e-4)
+
+
 def test_the_learning_rate_is_a_leaf_and_another_needs_no_new_compile(config: ConfigDict) -> None:
     section = settings(config, lr=0.25, warmup=0, eps=0.4)
     optimizer = make_optimizer(section, total_steps=10)

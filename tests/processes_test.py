@@ -23,8 +23,8 @@ def test_two_processes_agree_with_one(two: Run, one: Path) -> None:
         (row["step"], row["split"], row.get("scoring")) for row in of_one
     ]
     for row, other in zip(of_two, of_one, strict=True):
-        if "loss" in row:
-            assert row["loss"] == pytest.approx(other["loss"], rel=1e-5)
+        for key in {"loss", "bce"} & row.keys():
+            assert row[key] == pytest.approx(other[key], rel=1e-5)
 
 
 def test_one_process_speaks_for_all(two: Run) -> None:

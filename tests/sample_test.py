@@ -46,6 +46,51 @@ def test_json_is_one_line_with_all_that_was_asked(sample: Callable[..., str]) ->
     assert len(first) == LENGTH
 
 
+def test_teacher_forcing_shows_the_likeliest_character_after_each_window_s_true_ones(
+    command: Callable, trained: Path
+) -> None:
+    forced = ("--mode=teacher_forced", f"--workdir={trained}", "--length=100", "--seed=3", "--split=valid")
+    as_json, lines = command("sample", *forced, "--json"), command("sample", *forced)
+    result = json.loads(as_json.stdout)
+    run = load_run(trained)
+    T, start, truth = run.config.data.seq_len, result["offset"], run.vocab.decode(run.split("valid").ids)
+    assert (result["source"], result["seq_len"], result["seed"], result["step"]) == ("valid", T, 3, 40)
+    assert result["text"] == truth[start : start + 100]
+    assert 100 * result["right"] == sum(a == b for a, b in zip(result["text"], result["likeliest"], strict=True))
+    for n in (0, 1, T - 1, T, T + 1, 99):  # what the model itself would go on with, after the window's beginning
+        window = truth[start - 1 + n // T * T : start + n]
+        assert run.write(window, length=1, sampling=Sampling(temperature=0.0)) == [result["likeliest"][n]]
+
+    pairs = [pair.split("\n") for pair in lines.stdout.removesuffix("\n\n").split("\n\n")]
+    true, likeliest = ("".join(column) for column in zip(*pairs, strict=True))
+    assert (true, likeliest) == tuple(result[key].replace("\n", "¶") for key in ("text", "likeliest"))
+    assert f"valid from token {start:,} on" in lines.stderr
+
+
+def test_teacher_forcing_reads_a_file_from_its_beginning(command: Callable, trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "tale.txt").write_text("The house was silent.")
+    flags = ("--mode=teacher_forced", f"--workdir={trained}", f"--text={tmp_path / 'tale.txt'}", "--json")
+    result = json.loads(command("sample", *flags, "--length=20").stdout)
+    assert (result["text"], result["offset"]) == ("he house was silent.", 1)
+    too_long = command("sample", *flags, "--length=21")
+    assert too_long.returncode == 2
+    assert "--length=21" in too_long.stderr
+
+
+@pytest.mark.parametrize(
+    ("mode", "flags"),
+    [
+        ("teacher_forced", ["--prompt=The", "--temperature=0.7"]),
+        ("teacher_forced", ["--stream"]),
+        ("free", ["--split=test"]),
+    ],
+)
+def test_flags_of_the_other_mode_are_refused(command: Callable, trained: Path, mode: str, flags: list[str]) -> None:
+    done = command("sample", f"--workdir={trained}", f"--mode={mode}", *flags)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{', '.join(flag.split('=')[0] for flag in flags)} with --mode={mode}" in done.stderr
+
+
 @pytest.fixture(scope="module")
 def sample(command: Callable, trained: Path) -> Callable[..., str]:
     """Runs the command; returns its standard output."""

@@ -97,8 +97,24 @@ def test_spelling_unknown_tokens_is_paid_for(scorer: Scorer, params: Params) -> 
 
 def test_bits_per_character_loss_and_perplexity_by_hand() -> None:
     # Three tokens that spell six characters, at two bits a token.
-    score = Score(nats=6 * math.log(2), tokens=3, chars=6)
+    score = Score(nats=6 * math.log(2), tokens=3, chars=6, binary=2.4, vocab_size=8)
     assert (score.bpc, score.loss, score.perplexity) == pytest.approx((1, 2 * math.log(2), 4))
+    assert (score.bce, score.bce_over(8), score.bce_over(16)) == pytest.approx((0.1, 0.1, 0.05))
+
+
+@pytest.mark.parametrize("length", [LENGTH, 2 * CHUNK, 1])
+def test_bce_asks_yes_or_no_of_every_token_of_the_vocabulary(scorer: Scorer, params: Params, length: int) -> None:
+    text = random_text(length)
+    # Token 4 has 1/2, the others share the rest: the same distribution whatever was read.
+    logits = np.log(np.where(np.arange(V) == 4, 0.5, 0.5 / (V - 1)))
+    silent = {"head_kernel": np.zeros_like(params["head_kernel"]), "head_bias": logits.astype(np.float32)}
+    p = 0.5 / (V - 1)
+    no = -math.log(0.5) - (V - 1) * math.log(1 - p)
+    cost = np.where(text.ids == 4, no, no + math.log(1 - p) - math.log(p))  # of each token, its own yes for its no
+    for score in (scorer.final, lambda v, t: scorer.scheduled(v, t, 3), lambda v, t: scorer.windows(v, t, 3, WINDOW)):
+        assert score({"params": params | silent}, text).bce == pytest.approx(cost.mean() / V, rel=1e-5)
+    larger = Encoded(text.ids, n_chars=3 * length, extra_nats=1000.0)
+    assert scorer.final({"params": params | silent}, larger).bce == pytest.approx(cost.mean() / V, rel=1e-5)
 
 
 def explicit_nats(params: Params, ids: np.ndarray, forget_every: int = 10**9) -> float:

@@ -17,7 +17,7 @@ TEXTS = [key for key in KEYS if settings.RULES[key][0] is str]
 
 
 @pytest.mark.parametrize(
-    ("name", "variant"), [(name, v) for name in CONFIGS for v in (None, "quick") if (name, v) != ("tiny", "quick")]
+    ("name", "variant"), [(name, v) for name in CONFIGS for v in (None, "quick", "article") if name != "tiny" or not v]
 )
 def test_every_config_passes(name: str, variant: str | None) -> None:
     config = importlib.import_module(f"configs.{name}").get_config(variant)
@@ -61,7 +61,10 @@ def test_an_unknown_variant_is_refused_by_name(name: str) -> None:
         ("optimizer.beta1", 1.0),
         ("optimizer.beta2", -0.5),
         ("optimizer.eps", 0.0),
-        ("optimizer.clip", 0.0),
+        ("optimizer.eps_hat", 1),
+        ("optimizer.clip", -1.0),
+        ("optimizer.clip", math.inf),
+        ("train.loss", "binary"),
         ("train.epochs", -1.0),
         ("train.epochs", math.inf),
         ("train.steps", -1),
@@ -91,6 +94,7 @@ def test_a_value_out_of_range_is_named_with_what_was_expected(config: ConfigDict
         ("model.dropout", 0.99),
         ("optimizer.end", 0.0),
         ("optimizer.end", 1.0),
+        ("optimizer.clip", 0.0),
         ("optimizer.lr", 1),  # an int where a float is meant
         ("sample.temperature", 0.0),
         ("sample.top_p", 1.0),
@@ -175,6 +179,17 @@ def test_all_that_changes_what_is_learnt_is_a_difference_and_nothing_else(config
     for key in KEYS:
         expected = [] if key in FREE else [f"{key}: {old[key]!r} -> 'changed'"]
         assert settings.differences(old, old | {key: "changed"}) == expected
+
+
+def test_a_run_from_before_a_setting_goes_on_as_it_did_then(config: ConfigDict) -> None:
+    now = settings.flatten(config)
+    before = {key: value for key, value in now.items() if key not in ("train.loss", "optimizer.eps_hat")}
+    assert settings.differences(before, now) == []
+    other = now | {"train.loss": "binary_cross_entropy", "optimizer.eps_hat": True}
+    assert settings.differences(before, other) == [
+        "optimizer.eps_hat: False -> True",
+        "train.loss: 'cross_entropy' -> 'binary_cross_entropy'",
+    ]
 
 
 def test_differences_come_in_order_and_count_missing_keys(config: ConfigDict) -> None:

@@ -61,7 +61,9 @@ def test_metrics_have_a_row_for_all_that_was_due(trained: Path) -> None:
         if row["split"] == "train":
             assert row["chars_per_second"] > 0
             assert row["learning_rate"] == pytest.approx(_rate(row["step"] - 1), rel=1e-5)
+            assert "bce" not in row  # which would cost time
         else:
+            assert 0 < row["bce"] < row["loss"]
             assert row["perplexity"] == pytest.approx(math.exp(row["loss"]), rel=1e-9)
 
 
@@ -164,6 +166,8 @@ def test_the_window_regime_reports_both_scores(windows: tuple) -> None:
     final = _rows(workdir)[-1]
     assert final["bpc_window"] == pytest.approx(bpc, rel=1e-5)
     assert abs(final["bpc"] / bpc - 1) > 1e-3
+    right = np.where(np.eye(run.vocab.size)[text.ids] == 1, np.exp(log_probs), 1 - np.exp(log_probs))
+    assert final["bce_window"] == pytest.approx(-np.mean(np.log(right)), rel=1e-5)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_the_last_good_state(command: Callable, tmp_path: Path) -> None:
