@@ -113,7 +113,7 @@ class Scorer:
             variables, carry, cost = _eval_step(self.model, variables, carry, batch)
             costs.append(cost)
         # Added up in float64 on the host; within a chunk float32 is exact enough.
-        nats, binary = np.sum(jax.device_get(costs), axis=0, dtype=np.float64).tolist()
+        nats, binary = np.array(jax.device_get(costs), np.float64).reshape(-1, 2).sum(axis=0).tolist()
         return nats, binary
 
 

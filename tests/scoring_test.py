@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from configs import tiny
+from lovecraft_jax import processes
 from lovecraft_jax.model import LSTMLM, make_model
 from lovecraft_jax.scoring import CHUNK, WARM_TOKENS, Score, Scorer
 from lovecraft_jax.vocab import Encoded
@@ -83,6 +84,14 @@ def test_windows_forget_everything_every_so_many_tokens(scorer: Scorer, params: 
     expected = explicit_nats(params, text.ids, forget_every=WINDOW)
     assert scorer.windows({"params": params}, text, 3, WINDOW).nats == pytest.approx(expected, rel=1e-5)
     assert expected != pytest.approx(explicit_nats(params, text.ids), rel=1e-3)
+
+
+def test_a_process_whose_lanes_are_all_empty_adds_nothing(
+    scorer: Scorer, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "own_share", lambda total: range(total - 1))  # the one token is the last lane's
+    score = scorer.windows({"params": params}, encoded([5]), lanes=3, seq_len=WINDOW)
+    assert (score.nats, score.binary) == (0, 0)
 
 
 def test_spelling_unknown_tokens_is_paid_for(scorer: Scorer, params: Params) -> None:
