@@ -170,6 +170,13 @@ def test_the_window_regime_reports_both_scores(windows: tuple) -> None:
     assert final["bce_window"] == pytest.approx(-np.mean(np.log(right)), rel=1e-5)
 
 
+def test_a_run_trained_by_binary_cross_entropy_tells_it_while_training(windows: tuple) -> None:
+    told = [row["bce"] for row in _rows(windows[0]) if row["split"] == "train"]
+    assert len(told) == 4
+    assert told == sorted(told, reverse=True)
+    assert told[0] < (math.log(80) - 79 * math.log(79 / 80)) / 80  # as where all 80 are alike
+
+
 def test_a_loss_that_is_not_finite_ends_the_run_with_the_last_good_state(command: Callable, tmp_path: Path) -> None:
     flags = ("--config.optimizer.lr=1e36", "--config.train.checkpoint_every=1")
     done = command("train", "--config=configs/tiny.py", f"--workdir={tmp_path}", *flags)
@@ -195,9 +202,10 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_last_good_state(command
 
 @pytest.fixture(scope="module")
 def windows(command: Callable, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess]:
-    """A run in the window regime, and what it said."""
+    """A run in the window regime, trained by the article's loss, and what it said."""
     workdir = tmp_path_factory.mktemp("windows")
-    done = command("train", "--config=configs/tiny.py", f"--workdir={workdir}", "--config.data.regime=window")
+    as_article = "--config.data.regime=window", "--config.train.loss=binary_cross_entropy"
+    done = command("train", "--config=configs/tiny.py", f"--workdir={workdir}", *as_article)
     assert done.returncode == 0, done.stderr
     return workdir, done
 
