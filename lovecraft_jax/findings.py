@@ -9,6 +9,7 @@ from etils import epath
 
 from lovecraft_jax import data, metrics, pandemonium, surprise, units
 from lovecraft_jax.copying import Copying, Span
+from lovecraft_jax.errors import UserError
 from lovecraft_jax.generate import Sampling
 from lovecraft_jax.metrics import Row
 from lovecraft_jax.progress import say
@@ -120,9 +121,9 @@ class Findings:
         return list(zip(*(at.style.rows for at in self.written), strict=True))
 
     def final(self, split: str) -> float | None:
-        """The published score, in bits per character; None while the run is not finished."""
-        rows = [row for row in self.rows if row["split"] == split and row.get("scoring") == "final"]
-        return rows[-1]["bpc"] if rows else None
+        """The published score, in bits per character; None where it is not of this checkpoint."""
+        final = [row for row in self.rows if row["split"] == split and row.get("scoring") == "final"]
+        return final[-1]["bpc"] if final and final[-1]["checkpoint"] == self.step else None
 
 
 def find(workdir: str, checkpoint: str, name: str) -> Findings:
@@ -130,7 +131,8 @@ def find(workdir: str, checkpoint: str, name: str) -> Findings:
     run, path = load_run(workdir, checkpoint), located(workdir)
     config = run.config.to_dict()
     texts = data.prepare(run.config, run.corpus, run.vocab).splits.by_tale
-    rows = read_rows(path / metrics.FILE)
+    rows = _rows(path / metrics.FILE)
+    versions, baselines = (_read_json(path / f"{name}.json") for name in ("versions", "baselines"))
     say(f"{name}: writing {STREAMS} samples at each of {len(TEMPERATURES)} temperatures, beside the author's pieces")
     copying = Copying(texts["train"])
     held_out = texts["valid"] | texts["test"]
@@ -146,11 +148,11 @@ def find(workdir: str, checkpoint: str, name: str) -> Findings:
         workdir=workdir,
         config=config,
         corpus=run.corpus,
-        versions=_read_json(path / "versions.json"),
+        versions=versions,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(run.state.variables["params"])),
         step=int(run.state.step),
         rows=rows,
-        baselines=_read_json(path / "baselines.json"),
+        baselines=baselines,
         training_seconds=_seconds(rows, config["data"]["batch_size"] * config["data"]["seq_len"]),
         stages=_stages(path / "samples", rows, config["sample"]["prompt"], author.reference, copying),
         written=written,
@@ -169,8 +171,21 @@ def _written(temperature: float, texts: list[str], copying: Copying, author: Aut
     return Written(temperature, texts, copying.spans(texts[0]), copied, of_all, author.compare("".join(texts)))
 
 
+def _rows(path: epath.Path) -> list[Row]:
+    try:
+        rows = read_rows(path)
+        for row in rows:
+            _ = row["step"], row["split"] == "sample" or row["bpc"], row["split"] != "valid" or row["scoring"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: damaged ({type(error).__name__}: {error}); start the training again") from None
+    return rows
+
+
 def _read_json(path: epath.Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else {}
+    try:
+        return dict(json.loads(path.read_text())) if path.exists() else {}
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: damaged ({error}); start the training again, which writes it anew") from None
 
 
 def _seconds(rows: list[Row], chars_per_step: int) -> float:

@@ -58,6 +58,10 @@ class Rank(NamedTuple):
     least: int
     most: int
 
+    def up_to(self, count: int) -> "Rank":
+        """Where there are no more words than that."""
+        return Rank(min(self.value, count), self.least, min(self.most, count))
+
 
 @dataclasses.dataclass(frozen=True)
 class Words:

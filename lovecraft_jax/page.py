@@ -45,7 +45,7 @@ def render(runs: Sequence[Findings]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": _number, "place": _place, "duration": _duration}
+    environment.filters |= {"number": _number, "place": _place, "duration": _duration, "chance": _chance}
     environment.filters |= {"copied": copied, "held": held, "shortened": shortened, "surprising": surprising}
     curves = [plots.Curve(run.name, run.rows, run.chars_per_step, run.baselines) for run in runs]
     scores = {run.name: {score.tale: score.bpc for score in run.surprise.scores} for run in runs}
@@ -94,6 +94,8 @@ def _figures(run: Findings, colour: str) -> dict[str, Markup]:
 
 
 def _beside_label(title: str, text: Curve) -> str:
+    if np.isnan(text.low).all():
+        return f"{title}; of the author there are too few pieces to show."
     outside = int(np.count_nonzero((text.value < text.low) | (text.value > text.high)))
     return f"{title}, beside the author's: outside the 95 % interval at {outside} of {len(text.x)} places."
 
@@ -116,8 +118,16 @@ def _curve_label(runs: Sequence[Findings]) -> str:
 
 
 def _number(value: float, decimals: int = 0) -> str:
-    """With thin spaces between thousands, as 2,607,258."""
+    """As 2,607,258."""
     return f"{value:,.{decimals}f}"
+
+
+def _chance(prob: float) -> str:
+    """As "once in 4,990,000 times", or of what is not rare "12 in 100 times"."""
+    if prob > 0.1:
+        return f"{100 * prob:.0f} in 100 times"
+    times = float(f"{1 / prob:.3g}")
+    return f"once in {times:,.0f} times" if times < 1e12 else f"once in {times:.1e} times"
 
 
 def _duration(seconds: float) -> str:

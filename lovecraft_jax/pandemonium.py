@@ -22,7 +22,7 @@ BEFORE = "strident "
 RARE, LONG = 2, 7
 """How often a rare word occurs in the training text, at most, and its letters, at least."""
 WIDTH = 256
-"""Beginnings that a search keeps: c150's ranks are then right to a tenth among known words, a fifth among all."""
+"""Beginnings that a search keeps: most of c150's ranks are then right to a fifth."""
 LEAST = 1e-200
 """No word counts as less likely: a float holds little less."""
 SHOWN = 10
@@ -124,8 +124,8 @@ def study(
     if run.vocab.level != "chars":
         raise UserError(f"data.level={run.vocab.level}: words can be spelt letter by letter by a model of chars only")
     trained, written = _count(tales["train"].values()), _count(samples)
-    of_article = find(tales, word)
-    places = of_article + rare_words(tales, trained, rare)
+    of_article = find(tales, word) if not run.vocab.unseen(word) else []
+    places = of_article + [place for place in rare_words(tales, trained, rare) if not run.vocab.unseen(place.word)]
     words = [place.word for place in places]
     known = {found for split in tales.values() for text in split.values() for found in LETTERS.findall(text)}
     if not places:
@@ -138,7 +138,7 @@ def study(
     guesses = []
     for n, place in enumerate(places):
         likeliest = list(zip(of_all[n].texts[:SHOWN], of_all[n].probs[:SHOWN].tolist(), strict=True))
-        ranks = of_all[n].rank(probs[n]), of_known[n].rank(probs[n])
+        ranks = of_all[n].rank(probs[n]), of_known[n].rank(probs[n]).up_to(len(known))
         times = (counts[place.word.lower()] for counts in (trained, written))
         guesses.append(Guess(place, letters[n], likeliest, *ranks, *times))
     return Study(guesses[: len(of_article)], guesses[len(of_article) :], len(known))

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -11,6 +12,8 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 from lovecraft_jax.colours import LIGHT, RUNS
 from lovecraft_jax.metrics import Row
 from lovecraft_jax.verdict import Curve as Beside
+
+matplotlib.rcParams["text.parse_math"] = False  # a dollar in the name of a run or a tale is a dollar
 
 WIDTH = 4.9  # inches, of 72 units each in the SVG: with text of 10 it can be read on a telephone
 LINES = ("-", (0, (4, 2)), (0, (1, 1.5)))
@@ -36,7 +39,8 @@ def curve(curves: Sequence[Curve]) -> Figure:
             rows = [row for row in rows if row["bpc"] is not None]
             read, bpc = [row["step"] * run.chars_per_step / 1e6 for row in rows], [row["bpc"] for row in rows]
             label = f"{run.name}: {split}" if len(curves) > 1 else split
-            axes.plot(read, bpc, color=LIGHT[colour], label=label, linewidth=width, alpha=alpha)
+            marker = "o" if len(read) == 1 else None  # a line of one point cannot be seen
+            axes.plot(read, bpc, marker=marker, color=LIGHT[colour], label=_named(label), linewidth=width, alpha=alpha)
     scores = [row["bpc"] for run in curves for row in run.rows if row["split"] == "valid" and row["bpc"] is not None]
     if scores:  # the first hundred steps fall from so high that all the rest would be flat
         axes.set_ylim(top=min(axes.get_ylim()[1], 1.3 * max(scores)))
@@ -80,7 +84,8 @@ def letters(name: str, text: Beside, colour: str) -> Figure:
     places = np.arange(len(text.x))
     axes.vlines(places, 100 * text.low, 100 * text.high, color=LIGHT["author"], linewidth=5, alpha=0.5)
     axes.plot(places, 100 * text.value, "o", color=LIGHT[colour], markersize=4, label=name)
-    axes.plot([], [], color=LIGHT["author"], linewidth=5, alpha=0.5, label="author, 95 %")
+    if not np.isnan(text.low).all():
+        axes.plot([], [], color=LIGHT["author"], linewidth=5, alpha=0.5, label="author, 95 %")
     axes.set_xticks(places, text.x)
     axes.set(ylabel="% of letters", ylim=(0, None), xlim=(-0.8, len(text.x) - 0.2))
     axes.legend(frameon=False, labelcolor=LIGHT["ink"])
@@ -93,7 +98,8 @@ def lines(texts: dict[str, Beside], xlabel: str, ylabel: str, colour: str, logar
     for (name, text), dashes in zip(reversed(texts.items()), LINES, strict=False):
         axes.plot(text.x, text.value, color=LIGHT[colour], linewidth=1.5, linestyle=dashes, label=name)
     axes.fill_between(text.x, text.low, text.high, color=LIGHT["author"], alpha=0.35, linewidth=0)
-    axes.plot(text.x, text.median, color=LIGHT["author"], linewidth=1.5, label="author, 95 %")
+    if not np.isnan(text.median).all():
+        axes.plot(text.x, text.median, color=LIGHT["author"], linewidth=1.5, label="author, 95 %")
     if logarithmic:
         axes.set(xscale="log", yscale="log")
         for axis in (axes.xaxis, axes.yaxis):
@@ -131,7 +137,7 @@ def scores(runs: dict[str, dict[str, float]]) -> Figure:
     figure, axes = _figure(0.26 * len(tales) + 1.0)
     for (name, of), colour in zip(runs.items(), RUNS, strict=False):
         places = [tales.index(tale) for tale in of]
-        axes.plot(list(of.values()), places, "o", color=LIGHT[colour], markersize=6, label=name)
+        axes.plot(list(of.values()), places, "o", color=LIGHT[colour], markersize=6, label=_named(name))
     axes.set_yticks(range(len(tales)), tales)
     axes.set(xlabel="bits per character", ylim=(len(tales) - 0.5, -0.5))
     axes.grid(axis="y", color=LIGHT["line"], linewidth=0.8)
@@ -139,6 +145,11 @@ def scores(runs: dict[str, dict[str, float]]) -> Figure:
     if len(runs) > 1:
         axes.legend(frameon=False, labelcolor=LIGHT["ink"])
     return figure
+
+
+def _named(label: str) -> str:
+    """For a legend, which leaves out what begins with an underscore."""
+    return "\u200b" + label if label.startswith("_") else label
 
 
 def _figure(height: float) -> tuple[Figure, Axes]:

@@ -1,6 +1,7 @@
 """python -m lovecraft_jax.report --workdir=runs/c150: a page about a run, or about several side by side."""
 
 from absl import flags
+from etils import epath
 
 from lovecraft_jax import cli
 from lovecraft_jax.colours import RUNS
@@ -13,20 +14,32 @@ from lovecraft_jax.workdir import located, write_text
 def main() -> int:
     """Writes the page and prints its path."""
     F = flags.FLAGS
-    workdirs = [workdir.rstrip("/") for workdir in cli.required("workdir", "runs/c150")]
+    workdirs = cli.required("workdir", "runs/c150")
     if len(workdirs) > len(RUNS):
         raise UserError(f"--workdir given {len(workdirs)} times: a page holds up to {len(RUNS)} runs")
-    names = [workdir.rpartition("/")[-1] for workdir in workdirs]
-    if len(set(names)) < len(names):
-        names = workdirs
-    if len(set(names)) < len(names):
+    paths = [str(located(workdir)) for workdir in workdirs]
+    if len(set(paths)) < len(paths):
         raise UserError(f"--workdir={' --workdir='.join(workdirs)}: one of them is there twice")
+    names = [path.rpartition("/")[-1] for path in paths]
+    if len(set(names)) < len(names):
+        names = paths
+    if given := cli.given("to"):  # before the work is done
+        _make_room(located(given))
     runs = [find(workdir, F.checkpoint, name) for workdir, name in zip(workdirs, names, strict=True)]
-    to = located(cli.given("to") or f"{workdirs[0]}/report/index.html")
-    to.parent.mkdir(parents=True, exist_ok=True)
+    to = located(given or f"{paths[0]}/report/index.html")
+    _make_room(to)
     write_text(to, render(runs))
     print(to)
     return 0
+
+
+def _make_room(page: epath.Path) -> None:
+    try:
+        page.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{page}: its folder cannot be made ({error.strerror}); name another with --to") from None
+    if page.is_dir():
+        raise UserError(f"{page}: a folder; name a file in it with --to={page}/index.html")
 
 
 if __name__ == "__main__":

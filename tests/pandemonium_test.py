@@ -42,6 +42,12 @@ def test_rare_words_are_long_held_out_new_and_no_names_nor_parts_of_others() -> 
     assert [place.word for place in rare_words(tales, trained, 2)] == ["cyclopean", "gambrel"]  # over all of them
 
 
+def test_words_with_letters_that_training_never_had_are_left_out() -> None:
+    run = untrained_run("abcdefg. \n", scale=0.5)
+    tales = {"train": {"t": "bad. a faced."}, "test": {"u": "defaced effaced cabbage. xylophone"}}
+    assert [guess.place.word for guess in study(run, tales, []).rare] == ["defaced", "effaced", "cabbage"]
+
+
 def test_what_must_be_given_ends_with_the_last_letter_that_is_not_the_likeliest() -> None:
     def given(*likelier: int) -> int:
         letters = [Letter("x", 0.5, n, "y") for n in likelier]

@@ -1,18 +1,22 @@
 """The report: one file with everything in it, that a browser opens without a complaint at any width."""
 
 import dataclasses
+import math
 import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from selenium import webdriver
 
 from lovecraft_jax import findings
 from lovecraft_jax.copying import Span
+from lovecraft_jax.errors import UserError
 from lovecraft_jax.findings import Findings, find
 from lovecraft_jax.page import render
+from lovecraft_jax.verdict import Comparison, Curve
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
@@ -66,8 +70,46 @@ def test_a_run_that_has_just_begun_is_told_of_as_far_as_it_went(found: Findings)
     begun = dataclasses.replace(found, rows=found.rows[:1], baselines={}, stages=[], words=None, units=None)
     page = render([begun])
     assert "No sample was kept" in page
-    assert "no final score yet" in page
+    assert "of this checkpoint there is no final score" in page
     assert set(re.findall(r'<section id="(\w+)"', page)) == SECTIONS
+
+
+def test_the_score_of_another_checkpoint_is_not_told(found: Findings) -> None:
+    other = dataclasses.replace(found, step=found.step - 1)
+    assert found.final("test") is not None
+    assert other.final("test") is None
+    assert "bits for a character of the test tales" not in render([other])
+
+
+def test_where_there_is_no_verdict_nothing_is_said_of_an_interval(found: Findings) -> None:
+    def without(style: Comparison) -> Comparison:
+        rows = tuple(dataclasses.replace(row, low=math.nan, median=math.nan, high=math.nan) for row in style.rows)
+        curves = {
+            key: Curve(curve.x, curve.value, *[np.full(len(curve.x), math.nan)] * 3)
+            for key, curve in style.curves.items()
+        }
+        return dataclasses.replace(style, rows=rows, curves=curves, p_values=(), reason="too few")
+
+    written = [dataclasses.replace(at, style=without(at.style)) for at in found.written]
+    page = render([dataclasses.replace(found, written=written)])
+    assert "cannot be said: too few" in page
+    assert not re.search(r"\bnan\b|author, 95 %|outside the 95 %", page)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"), [("metrics.jsonl", "5\n"), ("metrics.jsonl", '{"step": 1}\n'), ("baselines.json", "{")]
+)
+def test_a_damaged_file_is_one_line(file: str, content: str, trained: Path, tmp_path: Path) -> None:
+    workdir = shutil.copytree(trained, tmp_path / "run")
+    (workdir / file).write_text(content)
+    with pytest.raises(UserError, match=f"{file}: damaged"):
+        find(str(workdir), "best", "run")
+
+
+def test_where_the_page_cannot_be_is_told_before_the_work(command: Callable, trained: Path, tmp_path: Path) -> None:
+    done = command("report", f"--workdir={trained}", f"--to={tmp_path}")
+    assert done.returncode == 2
+    assert done.stderr == f"{tmp_path}: a folder; name a file in it with --to={tmp_path}/index.html\n"
 
 
 def test_a_run_that_is_named_twice_is_one_line(command: Callable, trained: Path) -> None:
