@@ -42,6 +42,17 @@ def test_rare_words_are_long_held_out_new_and_no_names_nor_parts_of_others() -> 
     assert [place.word for place in rare_words(tales, trained, 2)] == ["cyclopean", "gambrel"]  # over all of them
 
 
+def test_the_first_place_has_an_exact_rank_among_known_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = untrained_run("abcdefg. \n", scale=0.5)
+    text = "a bad cab faced a decade. faded facade, bed egg gag added. fab face. baggage cage aged faced."
+    exact = study(run, {"train": {"t": text}}, [], word="faced").word
+    assert all(guess.of_known.least == guess.of_known.most for guess in exact)
+    monkeypatch.setattr("lovecraft_jax.pandemonium.WIDTH", 1)
+    first, second = study(run, {"train": {"t": text}}, [], word="faced").word
+    assert first.of_known == exact[0].of_known
+    assert second.of_known.least < second.of_known.most
+
+
 def test_words_with_letters_that_training_never_had_are_left_out() -> None:
     run = untrained_run("abcdefg. \n", scale=0.5)
     tales = {"train": {"t": "bad. a faced."}, "test": {"u": "defaced effaced cabbage. xylophone"}}
