@@ -25,6 +25,13 @@ from lovecraft_jax.workdir import located, read_rows
 TEMPERATURES = (0.4, 0.7, 1.0)
 STREAMS, LENGTH = 8, 10_000
 """Samples at each temperature, and the tokens of each: one of the longest pieces that are judged."""
+ROW_KEYS = {
+    "train": {"step", "bpc", "chars_per_second"},
+    "valid": {"step", "bpc", "scoring"},
+    "test": {"step", "bpc", "scoring"},
+    "sample": {"step"},
+}
+"""What a report takes from the rows of metrics.jsonl, by their split."""
 SHOWN = 5
 """Of the samples that training wrote."""
 
@@ -175,7 +182,8 @@ def _rows(path: epath.Path) -> list[Row]:
     try:
         rows = read_rows(path)
         for row in rows:
-            _ = row["step"], row["split"] == "sample" or row["bpc"], row["split"] != "valid" or row["scoring"]
+            if missing := ROW_KEYS[row["split"]] - row.keys():
+                raise KeyError(*missing)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: damaged ({type(error).__name__}: {error}); start the training again") from None
     return rows

@@ -89,7 +89,7 @@ def test_checkpoints_deleted_under_a_run_are_missed_and_it_goes_on_or_says_why_n
     assert "Traceback" not in told
     if process.returncode == 75:
         assert "WARNING" in told
-        assert "somebody deleted the checkpoints" in told
+        assert told.count("somebody deleted the checkpoints") == 1
     else:  # it was writing one just then
         assert process.returncode == 1
         assert "a checkpoint cannot be written" in told.splitlines()[-1]
