@@ -38,6 +38,8 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config.model.embed = 64  # width of the embedding; 0 feeds one-hot vectors, as the article did, and learns slower
     config.model.dropout_input = 0.0  # on the input
     config.model.dropout = 0.0  # on every layer's output; so small a model underfits
+    # "layer" (Ba et al. 2016), "batch_input" (Laurent et al. 2015), "batch" (Cooijmans et al. 2016): norm.py.
+    config.model.norm = "none"
     config.model.tie = False  # the embedding as the head's kernel
     # Tokens a chunk: only the carry between chunks is kept for the way back, and the rest computed twice, so that long
     # seq_len fit into memory; near the root of seq_len is least. 0 keeps everything.

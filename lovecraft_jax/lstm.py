@@ -16,7 +16,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from lovecraft_jax.fused import LayerCarry, fused_lstm
+from lovecraft_jax.norm import FIRST_SCALE, PARTS, STATISTICS, Found, normalise, of_batch, of_row, over, running
 from lovecraft_jax.ops import dot, of_rows, plus_bias
+from lovecraft_jax.settings import IN_CELL, OF_BATCH
 
 
 class LSTMCell(nn.Module):
@@ -31,11 +33,27 @@ class LSTMCell(nn.Module):
     units: int
     dtype: jnp.dtype = jnp.dtype("float32")
     in_cpp: bool = False
+    norm: str = "none"
 
     def setup(self) -> None:
         self.kernel_x = self.param("kernel_x", nn.initializers.glorot_uniform(), (self.features, 4 * self.units))
         self.kernel_h = self.param("kernel_h", _orthogonal_gates, (self.units, 4 * self.units))
         self.bias = self.param("bias", _forget_one, (4 * self.units,))
+        widths = {part: self.units if part == "c" else 4 * self.units for part in PARTS[self.norm]}
+        self.scales = {
+            part: self.param(f"scale_{part}", nn.initializers.constant(FIRST_SCALE.get(self.norm, 1.0)), (width,))
+            for part, width in widths.items()
+        }
+        if "c" in widths:
+            self.shift_c = self.param("shift_c", nn.initializers.zeros, (self.units,))
+        if self.norm in OF_BATCH:
+            self.running = {
+                part: (
+                    self.variable(STATISTICS, f"mean_{part}", jnp.zeros, width),
+                    self.variable(STATISTICS, f"variance_{part}", jnp.ones, width),
+                )
+                for part, width in widths.items()
+            }
 
     def project(self, x: jax.Array) -> jax.Array:
         """The input's part of the gates, x [..., D] @ kernel_x [..., 4H], which needs no recurrence."""
@@ -49,27 +67,61 @@ class LSTMCell(nn.Module):
         gates = jnp.asarray(self.kernel_x if table_VD is None else self.project(table_VD))[ids]
         return gates if scale is None else gates * scale[..., None]
 
-    def __call__(self, carry: LayerCarry, gates_x_BG: jax.Array) -> tuple[LayerCarry, jax.Array]:
-        """One step: (c, h) and the input's part of the gates to the next (c, h) and the output h_BH."""
+    def normalise_input(self, gates_x: jax.Array) -> jax.Array:
+        """The input's part of the gates, [T, B, 4H], as `norm` has it."""
+        gates_x, found = self._normalise("x", gates_x, (0, 1) if self.norm == "batch_input" else (1,))
+        self.remember(found)
+        return gates_x
+
+    def __call__(self, carry: LayerCarry, gates_x_BG: jax.Array) -> tuple[LayerCarry, tuple[jax.Array, Found]]:
+        """One step: (c, h) and the input's part of the gates, normalised, to the next (c, h), and the output h_BH with
+        what was found of the batch."""
         c_BH, h_BH = carry
-        gates_BG = plus_bias(gates_x_BG + dot(h_BH, self.kernel_h, self.dtype), self.bias)
+        gates_h_BG, of_h = self._normalise("h", dot(h_BH, self.kernel_h, self.dtype), (0,))
+        gates_BG = plus_bias(gates_x_BG + gates_h_BG, self.bias)
         i, f, g, o = jnp.split(gates_BG, 4, axis=-1)
         c_BH = nn.sigmoid(f) * c_BH + nn.sigmoid(i) * jnp.tanh(g)
-        h_BH = nn.sigmoid(o) * jnp.tanh(c_BH)
-        return (c_BH, h_BH), h_BH
+        seen_BH, of_c = self._normalise("c", c_BH, (0,))
+        if "c" in self.scales:
+            seen_BH = plus_bias(seen_BH, self.shift_c)
+        h_BH = nn.sigmoid(o) * jnp.tanh(seen_BH)
+        return (c_BH, h_BH), (h_BH, of_h | of_c)
+
+    def remember(self, found: Found) -> None:
+        """Moves the running statistics towards those of a batch."""
+        for part, moments in found.items():
+            for variable, value in zip(self.running[part], moments, strict=True):
+                variable.value = running(variable.value, value)
+
+    def _normalise(self, part: str, x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, Found]:
+        """One part [..., F], and in training what was found of the batch over `axes`."""
+        if part not in self.scales:
+            return x, {}
+        if self.norm not in OF_BATCH:
+            return normalise(x, of_row(x), self.scales[part]), {}
+        if self.is_mutable_collection(STATISTICS) and not self.is_initializing():
+            moments = of_batch(x, axes)
+            return normalise(x, moments, self.scales[part]), {part: moments}
+        mean, variance = (over(x, variable.value) for variable in self.running[part])
+        return normalise(x, (mean, variance), self.scales[part]), {}
 
 
 def run_layer(
     cell: LSTMCell, carry: LayerCarry, gates_x_TBG: jax.Array, implementation: str = "scan"
 ) -> tuple[LayerCarry, jax.Array]:
     """A whole sequence: the input's part of the gates to the last carry and h_TBH, by "scan", "fused" or "native"."""
+    gates_x_TBG = cell.normalise_input(gates_x_TBG)
     if implementation == "scan":
         scan = nn.scan(
             lambda cell, carry, gates_x_BG: cell(carry, gates_x_BG),
-            variable_broadcast="params",
+            variable_broadcast=("params", STATISTICS),
             split_rngs={"params": False},
         )
-        return scan(cell, carry, gates_x_TBG)
+        carry, (h_TBH, found) = scan(cell, carry, gates_x_TBG)
+        cell.remember(found)
+        return carry, h_TBH
+    if cell.norm in IN_CELL:
+        raise ValueError(f"norm={cell.norm!r} is for lstm='scan', not for {implementation!r}")
     if implementation in ("fused", "native"):
         return fused_lstm(cell.kernel_h, cell.bias, gates_x_TBG, carry, cell.dtype, implementation == "native")
     raise ValueError(f"unknown LSTM implementation {implementation!r}")
