@@ -16,7 +16,18 @@ import jax.numpy as jnp
 from jax import lax
 
 from lovecraft_jax.fused import LayerCarry, fused_lstm
-from lovecraft_jax.norm import FIRST_SCALE, PARTS, STATISTICS, Found, normalise, of_batch, of_row, over, running
+from lovecraft_jax.norm import (
+    FIRST_SCALE,
+    PARTS,
+    STATISTICS,
+    Found,
+    normalise,
+    normalise_by,
+    over,
+    over_features,
+    over_rows,
+    running,
+)
 from lovecraft_jax.ops import dot, of_rows, plus_bias
 from lovecraft_jax.settings import IN_CELL, OF_BATCH
 
@@ -69,19 +80,20 @@ class LSTMCell(nn.Module):
 
     def normalise_input(self, gates_x: jax.Array) -> jax.Array:
         """The input's part of the gates, [T, B, 4H], as `norm` has it."""
-        gates_x, found = self._normalise("x", gates_x, (0, 1) if self.norm == "batch_input" else (1,))
+        rows = gates_x.reshape(-1, 4 * self.units) if self.norm == "batch_input" else gates_x
+        rows, found = self._normalise("x", rows)
         self.remember(found)
-        return gates_x
+        return rows.reshape(gates_x.shape)
 
     def __call__(self, carry: LayerCarry, gates_x_BG: jax.Array) -> tuple[LayerCarry, tuple[jax.Array, Found]]:
         """One step: (c, h) and the input's part of the gates, normalised, to the next (c, h), and the output h_BH with
         what was found of the batch."""
         c_BH, h_BH = carry
-        gates_h_BG, of_h = self._normalise("h", dot(h_BH, self.kernel_h, self.dtype), (0,))
+        gates_h_BG, of_h = self._normalise("h", dot(h_BH, self.kernel_h, self.dtype))
         gates_BG = plus_bias(gates_x_BG + gates_h_BG, self.bias)
         i, f, g, o = jnp.split(gates_BG, 4, axis=-1)
         c_BH = nn.sigmoid(f) * c_BH + nn.sigmoid(i) * jnp.tanh(g)
-        seen_BH, of_c = self._normalise("c", c_BH, (0,))
+        seen_BH, of_c = self._normalise("c", c_BH)
         if "c" in self.scales:
             seen_BH = plus_bias(seen_BH, self.shift_c)
         h_BH = nn.sigmoid(o) * jnp.tanh(seen_BH)
@@ -93,17 +105,17 @@ class LSTMCell(nn.Module):
             for variable, value in zip(self.running[part], moments, strict=True):
                 variable.value = running(variable.value, value)
 
-    def _normalise(self, part: str, x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, Found]:
-        """One part [..., F], and in training what was found of the batch over `axes`."""
+    def _normalise(self, part: str, x: jax.Array) -> tuple[jax.Array, Found]:
+        """One part [..., B, F], and in training what was found of the batch."""
         if part not in self.scales:
             return x, {}
         if self.norm not in OF_BATCH:
-            return normalise(x, of_row(x), self.scales[part]), {}
+            return normalise(x, self.scales[part], over_features)[0], {}
         if self.is_mutable_collection(STATISTICS) and not self.is_initializing():
-            moments = of_batch(x, axes)
-            return normalise(x, moments, self.scales[part]), {part: moments}
+            x, moments = normalise(x, self.scales[part], over_rows)
+            return x, {part: moments}
         mean, variance = (over(x, variable.value) for variable in self.running[part])
-        return normalise(x, (mean, variance), self.scales[part]), {}
+        return normalise_by((mean, variance), x, self.scales[part]), {}
 
 
 def run_layer(
