@@ -41,6 +41,7 @@ class LSTMLM(nn.Module):
     dropout_input: float = 0.0
     dropout: float = 0.0
     tie: bool = False
+    forget_bias: float = 1.0
     dtype: jnp.dtype = jnp.dtype("float32")
     lstm: str = "scan"
     remat: int = 0
@@ -55,7 +56,10 @@ class LSTMLM(nn.Module):
         in_cpp = self.lstm == "native"
         if in_cpp and self.dtype != jnp.float32:
             raise ValueError(f"lstm='native' computes in float32, not in {self.dtype}")
-        self.cells = [LSTMCell(D, self.units, self.dtype, in_cpp, name=f"lstm_{i}") for i, D in enumerate(widths[:-1])]
+        self.cells = [
+            LSTMCell(D, self.units, self.dtype, in_cpp, self.forget_bias, name=f"lstm_{i}")
+            for i, D in enumerate(widths[:-1])
+        ]
         if not self.tie:
             self.head_kernel = self.param("head_kernel", nn.initializers.lecun_normal(), (self.units, self.vocab_size))
         self.head_bias = self.param("head_bias", nn.initializers.zeros, (self.vocab_size,))
@@ -130,6 +134,7 @@ def make_model(config: ConfigDict, vocab_size: int, lstm: str = "") -> LSTMLM:
         dropout_input=settings.dropout_input,
         dropout=settings.dropout,
         tie=settings.tie,
+        forget_bias=settings.get("forget_bias", BEFORE["model.forget_bias"]),
         dtype=jnp.dtype(settings.dtype),
         lstm=lstm or native.resolve(settings),
         remat=settings.get("remat", 0),  # runs from before it have none
