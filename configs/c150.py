@@ -25,6 +25,7 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config.data.corpus = "auto"  # the 67 tales where they can be had, else the bundled ones; or a path
     config.data.level = "chars"  # what a token is
     config.data.alphabet = "ascii"  # "unicode" keeps every character
+    config.data.share = 1.0  # of the training tales; fewer show what more would bring
     config.data.regime = "stream"  # "window" is the article's: independent slices, no carry between them
     config.data.seq_len = 50  # tokens of backpropagation through time
     config.data.batch_size = 64  # lanes, over all devices
@@ -38,6 +39,7 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config.model.embed = 64  # width of the embedding; 0 feeds one-hot vectors, as the article did, and learns slower
     config.model.dropout_input = 0.0  # on the input
     config.model.dropout = 0.0  # on every layer's output; so small a model underfits
+    config.model.forget_bias = 1.0  # of the forget gates at first, so that memories last; Keras does so too
     # "layer" (Ba et al. 2016), "batch_input" (Laurent et al. 2015), "batch" (Cooijmans et al. 2016): norm.py.
     config.model.norm = "none"
     config.model.tie = False  # the embedding as the head's kernel

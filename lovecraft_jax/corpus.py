@@ -114,9 +114,12 @@ def fetch(manifest: Path, url: str, cache: Path) -> list[Path] | None:
     return paths if done else None
 
 
-def split(corpus: Corpus, cleaning: Cleaning) -> Splits:
+def split(corpus: Corpus, cleaning: Cleaning, share: float = 1.0) -> Splits:
     """Train, valid and test by whole tale: the fixed ten held-out tales of the Lovecraft corpus; elsewhere 5 % and
-    5 % of the files in the order of their hashes; under FILES_TO_SPLIT_BY files 90/5/5 by position."""
+    5 % of the files in the order of their hashes; under FILES_TO_SPLIT_BY files 90/5/5 by position.
+
+    Of the training text only a `share` is kept: the first tales in the order of their hashes, or its beginning.
+    """
     cleaned, counts = clean_all((tale.text for tale in corpus.tales), cleaning)
     texts = {tale.name: text.strip() for tale, text in zip(corpus.tales, cleaned, strict=True)}
     if not any(texts.values()):
@@ -125,11 +128,13 @@ def split(corpus: Corpus, cleaning: Cleaning) -> Splits:
         text = BETWEEN_TALES.join(filter(None, texts.values()))
         cuts = [0, int(0.9 * len(text)), int(0.95 * len(text)), len(text)]
         pieces = [text[begin:end] for begin, end in itertools.pairwise(cuts)]
+        pieces[0] = pieces[0][: math.ceil(share * len(pieces[0]))]
         parts = dict(zip(("train", "valid", "test"), pieces, strict=True))
         names: dict[str, list[str]] = {"train": list(texts), "valid": [], "test": []}
         by_tale = {part: {part: text} for part, text in parts.items()}
     else:
         names = _names_by_split(corpus)
+        names["train"] = _first_tales(corpus, texts, names["train"], share)
         by_tale = {part: {name: texts[name] for name in names[part]} for part in names}
         parts = {part: BETWEEN_TALES.join(filter(None, tales.values())) for part, tales in by_tale.items()}
     for part, text in parts.items():
@@ -149,6 +154,14 @@ def _names_by_split(corpus: Corpus) -> dict[str, list[str]]:
         tale.name: "valid" if tale.name in valid else "test" if tale.name in test else "train" for tale in corpus.tales
     }
     return {part: [name for name in where if where[name] == part] for part in ("train", "valid", "test")}
+
+
+def _first_tales(corpus: Corpus, texts: dict[str, str], names: list[str], share: float) -> list[str]:
+    """Of these tales the first in the order of their hashes, as many as come nearest to a `share` of the characters."""
+    by_hash = [tale.name for tale in sorted(corpus.tales, key=lambda tale: tale.sha256) if tale.name in set(names)]
+    read = list(itertools.accumulate(len(texts[name]) for name in by_hash))
+    count = 1 + min(range(len(read)), key=lambda n: abs(read[n] - share * read[-1]))
+    return [name for name in names if name in set(by_hash[:count])]
 
 
 def _find(path: str) -> list[Path]:

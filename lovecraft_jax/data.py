@@ -9,6 +9,7 @@ from lovecraft_jax import corpus, vocab
 from lovecraft_jax.cleaning import make_cleaning
 from lovecraft_jax.corpus import Splits
 from lovecraft_jax.errors import UserError
+from lovecraft_jax.settings import BEFORE
 from lovecraft_jax.vocab import Encoded, Vocab
 
 
@@ -38,7 +39,7 @@ def prepare(config: ConfigDict, recorded: dict[str, Any] | None = None, vocabula
             f"{recorded['sha256'][:12]} there, named {recorded['name']}): give that one, or another --workdir"
         )
     cleaning = vocabulary.cleaning if vocabulary else make_cleaning(config.data.alphabet)
-    splits = corpus.split(found, cleaning)
+    splits = corpus.split(found, cleaning, config.data.get("share", BEFORE["data.share"]))
     vocabulary = vocabulary or vocab.build(config.data.level, splits.text["train"], cleaning)
     encoded = {part: vocabulary.encode(text) for part, text in splits.text.items()}
     return Data(found.name, found.sha256, splits, vocabulary, encoded)

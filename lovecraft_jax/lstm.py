@@ -23,7 +23,6 @@ from lovecraft_jax.norm import (
     Found,
     normalise,
     normalise_by,
-    over,
     over_features,
     over_rows,
     running,
@@ -37,19 +36,21 @@ class LSTMCell(nn.Module):
 
     kernel_x [D, 4H], kernel_h [H, 4H], bias [4H], gates in the order i, f, g, o: a promise that checkpoints rest on.
     Parameters, gates and the carry are float32; the products take their operands as `dtype` and add up in float32.
-    With `in_cpp` the product with kernel_x and its gradients are formed in C++ (native.py), as "native" does the rest.
+    The forget gate's bias starts at `forget_bias`. With `in_cpp` the product with kernel_x and its gradients are formed
+    in C++ (native.py), as "native" does the rest.
     """
 
     features: int
     units: int
     dtype: jnp.dtype = jnp.dtype("float32")
     in_cpp: bool = False
+    forget_bias: float = 1.0
     norm: str = "none"
 
     def setup(self) -> None:
         self.kernel_x = self.param("kernel_x", nn.initializers.glorot_uniform(), (self.features, 4 * self.units))
         self.kernel_h = self.param("kernel_h", _orthogonal_gates, (self.units, 4 * self.units))
-        self.bias = self.param("bias", _forget_one, (4 * self.units,))
+        self.bias = self.param("bias", _bias(self.forget_bias), (4 * self.units,))
         widths = {part: self.units if part == "c" else 4 * self.units for part in PARTS[self.norm]}
         self.scales = {
             part: self.param(f"scale_{part}", nn.initializers.constant(FIRST_SCALE.get(self.norm, 1.0)), (width,))
@@ -114,8 +115,8 @@ class LSTMCell(nn.Module):
         if self.is_mutable_collection(STATISTICS) and not self.is_initializing():
             x, moments = normalise(x, self.scales[part], over_rows)
             return x, {part: moments}
-        mean, variance = (over(x, variable.value) for variable in self.running[part])
-        return normalise_by((mean, variance), x, self.scales[part]), {}
+        mean, variance = self.running[part]
+        return normalise_by((mean.value, variance.value), x, self.scales[part]), {}
 
 
 def run_layer(
@@ -150,8 +151,12 @@ def _orthogonal_gates(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
     return jnp.moveaxis(kernels_4HH, 0, 1).reshape(shape)
 
 
-def _forget_one(key: jax.Array, shape: tuple[int]) -> jax.Array:
-    """[4H]: zero, but 1 for the forget gate, so that early memories last (Jozefowicz et al. 2015)."""
-    del key
-    units = shape[0] // 4
-    return jnp.zeros(shape).at[units : 2 * units].set(1.0)
+def _bias(forget: float) -> nn.initializers.Initializer:
+    """[4H]: zero, but for the forget gate, where 1 makes early memories last (Jozefowicz et al. 2015)."""
+
+    def initializer(key: jax.Array, shape: tuple[int], dtype: jnp.dtype = jnp.float32) -> jax.Array:
+        del key
+        units = shape[0] // 4
+        return jnp.zeros(shape, dtype).at[units : 2 * units].set(forget)
+
+    return initializer

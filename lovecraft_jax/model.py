@@ -43,6 +43,7 @@ class LSTMLM(nn.Module):
     dropout_input: float = 0.0
     dropout: float = 0.0
     tie: bool = False
+    forget_bias: float = 1.0
     norm: str = "none"
     dtype: jnp.dtype = jnp.dtype("float32")
     lstm: str = "scan"
@@ -59,7 +60,8 @@ class LSTMLM(nn.Module):
         if in_cpp and self.dtype != jnp.float32:
             raise ValueError(f"lstm='native' computes in float32, not in {self.dtype}")
         self.cells = [
-            LSTMCell(D, self.units, self.dtype, in_cpp, self.norm, name=f"lstm_{i}") for i, D in enumerate(widths[:-1])
+            LSTMCell(D, self.units, self.dtype, in_cpp, self.forget_bias, self.norm, name=f"lstm_{i}")
+            for i, D in enumerate(widths[:-1])
         ]
         if not self.tie:
             self.head_kernel = self.param("head_kernel", nn.initializers.lecun_normal(), (self.units, self.vocab_size))
@@ -145,6 +147,7 @@ def make_model(config: ConfigDict, vocab_size: int, lstm: str = "") -> LSTMLM:
         dropout_input=settings.dropout_input,
         dropout=settings.dropout,
         tie=settings.tie,
+        forget_bias=settings.get("forget_bias", BEFORE["model.forget_bias"]),
         norm=settings.get("norm", BEFORE["model.norm"]),
         dtype=jnp.dtype(settings.dtype),
         lstm=lstm or native.resolve(settings),

@@ -71,7 +71,7 @@ def _backward(average: Average, saved: tuple, cotangents: tuple[jax.Array, Momen
     (x, scale_F, (mean, variance)), (scaled_grad, _) = saved, cotangents
     per_deviation = lax.rsqrt(variance + EPSILON)
     normal = (x - mean) * per_deviation
-    grad = scaled_grad * over(x, scale_F)
+    grad = scaled_grad * _over(x, scale_F)
     shift, along = average((grad, grad * normal))
     return (grad - shift - normal * along) * per_deviation, sum_of_rows(scaled_grad * normal)
 
@@ -80,14 +80,14 @@ normalise.defvjp(_forward, _backward)
 
 
 def normalise_by(moments: Moments, x: jax.Array, scale_F: jax.Array) -> jax.Array:
-    """x [..., F] by given moments."""
-    mean, variance = moments
-    return (x - mean) * lax.rsqrt(variance + EPSILON) * over(x, scale_F)
+    """x [..., F] by given moments, [F] or of as many axes as x."""
+    mean, variance = (_over(x, moment) for moment in moments)
+    return (x - mean) * lax.rsqrt(variance + EPSILON) * _over(x, scale_F)
 
 
-def over(x: jax.Array, values_F: jax.Array) -> jax.Array:
-    """A value a feature as an array of as many axes as x [..., F]."""
-    return jnp.expand_dims(values_F, range(x.ndim - 1))
+def _over(x: jax.Array, values: jax.Array) -> jax.Array:
+    """Values of the last axes of x, with as many axes as x has."""
+    return jnp.expand_dims(values, range(x.ndim - values.ndim))
 
 
 def running(before_F: jax.Array, found: jax.Array) -> jax.Array:

@@ -32,6 +32,7 @@ RULES: dict[str, Rule] = {
     "data.level": _one_of("chars"),
     "data.regime": _one_of("stream", "window"),
     "data.alphabet": _one_of("ascii", "unicode"),
+    "data.share": (float, "a float above 0 and up to 1", lambda value: 0 < value <= 1),
     "data.seq_len": _at_least(1),
     "data.batch_size": _at_least(1),
     "model.lstm": _one_of("auto", "scan", "fused", "native", "cudnn"),
@@ -40,6 +41,7 @@ RULES: dict[str, Rule] = {
     "model.embed": _at_least(0),
     "model.dropout_input": _rate(),
     "model.dropout": _rate(),
+    "model.forget_bias": (float, "a finite float", lambda value: abs(value) < float("inf")),
     "model.norm": _one_of("none", "layer", "batch_input", "batch"),
     "model.tie": (bool, "true or false", lambda value: True),
     "model.remat": _at_least(0),
@@ -72,7 +74,13 @@ RULES: dict[str, Rule] = {
 }
 """Every key of a config with its type, its range in words, and the test of it."""
 
-BEFORE: dict[str, Any] = {"model.norm": "none", "optimizer.eps_hat": False, "train.loss": "cross_entropy"}
+BEFORE: dict[str, Any] = {
+    "data.share": 1.0,
+    "model.forget_bias": 1.0,
+    "model.norm": "none",
+    "optimizer.eps_hat": False,
+    "train.loss": "cross_entropy",
+}
 """What runs did from before there was a setting for it."""
 
 FREE_ON_RESUME = (
@@ -128,7 +136,7 @@ def check(config: ConfigDict) -> None:
         raise UserError(f"{told}: it computes in float32 only; use auto")
     lstm, norm = flat["model.lstm"], flat["model.norm"]
     if (norm in IN_CELL and lstm not in ("auto", "scan")) or (norm != "none" and lstm == "cudnn"):
-        raise UserError(f"config.model.lstm={lstm!r} with norm={norm!r}: it has no place for it; use auto")
+        raise UserError(f"config.model.lstm={lstm!r} with norm={norm!r}: it cannot be had there; use auto")
     if flat["model.remat"] and norm in OF_BATCH:
         raise UserError(
             f"config.model.remat={flat['model.remat']} with norm={norm!r}: its statistics are those of all time steps, "

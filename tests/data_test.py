@@ -1,4 +1,5 @@
 import hashlib
+import string
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,28 @@ def test_few_files_are_split_by_position(files: int) -> None:
         assert abs(len(splits.text[part]) - share * len(whole)) <= 1
     assert splits.tales == {"train": [tale.name for tale in tales], "valid": [], "test": []}
     assert splits.by_tale == {part: {part: text} for part, text in splits.text.items()}
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.99])
+def test_a_share_of_the_training_tales_is_the_first_by_their_hashes_and_leaves_the_held_out_alone(share: float) -> None:
+    lengths = {f"tale{i:02d}": 10 * (i + 1) for i in range(30)}
+    tales = tuple(Tale(name, "x" * n, hashlib.sha256(name.encode()).hexdigest()) for name, n in lengths.items())
+    whole, some = corpus.split(Corpus("mine", tales), ASCII), corpus.split(Corpus("mine", tales), ASCII, share)
+    for part in ("valid", "test"):
+        assert some.by_tale[part] == whole.by_tale[part]
+    kept, by_hash = some.tales["train"], [tale.name for tale in sorted(tales, key=lambda tale: tale.sha256)]
+    by_hash = [name for name in by_hash if name in whole.tales["train"]]
+    assert kept == sorted(by_hash[: len(kept)])
+    wanted = share * sum(lengths[name] for name in by_hash)
+    off = [abs(sum(lengths[name] for name in by_hash[:count]) - wanted) for count in range(1, len(by_hash) + 1)]
+    assert off[len(kept) - 1] == min(off)
+    assert some.text["train"] == BETWEEN_TALES.join(some.by_tale["train"].values())
+
+
+def test_a_share_of_one_text_is_its_beginning() -> None:
+    one = Corpus("mine", (Tale("a", string.ascii_letters * 20, ""),))
+    whole, some = corpus.split(one, ASCII), corpus.split(one, ASCII, 0.25)
+    assert some.text == whole.text | {"train": whole.text["train"][:234]}
 
 
 @pytest.mark.parametrize(("text", "part"), [("a", "train"), ("a" * 10, "valid"), ("a" * 18 + "  a", "valid")])

@@ -112,8 +112,10 @@ def test_fused_is_near_scan_in_bfloat16() -> None:
     assert_close(gradients(given, "fused", BFLOAT16), gradients(given, "scan", BFLOAT16), relative=0.02)
 
 
-def test_every_bias_starts_at_zero_but_the_forget_gates_at_one() -> None:
-    np.testing.assert_array_equal(first_params()["bias"], [0] * H + [1] * H + [0] * 2 * H)
+@pytest.mark.parametrize("settings", [{}, {"forget_bias": 0.0}, {"forget_bias": -2.5}])
+def test_every_bias_starts_at_zero_but_the_forget_gates(settings: dict[str, float]) -> None:
+    forget = settings.get("forget_bias", 1.0)
+    np.testing.assert_array_equal(first_params(**settings)["bias"], [0] * H + [forget] * H + [0] * 2 * H)
 
 
 def test_every_gate_starts_from_an_orthogonal_matrix_of_its_own() -> None:
@@ -213,9 +215,9 @@ def sigmoid(z: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-z))
 
 
-def first_params() -> Arrays:
+def first_params(**settings: float) -> Arrays:
     carry = (jnp.zeros((B, H)), jnp.zeros((B, H)))
-    return LSTMCell(D, H).init(jax.random.key(0), carry, jnp.zeros((T, B, D)), method=layer)["params"]
+    return LSTMCell(D, H, **settings).init(jax.random.key(0), carry, jnp.zeros((T, B, D)), method=layer)["params"]
 
 
 def to_flax(params: Arrays) -> dict[str, Arrays]:

@@ -49,6 +49,9 @@ def test_an_unknown_variant_is_refused_by_name(name: str) -> None:
         ("model.dropout", 1.0),
         ("model.dropout_input", -0.1),
         ("model.remat", -1),
+        ("model.forget_bias", math.inf),
+        ("data.share", 0.0),
+        ("data.share", 1.5),
         ("model.tie", 1),
         ("model.dtype", "float16"),
         ("train.watchdog", -1.0),
@@ -183,10 +186,12 @@ def test_all_that_changes_what_is_learnt_is_a_difference_and_nothing_else(config
 
 def test_a_run_from_before_a_setting_goes_on_as_it_did_then(config: ConfigDict) -> None:
     now = settings.flatten(config)
-    before = {key: value for key, value in now.items() if key not in ("train.loss", "optimizer.eps_hat")}
+    before = {key: value for key, value in now.items() if key not in settings.BEFORE}
+    assert len(before) == len(now) - len(settings.BEFORE)
     assert settings.differences(before, now) == []
-    other = now | {"train.loss": "binary_cross_entropy", "optimizer.eps_hat": True}
+    other = now | {"train.loss": "binary_cross_entropy", "optimizer.eps_hat": True, "data.share": 0.5}
     assert settings.differences(before, other) == [
+        "data.share: 1.0 -> 0.5",
         "optimizer.eps_hat: False -> True",
         "train.loss: 'cross_entropy' -> 'binary_cross_entropy'",
     ]

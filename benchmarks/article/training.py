@@ -1,0 +1,125 @@
+"""How fast a setting trains; its seeds trained through the package's own loop; what came of each, as a row."""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from etils import epath
+from ml_collections import ConfigDict
+
+from benchmarks.article import experiments
+from lovecraft_jax import data, loop, metrics
+from lovecraft_jax.batches import Batches
+from lovecraft_jax.copying import Copying
+from lovecraft_jax.errors import DONE
+from lovecraft_jax.generate import Sampling
+from lovecraft_jax.program import dispatch_steps, make_program
+from lovecraft_jax.run import Run, load_run
+from lovecraft_jax.verdict import Author
+from lovecraft_jax.workdir import read_rows, write_json
+
+DISPATCH = 20
+"""Steps, of which the runs are multiples."""
+EVALUATIONS, SAVES = 4, 10
+"""Of a run."""
+STREAMS, LENGTH, TEMPERATURE = 8, 10_000, 1.0
+"""What each run writes to be measured: as the model has it, neither bolder nor shyer."""
+MEASURED = "measured.json"
+
+Row = dict[str, Any]
+
+
+def pace(config: ConfigDict, least: float) -> float:
+    """Training steps in a second, measured for at least so many: seconds of this process's computing time, which others
+    on the same core do not touch; with an accelerator, of all time."""
+    read = data.prepare(config)
+    section = config.data
+    batches = Batches(read.encoded["train"].ids, section.batch_size, section.seq_len, section.regime, config.seed)
+    program = make_program(config, read.vocab.size, 10**6)
+    clock = time.process_time if program.devices[0].platform == "cpu" else time.perf_counter
+    state, K = program.init(config.seed), dispatch_steps(config)
+    steps, seconds = 0, 0.0
+    while seconds < least:
+        began = clock()
+        state, told = program.train_steps(state, program.put(batches.at(steps, K, program.rows)))
+        jax.block_until_ready(told)
+        if steps:  # the first one compiles
+            seconds += clock() - began
+        steps += K
+    return (steps - K) / seconds
+
+
+def train(setting: str, steps: int, folder: Path, seeds: Sequence[int]) -> int:
+    """Trains the seeds one after another, or goes on with them, and measures each; returns an exit code."""
+    for seed in seeds:
+        workdir = folder / f"{setting}-{seed}"
+        if (workdir / MEASURED).exists():
+            continue
+        config = experiments.get_config(setting)
+        config.seed = seed
+        config.train.steps = steps
+        config.train.steps_per_dispatch = DISPATCH
+        config.train.eval_every = _multiple(steps / EVALUATIONS)
+        config.train.checkpoint_every = _multiple(steps / SAVES)
+        code = loop.train(config, str(workdir), cores=1)
+        if code != DONE:
+            return code
+        write_json(epath.Path(workdir / MEASURED), measure(setting, workdir))
+    return DONE
+
+
+def _multiple(steps: float) -> int:
+    return max(1, round(steps / DISPATCH)) * DISPATCH
+
+
+def measure(setting: str, workdir: Path) -> list[Row]:
+    """Rows of a finished run: of what it writes, and for the article's recipe of what it had for writing."""
+    run = load_run(str(workdir))
+    whole = run.config.copy_and_resolve_references()
+    whole.data.share = 1.0  # fewer tales train it, all of them judge it
+    texts = data.prepare(whole, run.corpus, run.vocab).splits.by_tale
+    trained_on = data.prepare(run.config, run.corpus, run.vocab).splits.by_tale["train"]
+    held_out = texts["valid"] | texts["test"]
+    author, copying = Author(texts["train"] | held_out, held_out.keys()), Copying(trained_on)
+    written = {"written": run.write("", LENGTH, 0, Sampling(TEMPERATURE), STREAMS)}
+    if setting == experiments.LADDER[0][0]:
+        ids = run.split("valid").ids[: STREAMS * LENGTH + 1]
+        guessed = run.vocab.decode(run.teacher_forced(ids))
+        written["teacher_forced"] = [guessed[at : at + LENGTH] for at in range(0, len(guessed), LENGTH)]
+    about = _scores(run, workdir) | {"setting": setting}
+    return [about | {"text": kind} | _style(texts, copying, author) for kind, texts in written.items()]
+
+
+def _scores(run: Run, workdir: Path) -> Row:
+    rows = read_rows(epath.Path(workdir / metrics.FILE))
+    final = {row["split"]: row for row in rows if row.get("scoring") == "final"}
+    scores = {
+        f"{split}_{key}": final[split].get(key)
+        for split in ("valid", "test")
+        for key in ("bpc", "bce", "bpc_window", "bce_window")
+    }
+    config, versions = run.config, json.loads((workdir / "versions.json").read_text())
+    steps = config.train.steps
+    return scores | {
+        "seed": config.seed,
+        "steps": steps,
+        "characters": steps * config.data.batch_size * config.data.seq_len,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(run.state.variables["params"])),
+        "checkpoint": final["valid"]["checkpoint"],
+        "corpus": run.corpus["sha256"][:12],
+        "jax": versions["jax"],
+        "hardware": versions["hardware"],
+    }
+
+
+def _style(texts: list[str], copying: Copying, author: Author) -> Row:
+    found = author.compare("".join(texts))
+    copied = [copying.figures(text) for text in texts]
+    return (
+        {row.figure.key: row.value for row in found.rows}
+        | {"copied_longest": max(figures["copied_longest"] for figures in copied)}
+        | {"p_value": found.p_value, "accepted_share": found.accepted_share}
+    )
