@@ -162,9 +162,8 @@ def make_train_step(
         after, metrics = update(state, sums, healthy)
         before = {name: state.variables[name] for name in changed}
         carry, changed = where(healthy & metrics["finite"], (carry, changed), (state.carry, before))
-        variables = after.variables | changed
-        metrics["finite"] &= all_finite(variables)
-        return dataclasses.replace(after, carry=carry, variables=variables), metrics
+        metrics["finite"] &= all_finite(after.variables["params"])
+        return dataclasses.replace(after, carry=carry, variables=after.variables | changed), metrics
 
     return train_step
 
