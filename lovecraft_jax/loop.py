@@ -175,10 +175,11 @@ class Training:
         unknown = {key: math.nan for key in ("loss", "bpc", "grad_norm", "bce") if key in row}
         self.journal.write(row | unknown | {"learning_rate": rate})
         self.checkpoints.wait()
+        clip = self.config.optimizer.clip
         raise RunError(
             f"step {row['step']:,}: the loss or its gradient is not finite, at learning rate {rate:.3g}; last good "
             f"checkpoint: {self._last_saved()}; start again in another --workdir with a lower optimizer.lr or "
-            "optimizer.clip"
+            f"{'a lower optimizer.clip' if clip else 'with optimizer.clip=1'}"
         )
 
     def _tell_stuck(self) -> None:

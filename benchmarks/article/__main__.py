@@ -92,9 +92,12 @@ def _train(settings: Sequence[str], given: argparse.Namespace) -> int:
         say(f"{setting}: done; {to_do()}")
 
     seconds = min(PACE_SECONDS, given.seconds)
-    if code := jobs.run([job("pace", each, paced, str(seconds)) for each in left if each not in paces], places):
+    to_pace = dict.fromkeys(pace_of for each in left if (pace_of := experiments.paced_as(each)) not in paces)
+    if code := jobs.run([job("pace", each, paced, str(seconds)) for each in to_pace], places):
         return code
-    steps = {each: max(1, round(given.seconds * paces[each] / DISPATCH)) * DISPATCH for each in left}
+    steps = {
+        each: max(1, round(given.seconds * paces[experiments.paced_as(each)] / DISPATCH)) * DISPATCH for each in left
+    }
     to_train = [
         job("train", each, trained, str(steps[each]), str(folder), *map(str, seeds)) for each, seeds in left.items()
     ]

@@ -6,6 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import c150
+from lovecraft_jax.settings import flatten
 
 CONTEXTS = (10, 30, 50, 100, 200)
 UNITS = (100, 125, 150, 256, 512)
@@ -31,6 +32,8 @@ LADDER: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("dropout", "+ dropout of 0.1", {"model.dropout": 0.1}),
 )
 """Name, label, and what each rung changes besides all that those before it did."""
+FREE_OF_COST = ("data.share", "model.forget_bias", "optimizer.lr")
+"""Settings that change nothing of what a step costs."""
 BEST = "embedding"
 """The rung that is c150, which the side questions start from."""
 
@@ -85,6 +88,15 @@ def questions() -> dict[str, Question]:
 def get_config(setting: str) -> ConfigDict:
     """The config of a setting; how long it trains is another matter."""
     return _CONFIGS[setting].copy_and_resolve_references()
+
+
+def paced_as(setting: str) -> str:
+    """The first setting whose steps cost as much: one that differs in nothing but numbers."""
+    return next(name for name in _CONFIGS if _cost(name) == _cost(setting))
+
+
+def _cost(setting: str) -> dict[str, Any]:
+    return {key: value for key, value in flatten(_CONFIGS[setting]).items() if key not in FREE_OF_COST}
 
 
 def settings() -> tuple[str, ...]:

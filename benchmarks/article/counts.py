@@ -1,0 +1,49 @@
+"""The article's counts of its model's output, beside the author's and this project's:
+`python -m benchmarks.article.counts [--rows=docs/article]`.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.article import experiments, results
+from lovecraft_jax import corpus
+from lovecraft_jax.cleaning import make_cleaning
+from lovecraft_jax.reference import Reference
+from lovecraft_jax.style import FIGURES, measure
+
+ARTICLE = {"the": "740", "tion_end": "37", "tion_inside": "3", "ing": "115", "word_length": "mostly 2 to 5"}
+"""As it printed them, of 10,000 words; of its model of 125 units."""
+TEXTS = (
+    ("the article's recipe, guessing under the text", experiments.LADDER[0][0], "teacher_forced"),
+    ("the same weights, writing", experiments.LADDER[0][0], "written"),
+    ("c150, writing", experiments.BEST, "written"),
+)
+"""Head, setting and text of the rows."""
+
+
+def main() -> None:
+    """Prints a table of the figures that the article counted: the author's of all tales together, the others means."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=Path, default=Path("docs/article"), help="a folder with rows.csv")
+    parser.add_argument("--corpus", default="lovecraft", help="as data.corpus")
+    given = parser.parse_args()
+    tales = corpus.split(corpus.load(given.corpus), make_cleaning("ascii")).by_tale
+    held_out = tales["valid"] | tales["test"]
+    everything = {**tales["train"], **held_out}
+    author = measure("\n\n\n".join(everything.values()), Reference(tales["train"], held_out))
+    rows = results.read(given.rows)
+    heads = ["", "unit", "the article", "the author", *(head for head, _, _ in TEXTS)]
+    print("| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
+    for figure in filter(lambda figure: figure.article, FIGURES):
+        means = [
+            np.mean([row[figure.key] for row in rows if (row["setting"], row["text"]) == (setting, text)] or [np.nan])
+            for _, setting, text in TEXTS
+        ]
+        shown = ["" if np.isnan(value) else f"{value:,.{figure.decimals}f}" for value in (author[figure.key], *means)]
+        print("| " + " | ".join([figure.label, figure.unit, ARTICLE.get(figure.key, ""), *shown]) + " |")
+
+
+if __name__ == "__main__":
+    main()

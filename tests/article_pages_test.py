@@ -1,0 +1,74 @@
+"""What docs/article.md quotes besides the ladder: at which pass a run reaches a figure, and the article's counts."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.article import counts, passes, results
+from lovecraft_jax import corpus, vocab
+from lovecraft_jax.cleaning import make_cleaning
+from lovecraft_jax.style import FIGURES
+from lovecraft_jax.words import words
+
+STEPS = 10
+"""Of a pass."""
+
+
+def test_the_bce_of_a_pass_is_the_mean_of_its_rows_and_a_pass_under_way_has_none() -> None:
+    rows = [{"step": step, "bce": float(step)} for step in range(2, 36, 2)]
+    assert passes.by_pass(rows, STEPS) == [6.0, 16.0, 26.0]
+    assert passes.by_pass(rows[:-3], STEPS) == [6.0, 16.0]
+
+
+def test_a_smaller_vocabulary_makes_the_same_figure_harder_to_reach(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    vocabulary = vocab.build("chars", "abcdefghi", make_cleaning("ascii"))  # and the unknown: ten
+    (tmp_path / "vocab.json").write_text(vocabulary.dumps())
+    (tmp_path / "config.json").write_text(json.dumps({"data": {"seq_len": 5, "batch_size": 2}}))
+    (tmp_path / "corpus.json").write_text(json.dumps({"characters": {"train": 109}}))
+    bce = [0.4, 0.3, 0.2, 0.1]
+    rows = [{"step": n, "split": "train", "bce": bce[(n - 1) // STEPS], "chars_per_second": 5.0} for n in range(1, 41)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = _printed(monkeypatch, capsys, passes, f"--workdir={tmp_path}", "--bce=0.2", "--classes", "4", "5", "10", "16")
+    assert out.startswith("4 passes of 10 steps and 20.0 s; the last has 0.1000 over 10 classes")
+    table = [line.strip("| ").split(" | ") for line in out.splitlines()[4:]]
+    assert table == [
+        ["4", "0.0800", "not in 4"],
+        ["5", "0.1000", "4", "1"],
+        ["10", "0.2000", "3", "1"],
+        ["16", "0.3200", "2", "1"],
+    ]
+
+
+def test_the_authors_counts_are_those_of_all_tales_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    zeros = {figure.key: 0 for figure in FIGURES}
+    results.keep(
+        tmp_path,
+        [
+            zeros | {"setting": setting, "seed": seed, "text": text, "the": the, "word_length": length}
+            for setting, seed, text, the, length in (
+                ("article", 0, "teacher_forced", 700, 4),
+                ("article", 0, "written", 500, 3),
+                ("article", 1, "written", 700, 5),
+                ("embedding", 0, "written", 650, 6),
+            )
+        ],
+    )
+    out = _printed(monkeypatch, capsys, counts, "--corpus=bundled", f"--rows={tmp_path}")
+    table = {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ") for line in out.splitlines()}
+    written = [word for tale in corpus.load("bundled").tales for word in words(tale.text)]
+    the, length = 1e4 * np.mean([word.lower() == "the" for word in written]), np.mean([len(word) for word in written])
+    assert table["\u201cthe\u201d"][2:] == ["740", f"{the:.1f}", "700.0", "600.0", "650.0"]
+    assert table["Mean word length"][3:] == [f"{length:.2f}", "4.00", "4.00", "6.00"]
+
+
+def _printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, module: object, *given: str) -> str:
+    monkeypatch.setattr(sys, "argv", ["it", *given])
+    module.main()  # type: ignore[attr-defined]
+    return str(capsys.readouterr().out)
