@@ -59,7 +59,8 @@ def _train(runs: list[Training], signals: list[int]) -> int:
     while step < total and not signals:
         state, metrics = train_steps(state, batches)
         step = min((step // K + 1) * K, total)
-        batches = _batches(runs, step, K) if step < total else None  # while the device is at work
+        if step < total:
+            batches = _batches(runs, step, K)  # while the device is at work
         for run, (own_state, own_metrics) in zip(runs, parts((state, metrics)), strict=True):
             run.after(step, own_state, own_metrics)
     for run in runs:
@@ -84,7 +85,10 @@ def _stacked(trees: list[Any]) -> Any:
 
 
 def _parts(count: int) -> Callable[[Any], list[Any]]:
-    return jax.jit(lambda tree: [jax.tree.map(lambda leaf: leaf[n], tree) for n in range(count)])
+    def part(tree: Any, n: int) -> Any:
+        return jax.tree.map(lambda leaf: leaf[n], tree)
+
+    return jax.jit(lambda tree: [part(tree, n) for n in range(count)])
 
 
 def _batches(runs: list[Training], step: int, K: int) -> Batch:
