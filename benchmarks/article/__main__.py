@@ -32,9 +32,11 @@ SMOKE = {"seconds": 2.0, "seeds": 1, "corpus": "bundled", "workdir": Path("runs/
 def main() -> int:
     """Returns an exit code."""
     known = [*experiments.questions(), *experiments.settings()]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.article", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(known).replace("%", "%%"))
-    parser.add_argument("--seconds", type=_at_least(1e-9, float), default=300.0, help="of training, for each run")
+    parser.add_argument("--seconds", type=_at_least(0.1, float), default=300.0, help="of training, for each run")
     parser.add_argument("--seeds", type=_at_least(1), default=3, metavar="N")
     parser.add_argument("--jobs", type=_at_least(0), default=0, help="settings side by side; 0: one for each core")
     parser.add_argument("--corpus", default="auto", help="as data.corpus")
@@ -65,9 +67,8 @@ def _at_least(low: float, kind: type = int) -> Callable[[str], float]:
 
 
 def _train_and_draw(given: argparse.Namespace) -> int:
-    to = given.to or given.workdir
+    to, found = _folder(given), corpus.load(given.corpus)  # once, before many workers do
     with owned(str(given.workdir)):
-        found = corpus.load(given.corpus)  # once, before many workers do
         results.check_corpus([*results.read(to), *_measured(given.workdir)], found.sha256)
         given.corpus = found.name
         code = _train(_settings(given.names or experiments.questions()), given)
@@ -80,13 +81,23 @@ def _train_and_draw(given: argparse.Namespace) -> int:
 
 
 def _draw(given: argparse.Namespace) -> int:
-    to = given.to or given.workdir
+    to = _folder(given)
     if not (found := results.lines(results.read(to))):
         raise UserError(f"{to}: no {results.ROWS} with rows there to draw; train first, or name another folder by --to")
     results.write_table(to, found)
     figure.draw(to / figure.FILE, found)
     say(f"{to}: {results.ROWS}, {results.TABLE}.csv, {results.TABLE}.md, {figure.FILE}")
     return DONE
+
+
+def _folder(given: argparse.Namespace) -> Path:
+    """Where the results go. Raises UserError where that cannot be."""
+    to = given.to or given.workdir
+    try:
+        to.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{to}: cannot be written ({error.strerror}); name a folder of yours") from None
+    return to
 
 
 def _settings(names: Iterable[str]) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from benchmarks.article.experiments import questions
 from benchmarks.article.results import Line
@@ -28,8 +29,7 @@ def draw(path: Path, lines: Sequence[Line]) -> None:
     panels = [[line for line in lines if line.question == name] for name in questions()]
     panels = [panel for panel in panels if panel]
     heights = [LINE * len(panel) + BESIDES for panel in panels]
-    figure = Figure(figsize=(9, sum(heights) + 0.3), layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.08)  # type: ignore[union-attr]
+    figure = Figure(figsize=(9, sum(heights) + 0.3), layout=ConstrainedLayoutEngine(h_pad=0.08))
     every = figure.subplots(len(panels), squeeze=False, height_ratios=heights)[:, 0]
     for axes, panel in zip(every, panels, strict=True):
         _panel(axes, panel)
