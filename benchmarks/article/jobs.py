@@ -62,8 +62,9 @@ def run(jobs: Sequence[Job], free: Sequence[str]) -> int:
                     continue
                 del running[place]
                 free.append(place)
+                told = process.communicate()[0]
                 if process.returncode == DONE:
-                    job.done(process.communicate()[0])
+                    job.done(told)
                 elif not stopping:
                     code = code or max(process.returncode, 0) or FAILED
                     last = (job.log.read_text().splitlines() or [""])[-1]
