@@ -45,22 +45,22 @@ def run(jobs: Sequence[Job], free: Sequence[str]) -> int:
     """Runs them in order, one at each `free` place; returns the first exit code that is not DONE (FAILED for one that
     was killed). Those that fail are told of, and the others go on; told to stop, all save and stop, and INTERRUPTED is
     returned."""
-    waiting, running, code = list(jobs), dict[str, tuple[Job, subprocess.Popen[str]]](), DONE
+    waiting, running, code = list(jobs), list[tuple[str, Job, subprocess.Popen[str]]](), DONE
     free, stopping = list(free), False
     with caught_signals() as signals:
         while running or (waiting and not stopping):
             if signals and not stopping:
                 stopping = True
                 say(f"told to stop: waiting for {len(running)} workers to save")
-                for _, process in running.values():
+                for _, _, process in running:
                     process.terminate()
             while waiting and free and not stopping:
                 place = free.pop(0)
-                running[place] = waiting[0], _start(waiting.pop(0), place)
-            for place, (job, process) in list(running.items()):
-                if process.poll() is None:
-                    continue
-                del running[place]
+                job = waiting.pop(0)
+                running.append((place, job, _start(job, place)))
+            for one in [one for one in running if one[2].poll() is not None]:
+                running.remove(one)
+                place, job, process = one
                 free.append(place)
                 told = process.communicate()[0]
                 if process.returncode == DONE:
