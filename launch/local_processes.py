@@ -8,7 +8,6 @@ lost, ends the rest, and exits with 75 where a checkpoint exists, to be started 
 training's.
 """
 
-import ctypes
 import os
 import signal
 import socket
@@ -26,6 +25,7 @@ from lovecraft_jax import cli
 from lovecraft_jax.checkpoint import saved_steps
 from lovecraft_jax.errors import FAILED, INTERRUPTED, WRONG_INPUT
 from lovecraft_jax.progress import say
+from lovecraft_jax.signals import leave_with_parent
 from lovecraft_jax.workdir import located
 
 LEAVING_SECONDS = 30
@@ -33,7 +33,6 @@ LEAVING_SECONDS = 30
 LAST_SECONDS = 3
 """How long the last one may, once all others have gone: it is stopped, or stuck."""
 TICK = 0.05
-_PR_SET_PDEATHSIG = 1
 
 
 def main() -> int:
@@ -66,7 +65,7 @@ def _start(outputs: Sequence[IO[str]]) -> list[subprocess.Popen]:
         command = [sys.executable, "-m", "lovecraft_jax.train", *rest, *meet]
         # Sessions of their own: Ctrl-C is for this process to pass on, once.
         process = subprocess.Popen(
-            command, stdout=output, stderr=output, start_new_session=True, preexec_fn=_leave_with_launcher
+            command, stdout=output, stderr=output, start_new_session=True, preexec_fn=leave_with_parent
         )
         if share:
             os.sched_setaffinity(process.pid, share)
@@ -84,12 +83,6 @@ def _without_own_flag(arguments: Sequence[str]) -> list[str]:
         elif not equals:
             next(rest)
     return kept
-
-
-def _leave_with_launcher() -> None:
-    """On Linux a process gets SIGTERM when this one is killed: it saves and leaves."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _watch(processes: list[subprocess.Popen], told: list[int]) -> list[int]:

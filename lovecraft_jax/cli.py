@@ -92,15 +92,13 @@ def run(main: Callable[[], int], devices: bool = True) -> None:
     """
     for flag in flags.FLAGS.get_flags_for_module(__name__):  # --help shows the flags of the module that was started
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
-    app.run(lambda argv: sys.exit(_guarded(main, devices)), flags_parser=_parse)
+    app.run(lambda argv: sys.exit(guarded(lambda: _with_devices(main) if devices else main())), flags_parser=_parse)
 
 
-def _guarded(main: Callable[[], int], devices: bool) -> int:
+def guarded(main: Callable[[], int]) -> int:
+    """The exit code of `main`, after a line on whatever the user is to know of."""
     try:
         _quiet_libtpu()
-        if devices:
-            keep_programs()
-            _find_devices(flags.FLAGS.platform)
         return main()
     except UserError as error:
         return _told(error, WRONG_INPUT)
@@ -120,6 +118,12 @@ def _guarded(main: Callable[[], int], devices: bool) -> int:
         return FAILED
     except KeyboardInterrupt:
         return _told("interrupted", INTERRUPTED)
+
+
+def _with_devices(main: Callable[[], int]) -> int:
+    keep_programs()
+    _find_devices(flags.FLAGS.platform)
+    return main()
 
 
 def _told(what: object, code: int) -> int:

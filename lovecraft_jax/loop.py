@@ -87,20 +87,35 @@ class Training:
             say(f"{self.path}: already finished at step {self.total:,}")
             self.journal.results(final)
             return DONE
-        self.journal.open(self.program, self.step, self.total, self.batches.steps_per_pass, self.stack)
-        self.watchdog = Watchdog(self.config.train.watchdog, self._tell_stuck, INTERRUPTED)
-        self.stack.callback(self.watchdog.close)
-
+        self.open()
         told_to_stop = self._train(min(self.config.train.stop_at_step or self.total, self.total))
         if self.step == self.total:
             return self._finish()
-        self._save()
+        self.save()
         self.checkpoints.wait()
         if told_to_stop:
             self.journal.say(f"interrupted at step {self.step:,}, saved: the same command goes on from there")
             return INTERRUPTED
         self.journal.say(f"stopped at step {self.step:,} as train.stop_at_step asked, saved")
         return DONE
+
+    def open(self) -> None:
+        """Begins to write the run down, before its first dispatch."""
+        self.journal.open(self.program, self.step, self.total, self.batches.steps_per_pass, self.stack)
+        self.watchdog = Watchdog(self.config.train.watchdog, self._tell_stuck, INTERRUPTED)
+        self.stack.callback(self.watchdog.close)
+        self.began, self.began_at = time.perf_counter(), self.step
+
+    def after(self, step: int, state: TrainState, metrics: dict[str, jax.Array]) -> None:
+        """What is due after a dispatch that another program did, which brought the run to `step`. Raises RunError."""
+        self.step, self.state = step, state
+        if not self._did_what_is_due(metrics):
+            self._report(step, metrics)
+
+    def save(self, bpc: float | None = None) -> None:
+        """A checkpoint of where the run stands, with the score if it has one."""
+        if self.step not in self.checkpoints.steps:
+            self.checkpoints.save(self.step, self.state, self.journal.record, bpc)
 
     @contextmanager
     def told_of_disk(self) -> Iterator[None]:
@@ -118,9 +133,8 @@ class Training:
 
         Dispatches end at multiples of K in absolute steps, as does all that is due.
         """
-        due, K, stop, told_to_stop = self.config.train, dispatch_steps(self.config), processes.Stop(self.signals), False
+        K, stop, told_to_stop = dispatch_steps(self.config), processes.Stop(self.signals), False
         pending: tuple[int, dict[str, jax.Array]] | None = None
-        self.began, self.began_at = time.perf_counter(), self.step
         sent, after = self._send(self.step, K)
         while self.step < end and not (told_to_stop := stop.asked()):
             self.state, metrics = self.program.train_steps(self.state, sent)
@@ -128,19 +142,23 @@ class Training:
             sent, after = self._send(self.step, K)  # while the devices are at work
             if pending:  # the device has this dispatch to do: now there is time to look at the one before
                 self._report(*pending)
-            pending = self.step, metrics
-            if self.step % due.eval_every == 0 or self.step == self.total:
-                self._report(*pending)
-                self._evaluate()
-            elif self.step % due.checkpoint_every == 0:
-                self._report(*pending)
-                self._save()
-            else:
-                continue
-            pending, self.began, self.began_at = None, time.perf_counter(), self.step
+            pending = None if self._did_what_is_due(metrics) else (self.step, metrics)
         if pending:
             self._report(*pending)
         return told_to_stop
+
+    def _did_what_is_due(self, metrics: dict[str, jax.Array]) -> bool:
+        """Whether the dispatch that ended here is one to evaluate or save after; then it is done, and reported."""
+        scored = self.step % self.config.train.eval_every == 0 or self.step == self.total
+        if not scored and self.step % self.config.train.checkpoint_every:
+            return False
+        self._report(self.step, metrics)
+        if scored:
+            self._evaluate()
+        else:
+            self.save()
+        self.began, self.began_at = time.perf_counter(), self.step
+        return True
 
     def _send(self, step: int, K: int) -> tuple[Any, int]:
         """The batches from `step` to where its dispatch ends, on their way to the devices, and where that is."""
@@ -198,7 +216,7 @@ class Training:
         score = self.scorer.scheduled(variables, self.data.encoded["valid"], lanes)
         row = score_row(self.step, "valid", "scheduled", score) | self._window_score("valid", variables)
         self.journal.evaluation(row, self.program.model, variables)
-        self._save(score.bpc)
+        self.save(score.bpc)
         self.watchdog.feed()
         self.journal.say(f"step {self.step:,}: valid {score.bpc:.4f} bpc")
 
@@ -224,7 +242,3 @@ class Training:
         lanes, seq_len = self.config.train.eval_lanes, self.config.data.seq_len
         score = self.scorer.windows(variables, self.data.encoded[split], lanes, seq_len)
         return {"bpc_window": score.bpc, "bce_window": score.bce}
-
-    def _save(self, bpc: float | None = None) -> None:
-        if self.step not in self.checkpoints.steps:
-            self.checkpoints.save(self.step, self.state, self.journal.record, bpc)

@@ -8,48 +8,96 @@ stopped, tells its total first, and writes what there is so far: rows.csv, table
 import argparse
 import functools
 import json
+import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from etils import epath
+
 from benchmarks.article import experiments, figure, jobs, results
 from benchmarks.article.training import DISPATCH, MEASURED
-from lovecraft_jax.errors import DONE
+from lovecraft_jax import cli, corpus
+from lovecraft_jax.errors import DONE, INTERRUPTED, UserError
 from lovecraft_jax.progress import say
+from lovecraft_jax.workdir import owned, write_json
 
 OVERHEAD = 40.0
 """Seconds of a core that a run takes besides its training: to start, compile, score, write and be measured."""
 PACE_SECONDS = 8.0
 """For which a setting trains to find out how fast it does, or as long as the runs where that is less."""
-SMOKE_SECONDS = 2.0
+SMOKE = {"seconds": 2.0, "seeds": 1, "corpus": "bundled", "workdir": Path("runs/article-smoke")}
 
 
 def main() -> int:
     """Returns an exit code."""
     known = [*experiments.questions(), *experiments.settings()]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(known))
-    parser.add_argument("--seconds", type=float, default=300.0, help="of training, for each run")
-    parser.add_argument("--seeds", type=int, default=3, choices=range(1, 100), metavar="N")
-    parser.add_argument("--jobs", type=int, default=0, help="settings side by side; one for each core by default")
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.article", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(known).replace("%", "%%"))
+    parser.add_argument("--seconds", type=_at_least(0.1, float), default=300.0, help="of training, for each run")
+    parser.add_argument("--seeds", type=_at_least(1), default=3, metavar="N")
+    parser.add_argument("--jobs", type=_at_least(0), default=0, help="settings side by side; 0: one for each core")
+    parser.add_argument("--corpus", default="auto", help="as data.corpus")
+    together = "seeds of a setting as one program; auto: on an accelerator, where that is faster"
+    parser.add_argument("--together", choices=("auto", "yes", "no"), default="auto", help=together)
     parser.add_argument("--workdir", type=Path, default=Path("runs/article"), help="where the runs are kept")
     parser.add_argument("--to", type=Path, help="a folder for rows, tables and figure; --workdir by default")
     parser.add_argument("--smoke", action="store_true", help="all of it in ten minutes, which shows only that it works")
     parser.add_argument("--draw", action="store_true", help="train nothing, only draw again what the rows in --to say")
     given = parser.parse_args()
     if given.smoke:
-        given.seconds, given.seeds, given.workdir = SMOKE_SECONDS, 1, Path(f"{given.workdir}-smoke")
+        parser.set_defaults(**SMOKE)
+        given = parser.parse_args()
     if unknown := [name for name in given.names if name not in known]:
         parser.error(f"unknown {' '.join(unknown)}: expected some of {', '.join(known)}")
-    to, code = given.to or given.workdir, DONE
-    if not given.draw:
+    return cli.guarded(lambda: _draw(given) if given.draw else _train_and_draw(given))
+
+
+def _at_least(low: float, kind: type = int) -> Callable[[str], float]:
+    def value(text: str) -> float:
+        found = kind(text)
+        if not low <= found < math.inf:
+            raise argparse.ArgumentTypeError(f"{text}: expected a finite {kind.__name__} of at least {low:g}")
+        return found
+
+    value.__name__ = kind.__name__  # for argparse to say what could not be read
+    return value
+
+
+def _train_and_draw(given: argparse.Namespace) -> int:
+    to, found = _folder(given), corpus.load(given.corpus)  # once, before many workers do
+    with owned(str(given.workdir)):
+        results.check_corpus([*results.read(to), *_measured(given.workdir)], found.sha256)
+        given.corpus = found.name
         code = _train(_settings(given.names or experiments.questions()), given)
         results.keep(to, _measured(given.workdir))
-    if found := results.lines(results.read(to)):
-        results.write_table(to, found)
-        figure.draw(to / figure.FILE, found)
-        say(f"{to}: {results.ROWS}, {results.TABLE}.csv, {results.TABLE}.md, {figure.FILE}")
+    if results.read(to):
+        _draw(given)
+    if code == INTERRUPTED:
+        say("interrupted; what was trained is saved: the same command goes on")
     return code
+
+
+def _draw(given: argparse.Namespace) -> int:
+    to = _folder(given)
+    if not (found := results.lines(results.read(to))):
+        raise UserError(f"{to}: no {results.ROWS} with rows there to draw; train first, or name another folder by --to")
+    results.write_table(to, found)
+    figure.draw(to / figure.FILE, found)
+    say(f"{to}: {results.ROWS}, {results.TABLE}.csv, {results.TABLE}.md, {figure.FILE}")
+    return DONE
+
+
+def _folder(given: argparse.Namespace) -> Path:
+    """Where the results go. Raises UserError where that cannot be."""
+    to = given.to or given.workdir
+    try:
+        to.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{to}: cannot be written ({error.strerror}); name a folder of yours") from None
+    return to
 
 
 def _settings(names: Iterable[str]) -> list[str]:
@@ -60,7 +108,14 @@ def _settings(names: Iterable[str]) -> list[str]:
 
 
 def _measured(folder: Path) -> list[results.Row]:
-    return [row for path in sorted(folder.glob(f"*/{MEASURED}")) for row in json.loads(path.read_text())]
+    return [row for path in sorted(folder.glob(f"*/{MEASURED}")) for row in results.read_json(path)]
+
+
+def _paces(path: Path) -> dict[str, float]:
+    """Steps a second, by setting."""
+    with results.told_of_damage(path):
+        found = json.loads(path.read_text()) if path.exists() else {}
+        return {setting: float(pace) for setting, pace in found.items()}
 
 
 def _train(settings: Sequence[str], given: argparse.Namespace) -> int:
@@ -76,15 +131,15 @@ def _train(settings: Sequence[str], given: argparse.Namespace) -> int:
 
     def job(task: str, setting: str, done: Callable[[str, str], None], *more: str) -> jobs.Job:
         log = folder / "logs" / f"{setting}.log"
-        return jobs.Job(task, setting, more, log, functools.partial(done, setting))
+        return jobs.Job(task, setting, given.corpus, more, log, functools.partial(done, setting))
 
     say(f"{len(settings)} settings of {given.seeds} seeds, each run {given.seconds:g} s of training; {to_do()}")
     paces_at = folder / "pace.json"
-    paces: dict[str, float] = json.loads(paces_at.read_text()) if paces_at.exists() else {}
+    paces = _paces(paces_at)
 
     def paced(setting: str, told: str) -> None:
         paces[setting] = float(told)
-        paces_at.write_text(json.dumps(paces, indent=1) + "\n")
+        write_json(epath.Path(paces_at), paces)
         say(f"{setting}: {paces[setting]:.2f} steps a second")
 
     def trained(setting: str, _: str) -> None:
@@ -93,15 +148,20 @@ def _train(settings: Sequence[str], given: argparse.Namespace) -> int:
 
     seconds = min(PACE_SECONDS, given.seconds)
     to_pace = dict.fromkeys(pace_of for each in left if (pace_of := experiments.paced_as(each)) not in paces)
-    if code := jobs.run([job("pace", each, paced, str(seconds)) for each in to_pace], places):
+    code = jobs.run([job("pace", each, paced, str(seconds)) for each in to_pace], places)
+    if code == INTERRUPTED:
         return code
     steps = {
-        each: max(1, round(given.seconds * paces[experiments.paced_as(each)] / DISPATCH)) * DISPATCH for each in left
+        each: max(1, round(given.seconds * paces[pace_of] / DISPATCH)) * DISPATCH
+        for each in left
+        if (pace_of := experiments.paced_as(each)) in paces
     }
     to_train = [
-        job("train", each, trained, str(steps[each]), str(folder), *map(str, seeds)) for each, seeds in left.items()
+        job("train", each, trained, str(count), str(folder), given.together, *map(str, left[each]))
+        for each, count in steps.items()
     ]
-    return jobs.run(to_train, places)
+    code_of_training = jobs.run(to_train, places)
+    return code_of_training if code_of_training == INTERRUPTED else code or code_of_training
 
 
 def _missing(folder: Path, setting: str, seeds: int) -> list[int]:

@@ -25,7 +25,7 @@ LADDER: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("clip", "+ clipping", {"optimizer.clip": 1.0}),
     (
         "schedule",
-        "+ a higher rate that falls, batches of 64",
+        "+ c150's falling rate and Adam, batches of 64",
         {"optimizer": c150.get_config().optimizer.to_dict(), "data.batch_size": 64},
     ),
     ("embedding", "+ an embedding: c150", {"model.embed": 64}),

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lovecraft_jax.errors import DONE, INTERRUPTED
+from lovecraft_jax.errors import DONE, FAILED, INTERRUPTED
 from lovecraft_jax.progress import say
 from lovecraft_jax.signals import caught_signals
 
@@ -18,10 +18,12 @@ POLL = 0.2
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A worker's task, setting and what else it is told; what it says goes to `log`, what it prints to `done`."""
+    """A worker's task, setting, corpus and what else it is told; what it says goes to `log`, what it prints to
+    `done`."""
 
     task: str
     setting: str
+    corpus: str
     more: tuple[str, ...]
     log: Path
     done: Callable[[str], None]
@@ -40,28 +42,31 @@ def places(jobs: int) -> list[str]:
 
 
 def run(jobs: Sequence[Job], free: Sequence[str]) -> int:
-    """Runs them in order, one at each `free` place; returns the first exit code that is not DONE. Those that fail are
-    told of, and the others go on; told to stop, all stop, and INTERRUPTED is returned."""
-    waiting, running, code = list(jobs), dict[str, tuple[Job, subprocess.Popen[str]]](), DONE
+    """Runs them in order, one at each `free` place; returns the first exit code that is not DONE (FAILED for one that
+    was killed). Those that fail are told of, and the others go on; told to stop, all save and stop, and INTERRUPTED is
+    returned."""
+    waiting, running, code = list(jobs), list[tuple[str, Job, subprocess.Popen[str]]](), DONE
     free, stopping = list(free), False
     with caught_signals() as signals:
         while running or (waiting and not stopping):
             if signals and not stopping:
                 stopping = True
-                for _, process in running.values():
+                say(f"told to stop: waiting for {len(running)} workers to save")
+                for _, _, process in running:
                     process.terminate()
             while waiting and free and not stopping:
                 place = free.pop(0)
-                running[place] = waiting[0], _start(waiting.pop(0), place)
-            for place, (job, process) in list(running.items()):
-                if process.poll() is None:
-                    continue
-                del running[place]
+                job = waiting.pop(0)
+                running.append((place, job, _start(job, place)))
+            for one in [one for one in running if one[2].poll() is not None]:
+                running.remove(one)
+                place, job, process = one
                 free.append(place)
+                told = process.communicate()[0]
                 if process.returncode == DONE:
-                    job.done(process.communicate()[0])
+                    job.done(told)
                 elif not stopping:
-                    code = code or process.returncode
+                    code = code or max(process.returncode, 0) or FAILED
                     last = (job.log.read_text().splitlines() or [""])[-1]
                     say(f"{job.task} {job.setting}: exit code {process.returncode} ({last}); see {job.log}")
             time.sleep(POLL)
@@ -70,7 +75,7 @@ def run(jobs: Sequence[Job], free: Sequence[str]) -> int:
 
 def _start(job: Job, place: str) -> "subprocess.Popen[str]":
     job.log.parent.mkdir(parents=True, exist_ok=True)
-    line = [sys.executable, "-m", "benchmarks.article.worker", job.task, job.setting, place, *job.more]
+    line = [sys.executable, "-m", "benchmarks.article.worker", job.task, job.setting, place, job.corpus, *job.more]
     with job.log.open("a") as log:
         # A session of its own: Ctrl-C reaches the one who started it, who then asks it to stop.
         return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True)

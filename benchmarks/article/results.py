@@ -2,18 +2,28 @@
 
 import csv
 import dataclasses
+import io
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 from scipy import stats
 
 from benchmarks.article.experiments import Question, Rung, questions
+from lovecraft_jax.errors import UserError
+from lovecraft_jax.workdir import write_text
 
 ROWS, TABLE = "rows.csv", "table"
 KEY = ("setting", "seed", "text")
+PLAIN = ("setting", "text", "corpus", "jax", "hardware")
+"""Columns of words, though some may look like numbers."""
+SHORT = 12
+"""Digits of a corpus' SHA-256 that rows have."""
 LEVEL = 0.95
 """Of intervals."""
 COLUMNS = {
@@ -24,11 +34,11 @@ COLUMNS = {
     "the": ("the", 1, 0),
     "ing": ("-ing", 1, 0),
     "tion_end": ("-tion", 1, 0),
-    "word_length": ("letters a word", 1, 2),
     "copied_longest": ("longest copy", 1, 0),
-    "p_value": ("p", 1, 3),
 }
-"""Means over the seeds that the table has: the head, what to divide by, decimals."""
+"""Means over the seeds that the Markdown has: the head, what to divide by, decimals."""
+MORE_COLUMNS = ("steps", "parameters", "test_bpc", "word_length", "p_value", "accepted_share")
+"""That the CSV has besides."""
 
 Row = dict[str, Any]
 
@@ -57,7 +67,7 @@ class Line:
 
     def mean(self, key: str) -> float:
         """Over the seeds; NaN where no row has it."""
-        values = [row[key] for row in self.rows if isinstance(row.get(key), float)]
+        values = [row[key] for row in self.rows if isinstance(row.get(key), int | float)]
         return float(np.mean(values)) if values else math.nan
 
     @property
@@ -68,11 +78,49 @@ class Line:
 
 
 def read(folder: Path) -> list[Row]:
-    """The rows in a folder, numbers as floats; none where there is no file."""
-    if not (folder / ROWS).exists():
+    """The rows in a folder, numbers as numbers; none where there is no file. Raises UserError where it is damaged."""
+    path = folder / ROWS
+    if not path.exists():
         return []
-    with (folder / ROWS).open(newline="") as file:
-        return [{key: _value(text) for key, text in row.items()} for row in csv.DictReader(file)]
+    with told_of_damage(path), path.open(newline="") as file:
+        rows = [{key: _value(key, text) for key, text in row.items()} for row in csv.DictReader(file, strict=True)]
+        if any(None in (*row, *row.values()) for row in rows):
+            raise ValueError("rows of another length than the head")
+        return _checked(rows)
+
+
+def read_json(path: Path) -> list[Row]:
+    """The rows of a run. Raises UserError where they are damaged."""
+    with told_of_damage(path):
+        return _checked(json.loads(path.read_text()))
+
+
+@contextmanager
+def told_of_damage(path: Path) -> Iterator[None]:
+    """Raises UserError where a file cannot be read as what it should be."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
+        told = f"{type(error).__name__}: {error}"
+        raise UserError(f"{path}: damaged ({told}); delete it, and it is made again from what was trained") from None
+
+
+def _checked(rows: list[Row]) -> list[Row]:
+    for row in rows:
+        setting, seed, text = (row[key] for key in KEY)
+        is_key = isinstance(setting, str) and isinstance(seed, int) and isinstance(text, str)
+        if not (is_key and isinstance(row.get("valid_bpc", 0.0), float)):
+            raise ValueError(f"{setting}, {seed}, {text}, {row.get('valid_bpc')}")
+    return rows
+
+
+def check_corpus(rows: Sequence[Row], sha256: str) -> None:
+    """Raises UserError where one of the rows is of another corpus."""
+    for row in rows:
+        if row.get("corpus") != sha256[:SHORT]:
+            told = f"{row['setting']}, seed {row['seed']}, was trained on another corpus"
+            hashes = f"SHA-256 {row.get('corpus')}, now {sha256[:SHORT]}"
+            raise UserError(f"{told} ({hashes}): give the same --corpus, or another --workdir and --to")
 
 
 def keep(folder: Path, rows: Sequence[Row]) -> None:
@@ -98,39 +146,53 @@ def lines(rows: Sequence[Row]) -> list[Line]:
 
 
 def write_table(folder: Path, found: Sequence[Line]) -> None:
-    """The table as CSV and as Markdown."""
-    head = ["question", "setting", "what", "seeds", "bpc", "+-", "gain", "low", "high", "verdict", *COLUMNS]
+    """The table as CSV and, its most important columns, as Markdown."""
+    more = (*COLUMNS, *MORE_COLUMNS)
+    head = ["question", "setting", "what", "seeds", "bpc", "+-", "gain", "low", "high", "verdict", *more]
     plain = [
         [line.question, line.rung.setting, line.rung.label, len(line.rows), np.mean(line.bpc), line.half_width]
         for line in found
     ]
     for row, line in zip(plain, found, strict=True):
-        row += [*line.gain, line.verdict, *map(line.mean, COLUMNS)]
+        row += [*line.gain, line.verdict, *map(line.mean, more)]
     texts = [list(map(_plain, row)) for row in plain]
     _write(folder / f"{TABLE}.csv", head, [dict(zip(head, row, strict=True)) for row in texts])
     parts = []
-    for name, question in questions().items():
+    for name in questions():
         if of_question := [line for line in found if line.question == name]:
-            titles = ["", "seeds", "bpc (95 %)", "gain (95 %)", "", *(title for title, _, _ in COLUMNS.values())]
-            shown = [titles, ["---"] * len(titles), *map(_cells, of_question)]
-            parts.append(f"**{question.title}**\n\n" + "\n".join("| " + " | ".join(row) + " |" for row in shown) + "\n")
-    (folder / f"{TABLE}.md").write_text("\n".join(parts))
+            keys = [key for key in COLUMNS if any(not math.isnan(line.mean(key)) for line in of_question)]
+            titles = ["", "bpc", "gain", *(COLUMNS[key][0] for key in keys)]
+            shown = [titles, [":--", "--:", ":--", *["--:"] * len(keys)], *(_cells(line, keys) for line in of_question)]
+            parts += [_caption(of_question), "", *("| " + " | ".join(map(_safe, row)) + " |" for row in shown), ""]
+    write_text(epath.Path(folder / f"{TABLE}.md"), "\n".join(parts))
 
 
-def _cells(line: Line) -> list[str]:
+def _caption(lines: Sequence[Line]) -> str:
+    question = questions()[lines[0].question]
+    beside = next((f"“{rung.label}”" for rung in question.rungs if rung.setting == question.beside), "the line before")
+    fewest, most = (of(len(line.rows) for line in lines) for of in (min, max))
+    seeds = f"{fewest if fewest == most else f'{fewest} to {most}'} seed{'s' if most > 1 else ''} each"
+    interval = ", with its 95 % interval" if most > 1 else ""
+    return f"**{question.title}** ({seeds}; gain: bits per character below {beside}{interval})"
+
+
+def _cells(line: Line, keys: Sequence[str]) -> list[str]:
     gain, low, high = line.gain
-    interval = "" if math.isnan(low) else f" ({low:+.3f} to {high:+.3f})"
-    return [
+    interval = "" if math.isnan(low) else f" ({low:+.3f} to {high:+.3f}): {line.verdict}"
+    cells = [
         line.rung.label,
-        str(len(line.rows)),
         f"{np.mean(line.bpc):.3f}" + ("" if math.isnan(line.half_width) else f" ± {line.half_width:.3f}"),
         "" if math.isnan(gain) else f"{gain:+.3f}{interval}",
-        line.verdict,
-        *(
-            "" if math.isnan(line.mean(key)) else f"{line.mean(key) / scale:,.{decimals}f}"
-            for key, (_, scale, decimals) in COLUMNS.items()
-        ),
     ]
+    for key in keys:
+        (_, scale, decimals), mean = COLUMNS[key], line.mean(key)
+        cells.append("" if math.isnan(mean) else f"{mean / scale:,.{decimals}f}")
+    return cells
+
+
+def _safe(cell: str) -> str:
+    """As one cell of a Markdown table."""
+    return " ".join(cell.split()).replace("|", "\\|")
 
 
 def _other(question: Question, there: Sequence[Rung], n: int) -> Rung | None:
@@ -154,14 +216,14 @@ def _is_of(row: Row, rung: Rung) -> bool:
 
 
 def _key(row: Row) -> tuple:
-    return row["setting"], int(row["seed"]), row["text"]
+    return tuple(row[key] for key in KEY)
 
 
-def _value(text: str) -> Any:
-    try:
-        return float(text)
-    except ValueError:
-        return text
+def _value(key: str, text: str) -> Any:
+    for kind in () if key in PLAIN else (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def _plain(value: Any) -> Any:
@@ -171,7 +233,8 @@ def _plain(value: Any) -> Any:
 
 
 def _write(path: Path, names: Sequence[str], rows: Sequence[Row]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({name: row.get(name) for name in names} for row in rows)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: row.get(name) for name in names} for row in rows)
+    write_text(epath.Path(path), text.getvalue())

@@ -11,14 +11,15 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from benchmarks.article import experiments
+from benchmarks.article import experiments, results, together
 from lovecraft_jax import data, loop, metrics
 from lovecraft_jax.batches import Batches
 from lovecraft_jax.copying import Copying
-from lovecraft_jax.errors import DONE
+from lovecraft_jax.errors import DONE, INTERRUPTED
 from lovecraft_jax.generate import Sampling
 from lovecraft_jax.program import dispatch_steps, make_program
 from lovecraft_jax.run import Run, load_run
+from lovecraft_jax.signals import caught_signals
 from lovecraft_jax.verdict import Author
 from lovecraft_jax.workdir import read_rows, write_json
 
@@ -54,23 +55,31 @@ def pace(config: ConfigDict, least: float) -> float:
     return K / float(np.quantile(seconds[1:], 0.1))  # the first one compiled
 
 
-def train(setting: str, steps: int, folder: Path, seeds: Sequence[int]) -> int:
-    """Trains the seeds one after another, or goes on with them, and measures each; returns an exit code."""
-    for seed in seeds:
-        workdir = folder / f"{setting}-{seed}"
-        if (workdir / MEASURED).exists():
-            continue
-        config = experiments.get_config(setting)
-        config.seed = seed
-        config.train.steps = steps
-        config.train.steps_per_dispatch = DISPATCH
-        config.train.eval_every = _multiple(steps / EVALUATIONS)
-        config.train.checkpoint_every = _multiple(steps / SAVES)
-        code = loop.train(config, str(workdir), cores=1)
-        if code != DONE:
-            return code
+def train(setting: str, config: ConfigDict, folder: Path, stacked: str, seeds: Sequence[int]) -> int:
+    """Trains the seeds, or goes on with them, and measures each; returns an exit code. `stacked`: whether as one
+    program, "yes", "no", or "auto", which does on an accelerator."""
+    steps = config.train.steps
+    config.train.steps_per_dispatch = DISPATCH
+    config.train.eval_every = _multiple(steps / EVALUATIONS)
+    config.train.checkpoint_every = _multiple(steps / SAVES)
+    configs = {folder / f"{setting}-{seed}": _with_seed(config, seed) for seed in seeds}
+    left = {workdir: config for workdir, config in configs.items() if not (workdir / MEASURED).exists()}
+    stack = stacked == "yes" or (stacked == "auto" and jax.default_backend() != "cpu")
+    if stack and len(left) > 1 and (code := together.train(left)) != DONE:
+        return code
+    for workdir, config in left.items():
+        with caught_signals() as signals:  # of which the loop tells nothing once it has begun its final scores
+            code = loop.train(config, str(workdir), cores=1)
+        if code != DONE or signals:
+            return code or INTERRUPTED
         write_json(epath.Path(workdir / MEASURED), measure(setting, workdir))
     return DONE
+
+
+def _with_seed(config: ConfigDict, seed: int) -> ConfigDict:
+    seeded = config.copy_and_resolve_references()
+    seeded.seed = seed
+    return seeded
 
 
 def _multiple(steps: float) -> int:
@@ -111,7 +120,7 @@ def _scores(run: Run, workdir: Path) -> Row:
         "characters": steps * config.data.batch_size * config.data.seq_len,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(run.state.variables["params"])),
         "checkpoint": final["valid"]["checkpoint"],
-        "corpus": run.corpus["sha256"][:12],
+        "corpus": run.corpus["sha256"][: results.SHORT],
         "jax": versions["jax"],
         "hardware": versions["hardware"],
     }

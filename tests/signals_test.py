@@ -1,0 +1,27 @@
+"""Being told to stop: every block that is asked hears of it, and who insists is obeyed at once."""
+
+import os
+import signal
+
+import pytest
+
+from lovecraft_jax.signals import caught_signals
+
+
+def test_a_block_in_another_leaves_nothing_unheard() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with caught_signals() as outer:
+        with caught_signals() as inner:
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert outer == inner == [signal.SIGTERM]
+        with caught_signals() as later:
+            assert not later
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_the_second_signal_ends_it_as_always() -> None:
+    with caught_signals() as outer, caught_signals():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert outer == [signal.SIGINT]
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
