@@ -40,6 +40,8 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config.model.dropout_input = 0.0  # on the input
     config.model.dropout = 0.0  # on every layer's output; so small a model underfits
     config.model.forget_bias = 1.0  # of the forget gates at first, so that memories last; Keras does so too
+    # "layer" (Ba et al. 2016), "batch_input" (Laurent et al. 2015), "batch" (Cooijmans et al. 2016): norm.py.
+    config.model.norm = "none"
     config.model.tie = False  # the embedding as the head's kernel
     # Tokens a chunk: only the carry between chunks is kept for the way back, and the rest computed twice, so that long
     # seq_len fit into memory; near the root of seq_len is least. 0 keeps everything.

@@ -146,7 +146,7 @@ def _make_gradients(model: LSTMLM, batch_size: int) -> Callable:
         batch = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, k, 0, keepdims=False), batches)
         masks = model.dropout_masks(jax.random.fold_in(rng, step), batch_size)
         carry = _taken(healthy, carries)
-        sums, after = gradient(variables, carry, batch, jax.tree.map(lambda mask_BH: mask_BH[rows_B], masks))
+        sums, after, _ = gradient(variables, carry, batch, jax.tree.map(lambda mask_BH: mask_BH[rows_B], masks))
         return ravel_pytree(sums)[0], (after, carry)
 
     return of_rows

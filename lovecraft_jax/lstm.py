@@ -16,7 +16,19 @@ import jax.numpy as jnp
 from jax import lax
 
 from lovecraft_jax.fused import LayerCarry, fused_lstm
+from lovecraft_jax.norm import (
+    FIRST_SCALE,
+    PARTS,
+    STATISTICS,
+    Found,
+    normalise,
+    normalise_by,
+    over_features,
+    over_rows,
+    running,
+)
 from lovecraft_jax.ops import dot, of_rows, plus_bias
+from lovecraft_jax.settings import IN_CELL, OF_BATCH
 
 
 class LSTMCell(nn.Module):
@@ -33,11 +45,27 @@ class LSTMCell(nn.Module):
     dtype: jnp.dtype = jnp.dtype("float32")
     in_cpp: bool = False
     forget_bias: float = 1.0
+    norm: str = "none"
 
     def setup(self) -> None:
         self.kernel_x = self.param("kernel_x", nn.initializers.glorot_uniform(), (self.features, 4 * self.units))
         self.kernel_h = self.param("kernel_h", _orthogonal_gates, (self.units, 4 * self.units))
         self.bias = self.param("bias", _bias(self.forget_bias), (4 * self.units,))
+        widths = {part: self.units if part == "c" else 4 * self.units for part in PARTS[self.norm]}
+        self.scales = {
+            part: self.param(f"scale_{part}", nn.initializers.constant(FIRST_SCALE.get(self.norm, 1.0)), (width,))
+            for part, width in widths.items()
+        }
+        if "c" in widths:
+            self.shift_c = self.param("shift_c", nn.initializers.zeros, (self.units,))
+        if self.norm in OF_BATCH:
+            self.running = {
+                part: (
+                    self.variable(STATISTICS, f"mean_{part}", jnp.zeros, width),
+                    self.variable(STATISTICS, f"variance_{part}", jnp.ones, width),
+                )
+                for part, width in widths.items()
+            }
 
     def project(self, x: jax.Array) -> jax.Array:
         """The input's part of the gates, x [..., D] @ kernel_x [..., 4H], which needs no recurrence."""
@@ -51,27 +79,62 @@ class LSTMCell(nn.Module):
         gates = jnp.asarray(self.kernel_x if table_VD is None else self.project(table_VD))[ids]
         return gates if scale is None else gates * scale[..., None]
 
-    def __call__(self, carry: LayerCarry, gates_x_BG: jax.Array) -> tuple[LayerCarry, jax.Array]:
-        """One step: (c, h) and the input's part of the gates to the next (c, h) and the output h_BH."""
+    def normalise_input(self, gates_x: jax.Array) -> jax.Array:
+        """The input's part of the gates, [T, B, 4H], as `norm` has it."""
+        rows = gates_x.reshape(-1, 4 * self.units) if self.norm == "batch_input" else gates_x
+        rows, found = self._normalise("x", rows)
+        self.remember(found)
+        return rows.reshape(gates_x.shape)
+
+    def __call__(self, carry: LayerCarry, gates_x_BG: jax.Array) -> tuple[LayerCarry, tuple[jax.Array, Found]]:
+        """One step: (c, h) and the input's part of the gates, normalised, to the next (c, h), and the output h_BH with
+        what was found of the batch."""
         c_BH, h_BH = carry
-        gates_BG = plus_bias(gates_x_BG + dot(h_BH, self.kernel_h, self.dtype), self.bias)
+        gates_h_BG, of_h = self._normalise("h", dot(h_BH, self.kernel_h, self.dtype))
+        gates_BG = plus_bias(gates_x_BG + gates_h_BG, self.bias)
         i, f, g, o = jnp.split(gates_BG, 4, axis=-1)
         c_BH = nn.sigmoid(f) * c_BH + nn.sigmoid(i) * jnp.tanh(g)
-        h_BH = nn.sigmoid(o) * jnp.tanh(c_BH)
-        return (c_BH, h_BH), h_BH
+        seen_BH, of_c = self._normalise("c", c_BH)
+        if "c" in self.scales:
+            seen_BH = plus_bias(seen_BH, self.shift_c)
+        h_BH = nn.sigmoid(o) * jnp.tanh(seen_BH)
+        return (c_BH, h_BH), (h_BH, of_h | of_c)
+
+    def remember(self, found: Found) -> None:
+        """Moves the running statistics towards those of a batch."""
+        for part, moments in found.items():
+            for variable, value in zip(self.running[part], moments, strict=True):
+                variable.value = running(variable.value, value)
+
+    def _normalise(self, part: str, x: jax.Array) -> tuple[jax.Array, Found]:
+        """One part [..., B, F], and in training what was found of the batch."""
+        if part not in self.scales:
+            return x, {}
+        if self.norm not in OF_BATCH:
+            return normalise(x, self.scales[part], over_features)[0], {}
+        if self.is_mutable_collection(STATISTICS) and not self.is_initializing():
+            x, moments = normalise(x, self.scales[part], over_rows)
+            return x, {part: moments}
+        mean, variance = self.running[part]
+        return normalise_by((mean.value, variance.value), x, self.scales[part]), {}
 
 
 def run_layer(
     cell: LSTMCell, carry: LayerCarry, gates_x_TBG: jax.Array, implementation: str = "scan"
 ) -> tuple[LayerCarry, jax.Array]:
     """A whole sequence: the input's part of the gates to the last carry and h_TBH, by "scan", "fused" or "native"."""
+    gates_x_TBG = cell.normalise_input(gates_x_TBG)
     if implementation == "scan":
         scan = nn.scan(
             lambda cell, carry, gates_x_BG: cell(carry, gates_x_BG),
-            variable_broadcast="params",
+            variable_broadcast=("params", STATISTICS),
             split_rngs={"params": False},
         )
-        return scan(cell, carry, gates_x_TBG)
+        carry, (h_TBH, found) = scan(cell, carry, gates_x_TBG)
+        cell.remember(found)
+        return carry, h_TBH
+    if cell.norm in IN_CELL:
+        raise ValueError(f"norm={cell.norm!r} is for lstm='scan', not for {implementation!r}")
     if implementation in ("fused", "native"):
         return fused_lstm(cell.kernel_h, cell.bias, gates_x_TBG, carry, cell.dtype, implementation == "native")
     raise ValueError(f"unknown LSTM implementation {implementation!r}")

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from lovecraft_jax import native
 from lovecraft_jax.errors import UserError
 from lovecraft_jax.progress import say
+from lovecraft_jax.settings import OF_BATCH
 
 AXIS = "data"
 REPLICATED = PartitionSpec()
@@ -72,11 +73,11 @@ def divisor(batch_size: int, most: int) -> int:
 def cores_that_pay(config: ConfigDict) -> int:
     """How many of this machine's cores to train `config` on as devices (cores.py), where it trains on a CPU.
 
-    One device where the layer runs in C++, which takes to all cores by itself.
+    One device where the layer runs in C++, which takes to all cores by itself, and where batch norms need collectives.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     model, data = config.model, config.data
-    if model.units > MOST_UNITS or native.resolve(model) == "native":
+    if model.norm in OF_BATCH or model.units > MOST_UNITS or native.resolve(model) == "native":
         return 1
     work = 6 * (8 * model.layers * model.units**2) * data.batch_size * data.seq_len
     return max(1, min(cores, data.batch_size // LEAST_ROWS)) if work > LEAST_WORK else 1
@@ -93,5 +94,10 @@ def by_rows(mesh: Mesh, local: Callable, in_specs: object, out_specs: object) ->
 
 
 def total(tree: Any) -> Any:
-    """The sum of `tree` over the devices, the one collective of a training step."""
+    """The sum of `tree` over the devices, the one collective of a training step without batch norms."""
     return jax.lax.psum(tree, AXIS)
+
+
+def mean(tree: Any) -> Any:
+    """The mean of `tree` over the devices."""
+    return jax.lax.pmean(tree, AXIS)

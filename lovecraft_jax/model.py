@@ -16,6 +16,7 @@ from lovecraft_jax import native
 from lovecraft_jax.cudnn import run_cudnn
 from lovecraft_jax.fused import LayerCarry
 from lovecraft_jax.lstm import LSTMCell, run_layer
+from lovecraft_jax.norm import STATISTICS
 from lovecraft_jax.ops import of_rows, plus_bias
 from lovecraft_jax.settings import BEFORE
 
@@ -29,9 +30,10 @@ Masks = tuple[jax.Array | None, ...]
 class LSTMLM(nn.Module):
     """A stack of LSTM layers that gives the logits of every next token.
 
-    `embed=0` feeds tokens as one-hot vectors; `tie` uses the embedding as the head's kernel (Press and Wolf 2017).
-    For training (step.py) are `remat`, the tokens between two carries that are kept for the way back (0 keeps all), and
-    `loss`, what it makes small: "cross_entropy" or "binary_cross_entropy".
+    `embed=0` feeds tokens as one-hot vectors; `tie` uses the embedding as the head's kernel (Press and Wolf 2017);
+    `norm` is what the layers normalise (norm.py). For training (step.py) are `remat`, the tokens between two carries
+    that are kept for the way back (0 keeps all), and `loss`, what it makes small: "cross_entropy" or
+    "binary_cross_entropy".
     """
 
     vocab_size: int
@@ -42,6 +44,7 @@ class LSTMLM(nn.Module):
     dropout: float = 0.0
     tie: bool = False
     forget_bias: float = 1.0
+    norm: str = "none"
     dtype: jnp.dtype = jnp.dtype("float32")
     lstm: str = "scan"
     remat: int = 0
@@ -57,7 +60,7 @@ class LSTMLM(nn.Module):
         if in_cpp and self.dtype != jnp.float32:
             raise ValueError(f"lstm='native' computes in float32, not in {self.dtype}")
         self.cells = [
-            LSTMCell(D, self.units, self.dtype, in_cpp, self.forget_bias, name=f"lstm_{i}")
+            LSTMCell(D, self.units, self.dtype, in_cpp, self.forget_bias, self.norm, name=f"lstm_{i}")
             for i, D in enumerate(widths[:-1])
         ]
         if not self.tie:
@@ -120,6 +123,16 @@ def forward(
     return result
 
 
+def forward_in_training(
+    model: LSTMLM, variables: Mapping[str, Any], carry: Carry, x_BT: ArrayLike, masks: Masks = ()
+) -> tuple[Carry, jax.Array, dict[str, Any]]:
+    """As `forward`, with the batch's own statistics where it has any, and the running ones after them: the collections
+    that a step changes, none without batch norms. With them, to be called inside `mesh.by_rows`."""
+    x_BT = jnp.asarray(x_BT, jnp.int32)
+    (carry, logits_BTV), changed = model.apply(variables, carry, x_BT, masks, mutable=[STATISTICS])
+    return carry, logits_BTV, dict(changed)
+
+
 def make_model(config: ConfigDict, vocab_size: int, lstm: str = "") -> LSTMLM:
     """The model that `config.model` describes, with another `lstm` where one is named.
 
@@ -135,6 +148,7 @@ def make_model(config: ConfigDict, vocab_size: int, lstm: str = "") -> LSTMLM:
         dropout=settings.dropout,
         tie=settings.tie,
         forget_bias=settings.get("forget_bias", BEFORE["model.forget_bias"]),
+        norm=settings.get("norm", BEFORE["model.norm"]),
         dtype=jnp.dtype(settings.dtype),
         lstm=lstm or native.resolve(settings),
         remat=settings.get("remat", 0),  # runs from before it have none

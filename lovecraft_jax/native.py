@@ -25,6 +25,7 @@ from ml_collections import ConfigDict
 from lovecraft_jax.cache import machine
 from lovecraft_jax.errors import UserError
 from lovecraft_jax.progress import say
+from lovecraft_jax.settings import BEFORE, IN_CELL
 
 SOURCES = Path(__file__).with_name("cpp")
 COMPILERS = ("c++", "g++", "clang++")
@@ -34,7 +35,7 @@ OPTIONS = ("-O3", NATIVE, "-std=c++17", "-shared", "-fPIC", "-pthread")
 
 def resolve(settings: ConfigDict, platform: str = "") -> str:
     """What `settings.lstm` of config.model stands for on a platform (JAX's default, if none is named): "auto" is the
-    `fastest`.
+    `fastest` that there is.
 
     Raises UserError where "native" is asked for and cannot be had.
     """
@@ -46,7 +47,10 @@ def resolve(settings: ConfigDict, platform: str = "") -> str:
 
 
 def fastest(settings: ConfigDict, platform: str = "") -> str:
-    """ "native" where this machine and these settings allow it, else "fused"; says so where a compiler is missing."""
+    """ "native" where this machine and these settings allow it, else "fused"; says so where a compiler is missing. What
+    is normalised in its cells runs as "scan"."""
+    if settings.get("norm", BEFORE["model.norm"]) in IN_CELL:
+        return "scan"
     if _unsuited(settings, platform):
         return "fused"
     if reason := _build().result():

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from lovecraft_jax import cudnn, native
 from lovecraft_jax.batches import Batch
 from lovecraft_jax.cores import core_devices, make_core_steps, put_rows
+from lovecraft_jax.errors import UserError
 from lovecraft_jax.mesh import (
     BY_ROW_STACKED,
     REPLICATED,
@@ -26,6 +27,7 @@ from lovecraft_jax.mesh import (
 )
 from lovecraft_jax.model import LSTMLM, make_model
 from lovecraft_jax.optimizer import Optimizer, make_optimizer
+from lovecraft_jax.settings import OF_BATCH
 from lovecraft_jax.state import TrainState, init_state, state_shardings
 from lovecraft_jax.step import Metrics, make_train_step, make_train_steps
 from lovecraft_jax.vocab import smallest_uint
@@ -70,6 +72,11 @@ def make_program(config: ConfigDict, vocab_size: int, total_steps: int, cores: i
     model, cores = make_model(config, vocab_size), cores or cores_that_pay(config)
     rows = own_rows(mesh, config.data.batch_size)
     if cores > 1:
+        if model.norm in OF_BATCH:
+            raise UserError(
+                f"config.model.norm={model.norm!r} on {cores} cores: each would have a batch of its own; leave "
+                "--num_cpu_devices out"
+            )
         devices = core_devices(divisor(config.data.batch_size, cores))
         put: Callable[[Batch], Any] = functools.partial(put_rows, devices)
         train_steps: TrainSteps = make_core_steps(model, optimizer, target, devices, _options(mesh))
@@ -100,7 +107,7 @@ def lower_ahead(config: ConfigDict, vocab_size: int, total_steps: int, mesh: Mes
 
 def _first_state(config: ConfigDict, vocab_size: int, optimizer: Optimizer, mesh: Mesh) -> tuple[Any, TrainState]:
     """Jitted: a seed to the state before the first step; and its shapes, with where each part of it lies."""
-    model = make_model(config, vocab_size, "fused")  # all layers start alike
+    model = make_model(config, vocab_size, "scan")  # all layers start alike
     first = functools.partial(init_state, model, optimizer.adam, config.data.batch_size)
     shardings = state_shardings(mesh)
     return jax.jit(first, out_shardings=shardings), _placed(jax.eval_shape(first, 0), shardings)

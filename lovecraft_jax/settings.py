@@ -42,6 +42,7 @@ RULES: dict[str, Rule] = {
     "model.dropout_input": _rate(),
     "model.dropout": _rate(),
     "model.forget_bias": (float, "a finite float", lambda value: abs(value) < float("inf")),
+    "model.norm": _one_of("none", "layer", "batch_input", "batch"),
     "model.tie": (bool, "true or false", lambda value: True),
     "model.remat": _at_least(0),
     "model.dtype": _one_of("float32", "bfloat16"),
@@ -76,6 +77,7 @@ RULES: dict[str, Rule] = {
 BEFORE: dict[str, Any] = {
     "data.share": 1.0,
     "model.forget_bias": 1.0,
+    "model.norm": "none",
     "optimizer.eps_hat": False,
     "train.loss": "cross_entropy",
 }
@@ -95,6 +97,11 @@ FREE_ON_RESUME = (
     "sample.",
 )
 """Keys (or, ending in a dot, sections) that change how a thing is computed or kept, never what is learnt."""
+
+IN_CELL = ("layer", "batch")
+"""Kinds of model.norm that stand in the recurrence, which nn.scan alone can run."""
+OF_BATCH = ("batch_input", "batch")
+"""Those whose statistics are the batch's, and so all devices'."""
 
 
 def flatten(config: ConfigDict) -> dict[str, Any]:
@@ -127,6 +134,14 @@ def check(config: ConfigDict) -> None:
     if flat["model.lstm"] in ("native", "cudnn") and flat["model.dtype"] != "float32":
         told = f"config.model.lstm={flat['model.lstm']!r} with dtype={flat['model.dtype']}"
         raise UserError(f"{told}: it computes in float32 only; use auto")
+    lstm, norm = flat["model.lstm"], flat["model.norm"]
+    if (norm in IN_CELL and lstm not in ("auto", "scan")) or (norm != "none" and lstm == "cudnn"):
+        raise UserError(f"config.model.lstm={lstm!r} with norm={norm!r}: it cannot be had there; use auto")
+    if flat["model.remat"] and norm in OF_BATCH:
+        raise UserError(
+            f"config.model.remat={flat['model.remat']} with norm={norm!r}: its statistics are those of all time steps, "
+            "not of a chunk; use remat=0, or norm='layer'"
+        )
     if flat["model.remat"] and flat["data.seq_len"] % flat["model.remat"]:
         raise UserError(
             f"config.model.remat={flat['model.remat']}: data.seq_len={flat['data.seq_len']} does not divide by it"

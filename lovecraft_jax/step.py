@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from lovecraft_jax.batches import Batch
 from lovecraft_jax.mesh import BY_ROW, REPLICATED, by_rows, total
-from lovecraft_jax.model import LSTMLM, Carry, Masks, forward
+from lovecraft_jax.model import LSTMLM, Carry, Masks, forward, forward_in_training
 from lovecraft_jax.optimizer import Optimizer, global_norm, learning_rate
 from lovecraft_jax.state import TrainState, Variables
 
@@ -58,34 +58,36 @@ class Sums(NamedTuple):
     bce: jax.Array | None = None
 
 
-def make_gradient(model: LSTMLM) -> Callable[[Variables, Carry, Batch, Masks], tuple[Sums, Carry]]:
-    """The sums over some rows, and their carry after them: truncated backpropagation through time.
+def make_gradient(model: LSTMLM) -> Callable[[Variables, Carry, Batch, Masks], tuple[Sums, Carry, Variables]]:
+    """The sums over some rows, their carry after them, and the collections that they change (model.py): truncated
+    backpropagation through time.
 
     With `model.remat` time goes by in chunks of so many tokens (as Chen et al. 2016): only the carry between them is
     kept, and what is inside is computed again on the way back.
     """
     is_binary = model.loss == "binary_cross_entropy"
 
-    def gradient(variables: Variables, carry: Carry, batch: Batch, masks: Masks) -> tuple[Sums, Carry]:
-        def loss(params: Variables) -> tuple[jax.Array, tuple[Sums, Carry]]:
-            def chunk(start: Carry, tokens: tuple) -> tuple[Carry, Sums]:
+    def gradient(variables: Variables, carry: Carry, batch: Batch, masks: Masks) -> tuple[Sums, Carry, Variables]:
+        def loss(params: Variables) -> tuple[jax.Array, tuple[Sums, Carry, Variables]]:
+            def chunk(start: Carry, tokens: tuple) -> tuple[Carry, tuple[Sums, Variables]]:
                 x_BT, y_BT, weight_BT = tokens
                 part = batch._replace(x_BT=x_BT, y_BT=y_BT, weight_BT=weight_BT)
-                after, logits_BTV = forward(model, variables | {"params": params}, start, part.x_BT, masks)
+                given = variables | {"params": params}
+                after, logits_BTV, changed = forward_in_training(model, given, start, part.x_BT, masks)
                 bce = binary(logits_BTV, part) / model.vocab_size if is_binary else None
-                return after, Sums(*nats(logits_BTV, part), {}, bce)
+                return after, (Sums(*nats(logits_BTV, part), {}, bce), changed)
 
             start, tokens = forget(carry, batch.reset_B), (batch.x_BT, batch.y_BT, batch.weight_BT)
             if model.remat:
                 chunks = jax.tree.map(lambda leaf_BT: _chunks(leaf_BT, model.remat), tokens)
-                after, sums = jax.lax.scan(jax.checkpoint(chunk, prevent_cse=False), start, chunks)
+                after, (sums, changed) = jax.lax.scan(jax.checkpoint(chunk, prevent_cse=False), start, chunks)
                 sums = jax.tree.map(jnp.sum, sums)
             else:
-                after, sums = chunk(start, tokens)
-            return sums.nats if sums.bce is None else sums.bce, (sums, after)
+                after, (sums, changed) = chunk(start, tokens)
+            return sums.nats if sums.bce is None else sums.bce, (sums, after, changed)
 
-        (_, (sums, after)), grads = jax.value_and_grad(loss, has_aux=True)(variables["params"])
-        return sums._replace(grads=grads), after
+        (_, (sums, after, changed)), grads = jax.value_and_grad(loss, has_aux=True)(variables["params"])
+        return sums._replace(grads=grads), after, changed
 
     return gradient
 
@@ -146,21 +148,22 @@ def make_train_step(
     """
     gradient, update = make_gradient(model), make_update(optimizer)
 
-    def total_gradient(variables: Variables, carry: Carry, batch: Batch, masks: Masks) -> tuple[Sums, Carry]:
-        sums, after = gradient(variables, carry, batch, masks)
-        return total(sums), after
+    def total_gradient(variables: Variables, carry: Carry, batch: Batch, masks: Masks) -> tuple[Sums, Carry, Variables]:
+        sums, after, changed = gradient(variables, carry, batch, masks)
+        return total(sums), after, changed
 
     by_row = by_rows(
-        mesh, total_gradient, in_specs=(REPLICATED, BY_ROW, BY_ROW, BY_ROW), out_specs=(REPLICATED, BY_ROW)
+        mesh, total_gradient, in_specs=(REPLICATED, BY_ROW, BY_ROW, BY_ROW), out_specs=(REPLICATED, BY_ROW, REPLICATED)
     )
 
     def train_step(state: TrainState, batch: Batch, healthy: jax.Array) -> tuple[TrainState, Metrics]:
         masks = model.dropout_masks(jax.random.fold_in(state.rng, state.step), batch.x_BT.shape[0])
-        sums, carry = by_row(state.variables, state.carry, batch, masks)
+        sums, carry, changed = by_row(state.variables, state.carry, batch, masks)
         after, metrics = update(state, sums, healthy)
-        carry = where(healthy & metrics["finite"], carry, state.carry)
+        before = {name: state.variables[name] for name in changed}
+        carry, changed = where(healthy & metrics["finite"], (carry, changed), (state.carry, before))
         metrics["finite"] &= all_finite(after.variables["params"])
-        return dataclasses.replace(after, carry=carry), metrics
+        return dataclasses.replace(after, carry=carry, variables=after.variables | changed), metrics
 
     return train_step
 

@@ -17,7 +17,7 @@ FLOORS = (
     {"cache", "optimizer", "processes"},
     {"native", "checksums"},
     {"mesh", "ops"},
-    {"fused"},
+    {"fused", "norm"},
     {"lstm"},
     {"cudnn"},
     {"model"},

@@ -52,6 +52,7 @@ def test_an_unknown_variant_is_refused_by_name(name: str) -> None:
         ("model.forget_bias", math.inf),
         ("data.share", 0.0),
         ("data.share", 1.5),
+        ("model.norm", "instance"),
         ("model.tie", 1),
         ("model.dtype", "float16"),
         ("train.watchdog", -1.0),
