@@ -77,6 +77,13 @@ def test_a_gain_and_its_interval_are_those_of_welch() -> None:
     assert last.verdict == "better"
 
 
+def test_a_question_of_which_only_the_common_setting_is_there_has_no_lines() -> None:
+    best = line_of(experiments.BEST, [2.0, 2.1])
+    assert {line.question for line in results.lines(best)} == {"ladder"}
+    of_rate = [line for line in results.lines([*best, *line_of("rate-0.001", [2.2])]) if line.question == "rate"]
+    assert [line.rung.setting for line in of_rate] == ["rate-0.001", experiments.BEST]
+
+
 @pytest.mark.parametrize(
     ("bpc", "verdict"),
     [([2.0, 2.01], "better"), ([2.9, 2.91], "worse"), ([2.3, 2.7], "no clear difference"), ([1.9], "")],

@@ -26,7 +26,7 @@ OVERHEAD = 40.0
 """Seconds of a core that a run takes besides its training: to start, compile, score, write and be measured."""
 PACE_SECONDS = 8.0
 """For which a setting trains to find out how fast it does, or as long as the runs where that is less."""
-SMOKE = {"seconds": 2.0, "seeds": 1, "corpus": "bundled", "workdir": Path("runs/article-smoke")}
+SMOKE = {"seconds": 1.0, "seeds": 1, "corpus": "bundled", "workdir": Path("runs/article-smoke")}
 
 
 def main() -> int:

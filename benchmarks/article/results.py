@@ -133,11 +133,14 @@ def keep(folder: Path, rows: Sequence[Row]) -> None:
 
 
 def lines(rows: Sequence[Row]) -> list[Line]:
-    """Every question's rungs of which there are rows."""
+    """Every question's rungs of which there are rows; none of a question where only that is there which the others
+    are held against."""
     found = []
     for name, question in questions().items():
         of_rung = {rung: tuple(row for row in rows if _is_of(row, rung)) for rung in question.rungs}
         there = [rung for rung, its in of_rung.items() if its]
+        if all(rung.setting == question.beside for rung in there):
+            continue
         for n, rung in enumerate(there):
             other = _other(question, there, n)
             gain = _gain(of_rung[rung], of_rung[other]) if other else (math.nan,) * 3
