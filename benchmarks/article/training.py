@@ -4,7 +4,6 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -30,8 +29,6 @@ EVALUATIONS, SAVES = 4, 10
 STREAMS, LENGTH, TEMPERATURE = 8, 10_000, 1.0
 """What each run writes to be measured: as the model has it, neither bolder nor shyer."""
 MEASURED = "measured.json"
-
-Row = dict[str, Any]
 
 
 def pace(config: ConfigDict, least: float) -> float:
@@ -86,7 +83,7 @@ def _multiple(steps: float) -> int:
     return max(1, round(steps / DISPATCH)) * DISPATCH
 
 
-def measure(setting: str, workdir: Path) -> list[Row]:
+def measure(setting: str, workdir: Path) -> list[results.Row]:
     """Rows of a finished run: of what it writes, and for the article's recipe of what it had for writing."""
     run = load_run(str(workdir))
     whole = run.config.copy_and_resolve_references()
@@ -104,7 +101,7 @@ def measure(setting: str, workdir: Path) -> list[Row]:
     return [about | {"text": kind} | _style(texts, copying, author) for kind, texts in written.items()]
 
 
-def _scores(run: Run, workdir: Path) -> Row:
+def _scores(run: Run, workdir: Path) -> results.Row:
     rows = read_rows(epath.Path(workdir / metrics.FILE))
     final = {row["split"]: row for row in rows if row.get("scoring") == "final"}
     scores = {
@@ -126,7 +123,7 @@ def _scores(run: Run, workdir: Path) -> Row:
     }
 
 
-def _style(texts: list[str], copying: Copying, author: Author) -> Row:
+def _style(texts: list[str], copying: Copying, author: Author) -> results.Row:
     found = author.compare("".join(texts))
     copied = [copying.figures(text) for text in texts]
     return (
