@@ -62,19 +62,20 @@ def main() -> int:
 def _teacher_forced(run: Run) -> int:
     """Prints lines of a text, under each what the model took for likeliest at every position of it; or one JSON line.
 
-    The text is from a seeded place of a split, or a file's beginning.
+    The text is from a seeded place of a split, or a file's beginning: all of a short file, if no length is asked for.
     """
     F = flags.FLAGS
-    if F.text:
+    if F.text is not None:
         source, text = F.text, run.encode(read_tale(Path(F.text), F.text).text)
     else:
         source, text = F.split, run.split(F.split)
-    room = len(text.ids) - F.length - 1
-    if room < 0:
-        has = f"{source} has {max(0, len(text.ids) - 1):,} with one before them"
-        raise UserError(f"--length={F.length} with --mode=teacher_forced: {has}; ask for fewer")
-    start = 0 if F.text else int(np.random.default_rng(F.seed).integers(room + 1))
-    ids = text.ids[start : start + F.length + 1]
+    there = max(0, len(text.ids) - 1)
+    length = F.length if F["length"].present or not there else min(F.length, there)
+    if length > there:
+        has = f"{source} has {there:,} with one before them"
+        raise UserError(f"--length={length} with --mode=teacher_forced: {has}; ask for fewer")
+    start = 0 if F.text is not None else int(np.random.default_rng(F.seed).integers(there - length + 1))
+    ids = text.ids[start : start + length + 1]
     true, likeliest = ids[1:], run.teacher_forced(ids)
     right = float(np.mean(true == likeliest))
     if F.json:
@@ -82,7 +83,7 @@ def _teacher_forced(run: Run) -> int:
         where = {"source": source, "offset": start + 1, "seq_len": run.config.data.seq_len}
         print(json.dumps(texts | where | {"seed": F.seed, "step": int(run.state.step)}))
         return 0
-    for line in (slice(n, n + LINE) for n in range(0, F.length, LINE)):
+    for line in (slice(n, n + LINE) for n in range(0, length, LINE)):
         print("\n".join(run.vocab.decode(part[line]).replace("\n", "¶") for part in (true, likeliest)), end="\n\n")
     say(
         f"{source} from token {start + 1:,} on, and under each line the likeliest token at every position, given the "

@@ -10,6 +10,7 @@ import pytest
 from benchmarks.article import counts, passes, results
 from lovecraft_jax import corpus, vocab
 from lovecraft_jax.cleaning import make_cleaning
+from lovecraft_jax.errors import WRONG_INPUT
 from lovecraft_jax.style import FIGURES
 from lovecraft_jax.words import words
 
@@ -47,7 +48,7 @@ def test_a_smaller_vocabulary_makes_the_same_figure_harder_to_reach(
 def test_the_authors_counts_are_those_of_all_tales_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    zeros = {figure.key: 0 for figure in FIGURES}
+    zeros = {figure.key: 0 for figure in FIGURES} | {"corpus": corpus.load("bundled").sha256[: results.SHORT]}
     results.keep(
         tmp_path,
         [
@@ -72,3 +73,36 @@ def _printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, mod
     monkeypatch.setattr(sys, "argv", ["it", *given])
     module.main()  # type: ignore[attr-defined]
     return str(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("module", "given", "told"),
+    [
+        (passes, ["--workdir={0}/nowhere", "--bce=0.2"], "{0}/nowhere: "),
+        (passes, ["--workdir={0}", "--bce=0.2"], "{0}: damaged (FileNotFoundError"),
+        (passes, ["--workdir={0}", "--bce=nan"], "--bce: nan: expected a finite float"),
+        (passes, ["--workdir={0}", "--bce=0.2", "--classes", "0"], "--classes: 0: expected a finite int of at least 2"),
+        (passes, ["--workdir={0}", "--bce=0.2", "--speed=0"], "--speed: 0: expected"),
+        (passes, ["--workdir={1}", "--bce=0.2"], "no `bce` of a whole pass, which is "),
+        (counts, ["--rows={0}", "--corpus=bundled"], "{0}: no rows.csv there"),
+        (counts, ["--rows={0}", "--corpus={0}/nowhere"], "{0}/nowhere: no such file"),
+        (counts, ["--corpus=bundled"], "give its --corpus"),
+    ],
+)
+def test_wrong_input_is_one_line(
+    module: object,
+    given: list[str],
+    told: str,
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["it", *(flag.format(tmp_path, trained) for flag in given)])
+    try:
+        code = module.main()  # type: ignore[attr-defined]
+    except SystemExit as ended:  # of argparse, after a line on usage
+        code = int(str(ended.code))
+    out, err = capsys.readouterr()
+    assert (code, out) == (WRONG_INPUT, "")
+    assert told.format(tmp_path) in err.splitlines()[-1]

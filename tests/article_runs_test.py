@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.article import __main__ as article
 from benchmarks.article import jobs, results, training
+from lovecraft_jax import corpus
 from lovecraft_jax.errors import DONE, INTERRUPTED, WRONG_INPUT, UserError
 from lovecraft_jax.workdir import owned
 from tests.runs import assert_same_run, rows, started, wait_for
@@ -23,11 +24,15 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "less than no jobs": (["--jobs=-1"], "--jobs: -1: expected"),
     "no such corpus": (["--corpus={0}/nowhere"], "{0}/nowhere: no such file"),
     "no rows": (["--draw"], "{0}: no rows.csv with rows there to draw; train first"),
-    "a file for a folder": (["--draw", "--to={0}/file"], "{0}/file: cannot be written"),
+    "a file for a folder": (["--to={0}/file"], "{0}/file: cannot be written"),
+    "no folder to draw": (["--draw", "--to={0}/nowhere"], "{0}/nowhere: no rows.csv with rows there to draw"),
+    "a folder for rows": (["--draw", "--to={0}/odd"], "{0}/odd/rows.csv: damaged (IsADirectoryError"),
     "damaged rows": (["--draw", "--to={0}/damaged"], "{0}/damaged/rows.csv: damaged (ValueError"),
     "damaged runs": (["--workdir={0}/damaged"], "{0}/damaged/clip-0/measured.json: damaged (JSONDecodeError"),
-    "damaged paces": (["--workdir={0}/paces"], "{0}/paces/pace.json: damaged (ValueError"),
-    "another corpus": (["--workdir={0}/other"], "carry, seed 0, was trained on another corpus (SHA-256 0123, now "),
+    "runs that are none": (["--workdir={0}/none"], "{0}/none/clip-0/measured.json: damaged (ValueError: no rows)"),
+    "damaged paces": (["--workdir={0}/paces"], "{0}/paces/pace.json: damaged (ValueError: article: -1.0)"),
+    "another corpus": (["--workdir={0}/other"], "carry, seed 0: corpus 0123, now "),
+    "another time": (["--workdir={0}/longer", "--seconds=9"], "carry, seed 0: seconds 8.0, now 9.0; it cannot stand"),
     "in use": (["--workdir={0}/held"], "--workdir={0}/held: in use"),
 }
 
@@ -36,14 +41,15 @@ WRONG: dict[str, tuple[list[str], str]] = {
 def test_wrong_input_is_one_line(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    for name in ("damaged/clip-0", "paces", "other", "held"):
+    for name in ("damaged/clip-0", "none/clip-0", "paces", "other", "longer", "held", "odd/rows.csv"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "file").touch()
     (tmp_path / "damaged/clip-0" / training.MEASURED).write_text('[{"setting"')
-    results.keep(
-        tmp_path / "other", [{"setting": "carry", "seed": 0, "text": "written", "valid_bpc": 2.0, "corpus": "0123"}]
-    )
-    (tmp_path / "paces/pace.json").write_text('{"article": "fast"}')
+    (tmp_path / "none/clip-0" / training.MEASURED).write_text("[]")
+    row = {"setting": "carry", "seed": 0, "text": "written", "valid_bpc": 2.0, "seconds": 8.0}
+    results.keep(tmp_path / "other", [row | {"corpus": "0123"}])
+    results.keep(tmp_path / "longer", [row | {"corpus": corpus.load("bundled").sha256[: results.SHORT]}])
+    (tmp_path / "paces/pace.json").write_text('{"article": -1}')
     given, told = WRONG[case]
     flags = [flag.format(tmp_path) for flag in given]
     monkeypatch.setattr(jobs, "places", lambda jobs: [""])
@@ -113,6 +119,7 @@ def test_whatever_stops_it_it_goes_on_to_the_same_end(tmp_path: Path) -> None:
         core,
         "bundled",
         str(steps),
+        "2.0",
         str(undisturbed),
         "no",
         "0",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.article import __main__ as article
-from benchmarks.article import experiments, figure, results, training
+from benchmarks.article import experiments, figure, results, table, training
 from configs import c150
 from lovecraft_jax import settings
 from lovecraft_jax.errors import DONE
@@ -84,6 +84,14 @@ def test_a_question_of_which_only_the_common_setting_is_there_has_no_lines() -> 
     assert [line.rung.setting for line in of_rate] == ["rate-0.001", experiments.BEST]
 
 
+def test_a_rung_is_held_against_the_one_just_before_it_or_against_none() -> None:
+    rows_ = [*line_of("article", [4.0]), *line_of("clip", [3.0]), *line_of("schedule", [2.5])]
+    gains = {line.rung.setting: line.gain[0] for line in results.lines(rows_)}
+    assert gains == {"article": pytest.approx(math.nan, nan_ok=True), "clip": pytest.approx(math.nan, nan_ok=True)} | {
+        "schedule": 0.5
+    }
+
+
 @pytest.mark.parametrize(
     ("bpc", "verdict"),
     [([2.0, 2.01], "better"), ([2.9, 2.91], "worse"), ([2.3, 2.7], "no clear difference"), ([1.9], "")],
@@ -126,10 +134,10 @@ def test_table_and_figure_can_be_drawn_again_from_the_rows_alone(
 def test_no_label_can_break_the_markdown(tmp_path: Path) -> None:
     rung = experiments.Rung("clip", "a | b\nc")
     found = [results.Line("ladder", rung, tuple(line_of("clip", [2.0])), (math.nan,) * 3)]
-    results.write_table(tmp_path, found)
-    table = (tmp_path / "table.md").read_text().splitlines()[2:]
-    assert len({line.replace("\\|", "").count("|") for line in table}) == 1
-    assert table[2].startswith("| a \\| b c | 2.000 |")
+    table.write(tmp_path, found)
+    written = (tmp_path / "table.md").read_text().splitlines()[2:]
+    assert len({line.replace("\\|", "").count("|") for line in written}) == 1
+    assert written[2].startswith("| a \\| b c | 2.000 |")
 
 
 def test_what_the_articles_recipe_had_for_writing_is_measured_beside_what_it_writes(
@@ -137,11 +145,12 @@ def test_what_the_articles_recipe_had_for_writing_is_measured_beside_what_it_wri
 ) -> None:
     monkeypatch.setattr(training, "LENGTH", 300)
     workdir = shutil.copytree(trained, tmp_path / "run")
-    written, guessed = training.measure("article", workdir)
+    written, guessed = training.measure("article", workdir, 7.0)
     assert (written["text"], guessed["text"]) == ("written", "teacher_forced")
+    assert written["seconds"] == 7.0
     assert written["valid_bpc"] == guessed["valid_bpc"] == rows(trained)[-2]["bpc"]
     assert {key for key in written if written[key] != guessed[key]} > {"word_length", "letters_tv"}
-    assert [row["text"] for row in training.measure("clip", workdir)] == ["written"]
+    assert [row["text"] for row in training.measure("clip", workdir, 7.0)] == ["written"]
 
 
 def line_of(setting: str, bpc: list[float], text: str = "written") -> list[results.Row]:

@@ -75,7 +75,9 @@ def test_teacher_forcing_reads_a_file_from_its_beginning(command: Callable, trai
     too_long = command("sample", *flags, "--length=35")
     assert too_long.returncode == 2
     assert "--length=35" in too_long.stderr
-    assert command("sample", *flags, "--length=34").returncode == 0
+    assert len(json.loads(command("sample", *flags).stdout)["text"]) == 34
+    nowhere = command("sample", *flags[:2], "--text=")
+    assert (nowhere.returncode, nowhere.stdout) == (2, "")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from etils import epath
 
-from benchmarks.article import experiments, figure, jobs, results
+from benchmarks.article import experiments, figure, jobs, results, table
+from benchmarks.article.options import at_least
 from benchmarks.article.training import DISPATCH, MEASURED
 from lovecraft_jax import cli, corpus
 from lovecraft_jax.errors import DONE, INTERRUPTED, UserError
@@ -36,9 +37,9 @@ def main() -> int:
         "python -m benchmarks.article", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(known).replace("%", "%%"))
-    parser.add_argument("--seconds", type=_at_least(0.1, float), default=300.0, help="of training, for each run")
-    parser.add_argument("--seeds", type=_at_least(1), default=3, metavar="N")
-    parser.add_argument("--jobs", type=_at_least(0), default=0, help="settings side by side; 0: one for each core")
+    parser.add_argument("--seconds", type=at_least(0.1, float), default=300.0, help="of training, for each run")
+    parser.add_argument("--seeds", type=at_least(1), default=3, metavar="N")
+    parser.add_argument("--jobs", type=at_least(0), default=0, help="settings side by side; 0: one for each core")
     parser.add_argument("--corpus", default="auto", help="as data.corpus")
     together = "seeds of a setting as one program; auto: on an accelerator, where that is faster"
     parser.add_argument("--together", choices=("auto", "yes", "no"), default="auto", help=together)
@@ -55,21 +56,11 @@ def main() -> int:
     return cli.guarded(lambda: _draw(given) if given.draw else _train_and_draw(given))
 
 
-def _at_least(low: float, kind: type = int) -> Callable[[str], float]:
-    def value(text: str) -> float:
-        found = kind(text)
-        if not low <= found < math.inf:
-            raise argparse.ArgumentTypeError(f"{text}: expected a finite {kind.__name__} of at least {low:g}")
-        return found
-
-    value.__name__ = kind.__name__  # for argparse to say what could not be read
-    return value
-
-
 def _train_and_draw(given: argparse.Namespace) -> int:
-    to, found = _folder(given), corpus.load(given.corpus)  # once, before many workers do
+    to, found = _made(_folder(given)), corpus.load(given.corpus)  # once, before many workers do
     with owned(str(given.workdir)):
-        results.check_corpus([*results.read(to), *_measured(given.workdir)], found.sha256)
+        same = {"corpus": found.sha256[: results.SHORT], "seconds": given.seconds}
+        results.check_same([*results.read(to), *_measured(given.workdir)], same)
         given.corpus = found.name
         code = _train(_settings(given.names or experiments.questions()), given)
         results.keep(to, _measured(given.workdir))
@@ -84,20 +75,25 @@ def _draw(given: argparse.Namespace) -> int:
     to = _folder(given)
     if not (found := results.lines(results.read(to))):
         raise UserError(f"{to}: no {results.ROWS} with rows there to draw; train first, or name another folder by --to")
-    results.write_table(to, found)
+    table.write(to, found)
     figure.draw(to / figure.FILE, found)
-    say(f"{to}: {results.ROWS}, {results.TABLE}.csv, {results.TABLE}.md, {figure.FILE}")
+    say(f"{to}: {results.ROWS}, {table.FILE}.csv, {table.FILE}.md, {figure.FILE}")
     return DONE
 
 
 def _folder(given: argparse.Namespace) -> Path:
-    """Where the results go. Raises UserError where that cannot be."""
-    to = given.to or given.workdir
-    try:
-        to.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{to}: cannot be written ({error.strerror}); name a folder of yours") from None
+    """Where the results go."""
+    to: Path = given.to or given.workdir
     return to
+
+
+def _made(folder: Path) -> Path:
+    """The same, there. Raises UserError where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); name a folder of yours") from None
+    return folder
 
 
 def _settings(names: Iterable[str]) -> list[str]:
@@ -115,7 +111,10 @@ def _paces(path: Path) -> dict[str, float]:
     """Steps a second, by setting."""
     with results.told_of_damage(path):
         found = json.loads(path.read_text()) if path.exists() else {}
-        return {setting: float(pace) for setting, pace in found.items()}
+        paces = {setting: float(pace) for setting, pace in found.items()}
+        if wrong := [f"{setting}: {pace}" for setting, pace in paces.items() if not 0 < pace < math.inf]:
+            raise ValueError(", ".join(wrong))
+        return paces
 
 
 def _train(settings: Sequence[str], given: argparse.Namespace) -> int:
@@ -157,7 +156,7 @@ def _train(settings: Sequence[str], given: argparse.Namespace) -> int:
         if (pace_of := experiments.paced_as(each)) in paces
     }
     to_train = [
-        job("train", each, trained, str(count), str(folder), given.together, *map(str, left[each]))
+        job("train", each, trained, str(count), str(given.seconds), str(folder), given.together, *map(str, left[each]))
         for each, count in steps.items()
     ]
     code_of_training = jobs.run(to_train, places)

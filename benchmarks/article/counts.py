@@ -3,13 +3,15 @@
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.article import experiments, results
-from lovecraft_jax import corpus
+from lovecraft_jax import cli, corpus
 from lovecraft_jax.cleaning import make_cleaning
+from lovecraft_jax.errors import DONE, UserError
 from lovecraft_jax.reference import Reference
 from lovecraft_jax.style import FIGURES, measure
 
@@ -23,27 +25,36 @@ TEXTS = (
 """Head, setting and text of the rows."""
 
 
-def main() -> None:
+def main() -> int:
     """Prints a table of the figures that the article counted: the author's of all tales together, the others means."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=Path, default=Path("docs/article"), help="a folder with rows.csv")
     parser.add_argument("--corpus", default="lovecraft", help="as data.corpus")
     given = parser.parse_args()
-    tales = corpus.split(corpus.load(given.corpus), make_cleaning("ascii")).by_tale
+    return cli.guarded(lambda: _print(given.rows, given.corpus))
+
+
+def _print(folder: Path, of_corpus: str) -> int:
+    found = corpus.load(of_corpus)
+    rows = results.read(folder)
+    results.check_same(rows, {"corpus": found.sha256[: results.SHORT]})
+    if not rows:
+        raise UserError(f"{folder}: no {results.ROWS} there; name a folder that has one by --rows")
+    tales = corpus.split(found, make_cleaning("ascii")).by_tale
     held_out = tales["valid"] | tales["test"]
     everything = {**tales["train"], **held_out}
     author = measure("\n\n\n".join(everything.values()), Reference(tales["train"], held_out))
-    rows = results.read(given.rows)
     heads = ["", "unit", "the article", "the author", *(head for head, _, _ in TEXTS)]
     print("| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
     for figure in filter(lambda figure: figure.article, FIGURES):
         means = [
-            np.mean([row[figure.key] for row in rows if (row["setting"], row["text"]) == (setting, text)] or [np.nan])
+            results.mean(figure.key, [row for row in rows if (row["setting"], row["text"]) == (setting, text)])
             for _, setting, text in TEXTS
         ]
         shown = ["" if np.isnan(value) else f"{value:,.{figure.decimals}f}" for value in (author[figure.key], *means)]
         print("| " + " | ".join([figure.label, figure.unit, ARTICLE.get(figure.key, ""), *shown]) + " |")
+    return DONE
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -69,13 +69,13 @@ def questions() -> dict[str, Question]:
         "context": Question(
             "Characters of context",
             tuple(
-                Rung(_context(T, carried), f"{T}, {'with the carry' if carried else 'stateless'}")
+                Rung(_context(T, carried), f"{T}, with the carry" if carried else f"trained in windows of {T}")
                 for carried in (False, True)
                 for T in CONTEXTS
             ),
             beside=_context(50, True),
         ),
-        "norm": Question("BatchNorm", tuple(Rung(_norm(kind), label) for kind, label in NORMS.items()), BEST),
+        "norm": Question("Normalisation", tuple(Rung(_norm(kind), label) for kind, label in NORMS.items()), BEST),
         "rate": Question("Learning rate", tuple(Rung(_rate(lr), f"{lr:g}") for lr in RATES), BEST),
         "tales": Question("Of the tales", tuple(Rung(_share(part), f"{part:.0%}") for part in SHARES), BEST),
         "units": Question("Units of each layer", tuple(Rung(_units(H), str(H)) for H in UNITS), BEST),

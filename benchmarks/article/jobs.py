@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lovecraft_jax.errors import DONE, FAILED, INTERRUPTED
+from lovecraft_jax.errors import DONE, FAILED, INTERRUPTED, UserError
 from lovecraft_jax.progress import say
 from lovecraft_jax.signals import caught_signals
 
@@ -31,9 +31,12 @@ class Job:
 
 def places(jobs: int) -> list[str]:
     """Where workers can run at once: the cores of a CPU, by number, at most `jobs` of them if it is above 0; an
-    accelerator is one place, "", and no core's."""
+    accelerator is one place, "", and no core's. Raises UserError where JAX finds neither."""
     backend = [sys.executable, "-c", "import jax; print(jax.default_backend())"]  # a process that lets go of it again
-    if subprocess.run(backend, capture_output=True, text=True, check=True).stdout.split()[-1] != "cpu":
+    told = subprocess.run(backend, capture_output=True, text=True)
+    if told.returncode:
+        raise UserError(f"JAX finds no device: {(told.stderr.splitlines() or [''])[-1]}; is JAX_PLATFORMS right?")
+    if told.stdout.split()[-1] != "cpu":
         return [""]
     if not hasattr(os, "sched_getaffinity"):
         return [""] * (jobs or 1)

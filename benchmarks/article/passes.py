@@ -9,38 +9,44 @@ over that one: characters that never come cost nothing. Of every `log_every` ste
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 
-from lovecraft_jax import metrics
+from benchmarks.article.options import at_least
+from benchmarks.article.results import told_of_damage
+from lovecraft_jax import cli, metrics
+from lovecraft_jax.errors import DONE, UserError
 from lovecraft_jax.vocab import load
 from lovecraft_jax.workdir import located, read_rows
 
 
-def main() -> None:
+def main() -> int:
     """Prints a table: classes, our figure for the article's, the first pass at or under it, and how long that takes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=Path, required=True, help="of a run of an :article variant")
-    parser.add_argument("--bce", type=float, required=True, help="the article's figure")
-    parser.add_argument("--classes", nargs="+", type=int, default=[60, 70, 80, 90])
-    parser.add_argument("--speed", type=float, help="characters a second; the median of the run's own rows by default")
+    parser.add_argument("--bce", type=at_least(1e-9, float), required=True, help="the article's figure")
+    parser.add_argument("--classes", nargs="+", type=at_least(2), default=[60, 70, 80, 90])
+    speed = "characters a second; the median of the run's own rows by default"
+    parser.add_argument("--speed", type=at_least(1.0, float), help=speed)
     given = parser.parse_args()
+    return cli.guarded(lambda: _print(given))
+
+
+def _print(given: argparse.Namespace) -> int:
     path = located(given.workdir)
-    config, corpus = (json.loads((path / f"{name}.json").read_text()) for name in ("config", "corpus"))
-    size = load((path / "vocab.json").read_text()).size
-    rows = [row for row in read_rows(path / metrics.FILE) if row["split"] == "train" and row.get("bce") is not None]
-    if not rows:
-        parser.error(f"--workdir={given.workdir}: no row of training has `bce`; give a run of an :article variant")
-    data, characters = config["data"], corpus["characters"]["train"]
-    steps = characters // data["seq_len"] // data["batch_size"]
-    seconds = (
-        steps
-        * data["seq_len"]
-        * data["batch_size"]
-        / (given.speed or float(np.median([row["chars_per_second"] for row in rows])))
-    )
-    bce = by_pass(rows, steps)
+    with told_of_damage(path):
+        config, corpus = (json.loads((path / f"{name}.json").read_text()) for name in ("config", "corpus"))
+        size = load((path / "vocab.json").read_text()).size
+        rows = [row for row in read_rows(path / metrics.FILE) if row["split"] == "train" and row.get("bce") is not None]
+        batch = config["data"]["seq_len"] * config["data"]["batch_size"]
+        steps = corpus["characters"]["train"] // batch
+    bce = by_pass(rows, steps) if rows else []
+    if not bce:
+        told = f"its rows of training have no `bce` of a whole pass, which is {steps:,} steps"
+        raise UserError(f"--workdir={given.workdir}: {told}; give a run of an :article variant that is as far")
+    seconds = steps * batch / (given.speed or float(np.median([row["chars_per_second"] for row in rows])))
     print(f"{len(bce)} passes of {steps:,} steps and {seconds:.1f} s; the last has {bce[-1]:.4f} over {size} classes\n")
     print("| classes | in ours | first pass | minutes |\n|---|---|---|---|")
     for classes in given.classes:
@@ -48,6 +54,7 @@ def main() -> None:
         first = next((n for n, mean in enumerate(bce, 1) if mean <= ours), None)
         reached = f"{first} | {first * seconds / 60:.0f}" if first else f"not in {len(bce)} | "
         print(f"| {classes} | {ours:.4f} | {reached} |")
+    return DONE
 
 
 def by_pass(rows: list[metrics.Row], steps_per_pass: int) -> list[float]:
@@ -59,4 +66,4 @@ def by_pass(rows: list[metrics.Row], steps_per_pass: int) -> list[float]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

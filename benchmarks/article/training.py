@@ -52,9 +52,9 @@ def pace(config: ConfigDict, least: float) -> float:
     return K / float(np.quantile(seconds[1:], 0.1))  # the first one compiled
 
 
-def train(setting: str, config: ConfigDict, folder: Path, stacked: str, seeds: Sequence[int]) -> int:
-    """Trains the seeds, or goes on with them, and measures each; returns an exit code. `stacked`: whether as one
-    program, "yes", "no", or "auto", which does on an accelerator."""
+def train(setting: str, config: ConfigDict, seconds: float, folder: Path, stacked: str, seeds: Sequence[int]) -> int:
+    """Trains the seeds, or goes on with them, and measures each; returns an exit code. `seconds`: what the steps should
+    take, to be told. `stacked`: whether as one program, "yes", "no", or "auto", which does on an accelerator."""
     steps = config.train.steps
     config.train.steps_per_dispatch = DISPATCH
     config.train.eval_every = _multiple(steps / EVALUATIONS)
@@ -69,7 +69,7 @@ def train(setting: str, config: ConfigDict, folder: Path, stacked: str, seeds: S
             code = loop.train(config, str(workdir), cores=1)
         if code != DONE or signals:
             return code or INTERRUPTED
-        write_json(epath.Path(workdir / MEASURED), measure(setting, workdir))
+        write_json(epath.Path(workdir / MEASURED), measure(setting, workdir, seconds))
     return DONE
 
 
@@ -83,7 +83,7 @@ def _multiple(steps: float) -> int:
     return max(1, round(steps / DISPATCH)) * DISPATCH
 
 
-def measure(setting: str, workdir: Path) -> list[results.Row]:
+def measure(setting: str, workdir: Path, seconds: float) -> list[results.Row]:
     """Rows of a finished run: of what it writes, and for the article's recipe of what it had for writing."""
     run = load_run(str(workdir))
     whole = run.config.copy_and_resolve_references()
@@ -97,7 +97,7 @@ def measure(setting: str, workdir: Path) -> list[results.Row]:
         ids = run.split("valid").ids[: STREAMS * LENGTH + 1]
         guessed = run.vocab.decode(run.teacher_forced(ids))
         written["teacher_forced"] = [guessed[at : at + LENGTH] for at in range(0, len(guessed), LENGTH)]
-    about = _scores(run, workdir) | {"setting": setting}
+    about = _scores(run, workdir) | {"setting": setting, "seconds": seconds}
     return [about | {"text": kind} | _style(texts, copying, author) for kind, texts in written.items()]
 
 

@@ -1,10 +1,11 @@
 """One setting in a process of its own: `python -m benchmarks.article.worker TASK SETTING CORE CORPUS MORE ...`.
 
 With a CORE it is bound to that one of the CPU's. TASK is "pace", with the seconds to measure for, which prints the
-steps of a second; or "train", with the steps, the folder for the runs, whether to train the seeds `together`, and the
-seeds, which trains and measures them.
+steps of a second; or "train", with the steps, the seconds that these should take, the folder for the runs, whether to
+train the seeds `together`, and the seeds, which trains and measures them.
 """
 
+import functools
 import os
 import sys
 from collections.abc import Sequence
@@ -30,9 +31,10 @@ def main(task: str, setting: str, core: str, corpus: str, more: Sequence[str]) -
     config.data.corpus = corpus
     if task == "pace":
         return cli.guarded(lambda: print(training.pace(config, float(more[0]))) or 0)
-    steps, folder, together, *seeds = more
+    steps, seconds, folder, together, *seeds = more
     config.train.steps = int(steps)
-    return cli.guarded(lambda: training.train(setting, config, Path(folder), together, [int(seed) for seed in seeds]))
+    train = functools.partial(training.train, setting, config, float(seconds), Path(folder), together)
+    return cli.guarded(lambda: train([int(seed) for seed in seeds]))
 
 
 if __name__ == "__main__":
