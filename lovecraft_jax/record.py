@@ -83,11 +83,12 @@ def plan(
 ) -> str:
     """What is about to happen, in a few lines."""
     characters = {split: len(text) for split, text in data.splits.text.items()}
+    lengths = ", ".join(f"{split} {n:,}" for split, n in characters.items())
     model, share = config.model, config.data.share
     kept = f"; data.share={share:g} of its training tales" if share < 1 else ""
     return "\n".join(
         (
-            f"corpus      {data.name} ({', '.join(f'{split} {n:,}' for split, n in characters.items())} characters{kept})",
+            f"corpus      {data.name} ({lengths} characters{kept})",
             f"cleaning    {_cleaning(data.splits.counts, config.data.alphabet)}",
             f"vocabulary  {data.vocab.size} {data.vocab.level}",
             f"model       {model.layers} LSTM layers of {model.units}, {parameters:,} parameters, "
