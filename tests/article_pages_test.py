@@ -79,7 +79,7 @@ def _printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, mod
     ("module", "given", "told"),
     [
         (passes, ["--workdir={0}/nowhere", "--bce=0.2"], "{0}/nowhere: "),
-        (passes, ["--workdir={0}", "--bce=0.2"], "{0}: damaged (FileNotFoundError"),
+        (passes, ["--workdir={0}", "--bce=0.2"], "; give the folder of a run"),
         (passes, ["--workdir={0}", "--bce=nan"], "--bce: nan: expected a finite float"),
         (passes, ["--workdir={0}", "--bce=0.2", "--classes", "0"], "--classes: 0: expected a finite int of at least 2"),
         (passes, ["--workdir={0}", "--bce=0.2", "--speed=0"], "--speed: 0: expected"),

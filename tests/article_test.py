@@ -24,12 +24,6 @@ CHANGED = {
     "dropout": {"model.dropout"},
 }
 """What each rung of the ladder changes of the one before it."""
-HERE = [
-    name
-    for name in experiments.settings()
-    if "model.norm" in settings.RULES or "model.norm" not in settings.flatten(experiments.get_config(name))
-]
-"""The settings that this package has all it needs for."""
 
 
 def test_each_rung_changes_what_it_says_and_no_more() -> None:
@@ -41,7 +35,7 @@ def test_each_rung_changes_what_it_says_and_no_more() -> None:
     assert [line.partition(":")[0] for line in told] == ["train.epochs"]  # the benchmark gives steps instead
 
 
-@pytest.mark.parametrize("name", HERE)
+@pytest.mark.parametrize("name", experiments.settings())
 def test_every_setting_is_a_config_that_can_train(name: str) -> None:
     settings.check(experiments.get_config(name))
 

@@ -36,7 +36,7 @@ def main() -> int:
 
 def _print(given: argparse.Namespace) -> int:
     path = located(given.workdir)
-    with told_of_damage(path):
+    with told_of_damage(path, "give the folder of a run"):
         config, corpus = (json.loads((path / f"{name}.json").read_text()) for name in ("config", "corpus"))
         size = load((path / "vocab.json").read_text()).size
         rows = [row for row in read_rows(path / metrics.FILE) if row["split"] == "train" and row.get("bce") is not None]

@@ -24,6 +24,8 @@ PLAIN = ("setting", "text", "corpus", "jax", "hardware")
 """Columns of words, though some may look like numbers."""
 SHORT = 12
 """Digits of a corpus' SHA-256 that rows have."""
+AGAIN = "restore it, or delete it and give the same command again"
+"""For what comes again from the runs."""
 LEVEL = 0.95
 """Of intervals."""
 Row = dict[str, Any]
@@ -87,13 +89,13 @@ def read_json(path: Path) -> list[Row]:
 
 
 @contextmanager
-def told_of_damage(path: Path) -> Iterator[None]:
+def told_of_damage(path: Path, advice: str = AGAIN) -> Iterator[None]:
     """Raises UserError where a file cannot be read as what it should be."""
     try:
         yield
     except (ValueError, KeyError, TypeError, AttributeError, OSError, csv.Error) as error:
         told = f"{type(error).__name__}: {error}"
-        raise UserError(f"{path}: damaged ({told}); restore it, or delete it and give the same command again") from None
+        raise UserError(f"{path}: damaged ({told}); {advice}") from None
 
 
 def _checked(rows: list[Row]) -> list[Row]:
