@@ -53,11 +53,8 @@ def test_side_questions_change_one_thing_of_c150_or_two_of_the_context() -> None
 def test_settings_whose_steps_cost_the_same_train_for_the_same_steps() -> None:
     paced = {name: experiments.paced_as(name) for name in experiments.settings()}
     same = {name for name in paced if paced[name] == experiments.BEST}
-    assert same == {"embedding", "forget-0", "rate-0.001", "rate-0.002", "rate-0.004", "rate-0.016"} | {
-        "tales-10",
-        "tales-25",
-        "tales-50",
-    }
+    rates = {f"rate-{rate}" for rate in ("0.001", "0.002", "0.004", "0.016", "constant")}
+    assert same == {"embedding", "forget-0", "tales-10", "tales-25", "tales-50"} | rates
     assert all(paced[name] == name for name in paced if name not in same)
 
 

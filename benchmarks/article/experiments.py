@@ -32,10 +32,12 @@ LADDER: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("dropout", "+ dropout of 0.1", {"model.dropout": 0.1}),
 )
 """Name, label, and what each rung changes besides all that those before it did."""
-FREE_OF_COST = ("data.share", "model.forget_bias", "optimizer.lr")
+FREE_OF_COST = ("data.share", "model.forget_bias", "optimizer.lr", "optimizer.schedule")
 """Settings that change nothing of what a step costs."""
 BEST = "embedding"
 """The rung that is c150, which the side questions start from."""
+PEAK = c150.get_config().optimizer.lr
+"""c150's learning rate, after the warmup."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +78,11 @@ def questions() -> dict[str, Question]:
             beside=_context(50, True),
         ),
         "norm": Question("Normalisation", tuple(Rung(_norm(kind), label) for kind, label in NORMS.items()), BEST),
-        "rate": Question("Learning rate", tuple(Rung(_rate(lr), f"{lr:g}") for lr in RATES), BEST),
+        "rate": Question(
+            "Learning rate",
+            (*(Rung(_rate(lr), f"{lr:g}, falling") for lr in RATES), Rung("rate-constant", f"{PEAK:g}, constant")),
+            BEST,
+        ),
         "tales": Question("Of the tales", tuple(Rung(_share(part), f"{part:.0%}") for part in SHARES), BEST),
         "units": Question("Units of each layer", tuple(Rung(_units(H), str(H)) for H in UNITS), BEST),
         "forget": Question(
@@ -123,7 +129,7 @@ def _norm(kind: str) -> str:
 
 
 def _rate(lr: float) -> str:
-    return BEST if lr == c150.get_config().optimizer.lr else f"rate-{lr:g}"
+    return BEST if lr == PEAK else f"rate-{lr:g}"
 
 
 def _share(part: float) -> str:
@@ -146,6 +152,7 @@ def _all() -> dict[str, ConfigDict]:
     }
     side |= {_norm(kind): {"model.norm": kind} for kind in NORMS}
     side |= {_rate(lr): {"optimizer.lr": lr} for lr in RATES}
+    side |= {"rate-constant": {"optimizer.schedule": "constant"}}
     side |= {_share(part): {"data.share": part} for part in SHARES}
     side |= {_units(H): {"model.units": H} for H in UNITS}
     side |= {"forget-0": {"model.forget_bias": 0.0}}
