@@ -65,16 +65,18 @@ def _teacher_forced(run: Run) -> int:
     The text is from a seeded place of a split, or a file's beginning: all of a short file, if no length is asked for.
     """
     F = flags.FLAGS
-    if F.text is not None:
-        source, text = F.text, run.encode(read_tale(Path(F.text), F.text).text)
+    if (file := cli.given("text")) is not None:
+        source, text = file, run.encode(read_tale(Path(file), file).text)
     else:
         source, text = F.split, run.split(F.split)
-    there = max(0, len(text.ids) - 1)
-    length = F.length if F["length"].present or not there else min(F.length, there)
+    there = len(text.ids) - 1
+    if there < 1:
+        raise UserError(f"{source} has nothing to guess: expected two characters or more; give a longer text")
+    length = F.length if F["length"].present else min(F.length, there)
     if length > there:
         has = f"{source} has {there:,} with one before them"
         raise UserError(f"--length={length} with --mode=teacher_forced: {has}; ask for fewer")
-    start = 0 if F.text is not None else int(np.random.default_rng(F.seed).integers(there - length + 1))
+    start = 0 if file is not None else int(np.random.default_rng(F.seed).integers(there - length + 1))
     ids = text.ids[start : start + length + 1]
     true, likeliest = ids[1:], run.teacher_forced(ids)
     right = float(np.mean(true == likeliest))

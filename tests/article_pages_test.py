@@ -16,6 +16,11 @@ from lovecraft_jax.words import words
 
 STEPS = 10
 """Of a pass."""
+ROWS = [
+    {"step": n, "split": "train", "bce": bce, "chars_per_second": 5.0}
+    for n, bce in enumerate(np.repeat([0.4, 0.3, 0.2, 0.1], STEPS), 1)
+]
+"""Of four."""
 
 
 def test_the_bce_of_a_pass_is_the_mean_of_its_rows_and_a_pass_under_way_has_none() -> None:
@@ -27,13 +32,7 @@ def test_the_bce_of_a_pass_is_the_mean_of_its_rows_and_a_pass_under_way_has_none
 def test_a_smaller_vocabulary_makes_the_same_figure_harder_to_reach(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    vocabulary = vocab.build("chars", "abcdefghi", make_cleaning("ascii"))  # and the unknown: ten
-    (tmp_path / "vocab.json").write_text(vocabulary.dumps())
-    (tmp_path / "config.json").write_text(json.dumps({"data": {"seq_len": 5, "batch_size": 2}}))
-    (tmp_path / "corpus.json").write_text(json.dumps({"characters": {"train": 109}}))
-    bce = [0.4, 0.3, 0.2, 0.1]
-    rows = [{"step": n, "split": "train", "bce": bce[(n - 1) // STEPS], "chars_per_second": 5.0} for n in range(1, 41)]
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_run(tmp_path, ROWS)
     out = _printed(monkeypatch, capsys, passes, f"--workdir={tmp_path}", "--bce=0.2", "--classes", "4", "5", "10", "16")
     assert out.startswith("4 passes of 10 steps and 20.0 s; the last has 0.1000 over 10 classes")
     table = [line.strip("| ").split(" | ") for line in out.splitlines()[4:]]
@@ -48,7 +47,10 @@ def test_a_smaller_vocabulary_makes_the_same_figure_harder_to_reach(
 def test_the_authors_counts_are_those_of_all_tales_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    zeros = {figure.key: 0 for figure in FIGURES} | {"corpus": corpus.load("bundled").sha256[: results.SHORT]}
+    zeros = {figure.key: 0 for figure in FIGURES} | {
+        "valid_bpc": 2.0,
+        "corpus": corpus.load("bundled").sha256[: results.SHORT],
+    }
     results.keep(
         tmp_path,
         [
@@ -76,12 +78,44 @@ def _printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, mod
 
 
 @pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        (ROWS[:9], "{0}: its rows of training have no `bce` of a whole pass, which is 10 steps"),
+        (
+            [*ROWS[:10], *ROWS[20:]],
+            "no row is of pass 2, and a pass is 10 steps: train with a train.log_every of fewer",
+        ),
+        ([row | {"bce": "0.1"} for row in ROWS], "{0}: damaged ("),
+        ([{**row, "chars_per_second": 0.0} for row in ROWS], "{0}: damaged (ZeroDivisionError: "),
+        ([{key: row[key] for key in ("split", "bce")} for row in ROWS], "{0}: damaged (KeyError: 'step')"),
+    ],
+)
+def test_a_run_that_cannot_tell_its_passes_is_one_line(
+    rows: list[dict], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    write_run(tmp_path, rows)
+    monkeypatch.setattr(sys, "argv", ["it", f"--workdir={tmp_path}", "--bce=0.2"])
+    assert passes.main() == WRONG_INPUT
+    (line,) = capsys.readouterr().err.splitlines()
+    assert told.format(tmp_path) in line
+
+
+def write_run(folder: Path, rows: list[dict]) -> None:
+    """What of a run tells its passes, in a vocabulary of ten."""
+    vocabulary = vocab.build("chars", "abcdefghi", make_cleaning("ascii"))  # and the unknown
+    (folder / "vocab.json").write_text(vocabulary.dumps())
+    (folder / "config.json").write_text(json.dumps({"data": {"seq_len": 5, "batch_size": 2}}))
+    (folder / "corpus.json").write_text(json.dumps({"characters": {"train": 109}}))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.mark.parametrize(
     ("module", "given", "told"),
     [
         (passes, ["--workdir={0}/nowhere", "--bce=0.2"], "{0}/nowhere: "),
-        (passes, ["--workdir={0}", "--bce=0.2"], "; give the folder of a run"),
-        (passes, ["--workdir={0}", "--bce=nan"], "--bce: nan: expected a finite float"),
-        (passes, ["--workdir={0}", "--bce=0.2", "--classes", "0"], "--classes: 0: expected a finite int of at least 2"),
+        (passes, ["--workdir=", "--bce=0.2"], "--workdir: it is empty"),
+        (passes, ["--workdir={0}", "--bce=nan"], "--bce: nan: expected float from"),
+        (passes, ["--workdir={0}", "--bce=0.2", "--classes", "0"], "--classes: 0: expected int from 2 to"),
         (passes, ["--workdir={0}", "--bce=0.2", "--speed=0"], "--speed: 0: expected"),
         (passes, ["--workdir={1}", "--bce=0.2"], "no `bce` of a whole pass, which is "),
         (counts, ["--rows={0}", "--corpus=bundled"], "{0}: no rows.csv there"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.article import __main__ as article
-from benchmarks.article import experiments, figure, results, table, training
+from benchmarks.article import experiments, figure, plan, results, table, training
 from configs import c150
 from lovecraft_jax import settings
 from lovecraft_jax.errors import DONE
@@ -56,6 +56,17 @@ def test_settings_whose_steps_cost_the_same_train_for_the_same_steps() -> None:
     rates = {f"rate-{rate}" for rate in ("0.001", "0.002", "0.004", "0.016", "constant")}
     assert same == {"embedding", "forget-0", "tales-10", "tales-25", "tales-50"} | rates
     assert all(paced[name] == name for name in paced if name not in same)
+
+
+def test_steps_are_found_out_once_and_are_those_of_the_rows_that_are_there(tmp_path: Path) -> None:
+    about = {"corpus": "0123", "seconds": 10.0}
+    rows_ = [row | {"steps": 700} for row in line_of("tales-10", [2.0])]
+    begun = plan.Plan(tmp_path, about, rows_)
+    assert (begun.steps("rate-0.001"), begun.steps("clip")) == (700, None)
+    begun.add("clip", 3.3)
+    begun.add("carry", 0.01)
+    again = plan.Plan(tmp_path, about, [])
+    assert [again.steps(name) for name in ("embedding", "clip", "carry")] == [700, 40, 20]
 
 
 def test_a_gain_and_its_interval_are_those_of_welch() -> None:

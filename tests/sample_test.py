@@ -78,6 +78,11 @@ def test_teacher_forcing_reads_a_file_from_its_beginning(command: Callable, trai
     assert len(json.loads(command("sample", *flags).stdout)["text"]) == 34
     nowhere = command("sample", *flags[:2], "--text=")
     assert (nowhere.returncode, nowhere.stdout) == (2, "")
+    assert nowhere.stderr.startswith("--text= is empty")
+    (tmp_path / "tale.txt").write_text("T")
+    too_short = command("sample", *flags)
+    assert (too_short.returncode, too_short.stderr.count("\n")) == (2, 1)
+    assert "has nothing to guess" in too_short.stderr
 
 
 @pytest.mark.parametrize(

@@ -7,24 +7,24 @@ stopped, tells its total first, and writes what there is so far: rows.csv, table
 
 import argparse
 import functools
-import json
-import math
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from etils import epath
-
 from benchmarks.article import experiments, figure, jobs, results, table
-from benchmarks.article.options import at_least
-from benchmarks.article.training import DISPATCH, MEASURED
+from benchmarks.article.options import at_least, folder, not_empty
+from benchmarks.article.plan import Plan
+from benchmarks.article.training import MEASURED
 from lovecraft_jax import cli, corpus
 from lovecraft_jax.errors import DONE, INTERRUPTED, UserError
 from lovecraft_jax.progress import say
-from lovecraft_jax.workdir import owned, write_json
+from lovecraft_jax.workdir import owned
 
 OVERHEAD = 40.0
 """Seconds of a core that a run takes besides its training: to start, compile, score, write and be measured."""
+LOGS = "logs"
 PACE_SECONDS = 8.0
 """For which a setting trains to find out how fast it does, or as long as the runs where that is less."""
 SMOKE = {"seconds": 1.0, "seeds": 1, "corpus": "bundled", "workdir": Path("runs/article-smoke")}
@@ -37,15 +37,17 @@ def main() -> int:
         "python -m benchmarks.article", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(known).replace("%", "%%"))
-    parser.add_argument("--seconds", type=at_least(0.1, float), default=300.0, help="of training, for each run")
+    parser.add_argument("--seconds", type=at_least(0.1, float, 1e6), default=300.0, help="of training, for each run")
     parser.add_argument("--seeds", type=at_least(1), default=3, metavar="N")
     parser.add_argument("--jobs", type=at_least(0), default=0, help="settings side by side; 0: one for each core")
-    parser.add_argument("--corpus", default="auto", help="as data.corpus")
+    parser.add_argument("--corpus", type=not_empty, default="auto", help="as data.corpus")
     together = "seeds of a setting as one program; auto: on an accelerator, where that is faster"
     parser.add_argument("--together", choices=("auto", "yes", "no"), default="auto", help=together)
-    parser.add_argument("--workdir", type=Path, default=Path("runs/article"), help="where the runs are kept")
-    parser.add_argument("--to", type=Path, help="a folder for rows, tables and figure; --workdir by default")
-    parser.add_argument("--smoke", action="store_true", help="all of it in ten minutes, which shows only that it works")
+    parser.add_argument("--workdir", type=folder, default=Path("runs/article"), help="where the runs are kept")
+    parser.add_argument("--to", type=folder, help="a folder for rows, tables and figure; --workdir by default")
+    parser.add_argument(
+        "--smoke", action="store_true", help="all of it within ten minutes, which shows only that it works"
+    )
     parser.add_argument("--draw", action="store_true", help="train nothing, only draw again what the rows in --to say")
     given = parser.parse_args()
     if given.smoke:
@@ -57,12 +59,20 @@ def main() -> int:
 
 
 def _train_and_draw(given: argparse.Namespace) -> int:
-    to, found = _made(_folder(given)), corpus.load(given.corpus)  # once, before many workers do
+    to, logs = _folder(given), given.workdir / LOGS
+    with _written(to):
+        to.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=to).close()  # now, and not after hours
+    found = corpus.load(given.corpus)  # once, before many workers do
     with owned(str(given.workdir)):
-        same = {"corpus": found.sha256[: results.SHORT], "seconds": given.seconds}
-        results.check_same([*results.read(to), *_measured(given.workdir)], same)
+        with _written(logs):
+            logs.mkdir(exist_ok=True)
+        rows = [*results.read(to), *_measured(given.workdir)]
+        about = {"corpus": found.sha256[: results.SHORT], "seconds": given.seconds}
+        for row in rows:
+            results.check_same(results.name(row), row, about)
         given.corpus = found.name
-        code = _train(_settings(given.names or experiments.questions()), given)
+        code = _train(_settings(given.names or experiments.questions()), given, Plan(given.workdir, about, rows))
         results.keep(to, _measured(given.workdir))
     if results.read(to):
         _draw(given)
@@ -73,10 +83,14 @@ def _train_and_draw(given: argparse.Namespace) -> int:
 
 def _draw(given: argparse.Namespace) -> int:
     to = _folder(given)
-    if not (found := results.lines(results.read(to))):
+    rows = results.read(to)
+    if not (found := results.lines(rows)):
         raise UserError(f"{to}: no {results.ROWS} with rows there to draw; train first, or name another folder by --to")
-    table.write(to, found)
-    figure.draw(to / figure.FILE, found)
+    for row in rows:
+        results.check_same(results.name(row), row, {key: rows[0].get(key) for key in ("corpus", "seconds")})
+    with _written(to):
+        table.write(to, found)
+        figure.draw(to / figure.FILE, found)
     say(f"{to}: {results.ROWS}, {table.FILE}.csv, {table.FILE}.md, {figure.FILE}")
     return DONE
 
@@ -87,13 +101,14 @@ def _folder(given: argparse.Namespace) -> Path:
     return to
 
 
-def _made(folder: Path) -> Path:
-    """The same, there. Raises UserError where that cannot be."""
+@contextmanager
+def _written(folder: Path) -> Iterator[None]:
+    """Raises UserError where that cannot be."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        yield
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}); name a folder of yours") from None
-    return folder
+        told = f"{error.filename or folder}: cannot be written ({error.strerror or error})"
+        raise UserError(f"{told}; name a folder of yours") from None
 
 
 def _settings(names: Iterable[str]) -> list[str]:
@@ -107,17 +122,7 @@ def _measured(folder: Path) -> list[results.Row]:
     return [row for path in sorted(folder.glob(f"*/{MEASURED}")) for row in results.read_json(path)]
 
 
-def _paces(path: Path) -> dict[str, float]:
-    """Steps a second, by setting."""
-    with results.told_of_damage(path):
-        found = json.loads(path.read_text()) if path.exists() else {}
-        paces = {setting: float(pace) for setting, pace in found.items()}
-        if wrong := [f"{setting}: {pace}" for setting, pace in paces.items() if not 0 < pace < math.inf]:
-            raise ValueError(", ".join(wrong))
-        return paces
-
-
-def _train(settings: Sequence[str], given: argparse.Namespace) -> int:
+def _train(settings: Sequence[str], given: argparse.Namespace, plan: Plan) -> int:
     """Finds out how fast each setting trains, then trains for as many steps as that is in --seconds."""
     folder, places = given.workdir, jobs.places(given.jobs)
     left = {setting: _missing(folder, setting, given.seeds) for setting in settings}
@@ -129,35 +134,28 @@ def _train(settings: Sequence[str], given: argparse.Namespace) -> int:
         return f"{runs} runs are left, {hours:.1f} hours with {len(places)} at once"
 
     def job(task: str, setting: str, done: Callable[[str, str], None], *more: str) -> jobs.Job:
-        log = folder / "logs" / f"{setting}.log"
+        log = folder / LOGS / f"{setting}.log"
         return jobs.Job(task, setting, given.corpus, more, log, functools.partial(done, setting))
 
     say(f"{len(settings)} settings of {given.seeds} seeds, each run {given.seconds:g} s of training; {to_do()}")
-    paces_at = folder / "pace.json"
-    paces = _paces(paces_at)
 
     def paced(setting: str, told: str) -> None:
-        paces[setting] = float(told)
-        write_json(epath.Path(paces_at), paces)
-        say(f"{setting}: {paces[setting]:.2f} steps a second")
+        plan.add(setting, float(told))
+        say(f"{setting}: {float(told):.2f} steps a second")
 
     def trained(setting: str, _: str) -> None:
         del left[setting]
         say(f"{setting}: done; {to_do()}")
 
     seconds = min(PACE_SECONDS, given.seconds)
-    to_pace = dict.fromkeys(pace_of for each in left if (pace_of := experiments.paced_as(each)) not in paces)
+    to_pace = dict.fromkeys(experiments.paced_as(each) for each in left if not plan.steps(each))
     code = jobs.run([job("pace", each, paced, str(seconds)) for each in to_pace], places)
     if code == INTERRUPTED:
         return code
-    steps = {
-        each: max(1, round(given.seconds * paces[pace_of] / DISPATCH)) * DISPATCH
-        for each in left
-        if (pace_of := experiments.paced_as(each)) in paces
-    }
     to_train = [
-        job("train", each, trained, str(count), str(given.seconds), str(folder), given.together, *map(str, left[each]))
-        for each, count in steps.items()
+        job("train", each, trained, str(steps), str(given.seconds), str(folder), given.together, *map(str, left[each]))
+        for each in left
+        if (steps := plan.steps(each))
     ]
     code_of_training = jobs.run(to_train, places)
     return code_of_training if code_of_training == INTERRUPTED else code or code_of_training

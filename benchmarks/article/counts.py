@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.article import experiments, results
+from benchmarks.article import experiments, options, results
 from lovecraft_jax import cli, corpus
 from lovecraft_jax.cleaning import make_cleaning
 from lovecraft_jax.errors import DONE, UserError
@@ -28,8 +28,8 @@ TEXTS = (
 def main() -> int:
     """Prints a table of the figures that the article counted: the author's of all tales together, the others means."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=Path, default=Path("docs/article"), help="a folder with rows.csv")
-    parser.add_argument("--corpus", default="lovecraft", help="as data.corpus")
+    parser.add_argument("--rows", type=options.folder, default=Path("docs/article"), help="a folder with rows.csv")
+    parser.add_argument("--corpus", type=options.not_empty, default="lovecraft", help="as data.corpus")
     given = parser.parse_args()
     return cli.guarded(lambda: _print(given.rows, given.corpus))
 
@@ -37,7 +37,8 @@ def main() -> int:
 def _print(folder: Path, of_corpus: str) -> int:
     found = corpus.load(of_corpus)
     rows = results.read(folder)
-    results.check_same(rows, {"corpus": found.sha256[: results.SHORT]})
+    for row in rows:
+        results.check_same(results.name(row), row, {"corpus": found.sha256[: results.SHORT]})
     if not rows:
         raise UserError(f"{folder}: no {results.ROWS} there; name a folder that has one by --rows")
     tales = corpus.split(found, make_cleaning("ascii")).by_tale

@@ -10,11 +10,10 @@ over that one: characters that never come cost nothing. Of every `log_every` ste
 import argparse
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 
-from benchmarks.article.options import at_least
+from benchmarks.article.options import at_least, not_empty
 from benchmarks.article.results import told_of_damage
 from lovecraft_jax import cli, metrics
 from lovecraft_jax.errors import DONE, UserError
@@ -25,7 +24,7 @@ from lovecraft_jax.workdir import located, read_rows
 def main() -> int:
     """Prints a table: classes, our figure for the article's, the first pass at or under it, and how long that takes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workdir", type=Path, required=True, help="of a run of an :article variant")
+    parser.add_argument("--workdir", type=not_empty, required=True, help="of a run of an :article variant")
     parser.add_argument("--bce", type=at_least(1e-9, float), required=True, help="the article's figure")
     parser.add_argument("--classes", nargs="+", type=at_least(2), default=[60, 70, 80, 90])
     speed = "characters a second; the median of the run's own rows by default"
@@ -36,17 +35,19 @@ def main() -> int:
 
 def _print(given: argparse.Namespace) -> int:
     path = located(given.workdir)
+    if not (path / "config.json").exists():
+        raise UserError(f"--workdir={given.workdir}: there is no run; give the folder of one")
     with told_of_damage(path, "give the folder of a run"):
         config, corpus = (json.loads((path / f"{name}.json").read_text()) for name in ("config", "corpus"))
         size = load((path / "vocab.json").read_text()).size
         rows = [row for row in read_rows(path / metrics.FILE) if row["split"] == "train" and row.get("bce") is not None]
         batch = config["data"]["seq_len"] * config["data"]["batch_size"]
         steps = corpus["characters"]["train"] // batch
-    bce = by_pass(rows, steps) if rows else []
-    if not bce:
-        told = f"its rows of training have no `bce` of a whole pass, which is {steps:,} steps"
-        raise UserError(f"--workdir={given.workdir}: {told}; give a run of an :article variant that is as far")
-    seconds = steps * batch / (given.speed or float(np.median([row["chars_per_second"] for row in rows])))
+        if not rows or rows[-1]["step"] < steps:
+            told = f"its rows of training have no `bce` of a whole pass, which is {steps:,} steps"
+            raise UserError(f"--workdir={given.workdir}: {told}; give a run of an :article variant that is as far")
+        bce = by_pass(rows, steps)
+        seconds = steps * batch / (given.speed or float(np.median([row["chars_per_second"] for row in rows])))
     print(f"{len(bce)} passes of {steps:,} steps and {seconds:.1f} s; the last has {bce[-1]:.4f} over {size} classes\n")
     print("| classes | in ours | first pass | minutes |\n|---|---|---|---|")
     for classes in given.classes:
@@ -58,9 +59,12 @@ def _print(given: argparse.Namespace) -> int:
 
 
 def by_pass(rows: list[metrics.Row], steps_per_pass: int) -> list[float]:
-    """The mean `bce` of each whole pass."""
+    """The mean `bce` of each whole pass. Raises UserError where one has no row."""
     passes = np.array([(row["step"] - 1) // steps_per_pass for row in rows])
     whole = rows[-1]["step"] // steps_per_pass
+    if without := set(range(whole)) - set(passes.tolist()):
+        told = f"no row is of pass {min(without) + 1}, and a pass is {steps_per_pass:,} steps"
+        raise UserError(f"{told}: train with a train.log_every of fewer")
     values = np.array([row["bce"] for row in rows])
     return [float(values[passes == n].mean()) for n in range(whole)]
 

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 from etils import epath
 from scipy import stats
 
-from benchmarks.article.experiments import Question, Rung, questions
+from benchmarks.article.experiments import Question, Rung, questions, settings
 from lovecraft_jax.errors import UserError
 from lovecraft_jax.workdir import write_text
 
@@ -24,8 +25,6 @@ PLAIN = ("setting", "text", "corpus", "jax", "hardware")
 """Columns of words, though some may look like numbers."""
 SHORT = 12
 """Digits of a corpus' SHA-256 that rows have."""
-AGAIN = "restore it, or delete it and give the same command again"
-"""For what comes again from the runs."""
 LEVEL = 0.95
 """Of intervals."""
 Row = dict[str, Any]
@@ -75,27 +74,27 @@ def read(folder: Path) -> list[Row]:
     path = folder / ROWS
     if not path.exists():
         return []
-    with told_of_damage(path), path.open(newline="") as file:
-        rows = [{key: _value(key, text) for key, text in row.items()} for row in csv.DictReader(file, strict=True)]
-        if any(None in (*row, *row.values()) for row in rows):
+    with told_of_damage(path, "restore it, or name another folder"), path.open(newline="") as file:
+        texts = list(csv.DictReader(file, strict=True))
+        if any(None in (*row, *row.values()) for row in texts):
             raise ValueError("rows of another length than the head")
-        return _checked(rows)
+        return _checked([{key: _value(key, text) for key, text in row.items()} for row in texts])
 
 
 def read_json(path: Path) -> list[Row]:
     """The rows of a run. Raises UserError where they are damaged."""
-    with told_of_damage(path):
+    with told_of_damage(path, "restore it, or delete it and give the same command again: it is measured again"):
         return _checked(json.loads(path.read_text()))
 
 
 @contextmanager
-def told_of_damage(path: Path, advice: str = AGAIN) -> Iterator[None]:
+def told_of_damage(path: os.PathLike[str], advice: str) -> Iterator[None]:
     """Raises UserError where a file cannot be read as what it should be."""
     try:
         yield
-    except (ValueError, KeyError, TypeError, AttributeError, OSError, csv.Error) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, OSError, csv.Error) as error:
         told = f"{type(error).__name__}: {error}"
-        raise UserError(f"{path}: damaged ({told}); {advice}") from None
+        raise UserError(f"{os.fspath(path)}: damaged ({told}); {advice}") from None
 
 
 def _checked(rows: list[Row]) -> list[Row]:
@@ -104,19 +103,26 @@ def _checked(rows: list[Row]) -> list[Row]:
     for row in rows:
         setting, seed, text = (row[key] for key in KEY)
         is_key = isinstance(setting, str) and isinstance(seed, int) and isinstance(text, str)
-        bpc = row.get("valid_bpc", 0.0)
-        if not (is_key and isinstance(bpc, float) and math.isfinite(bpc)):
+        bpc = row["valid_bpc"]
+        if not (is_key and setting in settings() and isinstance(bpc, float) and math.isfinite(bpc)):
             raise ValueError(f"{setting}, {seed}, {text}, {bpc}")
+    if len({_key(row) for row in rows}) < len(rows):
+        raise ValueError("a seed of a setting twice")
     return rows
 
 
-def check_same(rows: Sequence[Row], given: Mapping[str, Any]) -> None:
-    """Raises UserError where one of the rows was made with another corpus, or in another time, than those given."""
-    for row in rows:
-        for key, expected in given.items():
-            if row.get(key) != expected:
-                told = f"{row['setting']}, seed {row['seed']}: {key} {row.get(key)}, now {expected}"
-                raise UserError(f"{told}; it cannot stand beside that: give its --{key}, or another --workdir and --to")
+def name(row: Row) -> str:
+    """For messages."""
+    return f"{row['setting']}, seed {row['seed']}"
+
+
+def check_same(of: str, found: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Raises UserError where what was found `of` something was made with another corpus, in another time, or in other
+    steps, than those given."""
+    for key, expected in given.items():
+        if found.get(key) != expected:
+            told = f"{of}: {key} {found.get(key)}, now {expected}; it cannot stand beside that"
+            raise UserError(f"{told}: give {'' if key == 'steps' else f'its --{key}, or '}another --workdir and --to")
 
 
 def keep(folder: Path, rows: Sequence[Row]) -> None:

@@ -11,6 +11,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from benchmarks.article import experiments, results, together
+from benchmarks.article.plan import DISPATCH
 from lovecraft_jax import data, loop, metrics
 from lovecraft_jax.batches import Batches
 from lovecraft_jax.copying import Copying
@@ -22,8 +23,6 @@ from lovecraft_jax.signals import caught_signals
 from lovecraft_jax.verdict import Author
 from lovecraft_jax.workdir import read_rows, write_json
 
-DISPATCH = 20
-"""Steps, of which the runs are multiples."""
 EVALUATIONS, SAVES = 4, 10
 """Of a run."""
 STREAMS, LENGTH, TEMPERATURE = 8, 10_000, 1.0
