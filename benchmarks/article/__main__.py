@@ -6,6 +6,7 @@ stopped, tells its total first, and writes what there is so far: rows.csv, table
 """
 
 import argparse
+import datetime
 import functools
 import sys
 import tempfile
@@ -130,14 +131,14 @@ def _train(settings: Sequence[str], given: argparse.Namespace, plan: Plan) -> in
 
     def to_do() -> str:
         runs = sum(map(len, left.values()))
-        hours = runs * (given.seconds + OVERHEAD) / len(places) / 3600
-        return f"{runs} runs are left, {hours:.1f} hours with {len(places)} at once"
+        time = datetime.timedelta(seconds=round(runs * (given.seconds + OVERHEAD) / len(places)))
+        return f"{runs} runs left, {time} with {len(places)} at once"
 
     def job(task: str, setting: str, done: Callable[[str, str], None], *more: str) -> jobs.Job:
         log = folder / LOGS / f"{setting}.log"
         return jobs.Job(task, setting, given.corpus, more, log, functools.partial(done, setting))
 
-    say(f"{len(settings)} settings of {given.seeds} seeds, each run {given.seconds:g} s of training; {to_do()}")
+    say(f"settings: {len(settings)}, seeds of each: {given.seeds}, training of each: {given.seconds:g} s; {to_do()}")
 
     def paced(setting: str, told: str) -> None:
         plan.add(setting, float(told))
