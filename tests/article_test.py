@@ -63,6 +63,7 @@ def test_steps_are_found_out_once_and_are_those_of_the_rows_that_are_there(tmp_p
     rows_ = [row | {"steps": 700} for row in line_of("tales-10", [2.0])]
     begun = plan.Plan(tmp_path, about, rows_)
     assert (begun.steps("rate-0.001"), begun.steps("clip")) == (700, None)
+    assert plan.Plan(tmp_path, about, []).steps("embedding") == 700
     begun.add("clip", 3.3)
     begun.add("carry", 0.01)
     again = plan.Plan(tmp_path, about, [])

@@ -45,7 +45,9 @@ def main() -> int:
     together = "seeds of a setting as one program; auto: on an accelerator, where that is faster"
     parser.add_argument("--together", choices=("auto", "yes", "no"), default="auto", help=together)
     parser.add_argument("--workdir", type=folder, default=Path("runs/article"), help="where the runs are kept")
-    parser.add_argument("--to", type=folder, help="a folder for rows, tables and figure; --workdir by default")
+    parser.add_argument(
+        "--to", type=folder, help="for rows, tables, figure; rows there tell the steps; --workdir by default"
+    )
     parser.add_argument(
         "--smoke", action="store_true", help="all of it within ten minutes, which shows only that it works"
     )

@@ -37,6 +37,7 @@ class Plan:
             if took := row.get("steps"):
                 steps = self._steps.setdefault(paced_as(row["setting"]), took)
                 results.check_same(results.name(row), row, {"steps": steps})
+        self._keep()
 
     def steps(self, setting: str) -> int | None:
         """Of a run of the setting, once its pace is known."""
@@ -45,4 +46,7 @@ class Plan:
     def add(self, setting: str, pace: float) -> None:
         """Sets, for all settings whose steps cost the same, as many as fit at `pace` steps a second."""
         self._steps[paced_as(setting)] = max(1, round(self._about["seconds"] * pace / DISPATCH)) * DISPATCH
+        self._keep()
+
+    def _keep(self) -> None:
         write_json(epath.Path(self._path), self._about | {"steps": self._steps})
