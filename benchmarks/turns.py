@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lovecraft_jax.hardware import cpu_name
+from lovecraft_jax.runtime.hardware import cpu_name
 
 ROOT = Path(__file__).parents[1]
 PAUSE = 0.3

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from ml_collections import ConfigDict
 
 from configs import c150
-from lovecraft_jax.batches import Batch, Batches
-from lovecraft_jax.data import Data, prepare
+from lovecraft_jax.data.batches import Batch, Batches
+from lovecraft_jax.data.dataset import Data, prepare
 
 SIZES = {
     "c100": {"units": 100, "batch_size": 64, "seq_len": 50},

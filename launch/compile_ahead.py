@@ -17,13 +17,14 @@ from typing import Any
 
 from absl import flags
 
-from launch import topologies
-from launch.ahead import compile_config, total_steps
-from launch.report import Result, lines, table
-from lovecraft_jax import cli, data, settings
-from lovecraft_jax.errors import DONE, FAILED, UserError
-from lovecraft_jax.program import dispatch_steps
-from lovecraft_jax.progress import say
+from launch.ahead import topologies
+from launch.ahead.compile import compile_config, total_steps
+from launch.ahead.report import Result, lines, table
+from lovecraft_jax import cli, settings
+from lovecraft_jax.data import dataset
+from lovecraft_jax.runtime.console import say
+from lovecraft_jax.runtime.errors import DONE, FAILED, UserError
+from lovecraft_jax.training.compiled import dispatch_steps
 
 
 def main() -> int:
@@ -35,7 +36,7 @@ def main() -> int:
         raise UserError("config.model.lstm='cudnn': cuDNN plans its layer on the GPU itself; use fused")
     names = [name.strip() for given in cli.required("topology", "v5e:16x16") for name in given.split(",")]
     places = [topologies.find(name) for name in names]  # all of them, before anything is compiled
-    prepared = data.prepare(config)
+    prepared = dataset.prepare(config)
     tokens = len(prepared.encoded["train"].ids)
     say(f"the dispatch of {dispatch_steps(config)} steps; corpus {prepared.name}, {prepared.vocab.size} ids")
     results = []

@@ -22,11 +22,11 @@ from typing import IO
 from absl import flags
 
 from lovecraft_jax import cli
-from lovecraft_jax.checkpoint import saved_steps
-from lovecraft_jax.errors import FAILED, INTERRUPTED, WRONG_INPUT
-from lovecraft_jax.progress import say
-from lovecraft_jax.signals import leave_with_parent
-from lovecraft_jax.workdir import located
+from lovecraft_jax.runtime.console import say
+from lovecraft_jax.runtime.errors import FAILED, INTERRUPTED, WRONG_INPUT
+from lovecraft_jax.runtime.files import located
+from lovecraft_jax.runtime.signals import leave_with_parent
+from lovecraft_jax.training.checkpoint import saved_steps
 
 LEAVING_SECONDS = 30
 """After one has failed, how long the others may take to leave: JAX notices within 20 (processes.py)."""

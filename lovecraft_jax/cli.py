@@ -11,10 +11,10 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from lovecraft_jax import processes
-from lovecraft_jax.cache import keep_programs
-from lovecraft_jax.errors import FAILED, INTERRUPTED, WRONG_INPUT, RunError, UserError
-from lovecraft_jax.progress import say
+from lovecraft_jax.runtime import distributed
+from lovecraft_jax.runtime.compile_cache import keep_programs
+from lovecraft_jax.runtime.console import say
+from lovecraft_jax.runtime.errors import FAILED, INTERRUPTED, WRONG_INPUT, RunError, UserError
 
 _NO_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory")
 _NO_TPU = {"TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_LOG_DIR": "disabled"}
@@ -73,9 +73,9 @@ def cores() -> int:
     Raises UserError where they are asked for and JAX has other devices.
     """
     asked, devices = flags.FLAGS.num_cpu_devices, jax.devices()
-    if asked and processes.count() > 1:
+    if asked and distributed.count() > 1:
         raise UserError(
-            f"--num_cpu_devices={asked} with {processes.count()} processes: each is one device; leave it out"
+            f"--num_cpu_devices={asked} with {distributed.count()} processes: each is one device; leave it out"
         )
     if devices[0].platform != "cpu" and asked:
         raise UserError(f"--num_cpu_devices={asked}: training on {devices[0].platform}; add --platform=cpu")
@@ -183,7 +183,7 @@ def _find_devices(platform: str) -> None:
         jax.config.update("jax_platforms", platform)
     _join_processes()
     try:
-        processes.find_devices()
+        distributed.find_devices()
     except RuntimeError as error:
         if platform == "auto":
             raise
@@ -214,4 +214,4 @@ def _join_processes() -> None:
         if not re.fullmatch(r".+:\d+", address):
             raise UserError(f"--coordinator_address={address}: expected HOST:PORT, as 10.0.0.1:1234")
     if flags.FLAGS.distributed or address:
-        processes.start(address, count, number, flags.FLAGS.start_timeout)
+        distributed.start(address, count, number, flags.FLAGS.start_timeout)

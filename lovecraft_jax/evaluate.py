@@ -6,10 +6,10 @@ from pathlib import Path
 from absl import flags
 
 from lovecraft_jax import cli
-from lovecraft_jax.corpus import read_tale
-from lovecraft_jax.errors import UserError
-from lovecraft_jax.metrics import strict
+from lovecraft_jax.data.corpus import read_tale
 from lovecraft_jax.run import load_run
+from lovecraft_jax.runtime.errors import UserError
+from lovecraft_jax.training.metrics import strict
 
 
 def main() -> int:

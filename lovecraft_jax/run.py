@@ -8,18 +8,19 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from lovecraft_jax import data, native
-from lovecraft_jax.checkpoint import Checkpoints
-from lovecraft_jax.cleaning import clean_all
-from lovecraft_jax.errors import UserError
-from lovecraft_jax.generate import Sampling, encode_prompt, follow, write
-from lovecraft_jax.model import LSTMLM, make_model
-from lovecraft_jax.optimizer import make_optimizer
-from lovecraft_jax.record import read_record
-from lovecraft_jax.scoring import Score, Scorer
-from lovecraft_jax.state import TrainState, init_state
-from lovecraft_jax.vocab import Encoded, Vocab
-from lovecraft_jax.workdir import located
+from lovecraft_jax.data import dataset
+from lovecraft_jax.data.cleaning import clean_all
+from lovecraft_jax.data.tokenizer import Encoded, Vocab
+from lovecraft_jax.inference.generate import Sampling, encode_prompt, follow, write
+from lovecraft_jax.inference.scoring import Score, Scorer
+from lovecraft_jax.model import native
+from lovecraft_jax.model.lm import LSTMLM, make_model
+from lovecraft_jax.runtime.errors import UserError
+from lovecraft_jax.runtime.files import located
+from lovecraft_jax.training.checkpoint import Checkpoints
+from lovecraft_jax.training.optimizer import make_optimizer
+from lovecraft_jax.training.run_files import read_record
+from lovecraft_jax.training.state import TrainState, init_state
 
 STREAM_CHUNK = 100
 """Tokens at a time, where they are shown while they are written."""
@@ -77,7 +78,7 @@ class Run:
 
     def split(self, name: str) -> Encoded:
         """The run's own "train", "valid" or "test" text, loaded again and checked by its hash."""
-        return data.prepare(self.config, self.corpus, self.vocab).encoded[name]
+        return dataset.prepare(self.config, self.corpus, self.vocab).encoded[name]
 
 
 def load_run(workdir: str, checkpoint: str | int = "best") -> Run:

@@ -8,11 +8,11 @@ import numpy as np
 from absl import flags
 
 from lovecraft_jax import cli
-from lovecraft_jax.corpus import read_tale
-from lovecraft_jax.errors import UserError
-from lovecraft_jax.generate import Sampling
-from lovecraft_jax.progress import say
+from lovecraft_jax.data.corpus import read_tale
+from lovecraft_jax.inference.generate import Sampling
 from lovecraft_jax.run import Run, load_run
+from lovecraft_jax.runtime.console import say
+from lovecraft_jax.runtime.errors import UserError
 
 FLAGS_OF = {
     "free": ("prompt", "temperature", "top_k", "top_p", "samples", "stream"),

@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from lovecraft_jax.errors import UserError
+from lovecraft_jax.runtime.errors import UserError
 
 Rule = tuple[type, str, Callable[[Any], bool]]
 

@@ -1,6 +1,7 @@
 """python -m lovecraft_jax.train --config=configs/c150.py: trains, or goes on with, one run."""
 
-from lovecraft_jax import cli, loop
+from lovecraft_jax import cli
+from lovecraft_jax.training import loop
 
 
 def main() -> int:

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 import configs
 from lovecraft_jax import settings
-from lovecraft_jax.model import make_model
+from lovecraft_jax.model.lm import make_model
 
 FILES = sorted(path.stem for path in Path(configs.__file__).parent.glob("*.py") if path.stem != "__init__")
 VARIANTS = {name: ["quick", "article"] for name in FILES} | {"tiny": []}

@@ -23,7 +23,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from configs import tiny
-from tests import store
+from tests.helpers import store
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -42,7 +42,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     jax.config.update("jax_compilation_cache_dir", programs)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-    path = str(ROOT / "tests" / "keep_programs"), os.environ.get("PYTHONPATH", "")
+    path = str(ROOT / "tests" / "helpers" / "keep_programs"), os.environ.get("PYTHONPATH", "")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, path))
     os.environ.pop("LOVECRAFT_CORPUS", None)
 

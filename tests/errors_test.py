@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lovecraft_jax.workdir import owned
+from lovecraft_jax.runtime.files import owned
 
 ROOT = Path(__file__).parents[1]
 

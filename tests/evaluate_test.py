@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from lovecraft_jax.inference.scoring import Score
 from lovecraft_jax.run import load_run
-from lovecraft_jax.scoring import Score
 
-TALE = Path(__file__).parents[1] / "lovecraft_jax" / "tales" / "office_hours.txt"
+TALE = Path(__file__).parents[1] / "lovecraft_jax" / "data" / "tales" / "office_hours.txt"
 
 
 def test_the_test_split_scores_as_training_reported(evaluate: Callable[..., dict], trained: Path) -> None:

@@ -1,70 +1,74 @@
-"""The package keeps its shape: floors, size, and entry points that nothing imports."""
+"""The package keeps its shape: folders import only from folders below, data and stylometry need no jax."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 import lovecraft_jax
 
 PACKAGE = Path(lovecraft_jax.__file__).parent
-FLOORS = (
-    {"errors", "hardware", "words", "conformal", "copying"},
-    {"settings", "progress", "cleaning", "signals", "watchdog", "reference", "colours"},
-    {"lock", "style", "curves", "svg", "excerpts"},
-    {"corpus", "vocab", "workdir", "batches", "verdict"},
-    {"data", "metrics", "baselines"},
-    {"plots", "record"},
-    # from here on jax and flax; record reads its versions only
-    {"cache", "optimizer", "processes"},
-    {"native", "checksums"},
-    {"mesh", "ops"},
-    {"fused", "norm"},
-    {"lstm"},
-    {"cudnn"},
-    {"model"},
-    {"state", "checkpoint"},
-    {"decode", "step"},
-    {"generate", "reading"},
-    {"scoring", "cores"},
-    {"program"},
-    {"run", "journal"},
-    {"guessing", "surprise", "units"},
-    {"loop", "pandemonium"},
-    {"findings"},
-    {"page"},
-    {"cli"},
-    {"train", "sample", "evaluate", "report", "__main__"},
-)
-WITHOUT_JAX = set().union(*FLOORS[:5])
+FOLDERS = ("runtime", "stylometry", "data", "model", "inference", "training", "probing", "report")
+"""From the bottom to the top; a file imports from its own folder and those before it."""
+MOST_LINES = 400
 
 
-def imports(name: str) -> set[str]:
-    """The top-level names and the package's own modules that a file imports."""
+def _imports(file: Path) -> set[str]:
+    """The modules that a file imports, as dotted names."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse((PACKAGE / f"{name}.py").read_text())):
+    for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module == "lovecraft_jax":
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module.removeprefix("lovecraft_jax.").split(".")[0])
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
 
-def test_every_file_has_a_floor_and_imports_only_from_below() -> None:
-    assert {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"} == set().union(*FLOORS)
-    below: set[str] = set()
-    for floor in FLOORS:
-        for name in floor:
-            own = imports(name) & set().union(*FLOORS)
-            assert own <= below, f"{name}.py imports {own - below}, which do not stand below it"
-        below |= floor
+def test_folders_import_only_from_folders_below() -> None:
+    assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} == set(FOLDERS)
+    for number, folder in enumerate(FOLDERS):
+        above = {f"lovecraft_jax.{name}." for name in FOLDERS[number + 1 :]}
+        for file in PACKAGE.glob(f"{folder}/**/*.py"):
+            wrong = {module for module in _imports(file) if module.startswith(tuple(above))}
+            assert not wrong, f"{file.relative_to(PACKAGE)} imports {wrong}, which stand above {folder}/"
 
 
-def test_the_lower_floors_do_without_jax() -> None:
-    for name in WITHOUT_JAX:
-        assert not imports(name) & {"jax", "flax", "optax", "orbax"}, name
+def test_runtime_and_stylometry_know_nothing_of_the_rest() -> None:
+    for folder in ("runtime", "stylometry"):
+        for file in PACKAGE.glob(f"{folder}/**/*.py"):
+            own = {module for module in _imports(file) if module.startswith("lovecraft_jax.")}
+            wrong = {module for module in own if not module.startswith(f"lovecraft_jax.{folder}.")}
+            assert not wrong, f"{file.relative_to(PACKAGE)} imports {wrong}"
 
 
-def test_no_file_is_two_things() -> None:
-    for path in PACKAGE.glob("*.py"):
-        assert len(path.read_text().splitlines()) <= 250, path.name
+@pytest.mark.parametrize("folder", ["data", "stylometry"])
+def test_importing_a_folder_without_models_loads_no_jax(folder: str) -> None:
+    modules = [f"lovecraft_jax.{folder}.{file.stem}" for file in PACKAGE.glob(f"{folder}/*.py")]
+    check = f"import sys, lovecraft_jax, {', '.join(modules)}; sys.exit('jax' in sys.modules)"
+    line = [sys.executable, "-c", check.replace(".__init__", "")]
+    assert subprocess.run(line, cwd=PACKAGE.parent, check=False).returncode == 0
+
+
+def test_entry_points_are_imported_by_nothing() -> None:
+    for file in PACKAGE.rglob("*.py"):
+        for entry in ("train", "sample", "evaluate", "report.__main__"):
+            assert not {name for name in _imports(file) if f"{name}.".startswith(f"lovecraft_jax.{entry}.")}, file
+
+
+def test_imports_between_files_have_no_cycles() -> None:
+    modules = {".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts): file for file in PACKAGE.rglob("*.py")}
+    uses = {
+        name: {other for module in _imports(file) for other in (module, module.rpartition(".")[0]) if other in modules}
+        for name, file in modules.items()
+    }
+    done: set[str] = set()
+    while ready := {name for name in uses.keys() - done if uses[name] <= done}:
+        done |= ready
+    assert not uses.keys() - done, f"these import each other: {sorted(uses.keys() - done)}"
+
+
+def test_no_file_has_more_than_400_lines() -> None:
+    for file in PACKAGE.rglob("*.py"):
+        assert len(file.read_text().splitlines()) <= MOST_LINES, file

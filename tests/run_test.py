@@ -11,10 +11,10 @@ import pytest
 from etils import epath
 
 from configs import tiny
-from lovecraft_jax.checkpoint import Checkpoints
-from lovecraft_jax.errors import UserError
-from lovecraft_jax.generate import Sampling
+from lovecraft_jax.inference.generate import Sampling
 from lovecraft_jax.run import Run, load_run
+from lovecraft_jax.runtime.errors import UserError
+from lovecraft_jax.training.checkpoint import Checkpoints
 
 
 def test_a_run_knows_what_it_was_trained_on(run: Run, trained: Path) -> None:

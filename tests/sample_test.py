@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lovecraft_jax.generate import Sampling
+from lovecraft_jax.inference.generate import Sampling
 from lovecraft_jax.run import load_run
 
 PROMPT, LENGTH = "The house", 60

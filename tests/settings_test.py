@@ -7,7 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from lovecraft_jax import settings
-from lovecraft_jax.errors import UserError
+from lovecraft_jax.runtime.errors import UserError
 
 CONFIGS = sorted(path.stem for path in (Path(__file__).parents[1] / "configs").glob("[!_]*.py"))
 KEYS = sorted(settings.RULES)

@@ -9,10 +9,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from benchmarks.workloads import CHARACTERS_A_CALL, batches, text
-from lovecraft_jax import generate
-from lovecraft_jax.model import make_model
-from lovecraft_jax.program import COMPILER_OPTIONS, make_program
+from lovecraft_jax.inference import generate
+from lovecraft_jax.model.lm import make_model
 from lovecraft_jax.run import STREAM_CHUNK
+from lovecraft_jax.training.compiled import COMPILER_OPTIONS, make_program
 
 
 def train(config: ConfigDict) -> Callable[[int], None]:

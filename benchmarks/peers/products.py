@@ -31,7 +31,7 @@ def in_jax(config: ConfigDict) -> Callable[[int], None]:
     """XLA, with what this project tells its compiler."""
     import jax
 
-    from lovecraft_jax.program import COMPILER_OPTIONS
+    from lovecraft_jax.training.compiled import COMPILER_OPTIONS
 
     del config
     a, b = map(jax.device_put, _operands())

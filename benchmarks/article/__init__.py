@@ -1,1 +1,0 @@
-"""The article's questions, measured: `python -m benchmarks.article`."""

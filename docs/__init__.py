@@ -1,1 +1,0 @@
-"""Pages longer than README.md can carry, and what draws their figures."""

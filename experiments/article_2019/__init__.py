@@ -1,0 +1,1 @@
+"""The article's questions, measured: `python -m experiments.article_2019`."""

@@ -1,0 +1,68 @@
+"""One figure of the table: a panel a question, a line a rung, a dot a seed, and the interval of their mean."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from experiments.article_2019.experiments import questions
+from experiments.article_2019.results import Line
+from lovecraft_jax.report.palette import LIGHT
+
+FILE = "article.svg"
+LINE, BESIDES = 0.27, 0.75
+"""Inches of a line, and of what a panel has besides: title and ticks."""
+COLOURS = {"better": LIGHT["run"], "worse": LIGHT["run2"], "no clear difference": LIGHT["author"], "": LIGHT["ink"]}
+"""By verdict."""
+LEGEND = (
+    "bits per character of the valid tales, lower is better; dots are seeds, bars the 95 % interval of their mean;\n"
+    "on the right what is gained over the line before, or over the one with the dashed line"
+)
+
+
+def draw(path: Path, lines: Sequence[Line]) -> None:
+    """Bits per character of the valid tales, lower is better, as an SVG."""
+    panels = [[line for line in lines if line.question == name] for name in questions()]
+    panels = [panel for panel in panels if panel]
+    heights = [LINE * len(panel) + BESIDES for panel in panels]
+    figure = Figure(figsize=(9, sum(heights) + 0.3), layout=ConstrainedLayoutEngine(h_pad=0.08))
+    every = figure.subplots(len(panels), squeeze=False, height_ratios=heights)[:, 0]
+    for axes, panel in zip(every, panels, strict=True):
+        _panel(axes, panel)
+    every[-1].set_xlabel(LEGEND, fontsize=9, color=LIGHT["ink"])
+    with matplotlib.rc_context({"svg.hashsalt": path.name}):
+        figure.savefig(path, metadata={"Date": None})
+
+
+def _panel(axes: Axes, panel: Sequence[Line]) -> None:
+    question = questions()[panel[0].question]
+    for place, line in enumerate(panel):
+        colour, mean = COLOURS[line.verdict], sum(line.bpc) / len(line.bpc)
+        axes.errorbar(mean, place, xerr=line.half_width, fmt="|", color=colour, capsize=3, markersize=11)
+        axes.plot(line.bpc, [place] * len(line.bpc), "o", color=colour, markersize=3.5, alpha=0.7)
+        if line.rung.setting == question.beside:
+            axes.axvline(mean, color=LIGHT["quiet"], linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
+    axes.set_yticks(range(len(panel)), [line.rung.label for line in panel])
+    axes.set_ylim(len(panel) - 0.4, -0.6)
+    beside = axes.secondary_yaxis("right")
+    beside.set_yticks(range(len(panel)), [_told(line) for line in panel])
+    for label, line in zip(beside.get_yticklabels(), panel, strict=True):
+        label.set_color(COLOURS[line.verdict])
+    axes.set_title(question.title, loc="left", fontsize=10, fontweight="bold", color=LIGHT["ink"])
+    axes.grid(axis="both", color=LIGHT["line"], linewidth=0.6)
+    axes.set_axisbelow(True)
+    for part in (axes, beside):
+        part.spines[:].set_visible(False)
+        part.tick_params(length=0, labelsize=9)
+    axes.tick_params(labelcolor=LIGHT["ink"])
+
+
+def _told(line: Line) -> str:
+    gain = line.gain[0]
+    if math.isnan(gain) or line.verdict == "no clear difference":
+        return line.verdict
+    return f"{abs(gain):.3f} {line.verdict}" if line.verdict else f"{gain:+.3f}"

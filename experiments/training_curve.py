@@ -1,0 +1,27 @@
+"""python -m experiments.training_curve --workdir=runs/c150 --to=docs/c150.svg: draws a run's curve."""
+
+import json
+
+from absl import app, flags
+from etils import epath
+
+from lovecraft_jax.report.plots import Curve, curve
+from lovecraft_jax.runtime.files import read_rows
+from lovecraft_jax.training.metrics import FILE
+
+
+def main(argv: list[str]) -> None:
+    """Reads metrics.jsonl and baselines.json, writes an SVG."""
+    del argv
+    workdir = epath.Path(flags.FLAGS.workdir)
+    baselines = json.loads((workdir / "baselines.json").read_text())
+    config = json.loads((workdir / "config.json").read_text())
+    chars_per_step = config["data"]["batch_size"] * config["data"]["seq_len"]
+    run = Curve(workdir.name, read_rows(workdir / FILE), chars_per_step, baselines)
+    curve([run]).savefig(flags.FLAGS.to, metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "The folder of a run.", required=True)
+    flags.DEFINE_string("to", None, "The image to write.", required=True)
+    app.run(main)

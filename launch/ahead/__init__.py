@@ -1,0 +1,1 @@
+"""Ahead-of-time compilation for TPUs and GPUs that are not here."""

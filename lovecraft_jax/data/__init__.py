@@ -1,0 +1,1 @@
+"""From files to batches: corpora, cleaning, tokenizers, batches. No jax."""

@@ -1,0 +1,83 @@
+"""Batches as a pure function of the step: no iterator, so resuming is exact and order never depends on timing."""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import numpy as np
+
+from lovecraft_jax.runtime.errors import UserError
+
+
+class Batch(NamedTuple):
+    """One training step's tokens, or with a leading K those of K steps.
+
+    x_BT, y_BT: inputs and the tokens that follow them, unsigned. weight_BT: 1 where a target counts, 0 in padding,
+    uint8. reset_B: true where a lane forgets its carry first.
+    """
+
+    x_BT: np.ndarray
+    y_BT: np.ndarray
+    weight_BT: np.ndarray
+    reset_B: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Batches:
+    """All batches of a training text. `ids` [N] may be memory-mapped: it is only ever sliced.
+
+    The text is taken as a circle. Each pass over it starts at an offset drawn from (seed, pass), so that no tail is
+    never trained.
+
+    - "stream": B contiguous lanes; every step moves T tokens on, the LSTM's carry goes with it, and lanes start over
+      only with a new pass (truncated backpropagation through time).
+    - "window": independent slices of T tokens in an order drawn from (seed, pass), each from a zero carry.
+    """
+
+    ids: np.ndarray
+    batch_size: int
+    seq_len: int
+    regime: str
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.steps_per_pass == 0 or len(self.ids) <= self.seq_len:
+            needed = self.batch_size * self.seq_len
+            raise UserError(
+                f"data.batch_size={self.batch_size} x data.seq_len={self.seq_len} is {needed:,} tokens a step, "
+                f"but the training text has {len(self.ids):,}: lower one of them or give a longer text"
+            )
+
+    @property
+    def steps_per_pass(self) -> int:
+        """Steps in one pass over the text; what does not fill a step waits for the next pass's offset."""
+        return len(self.ids) // self.seq_len // self.batch_size
+
+    def at(self, step: int, count: int, rows: slice = slice(None)) -> Batch:
+        """The batches of steps step .. step + count - 1, stacked: x_KBT. `rows` picks those of one process."""
+        starts_KB = np.stack([self._starts(k)[rows] for k in range(step, step + count)])
+        window_KBT = (starts_KB[..., None] + np.arange(self.seq_len + 1)) % len(self.ids)
+        tokens_KBT = self.ids[window_KBT]
+        resets = [self.regime == "window" or k % self.steps_per_pass == 0 for k in range(step, step + count)]
+        return Batch(
+            x_BT=tokens_KBT[..., :-1],
+            y_BT=tokens_KBT[..., 1:],
+            weight_BT=np.ones(tokens_KBT[..., 1:].shape, np.uint8),
+            reset_B=np.broadcast_to(np.array(resets)[:, None], starts_KB.shape).copy(),
+        )
+
+    def _starts(self, step: int) -> np.ndarray:
+        """Where each row's first token stands, before the circle closes: [B]."""
+        epoch, within = divmod(step, self.steps_per_pass)
+        offset, slices = _order(self.seed, epoch, len(self.ids), self.seq_len)
+        rows = np.arange(self.batch_size)
+        if self.regime == "stream":
+            return offset + (rows * self.steps_per_pass + within) * self.seq_len
+        return offset + slices[within * self.batch_size + rows] * self.seq_len
+
+
+@functools.lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, length: int, seq_len: int) -> tuple[int, np.ndarray]:
+    """Where a pass starts the circle, and the order in which it takes independent slices."""
+    rng = np.random.default_rng((seed, epoch))
+    return int(rng.integers(length)), rng.permutation(length // seq_len)

@@ -1,0 +1,119 @@
+"""Text as the models see it: one table of replacements, written down with the run, and counted."""
+
+import dataclasses
+import unicodedata
+from collections.abc import Iterable
+from typing import Any
+
+from lovecraft_jax.runtime.errors import UserError
+
+PRINTABLE_ASCII = "\n" + "".join(map(chr, range(0x20, 0x7F)))
+UNICODE_SCALARS = 0x110000 - 0x800
+"""How many characters Unicode can spell: all code points but the surrogates."""
+MAX_LOSS = 0.01
+
+_MARKS = {
+    "\u2018": "'", "\u2019": "'", "\u201a": "'", "\u201b": "'", "\u2032": "'", "\u00b4": "'", "\u02bc": "'",
+    "\u2039": "'", "\u203a": "'", "\u201c": '"', "\u201d": '"', "\u201e": '"', "\u201f": '"', "\u2033": '"',
+    "\u00ab": '"', "\u00bb": '"', "\u2010": "-", "\u2011": "-", "\u2012": "-", "\u2013": "-", "\u2212": "-",
+    "\u2014": "--", "\u2015": "--", "\u2044": "/", "\u00df": "ss", "\u1e9e": "SS", "\u00e6": "ae", "\u00c6": "AE",
+    "\u0153": "oe", "\u0152": "OE", "\u00f8": "o", "\u00d8": "O", "\u00f0": "d", "\u00d0": "D", "\u0111": "d",
+    "\u0110": "D", "\u0127": "h", "\u0126": "H", "\u00fe": "th", "\u00de": "Th", "\u0142": "l", "\u0141": "L",
+    "\u0131": "i", "\t": " ", "\f": "\n", "\v": "\n", "\u2028": "\n", "\u2029": "\n\n",
+    "\u00ad": "", "\u200b": "", "\u200c": "", "\u200d": "", "\ufeff": "",
+}  # fmt: skip
+_LATIN = (
+    range(0xA0, 0x250),
+    range(0x1E00, 0x1F00),
+    range(0x2000, 0x2070),
+    range(0xFB00, 0xFB07),
+    range(0xFF01, 0xFF5F),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cleaning:
+    """How a text is cleaned, in this order, so that any other runtime can do the same.
+
+    1. Unicode NFC; CRLF and CR become LF.
+    2. Every character in `table` is replaced by its entry.
+    3. What is not in `keep` is dropped; `keep=None` keeps everything.
+    """
+
+    alphabet: str
+    table: dict[str, str]
+    keep: str | None
+
+    @property
+    def alphabet_size(self) -> int:
+        """How many characters a cleaned text could hold."""
+        return UNICODE_SCALARS if self.keep is None else len(self.keep)
+
+    def apply(self, text: str) -> tuple[str, "Counts"]:
+        """The cleaned text and what it took."""
+        normal = _normalise(text)
+        folded = sum(normal.count(char) for char in set(normal) & self.table.keys())
+        replaced = self._fold(normal)
+        kept = replaced.translate({ord(char): None for char in self._outside(replaced)})
+        return kept, Counts(len(normal), folded, len(replaced) - len(kept))
+
+    def lost(self, text: str) -> list[str]:
+        """The characters of a text that would be dropped, each once, in order."""
+        return self._outside(self._fold(_normalise(text)))
+
+    def _outside(self, folded: str) -> list[str]:
+        return [] if self.keep is None else [char for char in dict.fromkeys(folded) if char not in self.keep]
+
+    def _fold(self, normal: str) -> str:
+        return normal.translate({ord(char): fold for char, fold in self.table.items()})
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object that `Cleaning(**object)` reads again."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """Characters read, folded into others, and dropped."""
+
+    read: int
+    folded: int
+    dropped: int
+
+
+def make_cleaning(alphabet: str) -> Cleaning:
+    """The table for `alphabet`: "ascii" folds accents and typographic marks, "unicode" keeps all."""
+    if alphabet == "unicode":
+        return Cleaning("unicode", {}, None)
+    if alphabet != "ascii":
+        raise ValueError(f"unknown alphabet {alphabet!r}")
+    folds = {char: _to_ascii(char) for block in _LATIN for char in map(chr, block)}
+    table = {char: fold for char, fold in folds.items() if fold} | _MARKS
+    return Cleaning("ascii", table, PRINTABLE_ASCII)
+
+
+def clean_all(texts: Iterable[str], cleaning: Cleaning) -> tuple[list[str], Counts]:
+    """Every text cleaned, and the counts over all. Raises UserError where over 1 % would be lost."""
+    cleaned, counts = [], []
+    for text in texts:
+        kept, count = cleaning.apply(text)
+        cleaned.append(kept)
+        counts.append(count)
+    total = Counts(*(sum(column) for column in zip(*map(dataclasses.astuple, counts), strict=True)))
+    if total.dropped > MAX_LOSS * total.read:
+        raise UserError(
+            f"data.alphabet={cleaning.alphabet} would drop {total.dropped:,} of {total.read:,} characters "
+            f"({total.dropped / total.read:.1%}, at most {MAX_LOSS:.0%} allowed): "
+            "train with --config.data.alphabet=unicode"
+        )
+    return cleaned, total
+
+
+def _normalise(text: str) -> str:
+    return unicodedata.normalize("NFC", text).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _to_ascii(char: str) -> str:
+    """What is ASCII in the compatibility decomposition of `char`: its letter without the accent."""
+    parts = unicodedata.normalize("NFKD", char)
+    return "".join(part for mark in parts for part in _MARKS.get(mark, mark) if part in PRINTABLE_ASCII)

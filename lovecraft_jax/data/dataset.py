@@ -1,0 +1,45 @@
+"""Corpus to tokens: everything between a config's `data` section and the batches."""
+
+import dataclasses
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from lovecraft_jax.data import corpus, tokenizer
+from lovecraft_jax.data.cleaning import make_cleaning
+from lovecraft_jax.data.corpus import Splits
+from lovecraft_jax.data.tokenizer import Encoded, Vocab
+from lovecraft_jax.runtime.errors import UserError
+from lovecraft_jax.settings import BEFORE
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """A corpus, cleaned, split and encoded. `encoded` has "train", "valid" and "test"."""
+
+    name: str
+    sha256: str
+    splits: Splits
+    vocab: Vocab
+    encoded: dict[str, Encoded]
+
+
+def prepare(config: ConfigDict, recorded: dict[str, Any] | None = None, vocabulary: Vocab | None = None) -> Data:
+    """Loads what `config.data` names. A run that goes on passes what it `recorded`, and its vocabulary.
+
+    Then "auto" means the corpus that was recorded, and another text is a UserError.
+    """
+    name = config.data.corpus
+    if recorded and name == "auto":
+        name = recorded["name"]
+    found = corpus.load(name)
+    if recorded and found.sha256 != recorded["sha256"]:
+        raise UserError(
+            f"data.corpus={config.data.corpus}: another text than this run's (SHA-256 {found.sha256[:12]} here, "
+            f"{recorded['sha256'][:12]} there, named {recorded['name']}): give that one, or another --workdir"
+        )
+    cleaning = vocabulary.cleaning if vocabulary else make_cleaning(config.data.alphabet)
+    splits = corpus.split(found, cleaning, config.data.get("share", BEFORE["data.share"]))
+    vocabulary = vocabulary or tokenizer.build(config.data.level, splits.text["train"], cleaning)
+    encoded = {part: vocabulary.encode(text) for part, text in splits.text.items()}
+    return Data(found.name, found.sha256, splits, vocabulary, encoded)

@@ -1,0 +1,1 @@
+"""The language model: cells, their backends, normalization, losses."""

@@ -1,0 +1,149 @@
+"""The fused twin of the LSTM layer: the same parameters and results as the cell under nn.scan, and fast.
+
+Autodiff of a scan adds up the weight gradient inside its loop and splits the gates into many small operations. Here the
+loops hold only what is recurrent, one product and one pass over the gates a time step; all else is done for all T at
+once. The loops are written twice: for XLA, and in C++ for CPUs (native.py).
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from lovecraft_jax.model import native
+from lovecraft_jax.model.matmul import dot, sum_of_rows
+
+LayerCarry = tuple[jax.Array, jax.Array]
+"""(c_BH, h_BH), float32, in Flax's order."""
+
+Sequence = tuple[jax.Array, jax.Array, jax.Array]
+"""gates_TBG after their activations, c_TBH, h_TBH."""
+
+Saved = tuple[jax.Array, LayerCarry, *Sequence]
+"""kernel_h_HG, the first carry, and the sequence."""
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def fused_lstm(
+    kernel_h_HG: jax.Array,
+    bias_G: jax.Array,
+    gates_x_TBG: jax.Array,
+    carry: LayerCarry,
+    dtype: jnp.dtype,
+    in_cpp: bool = False,
+) -> tuple[LayerCarry, jax.Array]:
+    """The input's part of the gates, for all time steps, to the last carry and h_TBH."""
+    return _forward(kernel_h_HG, bias_G, gates_x_TBG, carry, dtype, in_cpp)[0]
+
+
+def _forward(
+    kernel_h_HG: jax.Array,
+    bias_G: jax.Array,
+    gates_x_TBG: jax.Array,
+    carry: LayerCarry,
+    dtype: jnp.dtype,
+    in_cpp: bool,
+) -> tuple[tuple[LayerCarry, jax.Array], Saved]:
+    loop = native.forward_loop if in_cpp else functools.partial(forward_loop, dtype=dtype)
+    gates_TBG, c_TBH, h_TBH = loop(kernel_h_HG, bias_G, gates_x_TBG, carry)
+    return ((c_TBH[-1], h_TBH[-1]), h_TBH), (kernel_h_HG, carry, gates_TBG, c_TBH, h_TBH)
+
+
+def _backward(dtype: jnp.dtype, in_cpp: bool, saved: Saved, cotangents: tuple[LayerCarry, jax.Array]) -> tuple:
+    # Nothing below before its gradient is there: else XLA forms every layer's factors early and keeps them all.
+    saved, cotangents = lax.optimization_barrier((saved, cotangents))
+    kernel_h_HG, (first_c_BH, first_h_BH), gates_TBG, c_TBH, h_TBH = saved
+    H = len(kernel_h_HG)
+    loop = native.backward_loop if in_cpp else functools.partial(backward_loop, dtype=dtype)
+    grad_TBG, c_grad_BH = loop(kernel_h_HG, first_c_BH, gates_TBG, c_TBH, *cotangents)
+    # Flat before the product: over [T, B] XLA would first copy the whole gradient into another order.
+    h_before_NH = jnp.concatenate([first_h_BH[None], h_TBH[:-1]]).reshape(-1, H)
+    grad_NG = grad_TBG.reshape(-1, 4 * H)
+    carry_grad = c_grad_BH, dot(grad_TBG[0], kernel_h_HG.T, dtype)
+    kernel_grad_HG = native.outer(h_before_NH, grad_NG) if in_cpp else dot(h_before_NH.T, grad_NG, dtype)
+    return kernel_grad_HG, sum_of_rows(grad_NG), grad_TBG, carry_grad
+
+
+fused_lstm.defvjp(_forward, _backward)
+
+
+# The loops for XLA write over the buffer that they read: a scan would fill new ones with zeros first and copy them.
+
+
+def forward_loop(
+    kernel_h_HG: jax.Array, bias_G: jax.Array, gates_x_TBG: jax.Array, carry: LayerCarry, dtype: jnp.dtype
+) -> Sequence:
+    """All time steps, one after the other."""
+    T, B, _ = gates_x_TBG.shape
+    H = len(kernel_h_HG)
+    scaled = scale_and_shift(H)
+
+    def step(t: jax.Array, loop: tuple) -> tuple:
+        c_BH, h_BH, gates_TBG, c_TBH, h_TBH = loop
+        gates_BG = _at(gates_TBG, t) + dot(h_BH, kernel_h_HG, dtype) + bias_G[None]
+        gates_BG, c_BH, h_BH = activate(gates_BG, c_BH, scaled)
+        return c_BH, h_BH, _put(gates_TBG, gates_BG, t), _put(c_TBH, c_BH, t), _put(h_TBH, h_BH, t)
+
+    empty_TBH = jnp.zeros((T, B, H))
+    sequence: Sequence = lax.fori_loop(0, T, step, (*carry, gates_x_TBG, empty_TBH, empty_TBH))[2:]
+    return sequence
+
+
+def backward_loop(
+    kernel_h_HG: jax.Array,
+    first_c_BH: jax.Array,
+    gates_TBG: jax.Array,
+    c_TBH: jax.Array,
+    last_grad: LayerCarry,
+    h_grad_TBH: jax.Array,
+    dtype: jnp.dtype,
+) -> tuple[jax.Array, jax.Array]:
+    """The gradients of the gates before their activations [T, B, 4H], and of the first c, from those of the last carry
+    and of h_TBH."""
+    T = len(c_TBH)
+    # Transposed once, out here: a product with a transposed operand is half as slow again on a CPU.
+    kernel_GH = lax.optimization_barrier(kernel_h_HG.T)
+    # With z the gates before their activations: dz is factors * dc, and for the output gate factors * dh.
+    i, f_TBH, g, o = jnp.split(gates_TBG, 4, axis=-1)
+    tanh_c = jnp.tanh(c_TBH)
+    c_before_TBH = jnp.concatenate([first_c_BH[None], c_TBH[:-1]])
+    h_to_c_TBH = o * (1 - tanh_c * tanh_c)
+    factors = (g * i * (1 - i), c_before_TBH * f_TBH * (1 - f_TBH), i * (1 - g * g), tanh_c * o * (1 - o))
+
+    def step(n: jax.Array, loop: tuple) -> tuple:
+        c_grad_BH, h_grad_BH, grad_TBG = loop
+        t = T - 1 - n
+        h_grad_BH += _at(h_grad_TBH, t)
+        c_grad_BH += h_grad_BH * _at(h_to_c_TBH, t)
+        grad_BG = jnp.concatenate([c_grad_BH, c_grad_BH, c_grad_BH, h_grad_BH], axis=-1) * _at(grad_TBG, t)
+        return c_grad_BH * _at(f_TBH, t), dot(grad_BG, kernel_GH, dtype), _put(grad_TBG, grad_BG, t)
+
+    loop = (*last_grad, jnp.concatenate(factors, axis=-1))
+    c_grad_BH, _, grad_TBG = lax.fori_loop(0, T, step, loop)
+    return grad_TBG, c_grad_BH
+
+
+def scale_and_shift(units: int) -> tuple[jax.Array, jax.Array]:
+    """[1, 4H] each. sigmoid(x) is tanh(x / 2) / 2 + 1 / 2: with them, one tanh gives all four gates."""
+    scale_1G = jnp.repeat(jnp.array([[0.5, 0.5, 1.0, 0.5]]), units, axis=1)
+    return scale_1G, jnp.repeat(jnp.array([[0.5, 0.5, 0.0, 0.5]]), units, axis=1)
+
+
+def activate(
+    gates_BG: jax.Array, c_BH: jax.Array, scaled: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The gates after their activations, c and h. `scaled`: as from `scale_and_shift`, made outside of the loop."""
+    scale_1G, shift_1G = scaled
+    gates_BG = jnp.tanh(gates_BG * scale_1G) * scale_1G + shift_1G
+    i, f, g, o = jnp.split(gates_BG, 4, axis=-1)
+    c_BH = f * c_BH + i * g
+    return gates_BG, c_BH, o * jnp.tanh(c_BH)
+
+
+def _at(all_T: jax.Array, t: jax.Array) -> jax.Array:
+    return lax.dynamic_index_in_dim(all_T, t, 0, keepdims=False, allow_negative_indices=False)
+
+
+def _put(all_T: jax.Array, now: jax.Array, t: jax.Array) -> jax.Array:
+    return lax.dynamic_update_index_in_dim(all_T, now, t, 0, allow_negative_indices=False)

@@ -1,0 +1,1 @@
+"""What a trained model knows: surprisal of a page, rare words, single units."""

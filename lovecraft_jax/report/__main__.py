@@ -1,0 +1,48 @@
+"""python -m lovecraft_jax.report --workdir=runs/c150: a page about a run, or about several side by side."""
+
+from absl import flags
+from etils import epath
+
+from lovecraft_jax import cli
+from lovecraft_jax.report.collect import find
+from lovecraft_jax.report.page import render
+from lovecraft_jax.report.palette import RUNS
+from lovecraft_jax.runtime.errors import UserError
+from lovecraft_jax.runtime.files import located, write_text
+
+
+def main() -> int:
+    """Writes the page and prints its path."""
+    F = flags.FLAGS
+    workdirs = cli.required("workdir", "runs/c150")
+    if len(workdirs) > len(RUNS):
+        raise UserError(f"--workdir given {len(workdirs)} times: a page holds up to {len(RUNS)} runs")
+    paths = [str(located(workdir)) for workdir in workdirs]
+    if len(set(paths)) < len(paths):
+        raise UserError(f"--workdir={' --workdir='.join(workdirs)}: one of them is there twice")
+    names = [path.rpartition("/")[-1] for path in paths]
+    if len(set(names)) < len(names):
+        names = paths
+    if given := cli.given("to"):  # before the work is done
+        _make_room(located(given))
+    runs = [find(workdir, F.checkpoint, name) for workdir, name in zip(workdirs, names, strict=True)]
+    to = located(given or f"{paths[0]}/report/index.html")
+    _make_room(to)
+    write_text(to, render(runs))
+    print(to)
+    return 0
+
+
+def _make_room(page: epath.Path) -> None:
+    try:
+        page.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{page}: its folder cannot be made ({error.strerror}); name another with --to") from None
+    if page.is_dir():
+        raise UserError(f"{page}: a folder; name a file in it with --to={page}/index.html")
+
+
+if __name__ == "__main__":
+    cli.define_run_flags(several=True)
+    flags.DEFINE_string("to", None, "The page to write; <workdir>/report/index.html by default, of the first.")
+    cli.run(main)

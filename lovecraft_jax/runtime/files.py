@@ -1,0 +1,107 @@
+"""A run's directory, on a disk or an object store: files that are never half written, rows trimmed on resume."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import fsspec
+from etils import epath
+
+from lovecraft_jax.runtime.errors import UserError
+from lovecraft_jax.runtime.lock import locked_on_disk, locked_on_store
+
+
+def located(path: str | os.PathLike[str]) -> epath.Path:
+    """The absolute directory, on a disk or on gs://. Raises UserError for other stores, and where gcsfs is missing."""
+    path = os.fspath(path)
+    scheme, is_url, _ = path.partition("://")
+    if not is_url:
+        return epath.Path(os.path.abspath(os.path.expanduser(path)))
+    if scheme != "gs":  # epath and TensorStore know s3:// too, but Orbax takes it for a relative path
+        raise UserError(f"--workdir={path}: expected a folder, or gs://bucket/folder: Orbax writes to no other store")
+    try:
+        fsspec.get_filesystem_class(scheme)
+    except ImportError as error:
+        raise UserError(f"--workdir={path}: pip install gcsfs, through which gs:// is reached ({error})") from None
+    return epath.Path(path)
+
+
+def on_store(path: epath.Path) -> bool:
+    """Whether it is on an object store: nothing can be appended to or renamed, each write is atomic."""
+    return "://" in os.fspath(path)
+
+
+@contextmanager
+def owned(path: str) -> Iterator[epath.Path]:
+    """The absolute directory, locked against a second start. Raises UserError."""
+    workdir = located(path)
+    locked = locked_on_store if on_store(workdir) else locked_on_disk
+    with locked(workdir, path):
+        yield workdir
+
+
+def write_text(path: epath.Path, text: str) -> None:
+    """Replaces a file whole: a kill leaves the old one or the new one."""
+    if on_store(path):  # where renaming is copying
+        path.write_text(text)
+        return
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+class GrowingFile:
+    """A text file that grows by whole lines. On an object store, which cannot append, each call uploads all of it."""
+
+    def __init__(self, path: epath.Path) -> None:
+        self._path = path
+        self._file = None if on_store(path) else open(os.fspath(path), "a")
+        self._text = "" if self._file or not path.exists() else path.read_text()
+        self.add("")  # there from the start
+
+    def add(self, lines: str) -> None:
+        """They reach the file in one write."""
+        if self._file:
+            self._file.write(lines)
+            self._file.flush()
+        else:
+            self._text += lines
+            write_text(self._path, self._text)
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        if self._file:
+            self._file.close()
+
+
+def write_json(path: epath.Path, value: Any) -> None:
+    """Replaces a JSON file whole."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def trim_samples(folder: epath.Path, step: int) -> None:
+    """Removes the samples written after `step`, and the one of an end that is to be reached again."""
+    for sample in folder.glob("*.txt") if folder.exists() else ():
+        if not sample.stem.isdigit() or int(sample.stem) > step:
+            sample.unlink()
+
+
+def read_rows(path: epath.Path) -> list[dict[str, Any]]:
+    """The rows of a .jsonl file; a half line at its end, as a kill leaves it, is no row."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def trim_rows(path: epath.Path, keep: Callable[[dict[str, Any]], bool]) -> None:
+    """Removes the rows that `keep` refuses, and half lines."""
+    if path.exists():
+        write_text(path, "".join(json.dumps(row) + "\n" for row in read_rows(path) if keep(row)))

@@ -1,0 +1,103 @@
+"""Devices as one data axis: what is replicated, what is split by row, and how gradients meet."""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from lovecraft_jax.model import native
+from lovecraft_jax.runtime.console import say
+from lovecraft_jax.runtime.errors import UserError
+from lovecraft_jax.settings import OF_BATCH
+
+AXIS = "data"
+REPLICATED = PartitionSpec()
+BY_ROW = PartitionSpec(AXIS)
+BY_ROW_STACKED = PartitionSpec(None, AXIS)
+"""For what carries the K steps of a dispatch before its rows."""
+
+LEAST_WORK = 1e9
+"""Floating-point operations of a step: what goes on between cores takes 1 ms, in which one does a fifth of this."""
+MOST_UNITS = 256
+"""Chosen between 150, where cores pay, and 512, where they do not: there a step takes 120 ms as one device, and two
+cores take no less even with their loops in C++ (batch 32, 50 characters, AMD EPYC Zen 5)."""
+LEAST_ROWS = 8
+"""Of a batch, for one core. Chosen, not measured: two cores were all there were to measure on."""
+
+
+def make_mesh(batch_size: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of all devices. They must divide the batch; of one process's CPU devices, the largest number that does is
+    taken.
+
+    Built as `Mesh` and not by `jax.make_mesh`, whose axes are Explicit by default, which nn.Embed cannot take.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    # By process, whose rows are then one slice of the batch: on TPUs the devices of a host are not all neighbours.
+    devices.sort(key=lambda device: (device.process_index, device.id))
+    if devices[0].platform == "cpu" and len({device.process_index for device in devices}) == 1:
+        devices = devices[: divisor(batch_size, len(devices))]
+    if batch_size % len(devices):
+        raise UserError(
+            f"data.batch_size={batch_size} does not divide by {len(devices)} devices: use a multiple of {len(devices)}"
+        )
+    return Mesh(np.array(devices), (AXIS,))
+
+
+def own_rows(mesh: Mesh, batch_size: int) -> slice:
+    """The rows of a batch that the devices of this process hold."""
+    held = [n for n, device in enumerate(mesh.devices.flat) if device.process_index == jax.process_index()]
+    rows = batch_size // mesh.size
+    return slice(held[0] * rows, (held[-1] + 1) * rows)
+
+
+def put_own_rows(mesh: Mesh, batches: Any) -> Any:
+    """This process's rows of K steps' batches, as its part of arrays of all rows over the mesh."""
+    by_row = sharding(mesh, BY_ROW_STACKED)
+    if not mesh.is_multi_process:
+        return jax.device_put(batches, by_row)
+    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(by_row, leaf), batches)
+
+
+def divisor(batch_size: int, most: int) -> int:
+    """The largest number up to `most` that divides the batch; says so where it is smaller."""
+    count = max(n for n in range(1, most + 1) if batch_size % n == 0)
+    if count < most:
+        say(f"using {count} of {most} CPU devices: data.batch_size={batch_size} divides by no more")
+    return count
+
+
+def cores_that_pay(config: ConfigDict) -> int:
+    """How many of this machine's cores to train `config` on as devices (cores.py), where it trains on a CPU.
+
+    One device where the layer runs in C++, which takes to all cores by itself, and where batch norms need collectives.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    model, data = config.model, config.data
+    if model.norm in OF_BATCH or model.units > MOST_UNITS or native.resolve(model) == "native":
+        return 1
+    work = 6 * (8 * model.layers * model.units**2) * data.batch_size * data.seq_len
+    return max(1, min(cores, data.batch_size // LEAST_ROWS)) if work > LEAST_WORK else 1
+
+
+def sharding(mesh: Mesh, spec: PartitionSpec) -> NamedSharding:
+    """Where the leaves under `spec` live."""
+    return NamedSharding(mesh, spec)
+
+
+def by_rows(mesh: Mesh, local: Callable, in_specs: object, out_specs: object) -> Callable:
+    """`local` run on each device's own rows; it calls `total` where the devices must agree."""
+    return jax.shard_map(local, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+
+
+def total(tree: Any) -> Any:
+    """The sum of `tree` over the devices, the one collective of a training step without batch norms."""
+    return jax.lax.psum(tree, AXIS)
+
+
+def mean(tree: Any) -> Any:
+    """The mean of `tree` over the devices."""
+    return jax.lax.pmean(tree, AXIS)

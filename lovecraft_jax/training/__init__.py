@@ -1,0 +1,1 @@
+"""Training: optimizer, step, compiled programs, checkpoints, logging, the loop."""

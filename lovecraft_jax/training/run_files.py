@@ -1,0 +1,106 @@
+"""What a run writes down about itself before its first step, and holds a second start against."""
+
+import json
+import platform
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Any
+
+import jax
+from etils import epath
+from ml_collections import ConfigDict
+
+import lovecraft_jax
+from lovecraft_jax import settings
+from lovecraft_jax.data.cleaning import Counts
+from lovecraft_jax.data.dataset import Data
+from lovecraft_jax.data.tokenizer import Vocab, load
+from lovecraft_jax.runtime.errors import UserError
+from lovecraft_jax.runtime.files import write_json, write_text
+from lovecraft_jax.runtime.hardware import cpu_name
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def record(config: ConfigDict, data: Data) -> dict[str, Any]:
+    """All that explains a state: what config.json, vocab.json, corpus.json and versions.json hold."""
+    return {
+        "config": config.to_dict(),
+        "vocab": data.vocab.dumps(),
+        "corpus": {
+            "name": data.name,
+            "sha256": data.sha256,
+            "characters": {split: len(text) for split, text in data.splits.text.items()},
+            "read": data.splits.counts.read,
+            "folded": data.splits.counts.folded,
+            "dropped": data.splits.counts.dropped,
+            "splits": data.splits.tales,
+        },
+        "versions": {"lovecraft_jax": lovecraft_jax.__version__}
+        | {name: metadata.version(name) for name in PACKAGES}
+        | {"python": platform.python_version(), "hardware": _hardware()},
+    }
+
+
+def _hardware() -> str:
+    kind = jax.devices()[0].device_kind
+    return f"{jax.device_count()} x {kind if kind != 'cpu' else cpu_name()}"
+
+
+def write_record(path: epath.Path, recorded: dict[str, Any]) -> None:
+    """The four JSON files."""
+    for name in ("config", "corpus", "versions"):
+        write_json(path / f"{name}.json", recorded[name])
+    write_text(path / "vocab.json", recorded["vocab"] + "\n")
+
+
+def read_record(path: epath.Path) -> tuple[ConfigDict, Vocab, dict[str, Any]]:
+    """Config, vocabulary and corpus of the run in `path`. Raises UserError where it is none."""
+    texts = []
+    try:
+        for name in ("config.json", "vocab.json", "corpus.json"):
+            texts.append((path / name).read_text())
+        return ConfigDict(json.loads(texts[0])), load(texts[1]), json.loads(texts[2])
+    except FileNotFoundError:  # whose own `filename` is None on an object store
+        raise UserError(f"--workdir={path}: not a run ({name} is missing); train first, or name another") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"--workdir={path}: its JSON files are damaged ({error}); name another") from None
+
+
+def check_same_run(path: epath.Path, old: ConfigDict, new: ConfigDict) -> None:
+    """Raises UserError, with the first differences, where `new` would not go on as `old` began."""
+    differing = settings.differences(settings.flatten(old), settings.flatten(new))
+    if differing:
+        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise UserError(
+            f"--workdir={path}: holds a run of another config ({'; '.join(differing[:3])}{more}): "
+            "give the config that it began with, or another --workdir"
+        )
+
+
+def plan(
+    config: ConfigDict, data: Data, parameters: int, devices: Sequence[jax.Device], passes: float, steps: int
+) -> str:
+    """What is about to happen, in a few lines."""
+    characters = {split: len(text) for split, text in data.splits.text.items()}
+    lengths = ", ".join(f"{split} {n:,}" for split, n in characters.items())
+    model, share = config.model, config.data.share
+    kept = f"; data.share={share:g} of its training tales" if share < 1 else ""
+    return "\n".join(
+        (
+            f"corpus      {data.name} ({lengths} characters{kept})",
+            f"cleaning    {_cleaning(data.splits.counts, config.data.alphabet)}",
+            f"vocabulary  {data.vocab.size} {data.vocab.level}",
+            f"model       {model.layers} LSTM layers of {model.units}, {parameters:,} parameters, "
+            f"{parameters / characters['train']:.3f} a training character",
+            f"steps       {steps:,} of {config.data.batch_size} x {config.data.seq_len} tokens, "
+            f"{passes:.2f} passes over the text",
+            f"devices     {len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
+        )
+    )
+
+
+def _cleaning(counts: Counts, alphabet: str) -> str:
+    return (
+        f"{counts.read:,} characters read, {counts.folded:,} folded, {counts.dropped:,} dropped (alphabet {alphabet})"
+    )

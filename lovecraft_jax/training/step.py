@@ -1,0 +1,205 @@
+"""The loss and the steps: pure functions, unjitted. The loop jits them in one visible place."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jax.typing import ArrayLike
+
+from lovecraft_jax.data.batches import Batch
+from lovecraft_jax.model.lm import LSTMLM, Carry, Masks, forward, forward_in_training
+from lovecraft_jax.runtime.mesh import BY_ROW, REPLICATED, by_rows, total
+from lovecraft_jax.training.optimizer import Optimizer, global_norm, learning_rate
+from lovecraft_jax.training.state import TrainState, Variables
+
+Metrics = dict[str, jax.Array]
+Tree = TypeVar("Tree")
+
+KERAS_EPSILON = 1e-7
+
+
+def nats(logits_BTV: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """Weighted sum of the cross-entropy over the batch, in nats, and the sum of the weights."""
+    weight_BT = batch.weight_BT.astype(jnp.float32)
+    nats_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, batch.y_BT.astype(jnp.int32))
+    return jnp.sum(nats_BT * weight_BT), jnp.sum(weight_BT)
+
+
+def binary(logits_BTV: jax.Array, batch: Batch) -> jax.Array:
+    """Weighted sum of the binary cross-entropy over the batch and the vocabulary: each token a question of its own,
+    answered by its probability, and only the target's answer is yes.
+
+    As Keras has it, whose `binary_crossentropy` is its mean over all: probabilities are kept 1e-7 from 0 and 1.
+    """
+    V = logits_BTV.shape[-1]
+    is_target_BTV = batch.y_BT.astype(jnp.int32)[..., None] == jnp.arange(V)[None, None]
+    probs_BTV = jnp.clip(jax.nn.softmax(logits_BTV), KERAS_EPSILON, 1 - KERAS_EPSILON)
+    right_BTV = jnp.where(is_target_BTV, probs_BTV, 1 - probs_BTV)
+    nats_BT = -jnp.sum(jnp.log(right_BTV), axis=-1)
+    return jnp.sum(nats_BT * batch.weight_BT.astype(jnp.float32))
+
+
+def forget(carry: Carry, reset_B: ArrayLike) -> Carry:
+    """The carry, zero in the rows that start over."""
+    return jax.tree.map(lambda leaf_BH: jnp.where(jnp.asarray(reset_B)[:, None], 0.0, leaf_BH), carry)
+
+
+class Sums(NamedTuple):
+    """What rows of a batch add to a step: nats and weights [], the gradient of the loss, and `bce` [] where that is the
+    loss: `binary`, its mean over the vocabulary."""
+
+    nats: jax.Array
+    weight: jax.Array
+    grads: Variables
+    bce: jax.Array | None = None
+
+
+def make_gradient(model: LSTMLM) -> Callable[[Variables, Carry, Batch, Masks], tuple[Sums, Carry, Variables]]:
+    """The sums over some rows, their carry after them, and the collections that they change (model.py): truncated
+    backpropagation through time.
+
+    With `model.remat` time goes by in chunks of so many tokens (as Chen et al. 2016): only the carry between them is
+    kept, and what is inside is computed again on the way back.
+    """
+    is_binary = model.loss == "binary_cross_entropy"
+
+    def gradient(variables: Variables, carry: Carry, batch: Batch, masks: Masks) -> tuple[Sums, Carry, Variables]:
+        def loss(params: Variables) -> tuple[jax.Array, tuple[Sums, Carry, Variables]]:
+            def chunk(start: Carry, tokens: tuple) -> tuple[Carry, tuple[Sums, Variables]]:
+                x_BT, y_BT, weight_BT = tokens
+                part = batch._replace(x_BT=x_BT, y_BT=y_BT, weight_BT=weight_BT)
+                given = variables | {"params": params}
+                after, logits_BTV, changed = forward_in_training(model, given, start, part.x_BT, masks)
+                bce = binary(logits_BTV, part) / model.vocab_size if is_binary else None
+                return after, (Sums(*nats(logits_BTV, part), {}, bce), changed)
+
+            start, tokens = forget(carry, batch.reset_B), (batch.x_BT, batch.y_BT, batch.weight_BT)
+            if model.remat:
+                chunks = jax.tree.map(lambda leaf_BT: _chunks(leaf_BT, model.remat), tokens)
+                after, (sums, changed) = jax.lax.scan(jax.checkpoint(chunk, prevent_cse=False), start, chunks)
+                sums = jax.tree.map(jnp.sum, sums)
+            else:
+                after, (sums, changed) = chunk(start, tokens)
+            return sums.nats if sums.bce is None else sums.bce, (sums, after, changed)
+
+        (_, (sums, after, changed)), grads = jax.value_and_grad(loss, has_aux=True)(variables["params"])
+        return sums._replace(grads=grads), after, changed
+
+    return gradient
+
+
+def _chunks(leaf_BT: ArrayLike, length: int) -> jax.Array:
+    """[T / length, B, length]"""
+    leaf = jnp.asarray(leaf_BT)
+    return leaf.reshape(len(leaf), -1, length).swapaxes(0, 1)
+
+
+def make_update(optimizer: Optimizer) -> Callable[[TrainState, Sums, jax.Array], tuple[TrainState, Metrics]]:
+    """The step that all rows' sums ask for; the carry stays as it was.
+
+    All stays where `healthy` is false, or where loss or gradient are not finite, as metrics["finite"] tells.
+    """
+
+    def update(state: TrainState, sums: Sums, healthy: jax.Array) -> tuple[TrainState, Metrics]:
+        mean = 1.0 / sums.weight
+        loss, grad_norm = sums.nats * mean, global_norm(sums.grads) * mean
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        scale = mean * jnp.minimum(1.0, optimizer.clip / grad_norm) if optimizer.clip else mean
+        grads = jax.tree.map(lambda grad: grad * scale, sums.grads)
+        params = state.variables["params"]
+        updates, opt_state = optimizer.adam.update(grads, state.opt_state, params)
+        variables = state.variables | {"params": optax.apply_updates(params, updates)}
+        after = dataclasses.replace(state, step=state.step + 1, variables=variables, opt_state=opt_state)
+        metrics = {
+            "loss": loss,
+            "grad_norm": grad_norm,
+            "learning_rate": learning_rate(state.opt_state, optimizer.schedule, state.step),
+            "finite": finite,
+        }
+        if sums.bce is not None:
+            metrics["bce"] = sums.bce * mean
+        return where(healthy & finite, after, state), metrics
+
+    return update
+
+
+def where(condition: jax.Array, then: Tree, otherwise: Tree) -> Tree:
+    """`jnp.where` over the leaves of two trees, random keys included."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), then, otherwise)
+
+
+def all_finite(params: Any) -> jax.Array:
+    """Whether an update left all of them finite: it can overflow where its gradient does not. It has been made by
+    then and is not undone."""
+    return jnp.isfinite(global_norm(params))
+
+
+def make_train_step(
+    model: LSTMLM, optimizer: Optimizer, mesh: Mesh
+) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
+    """One step, the rows of the batch split over the mesh and their sums added up by one collective.
+
+    The state stays where `healthy` is false, or where loss or gradient are not finite; metrics["finite"] is false where
+    these or the new parameters are not.
+    """
+    gradient, update = make_gradient(model), make_update(optimizer)
+
+    def total_gradient(variables: Variables, carry: Carry, batch: Batch, masks: Masks) -> tuple[Sums, Carry, Variables]:
+        sums, after, changed = gradient(variables, carry, batch, masks)
+        return total(sums), after, changed
+
+    by_row = by_rows(
+        mesh, total_gradient, in_specs=(REPLICATED, BY_ROW, BY_ROW, BY_ROW), out_specs=(REPLICATED, BY_ROW, REPLICATED)
+    )
+
+    def train_step(state: TrainState, batch: Batch, healthy: jax.Array) -> tuple[TrainState, Metrics]:
+        masks = model.dropout_masks(jax.random.fold_in(state.rng, state.step), batch.x_BT.shape[0])
+        sums, carry, changed = by_row(state.variables, state.carry, batch, masks)
+        after, metrics = update(state, sums, healthy)
+        before = {name: state.variables[name] for name in changed}
+        carry, changed = where(healthy & metrics["finite"], (carry, changed), (state.carry, before))
+        metrics["finite"] &= all_finite(after.variables["params"])
+        return dataclasses.replace(after, carry=carry, variables=after.variables | changed), metrics
+
+    return train_step
+
+
+def make_train_steps(
+    train_step: Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]],
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """K steps as one scan: batches stacked as x_KBT, metrics stacked as [K].
+
+    After the first step that is not finite, the state stays.
+    """
+
+    def guarded(carry: tuple[TrainState, jax.Array], batch: Batch) -> tuple[tuple[TrainState, jax.Array], Metrics]:
+        state, healthy = carry
+        state, metrics = train_step(state, batch, healthy)
+        return (state, healthy & metrics["finite"]), metrics
+
+    def train_steps(state: TrainState, batches: Batch) -> tuple[TrainState, Metrics]:
+        (state, _), metrics = jax.lax.scan(guarded, (state, jnp.bool_(True)), batches)
+        return state, metrics
+
+    return train_steps
+
+
+class Cost(NamedTuple):
+    """What a text costs a model, summed over its tokens: `nats`, and what `binary` says."""
+
+    nats: jax.Array
+    binary: jax.Array
+
+
+def make_eval_step(model: LSTMLM) -> Callable[[Variables, Carry, Batch], tuple[Variables, Carry, Cost]]:
+    """(variables, carry, chunk) -> (variables, carry, cost): a fold, so that dynamic evaluation is another step."""
+
+    def eval_step(variables: Variables, carry: Carry, batch: Batch) -> tuple[Variables, Carry, Cost]:
+        carry, logits_BTV = forward(model, variables, forget(carry, batch.reset_B), batch.x_BT)
+        return variables, carry, Cost(nats(logits_BTV, batch)[0], binary(logits_BTV, batch))
+
+    return eval_step

@@ -1,0 +1,141 @@
+import json
+import unicodedata
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from lovecraft_jax.data.cleaning import PRINTABLE_ASCII, UNICODE_SCALARS, Cleaning, Counts, clean_all, make_cleaning
+from lovecraft_jax.runtime.errors import UserError
+
+ASCII, UNICODE = make_cleaning("ascii"), make_cleaning("unicode")
+BOTH = pytest.mark.parametrize("cleaning", [ASCII, UNICODE], ids=["ascii", "unicode"])
+# Any text at all, and texts dense in what the table is about.
+TEXTS = st.text() | st.text(st.sampled_from("aeE \n\r\t\f\u00e9\u0301\ufeff\u2018\u201d\u2014\u2026\ufb01\u00df\u0434"))
+
+
+@pytest.mark.parametrize(
+    ("text", "cleaned"),
+    [
+        ("caf\u00e9 na\u00efve \u00c5ngstr\u00f6m", "cafe naive Angstrom"),
+        ("\u2018a\u2019 \u201cb\u201d \u00abc\u00bb \u201ed\u201f", '\'a\' "b" "c" "d"'),
+        ("1926\u20131928\u2014then\u2010now \u22121", "1926-1928--then-now -1"),
+        ("and then\u2026", "and then..."),
+        ("\ufb01nd \ufb02ow o\ufb00 a\ufb03x \ufb06em", "find flow off affix stem"),
+        ("Cth\u00e6at \u0152uvre Stra\u00dfe \u00de\u00f3r \u0141\u00f3d\u017a", "Cthaeat OEuvre Strasse Thor Lodz"),
+        ("a\u00a0b\u2003c\td", "a b c d"),
+        ("page\fnext\u2028line\u2029end", "page\nnext\nline\n\nend"),
+        ("soft\u00adhyphen\u200bzero", "softhyphenzero"),
+        ("\uff21\uff01", "A!"),
+    ],
+)
+def test_ascii_folds_marks_and_accents(text: str, cleaned: str) -> None:
+    assert ASCII.apply(text)[0] == cleaned
+
+
+@pytest.mark.parametrize(("text", "cleaned"), [("\u00bd", "1/2"), ("\u00be", "3/4"), ("1\u20442", "1/2")])
+def test_ascii_keeps_the_slash_of_a_fraction(text: str, cleaned: str) -> None:
+    assert ASCII.apply(text)[0] == cleaned
+
+
+@BOTH
+def test_composed_and_decomposed_accents_are_the_same_text(cleaning: Cleaning) -> None:
+    text = "\u00e9\u00f1\u00c5\u1ec7\u01d6"
+    assert cleaning.apply(unicodedata.normalize("NFD", text)) == cleaning.apply(text)
+
+
+@BOTH
+def test_line_ends_of_every_system_are_the_same_text(cleaning: Cleaning) -> None:
+    text = "one\n\ntwo\n"
+    assert cleaning.apply(text)[0] == text
+    assert cleaning.apply(text.replace("\n", "\r\n")) == cleaning.apply(text)
+    assert cleaning.apply(text.replace("\n", "\r")) == cleaning.apply(text)
+
+
+def test_an_accent_changes_no_letter() -> None:
+    for char in map(chr, (*range(0xC0, 0x250), *range(0x1E00, 0x1F00))):
+        base = unicodedata.normalize("NFD", char)[0]
+        assert ASCII.apply(char)[0] == ASCII.apply(base)[0], f"U+{ord(char):04X} {char}"
+
+
+def test_byte_order_marks_inside_a_text_go_with_what_ascii_cannot_show() -> None:
+    assert ASCII.apply("\ufeffa\ufeffb")[0] == "ab"
+    assert UNICODE.apply("a\ufeffb")[0] == "a\ufeffb"  # a file's first is gone before cleaning
+
+
+@settings(deadline=None)
+@given(TEXTS)
+@example("e\ufeff\u0301")
+@example("e\u200b\u0301")
+@example("\r\ufeff\n")
+def test_cleaning_twice_is_cleaning_once(text: str) -> None:
+    for cleaning in (ASCII, UNICODE):
+        once, _ = cleaning.apply(text)
+        again, counts = cleaning.apply(once)
+        assert again == once
+        assert counts == Counts(read=len(once), folded=0, dropped=0)
+
+
+@settings(deadline=None)
+@given(TEXTS)
+def test_a_cleaned_text_holds_only_what_its_alphabet_does(text: str) -> None:
+    assert set(ASCII.apply(text)[0]) <= set(PRINTABLE_ASCII)
+
+
+def test_the_alphabets_have_the_sizes_that_unicode_gives() -> None:
+    assert ASCII.alphabet_size == 95 + 1  # printable, and the newline
+    assert UNICODE.alphabet_size == UNICODE_SCALARS == 1_112_064
+    with pytest.raises(ValueError, match="latin"):
+        make_cleaning("latin")
+
+
+def test_characters_read_folded_and_dropped_are_counted() -> None:
+    # After NFC and line ends: e-acute, curly quote, a, newline, soft hyphen, two of Cyrillic, ellipsis.
+    kept, counts = ASCII.apply("e\u0301\u2019a\r\n\u00ad\u0434\u0430\u2026")
+    assert kept == "e'a\n..."
+    assert counts == Counts(read=8, folded=4, dropped=2)
+    assert UNICODE.apply("e\u0301\r\n\u0434\ufeff")[1] == Counts(read=4, folded=0, dropped=0)
+
+
+def test_what_would_be_lost_is_listed_once_in_order() -> None:
+    assert ASCII.lost("a\u0434\u2026\u20ac\u0434e\u0301") == ["\u0434", "\u20ac"]
+    assert UNICODE.lost("a\u0434\u20ac") == []
+
+
+def test_counts_add_up_over_texts() -> None:
+    texts, total = clean_all(["a" * 300 + "\u00e9", "b" * 300 + "\u0434", ""], ASCII)
+    assert texts == ["a" * 300 + "e", "b" * 300, ""]
+    assert total == Counts(read=602, folded=1, dropped=1)
+
+
+def test_losing_over_one_percent_is_an_error_that_names_the_way_out() -> None:
+    assert clean_all(["a" * 99 + "\u0434"], ASCII)[1].dropped == 1  # one in a hundred is allowed
+    with pytest.raises(UserError, match=r"data\.alphabet=ascii.* 2 of 100 .*data\.alphabet=unicode"):
+        clean_all(["a" * 98 + "\u0434" * 2], ASCII)
+    with pytest.raises(UserError):  # over all texts, not in each
+        clean_all(["a" * 50, "a" * 48 + "\u0434" * 2], ASCII)
+
+
+@pytest.mark.parametrize(
+    "text", ["\u041c\u043e\u0439 \u0434\u044f\u0434\u044f", "Gr\u00f6\u00dfe \u201eM\u00fche\u201c"]
+)
+def test_unicode_keeps_every_letter_and_mark(text: str) -> None:
+    assert clean_all([text], UNICODE) == ([text], Counts(len(text), 0, 0))
+
+
+@settings(deadline=None)
+@given(TEXTS)
+def test_the_saved_table_is_all_that_another_program_needs(text: str) -> None:
+    for cleaning in (ASCII, UNICODE):
+        saved = json.loads(json.dumps(cleaning.to_json()))
+        assert _another_program(saved, text) == cleaning.apply(text)[0]
+
+
+def _another_program(saved: dict, text: str) -> str:
+    text = unicodedata.normalize("NFC", text).replace("\r\n", "\n").replace("\r", "\n")
+    cleaned = []
+    for char in text:
+        for folded in saved["table"].get(char, char):
+            if saved["keep"] is None or folded in saved["keep"]:
+                cleaned.append(folded)
+    return "".join(cleaned)

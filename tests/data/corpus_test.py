@@ -1,0 +1,248 @@
+import functools
+import hashlib
+import re
+import socket
+import socketserver
+import threading
+import time
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from lovecraft_jax.data import corpus
+from lovecraft_jax.data.cleaning import make_cleaning
+from lovecraft_jax.data.corpus import Corpus
+from lovecraft_jax.runtime.errors import UserError
+
+ASCII = make_cleaning("ascii")
+
+
+@pytest.fixture(scope="module")
+def bundled() -> Corpus:
+    return corpus.load("bundled")
+
+
+def test_the_bundled_tales_suffice_to_train_on(bundled: Corpus) -> None:
+    assert len(bundled.tales) >= 40
+    assert sum(len(tale.text) for tale in bundled.tales) >= 120_000
+    splits = corpus.split(bundled, ASCII)
+    assert splits.counts.folded == splits.counts.dropped == 0
+
+
+def test_every_bundled_tale_is_a_title_and_paragraphs_in_ascii(bundled: Corpus) -> None:
+    for tale in bundled.tales:
+        title, *paragraphs = tale.text.removesuffix("\n").split("\n\n")
+        assert tale.text.isascii(), tale.name
+        assert re.fullmatch(r"[A-Z][A-Z ,'-]+", title), tale.name
+        assert len(paragraphs) >= 5, tale.name
+        for paragraph in paragraphs:
+            assert paragraph == paragraph.strip() != "", tale.name
+            assert "\n" not in paragraph, tale.name
+
+
+def test_no_two_bundled_tales_share_a_phrase_of_seven_words(bundled: Corpus) -> None:
+    found: dict[tuple[str, ...], str] = {}
+    for tale in bundled.tales:
+        words = re.findall(r"[a-z']+", tale.text.lower())
+        for phrase in zip(*(words[i:] for i in range(7)), strict=False):
+            other = found.setdefault(phrase, tale.name)
+            assert other == tale.name, f"{' '.join(phrase)!r} in {other} and {tale.name}"
+
+
+def test_a_file_a_folder_and_a_glob_are_read(tmp_path: Path) -> None:
+    for name in ("b.txt", "a.txt", "c.md"):
+        (tmp_path / name).write_text(f"tale {name} caf\u00e9\r\n", newline="", encoding="utf-8")
+    for given, names in (("b.txt", ["b"]), ("", ["a", "b"]), ("*", ["a", "b", "c"]), ("**/*.md", ["c"])):
+        found = corpus.load(str(tmp_path / given))
+        assert found.name == str(tmp_path / given)
+        assert [tale.name for tale in found.tales] == names
+    assert found.tales[0].text == "tale c.md caf\u00e9\r\n"
+    assert found.tales[0].sha256 == hashlib.sha256("tale c.md caf\u00e9\r\n".encode()).hexdigest()
+
+
+def test_files_of_one_name_in_several_folders_stay_apart(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        _write(tmp_path / name, {"tale.txt": f"Tale {name}. " * 50})
+    text = corpus.split(corpus.load(str(tmp_path / "*" / "tale.txt")), ASCII).text
+    assert "".join(text.values()) == ("Tale one. " * 50).strip() + "\n\n\n" + ("Tale two. " * 50).strip()
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfDagon")
+    assert corpus.load(str(tmp_path / "a.txt")).tales[0].text == "Dagon"
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "told"),
+    [
+        ("a.txt", b"PK\x03\x04\x00\x00", r"a\.txt: a binary file"),
+        ("a.txt", b"caf\xe9", r"a\.txt: not UTF-8 \(byte 3\)"),
+        ("a.md", b"text", "no .txt file in that folder"),
+        ("a.txt/b.txt", b"text", r"a\.txt: cannot be read"),
+    ],
+)
+def test_what_is_no_text_is_an_error_that_names_the_file(tmp_path: Path, name: str, data: bytes, told: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(UserError, match=told):
+        corpus.load(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["lovecroft", "no/such.txt", "*.none", "x" * 256, "~nobody-here/tales"])
+def test_a_corpus_that_is_nowhere_is_an_error_that_names_it(name: str) -> None:
+    with pytest.raises(UserError, match=re.escape(f"data.corpus={name}")):
+        corpus.load(name)
+
+
+def test_the_hash_is_of_the_text_and_not_of_its_place(tmp_path: Path) -> None:
+    files = {"a.txt": "Dagon", "b.txt": "Hypnos"}
+    first, same, other, merged = (_write(tmp_path / name, files) for name in ("one", "two", "three", "four"))
+    (other / "b.txt").write_text("hypnos")
+    (merged / "b.txt").unlink()
+    (merged / "a.txt").write_text("DagonHypnos")
+    hashes = [corpus.load(str(folder)).sha256 for folder in (first, same, other, merged)]
+    assert hashes[0] == hashes[1] == corpus.load(str(first / "*.txt")).sha256
+    assert len(set(hashes)) == 3
+
+
+class Served:
+    """A manifest of ten tales and a folder of them that a web server on this machine hands out."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.cache, self.manifest = folder / "served", folder / "cache", folder / "manifest"
+        self.texts = {f"tale{i}.txt": f"The tale {i}." for i in range(10)}
+        _write(self.folder, self.texts)
+        self.manifest.write_text("# ten tales\n" + "".join(map(_manifest_line, self.texts.items())))
+        handler = functools.partial(_QuietHandler, directory=str(self.folder))
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/"
+        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
+        self.thread.start()
+
+    def stop(self) -> None:
+        if self.thread.is_alive():
+            self.server.shutdown()
+            self.thread.join()
+            self.server.server_close()
+
+    def fetch(self) -> list[Path] | None:
+        return corpus.fetch(self.manifest, self.url, self.cache)
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    served = Served(tmp_path)
+    monkeypatch.setattr(corpus, "LOVECRAFT_MANIFEST", served.manifest)
+    monkeypatch.setattr(corpus, "LOVECRAFT_URL", served.url)
+    yield served
+    served.stop()
+
+
+def test_every_file_is_fetched_once_and_needs_no_network_again(served: Served) -> None:
+    paths = served.fetch()
+    assert paths == [served.cache / name for name in served.texts]
+    assert {path.name: path.read_text() for path in paths} == served.texts
+    served.stop()
+    assert served.fetch() == paths
+
+
+def test_a_file_damaged_on_the_way_is_refused(served: Served) -> None:
+    (served.folder / "tale7.txt").write_text("The tale 7!")
+    assert served.fetch() is None
+    (served.folder / "tale7.txt").write_text("The tale 7.")
+    assert served.fetch() is not None
+
+
+def test_a_file_damaged_in_the_cache_is_fetched_again(served: Served) -> None:
+    served.fetch()
+    (served.cache / "tale3.txt").write_text("The tale 3!")
+    paths = served.fetch()
+    assert paths is not None
+    assert paths[3].read_text() == "The tale 3."
+    (served.cache / "tale3.txt").write_text("The tale 3!")
+    served.stop()
+    assert served.fetch() is None
+
+
+@pytest.mark.parametrize("words", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"], ids=["mute", "slow"])
+def test_a_server_that_never_ends_is_given_up(served: Served, monkeypatch: pytest.MonkeyPatch, words: bytes) -> None:
+    over = threading.Event()
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.sendall(words)
+            while not over.wait(0.05):
+                self.request.sendall(words[:1])
+
+    monkeypatch.setattr(corpus, "PROBE_SECONDS", 0.5)
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        served.url = f"http://127.0.0.1:{server.server_address[1]}/"
+        began = time.monotonic()
+        found = served.fetch()
+        assert time.monotonic() - began < corpus.FETCH_SECONDS / 2  # the probe alone was waited for
+        over.set()
+        server.shutdown()
+        thread.join()
+    assert found is None
+
+
+def test_auto_is_the_lovecraft_corpus_where_it_can_be_had(served: Served) -> None:
+    found = corpus.load("auto")
+    assert found.name == "lovecraft"
+    assert [tale.text for tale in found.tales] == list(served.texts.values())
+    served.stop()
+    assert corpus.load("auto") == corpus.load("lovecraft") == found
+
+
+def test_without_a_network_auto_is_bundled_with_a_warning(
+    served: Served, bundled: Corpus, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    with socket.socket() as unheard:  # bound, so that it is nobody else's; nothing listens
+        unheard.bind(("127.0.0.1", 0))
+        monkeypatch.setattr(corpus, "LOVECRAFT_URL", f"http://127.0.0.1:{unheard.getsockname()[1]}/")
+        assert corpus.load("auto") == bundled
+        out, told = capsys.readouterr()
+        assert out == ""
+        assert told.startswith("WARNING: the Lovecraft corpus ")
+        assert "BUNDLED" in told
+        assert "LOVECRAFT_CORPUS" in told
+        assert told.count("\n") == 1
+        with pytest.raises(UserError, match=r"could not be fetched.*data\.corpus=bundled"):
+            corpus.load("lovecraft")
+
+
+def test_a_folder_of_ones_own_must_hold_the_pinned_files(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    served.stop()
+    monkeypatch.setenv("LOVECRAFT_CORPUS", str(served.folder))
+    for name in ("auto", "lovecraft"):
+        found = corpus.load(name)
+        assert found.name == "lovecraft"
+        assert [tale.text for tale in found.tales] == list(served.texts.values())
+    (served.folder / "tale4.txt").write_text("The tale 4!")
+    with pytest.raises(UserError, match=r"tale4\.txt is not the pinned file"):
+        corpus.load("auto")
+    (served.folder / "tale4.txt").unlink()
+    with pytest.raises(UserError, match=r"tale4\.txt is not there"):
+        corpus.load("auto")
+
+
+class _QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def _manifest_line(item: tuple[str, str]) -> str:
+    return f"{item[0]} sha256:{hashlib.sha256(item[1].encode()).hexdigest()}\n"
+
+
+def _write(folder: Path, files: dict[str, str]) -> Path:
+    folder.mkdir()
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    return folder

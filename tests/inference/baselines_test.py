@@ -1,0 +1,102 @@
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lovecraft_jax.data import corpus
+from lovecraft_jax.inference import baselines
+from lovecraft_jax.inference.baselines import Baselines
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def tales() -> list[str]:
+    return [tale.text for tale in corpus.load("bundled").tales]
+
+
+def test_uniform_counts_the_characters_of_training_and_one_for_the_rest() -> None:
+    assert baselines.uniform("abca") == 2.0  # a, b, c, any other
+    assert baselines.uniform("a" * 50) == 1.0
+
+
+def test_unigram_is_the_smoothed_frequency_in_training() -> None:
+    # Training counts, plus one each: a 4, b 3, and 1 for all that was never seen; 8 together.
+    assert baselines.unigram("aaabb", "a") == pytest.approx(1.0, rel=1e-12)
+    assert baselines.unigram("aaabb", "z") == pytest.approx(3.0, rel=1e-12)
+    assert baselines.unigram("aaabb", "abz") == pytest.approx((1 + math.log2(8 / 3) + 3) / 3, rel=1e-12)
+
+
+def test_ppmd_of_a_text_primed_with_itself_is_nearly_free(tales: list[str]) -> None:
+    text = "".join(tales[:10])
+    unprimed, primed = baselines.ppmd("", text), baselines.ppmd(text, text)
+    assert 0 < primed < 0.2 * unprimed  # what is left: PPMd never takes a character for certain
+
+
+def test_ppmd_of_noise_is_its_entropy() -> None:
+    noise = "".join(np.random.default_rng(0).choice(list("abcd"), 20_000))  # two bits each, whatever came before
+    assert baselines.ppmd(noise[:10_000], noise[10_000:]) == pytest.approx(2.0, rel=0.1)
+
+
+def test_each_baseline_reads_more_than_the_one_before(tales: list[str]) -> None:
+    train, valid = "".join(tales[:40]), "".join(tales[40:])
+    assert baselines.ppmd(train, valid) < baselines.unigram(train, valid) < baselines.uniform(train)
+
+
+def test_the_work_is_done_beside_and_kept(cache: Path, tales: list[str]) -> None:
+    train, valid = "".join(tales), tales[0]  # more than a pipe holds
+    expected = {
+        "uniform": baselines.uniform(train),
+        "unigram": baselines.unigram(train, valid),
+        "ppmd": baselines.ppmd(train, valid),
+    }
+    first = Baselines(train, valid)
+    assert first.wait(120) == first.result() == expected
+    first.close()
+    files = [path for path in cache.rglob("*") if path.is_file()]
+    assert len(files) == 1
+
+    again = Baselines(train, valid)
+    assert again.result() == expected  # at once: it was kept
+    again.close()
+    other = Baselines(train + valid[:100], valid[100:])  # the same characters, cut elsewhere
+    other.close()
+    assert other.result() is None
+    assert [path for path in cache.rglob("*") if path.is_file()] == files
+
+
+def test_closing_ends_the_work(cache: Path) -> None:
+    work = Baselines("ab" * 3_000_000, "ab" * 300_000)
+    process = work._process
+    assert isinstance(process, subprocess.Popen)
+    assert process.poll() is None
+    work.close()
+    assert process.returncode == -9
+    assert work.wait(60) is None
+    assert [path for path in cache.rglob("*") if path.is_file()] == []
+    work.close()  # twice does no harm
+
+
+def test_a_damaged_result_is_worked_out_again(cache: Path) -> None:
+    first = Baselines("aaabb", "ab")
+    scores = first.wait(120)
+    first.close()
+    (file,) = (path for path in cache.rglob("*") if path.is_file())
+    file.write_text('{"uniform": 1.5')
+    again = Baselines("aaabb", "ab")
+    assert again.wait(120) == scores
+    assert scores is not None
+    again.close()
+
+
+def test_the_work_needs_no_accelerator() -> None:
+    """It runs beside the training: were jax loaded there, it would take the device's memory."""
+    check = "import sys, lovecraft_jax.inference.baselines; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], cwd=Path(__file__).parents[2], check=False).returncode == 0

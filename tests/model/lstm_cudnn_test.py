@@ -1,0 +1,69 @@
+"""cuDNN's LSTM: refused by name where there is none; given and giving what the fused layer is and does.
+
+The call itself needs an NVIDIA GPU. Here JAX's reference of it, which takes the same packed weights, stands in.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import rnn
+from ml_collections import ConfigDict
+
+from lovecraft_jax import settings
+from lovecraft_jax.model import lstm_cudnn
+from lovecraft_jax.model.lm import make_model
+from lovecraft_jax.runtime.errors import UserError
+from lovecraft_jax.training.compiled import make_program
+from tests.helpers.trees import assert_close, on_host
+
+
+@pytest.fixture
+def reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """jax.experimental.rnn.lstm_ref in place of the GPU's."""
+
+    def lstm(x: Any, h: Any, c: Any, weights: Any, lengths: Any, D: int, H: int, *rest: Any, **precision: Any) -> Any:
+        assert precision == {"precision": jax.lax.Precision.HIGHEST}
+        layers, dropout, bidirectional = rest
+        unpacked = rnn.unpack_lstm_weights(weights, D, H, layers, bidirectional)
+        return rnn.lstm_ref(x, h, c, *unpacked, lengths, D, H, layers, dropout, bidirectional)
+
+    monkeypatch.setattr(lstm_cudnn.rnn, "lstm", lstm)
+
+
+@pytest.mark.parametrize("embed", [0, 5])
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_model_of_cudnn_layers_equals_one_of_fused_layers(
+    reference: None, config: ConfigDict, embed: int, masked: bool
+) -> None:
+    config.model.update({"embed": embed, "units": 6, "lstm": "cudnn"})
+    model = make_model(config, 11)
+    rng = np.random.default_rng(0)
+    x_BT = rng.integers(11, size=(3, 7), dtype=np.int32)
+    carry = jax.tree.map(lambda c: rng.normal(size=c.shape).astype(np.float32), model.initial_carry(3))
+    variables = model.init(jax.random.key(0), model.initial_carry(3), x_BT)
+    masks = model.dropout_masks(jax.random.key(1), 3) if masked else ()
+
+    def loss(model: Any, variables: Any, carry: Any) -> jax.Array:
+        after, logits_BTV = model.apply(variables, carry, x_BT, masks)
+        weighted = [
+            jnp.sum(leaf * jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape)) for leaf in jax.tree.leaves(after)
+        ]
+        return jnp.sum(jax.nn.log_softmax(logits_BTV)[..., 0]) + sum(weighted)
+
+    with jax.numpy_rank_promotion("allow"):  # the reference adds [H] to [B, H]
+        cudnn_s = jax.value_and_grad(loss, (1, 2))(model, variables, carry)
+    fused = jax.value_and_grad(loss, (1, 2))(model.clone(lstm="fused"), variables, carry)
+    assert_close(on_host(cudnn_s), on_host(fused))
+
+
+def test_without_an_nvidia_gpu_it_is_refused_by_name(config: ConfigDict) -> None:
+    config.model.lstm = "cudnn"
+    settings.check(config)
+    with pytest.raises(UserError, match=r"'cudnn': needs an NVIDIA GPU, found cpu .*use fused"):
+        make_program(config, 11, 40)
+    config.model.dtype = "bfloat16"
+    with pytest.raises(UserError, match="float32 only"):
+        settings.check(config)

@@ -1,0 +1,203 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from etils import epath
+
+from lovecraft_jax.run import load_run
+from lovecraft_jax.runtime.errors import UserError
+from lovecraft_jax.runtime.files import (
+    GrowingFile,
+    located,
+    on_store,
+    owned,
+    read_rows,
+    trim_rows,
+    trim_samples,
+    write_json,
+    write_text,
+)
+from tests.helpers import store
+
+OWNER = """
+import sys
+from lovecraft_jax.workdir import owned
+with owned(sys.argv[1]):
+    print("owned", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_run_has_one_owner_at_a_time(tmp_path: Path) -> None:
+    with owned(str(tmp_path / "new" / "run")) as workdir:
+        assert Path(workdir) == tmp_path / "new" / "run"
+        assert workdir.is_dir()
+        with pytest.raises(UserError, match="new/run: in use by another run"), owned(str(workdir)):
+            pass
+    with owned(str(tmp_path / "new" / "run")), owned(str(tmp_path / "other")):
+        pass  # free again, and another folder was never taken
+
+
+def test_another_process_holds_the_run_until_it_is_killed(tmp_path: Path) -> None:
+    with _owner(tmp_path) as process:
+        try:
+            assert process.stdout.readline() == "owned\n"
+            with pytest.raises(UserError, match="in use by another run"), owned(str(tmp_path)):
+                pass
+        finally:
+            process.kill()
+        assert process.wait() == -9
+        with owned(str(tmp_path)):
+            pass
+
+
+def test_a_second_process_is_refused(tmp_path: Path) -> None:
+    with owned(str(tmp_path)), _owner(tmp_path) as process:
+        out, told = process.communicate()
+    assert process.returncode == 1
+    assert out == ""
+    assert "in use by another run" in told
+
+
+def test_a_run_that_fails_lets_go(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), owned(str(tmp_path)):
+        raise ZeroDivisionError
+    with owned(str(tmp_path)):
+        pass
+
+
+def test_a_workdir_may_be_relative_or_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    with owned("runs/a") as here, owned("~/b") as home:
+        assert Path(here) == tmp_path / "runs" / "a"
+        assert Path(home) == tmp_path / "home" / "b"
+
+
+def test_a_file_is_no_workdir(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(UserError, match=f"--workdir={path}: cannot be written"), owned(str(path)):
+            pass
+
+
+def test_a_file_is_replaced_whole_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    path = epath.Path(tmp_path / "vocab.json")
+    write_text(path, "old \N{GREEK SMALL LETTER ALPHA}\n" * 1000)
+    with open(path) as reader:  # one that opened the old file keeps it: it was never written over
+        write_text(path, "new\n")
+        assert reader.read() == "old \N{GREEK SMALL LETTER ALPHA}\n" * 1000
+    assert path.read_text() == "new\n"
+    assert [file.name for file in tmp_path.iterdir()] == ["vocab.json"]
+
+
+def test_json_reads_as_it_was_written(workdir: epath.Path) -> None:
+    value = {"name": "\N{CYRILLIC SMALL LETTER A}", "splits": {"train": [1, 2.5, None, True]}}
+    for written in ({"name": "before"}, value):
+        write_json(workdir / "corpus.json", written)
+        assert json.loads((workdir / "corpus.json").read_text()) == written
+    assert _names(workdir) == ["corpus.json"]
+
+
+def test_a_file_grows_by_whole_lines_and_each_is_there_at_once(workdir: epath.Path) -> None:
+    path = workdir / "metrics.jsonl"
+    for text in ("", "1\n2\n3\n"):  # the second goes on with what the first left
+        file = GrowingFile(path)
+        assert _text(path) == text
+        for line in ("1\n", "2\n3\n"):
+            file.add(line)
+            text += line
+            assert _text(path) == text
+        file.close()
+        assert _text(path) == text
+
+
+def test_a_half_line_is_no_row(workdir: epath.Path) -> None:
+    path = workdir / "metrics.jsonl"
+    assert read_rows(path) == []
+    first, second = '{"step": 10, "loss": 1.5}\n', '{"step": 20, "loss": null}\n'
+    for cut in range(len(second)):
+        path.write_text(first + second[:cut])
+        whole = cut == len(second) - 1  # all but the line's end
+        assert read_rows(path) == [{"step": 10, "loss": 1.5}] + [{"step": 20, "loss": None}] * whole
+    path.write_text(first + second)
+    assert [row["step"] for row in read_rows(path)] == [10, 20]
+
+
+def test_trimming_keeps_the_wanted_rows_and_whole_lines(workdir: epath.Path) -> None:
+    path = workdir / "metrics.jsonl"
+    trim_rows(path, lambda row: True)
+    assert not path.exists()
+    path.write_text('{"step": 10}\n{"step": 30}\n{"step": 20}\n{"step": 1')
+    trim_rows(path, lambda row: row["step"] <= 20)
+    assert path.read_text() == '{"step": 10}\n{"step": 20}\n'
+    trim_rows(path, lambda row: False)
+    assert path.read_text() == ""
+    assert _names(workdir) == ["metrics.jsonl"]
+
+
+def test_samples_after_a_step_and_those_of_an_end_are_removed(workdir: epath.Path) -> None:
+    folder = workdir / "samples"
+    trim_samples(folder, 20)  # none yet
+    folder.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True)  # as the loop does, before each
+    for name in ("00000010.txt", "00000020.txt", "00000030.txt", "best.txt", "notes.md"):
+        write_text(folder / name, name)
+    trim_samples(folder, 20)
+    assert _names(folder) == ["00000010.txt", "00000020.txt", "notes.md"]
+
+
+def test_a_path_on_a_store_is_absolute(tmp_path: Path) -> None:
+    store.use(tmp_path)
+    for path in ("gs://bucket/runs/a", "gs://bucket/runs/a/"):
+        assert str(located(path)) == "gs://bucket/runs/a"
+        assert on_store(located(path))
+    assert not on_store(located(tmp_path))
+
+
+def test_a_store_without_its_driver_is_one_line_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "gs", raising=False)
+    monkeypatch.setitem(sys.modules, "gcsfs", None)  # cannot be imported
+    for use in (lambda: owned("gs://bucket/a").__enter__(), lambda: load_run("gs://bucket/a")):
+        with pytest.raises(
+            UserError, match=r"^--workdir=gs://bucket/a: pip install gcsfs, through which gs://"
+        ) as error:
+            use()
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("path", ["s3://bucket/a", "gcs://bucket/a", "file:///tmp/a"])
+def test_another_kind_of_store_is_none(path: str) -> None:
+    with pytest.raises(UserError, match=f"--workdir={path}: expected a folder, or gs://bucket/folder"):
+        located(path)
+
+
+def test_a_workdir_on_a_store_that_is_no_run(tmp_path: Path) -> None:
+    store.use(tmp_path / "objects")
+    with pytest.raises(UserError, match="--workdir=gs://bucket/a: no such folder"):
+        load_run("gs://bucket/a")
+    write_json(located("gs://bucket/a") / "config.json", {})
+    with pytest.raises(UserError, match=r"--workdir=gs://bucket/a: not a run \(vocab.json is missing\)"):
+        load_run("gs://bucket/a")
+
+
+def _text(path: epath.Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+def _names(folder: epath.Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name != "objects")
+
+
+def _owner(workdir: Path) -> subprocess.Popen:
+    """A process that owns `workdir`, says so, and goes on until its input ends."""
+    return subprocess.Popen(
+        [sys.executable, "-c", OWNER, str(workdir)],
+        cwd=Path(__file__).parents[2],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )

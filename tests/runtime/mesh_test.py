@@ -1,0 +1,76 @@
+"""Which devices a batch is split over, and what they agree on."""
+
+import os
+
+import jax
+import numpy as np
+import pytest
+
+from configs import tiny
+from lovecraft_jax.runtime.mesh import (
+    BY_ROW,
+    BY_ROW_STACKED,
+    REPLICATED,
+    by_rows,
+    cores_that_pay,
+    make_mesh,
+    sharding,
+    total,
+)
+
+
+@pytest.mark.parametrize(("batch_size", "count"), [(8, 8), (64, 8), (12, 6), (10, 5), (7, 7), (11, 1), (1, 1)])
+def test_the_largest_number_of_cpu_devices_that_divides_the_batch_is_used(
+    batch_size: int, count: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mesh = make_mesh(batch_size)
+    assert mesh.devices.tolist() == jax.devices()[:count]
+    said = capsys.readouterr()
+    assert said.out == ""
+    told = f"using {count} of 8 CPU devices: data.batch_size={batch_size} divides by no more\n"
+    assert said.err == ("" if count == 8 else told)
+
+
+def test_named_devices_are_all_that_is_used() -> None:
+    assert make_mesh(8, jax.devices()[2:4]).devices.tolist() == jax.devices()[2:4]
+
+
+def test_a_small_model_takes_one_core_and_a_large_one_all_that_have_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cores, batch_size, units, count in (
+        (6, 64, 150, 6),
+        (6, 64, 16, 1),
+        (1, 64, 150, 1),
+        (64, 64, 256, 8),
+        (2, 4, 256, 1),
+        (2, 64, 512, 1),
+    ):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)), raising=False)
+        config = tiny.get_config()
+        config.model.lstm = "fused"
+        config.model.units, config.data.batch_size, config.data.seq_len = units, batch_size, 50
+        assert cores_that_pay(config) == count
+
+
+def test_rows_are_split_in_order_and_everything_else_is_everywhere() -> None:
+    mesh = make_mesh(16)
+    rows = np.arange(32).reshape(16, 2)
+    placed = jax.device_put(rows, sharding(mesh, BY_ROW)).addressable_shards
+    np.testing.assert_array_equal(np.concatenate([shard.data for shard in placed]), rows)
+    assert [shard.data.shape for shard in placed] == [(2, 2)] * 8
+    stacked = jax.device_put(rows.T, sharding(mesh, BY_ROW_STACKED)).addressable_shards
+    np.testing.assert_array_equal(np.concatenate([shard.data for shard in stacked], axis=1), rows.T)
+    assert [shard.data.shape for shard in stacked] == [(2, 2)] * 8
+    copies = jax.device_put(rows, sharding(mesh, REPLICATED)).addressable_shards
+    assert [shard.data.shape for shard in copies] == [(16, 2)] * 8
+
+
+def test_each_device_sees_its_own_rows_and_the_total_of_all() -> None:
+    mesh = make_mesh(16)
+
+    def local(row_B: jax.Array, one: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        return row_B * one, *total((row_B.sum(), one))
+
+    each = by_rows(mesh, local, in_specs=(BY_ROW, REPLICATED), out_specs=(BY_ROW, REPLICATED, REPLICATED))
+    rows, rows_total, devices = jax.jit(each)(np.arange(16), np.int32(1))
+    np.testing.assert_array_equal(rows, np.arange(16))
+    assert (int(rows_total), int(devices)) == (120, 8)

@@ -1,0 +1,115 @@
+import itertools
+import random
+import time
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from lovecraft_jax.data import corpus
+from lovecraft_jax.stylometry.overlap import Copying, Span
+
+TEXTS = st.one_of(
+    st.text("ab", max_size=40), st.text("abc", max_size=40), st.text("a\n\u00e9\u4e2d\U0001f980", max_size=30)
+)
+TALES = st.dictionaries(st.sampled_from("zyxw"), TEXTS, max_size=4)
+
+
+@pytest.fixture(scope="module")
+def tales() -> dict[str, str]:
+    return {tale.name: tale.text for tale in corpus.load("bundled").tales}
+
+
+@settings(deadline=None, max_examples=300)
+@given(TALES, TEXTS, st.integers(1, 6))
+@example({"z": "ab", "y": "ba"}, "abba", 1)  # a border inside
+@example({"z": "ab", "y": "xab"}, "ab", 2)  # in two tales: the first by name, not the first given
+@example({"z": "aaaaa"}, "a" * 12, 3)
+def test_spans_are_those_of_a_search_of_all_places(tales: dict[str, str], text: str, least: int) -> None:
+    copying, expected = Copying(tales), _all_spans(tales, text)
+    assert copying.spans(text, least) == [span for span in expected if span.length >= least]
+    longest = max(expected, key=lambda span: span.length, default=None)
+    assert copying.longest(text) == longest
+    assert copying.shares(text, (least, 2 * least)) == {
+        size: _share(expected, text, size) for size in (least, 2 * least)
+    }
+
+
+def test_a_planted_span_is_told_with_its_tale_and_place(tales: dict[str, str]) -> None:
+    names = sorted(tales)
+    held_out, copied = names[:3], names[20]
+    copying = Copying({name: tales[name] for name in names[3:]})
+    own = "\n\n".join(tales[name] for name in held_out)
+    planted = tales[copied][1234 : 1234 + 137]
+    # Neighbours that the span has nowhere in its tale, so that it is 137 characters and no more.
+    text = f"{own[:5000]}#{planted}#{own[5000:]}"
+    assert [span for span in copying.spans(text) if span.length > 100] == [Span(5001, 5138, copied, 1234)]
+    assert copying.longest(text) == Span(5001, 5138, copied, 1234)
+    assert copying.shares(text, (100,)) == {100: 137 / len(text)}
+    assert copying.longest(own).length < 50  # type: ignore[union-attr]
+
+
+def test_offsets_are_in_characters_whatever_their_bytes() -> None:
+    copying = Copying({"greek": "\u1f00\u03bd\u03ae\u03c1 \U0001f980\U0001f980 end", "latin": "an end"})
+    assert copying.spans("...\U0001f980\U0001f980 end", 3) == [Span(3, 9, "greek", 5)]
+    assert copying.spans("n end", 3) == [Span(0, 5, "latin", 1)]
+
+
+def test_nothing_is_shared_with_or_by_nothing() -> None:
+    for tales, text in (({}, "text"), ({"empty": ""}, "text"), ({"tale": "abc"}, ""), ({"tale": "abc"}, "xyz")):
+        copying = Copying(tales)
+        assert copying.spans(text, 1) == []
+        assert copying.longest(text) is None
+        assert copying.figures(text) == {"copied_longest": 0, "copied_20": 0, "copied_50": 0, "copied_100": 0}
+
+
+def test_shares_count_a_character_once_however_many_spans_hold_it() -> None:
+    copying = Copying({"one": "abcdef", "two": "defghi"})
+    assert copying.spans("abcdefghi##def", 4) == [Span(0, 6, "one", 0), Span(3, 9, "two", 0)]
+    assert copying.shares("abcdefghi##def", (4, 7)) == {4: 9 / 14, 7: 0.0}
+    assert copying.shares("abcdefghi##def", (3,)) == {3: 12 / 14}
+
+
+def test_what_the_author_repeats_is_read_in_pieces_of_one_length() -> None:
+    copying = Copying({"tale": "the quick brown fox jumps over the lazy dog"})
+    own = ["the quick brown fox jum" + "#" * 23, "#" * 50]  # pieces of 23: the first copied whole, the others not
+    figures = copying.author(own, 23)
+    assert figures["copied_longest"] == pytest.approx((0, 0, 0.925 * 23))  # of 23, 0, 0, 0
+    assert figures["copied_20"] == pytest.approx((0, 0, 92.5))
+    assert figures["copied_50"] == (0, 0, 0)
+    assert copying.author(["the quick brown fox jum"], 1000)["copied_longest"] == (23, 23, 23)  # shorter: whole
+
+
+def test_no_text_takes_long(tales: dict[str, str]) -> None:
+    long = "".join(random.Random(0).choices("eta ", k=400_000))
+    copying = Copying(tales | {"long": long})
+    texts = {
+        "copied": long,
+        "two copied halves": long[200_000:] + long[:200_000],
+        "one letter": "a" * 20_000,
+        "random": "".join(random.Random(1).choices("eta ", k=20_000)),
+    }
+    for name, text in texts.items():
+        began = time.process_time()
+        copying.longest(text)
+        assert time.process_time() - began < 5, name  # half a second at most; by the square of it: minutes
+
+
+def _all_spans(tales: dict[str, str], text: str) -> list[Span]:
+    """Every place in the text, every length, every tale."""
+
+    def holds(start: int, end: int) -> bool:
+        return start >= 0 and end <= len(text) and any(text[start:end] in tale for tale in tales.values())
+
+    places = itertools.combinations(range(len(text) + 1), 2)
+    maximal = [at for at in places if holds(*at) and not holds(at[0] - 1, at[1]) and not holds(at[0], at[1] + 1)]
+    spans = []
+    for start, end in maximal:
+        tale = next(name for name in sorted(tales) if text[start:end] in tales[name])
+        spans.append(Span(start, end, tale, tales[tale].find(text[start:end])))
+    return spans
+
+
+def _share(spans: list[Span], text: str, least: int) -> float:
+    inside = {at for span in spans if span.length >= least for at in range(span.start, span.end)}
+    return len(inside) / max(1, len(text))

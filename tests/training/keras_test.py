@@ -1,0 +1,83 @@
+"""The article's recipe against Keras's own numbers, as tests/fixtures/keras_fixture.py wrote them down."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from configs import c100
+from lovecraft_jax.data.batches import Batch
+from lovecraft_jax.training.compiled import make_program
+from lovecraft_jax.training.step import binary
+from tests.helpers.trees import assert_close
+
+KERAS = json.loads((Path(__file__).parents[1] / "fixtures" / "keras.json").read_text())
+V, H, B, T = 5, 2, 4, 6
+
+
+def test_the_loss_is_keras_s_from_unsure_to_where_it_clips() -> None:
+    logits_NV, targets_N = (np.concatenate(KERAS["loss"][name]) for name in ("logits", "targets"))
+    for logits_V, target, loss in zip(logits_NV, targets_N, np.concatenate(KERAS["loss"]["losses"]), strict=True):
+        actual = binary(jnp.float32(logits_V)[None, None], batch(np.array([[target, target]]))) / V
+        assert float(actual) == pytest.approx(loss, rel=1e-5)
+
+
+@pytest.mark.parametrize(("lstm", "cores"), [("scan", 1), ("native", 1), ("fused", 2)])
+def test_three_steps_of_the_article_are_keras_s(lstm: str, cores: int) -> None:
+    config = recipe()
+    config.model.lstm = lstm
+    program = make_program(config, V, total_steps=100, cores=cores)
+    state = program.init(0)
+    for step in KERAS["steps"]:
+        one = jax.tree.map(lambda leaf: leaf[None], batch(np.array(step["tokens"])))
+        state = state if state.step else state.replace(variables=like(state.variables, from_keras(KERAS["weights"])))
+        state, metrics = program.train_steps(state, program.put(one))
+        assert float(metrics["bce"][0]) == pytest.approx(step["loss"], rel=1e-5)
+        # A step moves a weight by about 1e-3. Far under the 1e-5 that epsilon's place alone would make.
+        expected = from_keras(step["weights"])["params"]
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=3e-7), state.variables["params"], expected
+        )
+
+
+def test_chunks_of_time_add_up_to_the_same_loss_and_gradient() -> None:
+    results = []
+    for remat in (0, 1):
+        config = recipe()
+        config.model.remat = remat
+        program = make_program(config, V, total_steps=100)
+        one = jax.tree.map(lambda leaf: leaf[None], batch(np.array(KERAS["steps"][0]["tokens"])))
+        state, metrics = program.train_steps(program.init(0), program.put(one))
+        results.append((metrics["bce"], metrics["loss"], state.variables["params"]))
+    assert_close(*jax.device_get(results))
+
+
+def recipe() -> ConfigDict:
+    """The article's, of the sizes that Keras was asked about."""
+    config = c100.get_config("article")
+    config.model.units = H
+    config.data.update({"batch_size": B, "seq_len": T})
+    return config
+
+
+def batch(tokens: np.ndarray) -> Batch:
+    x_BT, y_BT = tokens[:, :-1].astype(np.uint8), tokens[:, 1:].astype(np.uint8)
+    return Batch(x_BT, y_BT, np.ones(x_BT.shape, np.uint8), np.ones(len(tokens), bool))
+
+
+def from_keras(weights: list[list[float]]) -> Any:
+    """Keras's list of weights as our tree."""
+    shapes = [(V, 4 * H), (H, 4 * H), (4 * H,), (H, 4 * H), (H, 4 * H), (4 * H,), (H, V), (V,)]
+    leaves = [np.array(flat, np.float32).reshape(shape) for flat, shape in zip(weights, shapes, strict=True)]
+    cells = [dict(zip(("kernel_x", "kernel_h", "bias"), leaves[n : n + 3], strict=True)) for n in (0, 3)]
+    return {"params": {"lstm_0": cells[0], "lstm_1": cells[1], "head_kernel": leaves[6], "head_bias": leaves[7]}}
+
+
+def like(placed: Any, values: Any) -> Any:
+    """The values where those of a state lie."""
+    return jax.tree.map(lambda leaf, value: jax.device_put(value, leaf.sharding), placed, values)

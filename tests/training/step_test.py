@@ -1,0 +1,205 @@
+"""The loss and the training step: what counts, what is forgotten, what is not finite, and what can be learnt."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from ml_collections import ConfigDict
+
+from configs import tiny
+from lovecraft_jax.data.batches import Batch
+from lovecraft_jax.model.lm import make_model
+from lovecraft_jax.runtime.mesh import make_mesh
+from lovecraft_jax.training.compiled import Program, make_program
+from lovecraft_jax.training.optimizer import make_optimizer
+from lovecraft_jax.training.state import TrainState
+from lovecraft_jax.training.step import forget, make_gradient, make_train_step, nats
+from tests.helpers.trees import assert_close, on_host
+
+V, B, T, TOTAL = 11, 8, 6, 100
+
+
+def small() -> ConfigDict:
+    """One layer, dropout on, no warmup, and no clipping, so that Adam's first moment is the gradient itself."""
+    config = tiny.get_config()
+    config.model.update({"layers": 1, "embed": 0})
+    config.optimizer.update({"warmup": 0, "clip": 1e9})
+    return config
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["collective", "cores"])
+def program(request: pytest.FixtureRequest) -> Program:
+    """Dispatches of two steps over eight devices and a collective, and over two cores of a CPU."""
+    return make_program(small(), V, TOTAL, cores=request.param)
+
+
+@pytest.fixture
+def start(program: Program) -> TrainState:
+    """A state whose lanes remember something, at step 3."""
+    state = program.init(0)
+    rng = np.random.default_rng(0)
+    drawn = lambda leaf: jax.device_put(rng.normal(size=leaf.shape).astype(np.float32), leaf.sharding)  # noqa: E731
+    return state.replace(carry=jax.tree.map(drawn, state.carry), step=state.step + 3)
+
+
+def test_nats_are_the_weighted_sum_of_the_targets_negative_log_probability() -> None:
+    logits_BTV = jnp.log(jnp.array([[[0.5, 0.25, 0.25], [0.125, 0.125, 0.75]], [[0.25, 0.25, 0.5], [0.5, 0.4, 0.1]]]))
+    y_BT, weight_BT = np.array([[0, 1], [2, 2]], np.uint8), np.array([[1, 2], [1, 0]], np.uint8)
+    total, weights = nats(logits_BTV, Batch(y_BT, y_BT, weight_BT, np.zeros(2, bool)))
+    # -log2 of 1/2, of 1/8 twice, and of 1/2.
+    assert (float(total), float(weights)) == (pytest.approx((1 + 2 * 3 + 1) * np.log(2), rel=1e-6), 4)
+
+
+def test_forget_zeroes_the_rows_that_start_over_and_no_other() -> None:
+    carry = ((jnp.full((3, 2), 7.0), jnp.full((3, 2), jnp.nan)),)
+    ((c_BH, h_BH),) = forget(carry, np.array([True, False, True]))
+    np.testing.assert_array_equal(c_BH, [[0, 0], [7, 7], [0, 0]])
+    np.testing.assert_array_equal(h_BH, [[0, 0], [np.nan, np.nan], [0, 0]])
+
+
+def test_a_row_that_starts_over_is_the_same_whatever_its_carry(program: Program, start: TrainState) -> None:
+    reset_B = np.arange(B) % 3 == 0
+    given = two(batch(0)._replace(reset_B=reset_B), batch(1))
+
+    def after(carry_of_reset: float, carry_of_rest: float) -> Any:
+        added = jnp.where(reset_B, carry_of_reset, carry_of_rest)[:, None]
+        return on_host(train(program, copy(start, carry=jax.tree.map(lambda c: c + added, start.carry)), given))
+
+    expected = after(0.0, 0.0)
+    jax.tree.map(np.testing.assert_array_equal, after(100.0, 0.0), expected)
+    assert after(0.0, 1.0)[1]["loss"][0] != expected[1]["loss"][0]
+
+
+def test_loss_and_gradient_are_the_weighted_mean_over_all_rows(program: Program, start: TrainState) -> None:
+    model = program.model
+    weight_BT = np.random.default_rng(3).integers(3, size=(B, T), dtype=np.uint8)
+    weight_BT[4:] = 0  # a core, and four of eight devices, with nothing to say
+    given = batch(0)._replace(weight_BT=weight_BT)
+    masks = model.dropout_masks(jax.random.fold_in(start.rng, 3), B)
+
+    def mean(params: Any) -> jax.Array:
+        _, logits_BTV = model.apply({"params": params}, start.carry, given.x_BT.astype(np.int32), masks)
+        picked = jax.nn.one_hot(given.y_BT, V) * jax.nn.log_softmax(logits_BTV)
+        return -jnp.sum(picked.sum(axis=-1) * weight_BT.astype(np.float32)) / float(weight_BT.sum())
+
+    loss, grads = jax.jit(jax.value_and_grad(mean))(jax.device_get(start.variables["params"]))
+    state, metrics = train(program, start, two(given, DEAD))
+    assert_close(metrics["loss"][0], loss)
+    assert_close(metrics["grad_norm"][0], optax.tree.norm(grads))
+    moments = optax.tree.get(state.opt_state, "mu")
+    assert_close(moments, jax.tree.map(lambda grad: (1 - small().optimizer.beta1) * grad, grads))
+
+
+@pytest.mark.parametrize("lstm", ["scan", "fused", "native"])
+def test_chunks_of_time_computed_again_give_the_same_gradient_and_carry(lstm: str) -> None:
+    config = small()
+    config.model.layers = 2
+    rng = np.random.default_rng(0)
+    given = batch(0)._replace(weight_BT=rng.integers(3, size=(B, T), dtype=np.uint8), reset_B=np.arange(B) % 3 == 0)
+    results = []
+    for remat in (0, 2):
+        config.model.remat = remat
+        model = make_model(config, V, lstm)
+        carry = jax.tree.map(lambda leaf: jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape), model.initial_carry(B))
+        variables = model.init(jax.random.key(1), carry, jnp.zeros((B, T), jnp.int32))
+        masks = model.dropout_masks(jax.random.key(2), B)
+        results.append(jax.jit(make_gradient(model))(variables, carry, given, masks))
+    assert_close(on_host(results[1]), on_host(results[0]))
+
+
+def test_what_has_no_weight_changes_nothing(program: Program, start: TrainState) -> None:
+    given, other = batch(0), batch(1)
+    given.weight_BT[:, 4:] = 0
+    given.weight_BT[5] = 0
+    y_BT = np.where(given.weight_BT == 0, other.y_BT, given.y_BT)
+    results = [train(program, copy(start), two(given._replace(y_BT=y), DEAD)) for y in (given.y_BT, y_BT)]
+    jax.tree.map(np.testing.assert_array_equal, *map(on_host, results))
+
+
+def test_a_step_that_is_not_finite_changes_nothing_nor_does_any_after_it(program: Program, start: TrainState) -> None:
+    before = on_host(start)
+    state, metrics = train(program, copy(start), two(DEAD, batch(0)))
+    jax.tree.map(np.testing.assert_array_equal, on_host(state), before)
+    assert metrics["finite"].tolist() == [False, True]
+
+    # Batches 0, 1, 2, with and without a step that comes to nothing after the first.
+    state, metrics = train(program, copy(start), two(batch(0), DEAD))
+    assert (int(state.step), metrics["finite"].tolist()) == (3 + 1, [True, False])
+    state, _ = train(program, state, two(batch(1), batch(2)))
+    expected, _ = train(program, copy(start), two(batch(0), batch(1)))
+    expected, _ = train(program, expected, two(batch(2), DEAD))
+    jax.tree.map(np.testing.assert_array_equal, on_host(state), on_host(expected))
+
+
+@pytest.mark.parametrize(("size", "finite_loss"), [(np.nan, False), (1e20, True)])
+def test_no_step_is_taken_where_the_gradient_is_not_finite(
+    program: Program, start: TrainState, size: float, finite_loss: bool
+) -> None:
+    params = start.variables["params"]
+    sick = copy(start, variables={"params": params | {"head_kernel": params["head_kernel"] * size}})
+    before = on_host(sick)
+    state, metrics = train(program, sick, two(batch(0), batch(1)))
+    assert np.isfinite(metrics["loss"]).tolist() == [finite_loss] * 2
+    assert np.isfinite(metrics["grad_norm"]).tolist() == [False] * 2
+    assert metrics["finite"].tolist() == [False] * 2
+    jax.tree.map(np.testing.assert_array_equal, on_host(state), before)
+
+
+def test_an_update_that_is_not_finite_is_told_and_none_follows(program: Program, start: TrainState) -> None:
+    rate = start.opt_state[0].hyperparams["learning_rate"]
+    sick = copy(start, opt_state=optax.tree.set(start.opt_state, learning_rate=rate * np.inf))
+    state, metrics = train(program, sick, two(batch(0), batch(1)))
+    assert np.isfinite(metrics["loss"][0])
+    assert np.isfinite(metrics["grad_norm"][0])
+    assert metrics["finite"].tolist() == [False] * 2
+    assert int(state.step) == 3 + 1
+
+
+def test_two_seeds_side_by_side_on_one_device_equal_each_alone_on_eight(program: Program) -> None:
+    config, device = small(), jax.devices()[0]
+    train_step = make_train_step(program.model, make_optimizer(config.optimizer, TOTAL), make_mesh(B, [device]))
+    states = jax.device_put([program.init(seed) for seed in (0, 1)], device)
+    both = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+    side_by_side, _ = jax.jit(jax.vmap(train_step, in_axes=(0, None, None)))(both, batch(0), np.True_)
+    alone = [on_host(train(program, program.init(seed), two(batch(0), DEAD))[0]) for seed in (0, 1)]
+    assert_close(on_host(side_by_side), jax.tree.map(lambda *leaves: np.stack(leaves), *alone))
+
+
+def test_one_line_can_be_learnt_by_heart() -> None:
+    line = np.frombuffer(b"\nIn his house at R'lyeh dead Cthulhu waits dreaming.\n", np.uint8)
+    config = small()
+    config.model.update({"units": 32, "dropout": 0.0, "dropout_input": 0.0})
+    config.optimizer.update({"lr": 0.02, "clip": 1.0})
+    config.data.batch_size = 1
+    program = make_program(config, 128, total_steps=200)
+    once = Batch(line[None, :-1], line[None, 1:], np.ones((1, len(line) - 1), np.uint8), np.ones(1, bool))
+    _, metrics = train(program, program.init(0), Batch(*(np.repeat(part[None], 200, 0) for part in once)))
+    assert metrics["loss"][0] > 4  # nats: near log 128
+    assert metrics["loss"][-1] < 0.1
+
+
+def batch(seed: int) -> Batch:
+    tokens = np.random.default_rng(seed).integers(V, size=(B, T + 1), dtype=np.uint8)
+    return Batch(tokens[:, :-1], tokens[:, 1:], np.ones((B, T), np.uint8), np.zeros(B, bool))
+
+
+DEAD = batch(9)._replace(weight_BT=np.zeros((B, T), np.uint8))
+"""Without a weight in it, the mean is 0 / 0."""
+
+
+def two(first: Batch, second: Batch) -> Batch:
+    """The batches of one dispatch."""
+    return Batch(*map(np.stack, zip(first, second, strict=True)))
+
+
+def train(program: Program, state: TrainState, batches: Batch) -> tuple[TrainState, Any]:
+    """One dispatch."""
+    return program.train_steps(state, program.put(batches))
+
+
+def copy(state: TrainState, **changes: Any) -> TrainState:
+    """A state of its own, for a call that donates it."""
+    return jax.tree.map(jnp.copy, state.replace(**changes))
