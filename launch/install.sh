@@ -21,6 +21,6 @@ install_venv() {
     echo "installing requirements.txt${extra:+ and the extras $extra} into .venv" >&2
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt ${extra:+-e ".[$extra]"}
     echo "$what" >".venv/installed-${extra:-plain}"
-    .venv/bin/python -m lovecraft_jax.model.native  # compiles now what the first start would wait for
+    .venv/bin/python -m lovecraft_jax.model.native.build  # compiles now what the first start would wait for
   fi
 }

@@ -9,7 +9,7 @@ from lovecraft_jax import cli
 from lovecraft_jax.data.corpus import read_tale
 from lovecraft_jax.run import load_run
 from lovecraft_jax.runtime.errors import UserError
-from lovecraft_jax.training.metrics import strict
+from lovecraft_jax.runtime.files import strict
 
 
 def main() -> int:

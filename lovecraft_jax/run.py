@@ -13,7 +13,7 @@ from lovecraft_jax.data.cleaning import clean_all
 from lovecraft_jax.data.tokenizer import Encoded, Vocab
 from lovecraft_jax.inference.generate import Sampling, encode_prompt, follow, write
 from lovecraft_jax.inference.scoring import Score, Scorer
-from lovecraft_jax.model import native
+from lovecraft_jax.model import backend
 from lovecraft_jax.model.lm import LSTMLM, make_model
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.runtime.files import located
@@ -89,7 +89,7 @@ def load_run(workdir: str, checkpoint: str | int = "best") -> Run:
     config, vocabulary, corpus = read_record(path)
     if not (path / "checkpoints").is_dir():
         raise UserError(f"--workdir={workdir}: no checkpoint yet; train until the first is saved")
-    model = make_model(config, vocabulary.size, native.fastest(config.model))  # whatever trained it, it runs anywhere
+    model = make_model(config, vocabulary.size, backend.fastest(config.model))  # whatever trained it, it runs anywhere
     checkpoints = Checkpoints(path, read_only=True)
     restored = checkpoints.restore_newest(state_target(config, model), _wanted(checkpoints, checkpoint, workdir))
     checkpoints.close()

@@ -9,12 +9,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lovecraft_jax.model import native
-from lovecraft_jax.model.lm import LSTMLM, Carry, forward
+from lovecraft_jax.model.lm import LSTMLM, Carry, Variables, forward
 from lovecraft_jax.model.lstm_fused import LayerCarry, activate, scale_and_shift
 from lovecraft_jax.model.matmul import dot
+from lovecraft_jax.model.native import ops
 from lovecraft_jax.settings import IN_CELL
-from lovecraft_jax.training.state import Variables
 
 
 class Folded(NamedTuple):
@@ -48,7 +47,7 @@ def make_decoder(model: LSTMLM, variables: Variables) -> Decoder:
         kernels += [jnp.concatenate([kernel, cell.kernel_h]) for cell, kernel in zip(others, kernels_x, strict=True)]
         head_HV = model.embedding.T if model.tie else model.head_kernel
         if model.lstm == "native":
-            kernels, head_HV = [native.pack_gates(kernel) for kernel in kernels], native.pack(head_HV)
+            kernels, head_HV = [ops.pack_gates(kernel) for kernel in kernels], ops.pack(head_HV)
         biases_1G = (cell.bias[None] + shift for cell, shift in zip(others, shifts_1G, strict=True))
         starts = (first.normalise_input(table_VG) + first.bias[None], *biases_1G)
         return Folded(starts, tuple(kernels), (head_HV, model.head_bias))
@@ -63,7 +62,7 @@ def decode(model: LSTMLM, decoder: Decoder, carry: Carry, ids_S: jax.Array) -> t
         carry, logits_S1V = forward(model, decoder, carry, ids_S[:, None])
         return carry, logits_S1V[:, 0]
     if model.lstm == "native":
-        return native.token(ids_S, *decoder, carry)
+        return ops.token(ids_S, *decoder, carry)
     below_SH, scaled = jnp.zeros((len(ids_S), 0)), scale_and_shift(model.units)
     after: list[LayerCarry] = []
     for (c_SH, h_SH), start, kernel in zip(carry, decoder.starts, decoder.kernels, strict=True):

@@ -10,9 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lovecraft_jax.inference.decoder import Decoder, decode, make_decoder
-from lovecraft_jax.model.lm import LSTMLM, Carry
-from lovecraft_jax.training.state import Variables
-from lovecraft_jax.training.step import forget
+from lovecraft_jax.model.lm import LSTMLM, Carry, Variables, forget
 
 CHUNK = 500
 """Tokens of a lane in one dispatch."""

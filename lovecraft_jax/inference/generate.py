@@ -11,9 +11,8 @@ import numpy as np
 
 from lovecraft_jax.data.tokenizer import UNKNOWN_ID, Vocab
 from lovecraft_jax.inference.decoder import Decoder, decode, make_decoder
-from lovecraft_jax.model.lm import LSTMLM, Carry, forward
+from lovecraft_jax.model.lm import LSTMLM, Carry, Variables, forward
 from lovecraft_jax.runtime.errors import UserError
-from lovecraft_jax.training.state import Variables
 
 LEAST_TEMPERATURE = 1e-30
 """Below it float32 has no room for the quotient; it is greedy long before."""

@@ -9,21 +9,39 @@ import dataclasses
 import functools
 import math
 import sys
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from lovecraft_jax.data.batches import Batch
 from lovecraft_jax.data.tokenizer import Encoded
-from lovecraft_jax.model.lm import LSTMLM
+from lovecraft_jax.model.lm import LSTMLM, Carry, Variables, forget, forward
+from lovecraft_jax.model.losses import binary, nats
 from lovecraft_jax.runtime import distributed
-from lovecraft_jax.training.metrics import Row
-from lovecraft_jax.training.state import Variables
-from lovecraft_jax.training.step import Cost, make_eval_step
+from lovecraft_jax.runtime.files import Row
 
 WARM_TOKENS = 1000
 CHUNK = 500
 """Tokens of a lane in one dispatch."""
+
+
+class Cost(NamedTuple):
+    """What a text costs a model, summed over its tokens: `nats`, and what `binary` says."""
+
+    nats: jax.Array
+    binary: jax.Array
+
+
+def make_eval_step(model: LSTMLM) -> Callable[[Variables, Carry, Batch], tuple[Variables, Carry, Cost]]:
+    """(variables, carry, chunk) -> (variables, carry, cost): a fold, so that dynamic evaluation is another step."""
+
+    def eval_step(variables: Variables, carry: Carry, batch: Batch) -> tuple[Variables, Carry, Cost]:
+        carry, logits_BTV = forward(model, variables, forget(carry, batch.reset_B), batch.x_BT)
+        return variables, carry, Cost(nats(logits_BTV, batch)[0], binary(logits_BTV, batch))
+
+    return eval_step
 
 
 @dataclasses.dataclass(frozen=True)

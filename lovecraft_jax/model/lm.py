@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
-from lovecraft_jax.model import native
+from lovecraft_jax.model import backend
 from lovecraft_jax.model.cells import LSTMCell, run_layer
 from lovecraft_jax.model.lstm_cudnn import run_cudnn
 from lovecraft_jax.model.lstm_fused import LayerCarry
@@ -25,6 +25,9 @@ Carry = tuple[LayerCarry, ...]
 
 Masks = tuple[jax.Array | None, ...]
 """Dropout masks, scaled by 1/keep: for the input [B, D], then for each layer's output [B, H]; None drops nothing."""
+
+Variables = dict[str, Any]
+"""Flax's collections; "params" is one of them."""
 
 
 class LSTMLM(nn.Module):
@@ -133,6 +136,11 @@ def forward_in_training(
     return carry, logits_BTV, dict(changed)
 
 
+def forget(carry: Carry, reset_B: ArrayLike) -> Carry:
+    """The carry, zero in the rows that start over."""
+    return jax.tree.map(lambda leaf_BH: jnp.where(jnp.asarray(reset_B)[:, None], 0.0, leaf_BH), carry)
+
+
 def make_model(config: ConfigDict, vocab_size: int, lstm: str = "") -> LSTMLM:
     """The model that `config.model` describes, with another `lstm` where one is named.
 
@@ -150,7 +158,7 @@ def make_model(config: ConfigDict, vocab_size: int, lstm: str = "") -> LSTMLM:
         forget_bias=settings.get("forget_bias", BEFORE["model.forget_bias"]),
         norm=settings.get("norm", BEFORE["model.norm"]),
         dtype=jnp.dtype(settings.dtype),
-        lstm=lstm or native.resolve(settings),
+        lstm=lstm or backend.resolve(settings),
         remat=settings.get("remat", 0),  # runs from before it have none
         loss=config.train.get("loss", BEFORE["train.loss"]),
     )

@@ -7,21 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import rnn
-from ml_collections import ConfigDict
 
 from lovecraft_jax.model.cells import LSTMCell
 from lovecraft_jax.model.lstm_fused import LayerCarry
-from lovecraft_jax.runtime.errors import UserError
-
-
-def check(config: ConfigDict) -> None:
-    """Raises UserError where `config` asks for cuDNN and there is none."""
-    if config.model.lstm == "cudnn" and "cuda" not in (found := jax.devices()[0].client.platform_version).lower():
-        kind = jax.default_backend()
-        raise UserError(
-            f"config.model.lstm='cudnn': needs an NVIDIA GPU, found {kind} ({found.splitlines()[0]}); "
-            "use fused, which goes on with the same checkpoints"
-        )
 
 
 def run_cudnn(cell: LSTMCell, carry: LayerCarry, x_TBD: jax.Array) -> tuple[LayerCarry, jax.Array]:

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lovecraft_jax.model import native
 from lovecraft_jax.model.matmul import dot, sum_of_rows
+from lovecraft_jax.model.native import ops
 
 LayerCarry = tuple[jax.Array, jax.Array]
 """(c_BH, h_BH), float32, in Flax's order."""
@@ -45,7 +45,7 @@ def _forward(
     dtype: jnp.dtype,
     in_cpp: bool,
 ) -> tuple[tuple[LayerCarry, jax.Array], Saved]:
-    loop = native.forward_loop if in_cpp else functools.partial(forward_loop, dtype=dtype)
+    loop = ops.forward_loop if in_cpp else functools.partial(forward_loop, dtype=dtype)
     gates_TBG, c_TBH, h_TBH = loop(kernel_h_HG, bias_G, gates_x_TBG, carry)
     return ((c_TBH[-1], h_TBH[-1]), h_TBH), (kernel_h_HG, carry, gates_TBG, c_TBH, h_TBH)
 
@@ -55,13 +55,13 @@ def _backward(dtype: jnp.dtype, in_cpp: bool, saved: Saved, cotangents: tuple[La
     saved, cotangents = lax.optimization_barrier((saved, cotangents))
     kernel_h_HG, (first_c_BH, first_h_BH), gates_TBG, c_TBH, h_TBH = saved
     H = len(kernel_h_HG)
-    loop = native.backward_loop if in_cpp else functools.partial(backward_loop, dtype=dtype)
+    loop = ops.backward_loop if in_cpp else functools.partial(backward_loop, dtype=dtype)
     grad_TBG, c_grad_BH = loop(kernel_h_HG, first_c_BH, gates_TBG, c_TBH, *cotangents)
     # Flat before the product: over [T, B] XLA would first copy the whole gradient into another order.
     h_before_NH = jnp.concatenate([first_h_BH[None], h_TBH[:-1]]).reshape(-1, H)
     grad_NG = grad_TBG.reshape(-1, 4 * H)
     carry_grad = c_grad_BH, dot(grad_TBG[0], kernel_h_HG.T, dtype)
-    kernel_grad_HG = native.outer(h_before_NH, grad_NG) if in_cpp else dot(h_before_NH.T, grad_NG, dtype)
+    kernel_grad_HG = ops.outer(h_before_NH, grad_NG) if in_cpp else dot(h_before_NH.T, grad_NG, dtype)
     return kernel_grad_HG, sum_of_rows(grad_NG), grad_TBG, carry_grad
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lovecraft_jax.model import native
+from lovecraft_jax.model.native import ops
 
 
 def dot(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype) -> jax.Array:
@@ -13,7 +13,7 @@ def dot(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype) -> jax.Array:
 
 
 def of_rows(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype, in_cpp: bool) -> jax.Array:
-    """The same of x [..., D], all rows at once; with `in_cpp` (native.py), float32 alone, and so are the gradients."""
+    """The same of x [..., D], all rows at once; with `in_cpp` (ops.py), float32 alone, and so are the gradients."""
     flat_ND = x.reshape(-1, x.shape[-1])
     product_NC = _product(flat_ND, kernel) if in_cpp else dot(flat_ND, kernel, dtype)
     return product_NC.reshape(*x.shape[:-1], kernel.shape[-1])
@@ -21,12 +21,12 @@ def of_rows(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype, in_cpp: bool) -> 
 
 @jax.custom_vjp
 def _product(x_ND: jax.Array, kernel_DC: jax.Array) -> jax.Array:
-    return native.product(x_ND, kernel_DC)
+    return ops.product(x_ND, kernel_DC)
 
 
 def _product_backward(saved: tuple[jax.Array, jax.Array], grad_NC: jax.Array) -> tuple[jax.Array, jax.Array]:
     x_ND, kernel_DC = saved
-    return native.product_transposed(grad_NC, kernel_DC), native.outer(x_ND, grad_NC)
+    return ops.product_transposed(grad_NC, kernel_DC), ops.outer(x_ND, grad_NC)
 
 
 _product.defvjp(lambda x_ND, kernel_DC: (_product(x_ND, kernel_DC), (x_ND, kernel_DC)), _product_backward)

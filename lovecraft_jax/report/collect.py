@@ -15,14 +15,13 @@ from lovecraft_jax.probing.units import Unit
 from lovecraft_jax.run import load_run
 from lovecraft_jax.runtime.console import say
 from lovecraft_jax.runtime.errors import UserError
-from lovecraft_jax.runtime.files import located, read_rows
+from lovecraft_jax.runtime.files import Row, located, read_rows
 from lovecraft_jax.stylometry.authorship import Author, Comparison
 from lovecraft_jax.stylometry.authorship import Row as StyleRow
 from lovecraft_jax.stylometry.features import measure
 from lovecraft_jax.stylometry.overlap import Copying, Span
 from lovecraft_jax.stylometry.reference import Reference
 from lovecraft_jax.training import metrics
-from lovecraft_jax.training.metrics import Row
 
 TEMPERATURES = (0.4, 0.7, 1.0)
 STREAMS, LENGTH = 8, 10_000

@@ -12,7 +12,6 @@ from lovecraft_jax.report import plots
 from lovecraft_jax.report.collect import Findings
 from lovecraft_jax.report.excerpts import BITS, copied, held, shortened, surprising
 from lovecraft_jax.report.palette import DARK, LIGHT, RUNS
-from lovecraft_jax.report.svg import svg
 from lovecraft_jax.stylometry.authorship import Curve, Row
 from lovecraft_jax.stylometry.overlap import LEAST
 
@@ -56,8 +55,8 @@ def render(runs: Sequence[Findings]) -> str:
         light=LIGHT,
         dark=DARK,
         bits=BITS,
-        scores=Markup(svg(plots.scores(scores), _scores_label(scores), "scores")),
-        curve=Markup(svg(plots.curve(curves), _curve_label(runs), "curve")),
+        scores=Markup(plots.svg(plots.scores(scores), _scores_label(scores), "scores")),
+        curve=Markup(plots.svg(plots.curve(curves), _curve_label(runs), "curve")),
     )
 
 
@@ -90,7 +89,7 @@ def _figures(run: Findings, colour: str) -> dict[str, Markup]:
             f"{letter or 'the end'} {100 * prob:.0f} %" for letter, prob in zip(letters, probs, strict=True)
         )
         labels["word"] = f"How probable {run.name} finds each letter of {guess.place.word}: {told}."
-    return {key: Markup(svg(figure, labels[key], f"{run.name}-{key}")) for key, figure in drawn.items()}
+    return {key: Markup(plots.svg(figure, labels[key], f"{run.name}-{key}")) for key, figure in drawn.items()}
 
 
 def _beside_label(title: str, text: Curve) -> str:

@@ -1,7 +1,10 @@
 """Numbers in, matplotlib figures out, in the report's light colours."""
 
 import dataclasses
+import io
+import re
 from collections.abc import Sequence
+from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
@@ -10,10 +13,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from lovecraft_jax.report.palette import LIGHT, RUNS
+from lovecraft_jax.runtime.files import Row
 from lovecraft_jax.stylometry.authorship import Curve as Beside
-from lovecraft_jax.training.metrics import Row
 
 matplotlib.rcParams["text.parse_math"] = False  # a dollar in the name of a run or a tale is a dollar
+
+_SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
+ElementTree.register_namespace("", _SVG)
+ElementTree.register_namespace("xlink", _XLINK)
 
 WIDTH = 4.9  # inches, of 72 units each in the SVG: with text of 10 it can be read on a telephone
 LINES = ("-", (0, (4, 2)), (0, (1, 1.5)))
@@ -165,3 +172,36 @@ def _quiet(axes: Axes) -> None:
     axes.tick_params(which="both", color=LIGHT["line"], labelcolor=LIGHT["quiet"])
     axes.xaxis.label.set_color(LIGHT["quiet"])
     axes.yaxis.label.set_color(LIGHT["quiet"])
+
+
+def svg(figure: Figure, label: str, key: str) -> str:
+    """One `<svg>` element that fills its container; `label` says what it shows, `key` is its own on the page.
+
+    A colour of LIGHT becomes a variable of the page's style sheet, which knows light and dark.
+    """
+    text = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": key}):
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    root = ElementTree.fromstring(text.getvalue())
+    for parent in list(root.iter()):
+        for child in list(parent):
+            # Metadata is of no use here, and a style sheet inside would be the whole page's.
+            if child.tag in (f"{{{_SVG}}}metadata", f"{{{_SVG}}}style"):
+                parent.remove(child)
+    for element in root.iter():
+        if element.tag == f"{{{_SVG}}}g":
+            element.attrib.pop("id", None)  # figure_1, axes_1: the same in every figure
+        if "style" in element.attrib:
+            element.set("style", _themed(element.attrib["style"]))
+    for size in ("width", "height"):
+        root.attrib.pop(size)
+    root.set("role", "img")
+    root.set("aria-label", label)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _themed(style: str) -> str:
+    """Variables for colours, and the page's font."""
+    for name, colour in LIGHT.items():
+        style = style.replace(colour, f"var(--{name})")
+    return re.sub(r"font-family: [^;]+(; )?", "", style)

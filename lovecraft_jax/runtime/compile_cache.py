@@ -1,7 +1,5 @@
 """Compiled programs kept between starts, in the user's cache folder, each kind of machine in a folder of its own."""
 
-import hashlib
-import platform
 import shutil
 import warnings
 from pathlib import Path
@@ -11,6 +9,7 @@ import jax
 import pooch
 
 from lovecraft_jax.runtime.console import say
+from lovecraft_jax.runtime.hardware import machine
 
 DAMAGED = "Error reading persistent compilation cache entry"
 
@@ -24,16 +23,6 @@ def keep_programs() -> None:
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     _empty_when_damaged(folder)
-
-
-def machine() -> str:
-    """A name for this kind of machine: what was compiled for one CPU may not run on another, or run slower."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        told = sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
-    except OSError:  # elsewhere than on Linux each machine is a kind of its own
-        told = [platform.processor(), platform.node()]
-    return hashlib.sha256("\n".join([platform.system(), platform.machine(), *told]).encode()).hexdigest()[:16]
 
 
 def _empty_when_damaged(folder: Path) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lovecraft_jax.runtime.console import hush, say
+from lovecraft_jax.runtime.console import say, silence
 from lovecraft_jax.runtime.errors import FAILED, INTERRUPTED, RunError, UserError
 
 HEARTBEAT_SECONDS = 20
@@ -66,7 +66,7 @@ def find_devices() -> None:
         return
     _make_gloo_give_way(before)
     if not is_first():
-        hush()
+        silence()
     # What libraries print of themselves, as Gloo does, is no result: standard output is ours alone.
     sys.stdout = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

@@ -1,6 +1,7 @@
 """A run's directory, on a disk or an object store: files that are never half written, rows trimmed on resume."""
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,9 @@ from etils import epath
 
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.runtime.lock import locked_on_disk, locked_on_store
+
+Row = dict[str, Any]
+"""{"step": ..., "split": "train" | "valid" | "test", "loss": nats per token, "bpc": ..., ...}"""
 
 
 def located(path: str | os.PathLike[str]) -> epath.Path:
@@ -105,3 +109,8 @@ def trim_rows(path: epath.Path, keep: Callable[[dict[str, Any]], bool]) -> None:
     """Removes the rows that `keep` refuses, and half lines."""
     if path.exists():
         write_text(path, "".join(json.dumps(row) + "\n" for row in read_rows(path) if keep(row)))
+
+
+def strict(row: Row) -> Row:
+    """JSON has no NaN: null stands for what is not finite."""
+    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}

@@ -1,32 +1,20 @@
 """Devices as one data axis: what is replicated, what is split by row, and how gradients meet."""
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from ml_collections import ConfigDict
 
-from lovecraft_jax.model import native
 from lovecraft_jax.runtime.console import say
 from lovecraft_jax.runtime.errors import UserError
-from lovecraft_jax.settings import OF_BATCH
 
 AXIS = "data"
 REPLICATED = PartitionSpec()
 BY_ROW = PartitionSpec(AXIS)
 BY_ROW_STACKED = PartitionSpec(None, AXIS)
 """For what carries the K steps of a dispatch before its rows."""
-
-LEAST_WORK = 1e9
-"""Floating-point operations of a step: what goes on between cores takes 1 ms, in which one does a fifth of this."""
-MOST_UNITS = 256
-"""Chosen between 150, where cores pay, and 512, where they do not: there a step takes 120 ms as one device, and two
-cores take no less even with their loops in C++ (batch 32, 50 characters, AMD EPYC Zen 5)."""
-LEAST_ROWS = 8
-"""Of a batch, for one core. Chosen, not measured: two cores were all there were to measure on."""
 
 
 def make_mesh(batch_size: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -68,19 +56,6 @@ def divisor(batch_size: int, most: int) -> int:
     if count < most:
         say(f"using {count} of {most} CPU devices: data.batch_size={batch_size} divides by no more")
     return count
-
-
-def cores_that_pay(config: ConfigDict) -> int:
-    """How many of this machine's cores to train `config` on as devices (cores.py), where it trains on a CPU.
-
-    One device where the layer runs in C++, which takes to all cores by itself, and where batch norms need collectives.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    model, data = config.model, config.data
-    if model.norm in OF_BATCH or model.units > MOST_UNITS or native.resolve(model) == "native":
-        return 1
-    work = 6 * (8 * model.layers * model.units**2) * data.batch_size * data.seq_len
-    return max(1, min(cores, data.batch_size // LEAST_ROWS)) if work > LEAST_WORK else 1
 
 
 def sharding(mesh: Mesh, spec: PartitionSpec) -> NamedSharding:

@@ -13,13 +13,13 @@ from ml_collections import ConfigDict
 
 from lovecraft_jax.data.batches import Batch
 from lovecraft_jax.data.tokenizer import smallest_uint
-from lovecraft_jax.model import lstm_cudnn, native
+from lovecraft_jax.model import backend
 from lovecraft_jax.model.lm import LSTMLM, make_model
+from lovecraft_jax.model.native import build
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.runtime.mesh import (
     BY_ROW_STACKED,
     REPLICATED,
-    cores_that_pay,
     divisor,
     make_mesh,
     own_rows,
@@ -27,7 +27,7 @@ from lovecraft_jax.runtime.mesh import (
     sharding,
 )
 from lovecraft_jax.settings import OF_BATCH
-from lovecraft_jax.training.cpu_devices import core_devices, make_core_steps, put_rows
+from lovecraft_jax.training.cpu_devices import core_devices, cores_that_pay, make_core_steps, put_rows
 from lovecraft_jax.training.optimizer import Optimizer, make_optimizer
 from lovecraft_jax.training.state import TrainState, init_state, state_shardings
 from lovecraft_jax.training.step import Metrics, make_train_step, make_train_steps
@@ -63,11 +63,11 @@ class Program:
 def make_program(config: ConfigDict, vocab_size: int, total_steps: int, cores: int = 1) -> Program:
     """The program of `config` over all devices that JAX has; with `cores` > 1, over so many cores of its CPU; with 0,
     over as many of these as pay."""
-    lstm_cudnn.check(config)
+    backend.check(config)
     optimizer = make_optimizer(config.optimizer, total_steps)
     mesh = make_mesh(config.data.batch_size, jax.devices()[:1] if cores > 1 else None)
     init, target = _first_state(config, vocab_size, optimizer, mesh)
-    if native.under_way():  # then there is a core and the time to fill the compile cache
+    if build.under_way():  # then there is a core and the time to fill the compile cache
         init.lower(0).compile()
     model, cores = make_model(config, vocab_size), cores or cores_that_pay(config)
     rows = own_rows(mesh, config.data.batch_size)
@@ -101,7 +101,7 @@ def lower_ahead(config: ConfigDict, vocab_size: int, total_steps: int, mesh: Mes
     by_row = sharding(mesh, BY_ROW_STACKED)
     leaves: Any = [((K, B, T), ids), ((K, B, T), ids), ((K, B, T), jnp.uint8), ((K, B), jnp.bool_)]
     shapes: Any = [jax.ShapeDtypeStruct(shape, dtype, sharding=by_row) for shape, dtype in leaves]
-    model = make_model(config, vocab_size, native.resolve(config.model, mesh.devices.flat[0].platform))
+    model = make_model(config, vocab_size, backend.resolve(config.model, mesh.devices.flat[0].platform))
     return _over_mesh(model, optimizer, mesh).trace(target, Batch(*shapes)).lower()
 
 

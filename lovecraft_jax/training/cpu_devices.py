@@ -22,11 +22,14 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 from jaxlib import xla_client
+from ml_collections import ConfigDict
 
 from lovecraft_jax.data.batches import Batch
-from lovecraft_jax.model.lm import LSTMLM, Carry
+from lovecraft_jax.model import backend
+from lovecraft_jax.model.lm import LSTMLM, Carry, Variables
+from lovecraft_jax.settings import OF_BATCH
 from lovecraft_jax.training.optimizer import Optimizer
-from lovecraft_jax.training.state import TrainState, Variables
+from lovecraft_jax.training.state import TrainState
 from lovecraft_jax.training.step import Metrics, Sums, all_finite, make_gradient, make_update
 
 Carries = tuple[Carry, Carry]
@@ -36,6 +39,28 @@ Leaves = dict[int, jax.Array]
 EVERYONE = -1
 """The owner of a leaf that each core keeps up for itself."""
 Options = dict[str, Any] | None
+
+
+LEAST_WORK = 1e9
+"""Floating-point operations of a step: what goes on between cores takes 1 ms, in which one does a fifth of this."""
+MOST_UNITS = 256
+"""Chosen between 150, where cores pay, and 512, where they do not: there a step takes 120 ms as one device, and two
+cores take no less even with their loops in C++ (batch 32, 50 characters, AMD EPYC Zen 5)."""
+LEAST_ROWS = 8
+"""Of a batch, for one core. Chosen, not measured: two cores were all there were to measure on."""
+
+
+def cores_that_pay(config: ConfigDict) -> int:
+    """How many of this machine's cores to train `config` on as devices (cores.py), where it trains on a CPU.
+
+    One device where the layer runs in C++, which takes to all cores by itself, and where batch norms need collectives.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    model, data = config.model, config.data
+    if model.norm in OF_BATCH or model.units > MOST_UNITS or backend.resolve(model) == "native":
+        return 1
+    work = 6 * (8 * model.layers * model.units**2) * data.batch_size * data.seq_len
+    return max(1, min(cores, data.batch_size // LEAST_ROWS)) if work > LEAST_WORK else 1
 
 
 def core_devices(count: int) -> list[jax.Device]:

@@ -1,29 +1,34 @@
 """What a run shows and writes down, which one process does for all: plan, live line, rows, samples, baselines."""
 
+import datetime
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from types import TracebackType
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
 
+from lovecraft_jax.data.cleaning import Counts
 from lovecraft_jax.data.dataset import Data
 from lovecraft_jax.inference import generate
 from lovecraft_jax.inference.baselines import Baselines
 from lovecraft_jax.model.lm import LSTMLM
 from lovecraft_jax.runtime import distributed
-from lovecraft_jax.runtime.console import Display, say
-from lovecraft_jax.runtime.files import trim_samples, write_json, write_text
+from lovecraft_jax.runtime.console import is_silent, say
+from lovecraft_jax.runtime.files import Row, trim_samples, write_json, write_text
 from lovecraft_jax.stylometry.features import measure
 from lovecraft_jax.stylometry.overlap import Copying
 from lovecraft_jax.stylometry.reference import Reference
 from lovecraft_jax.training.compiled import Program
-from lovecraft_jax.training.metrics import MetricsWriter, Row, results
-from lovecraft_jax.training.run_files import plan, record, write_record
+from lovecraft_jax.training.metrics import MetricsWriter, results
+from lovecraft_jax.training.run_files import record, write_record
 
 BASELINE_SECONDS = 60
 STYLE = ("real", "letters_tv", "copied_longest")
@@ -41,6 +46,44 @@ def _by_first(method: Method) -> Method:
         return method(self, *args, **kwargs) if distributed.is_first() else None
 
     return only_there  # type: ignore[return-value]
+
+
+class Display:
+    """`show` after every dispatch, `say` for everything else; a context, so that the terminal is left tidy."""
+
+    def __init__(self, step: int, total: int, steps_per_pass: int, chars_per_step: float) -> None:
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=is_silent())
+        self._total, self._steps_per_pass, self._chars_per_step = total, steps_per_pass, chars_per_step
+        columns = (BarColumn(bar_width=24), TextColumn("{task.description}", markup=False))
+        self._live = (
+            Progress(*columns, console=self._console, transient=True)
+            if self._console.is_terminal and not is_silent()
+            else None
+        )
+        self._task = self._live.add_task("compiling", total=total, completed=step) if self._live else None
+
+    def __enter__(self) -> "Display":
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._live:
+            self._live.stop()
+
+    def show(self, step: int, bpc: float, chars_per_second: float, log: bool) -> None:
+        """The line as of `step`. Where there is no terminal it is printed, and only when `log` is set."""
+        left = datetime.timedelta(seconds=round((self._total - step) * self._chars_per_step / chars_per_second))
+        line = f"step {step:,}/{self._total:,}  pass {step / self._steps_per_pass:.2f}  train {bpc:.3f} bpc"
+        line += f"  {chars_per_second:,.0f} chars/s  {left} left"
+        if self._live and self._task is not None:
+            self._live.update(self._task, completed=step, description=line)
+        elif log:
+            self.say(line)
+
+    def say(self, line: str) -> None:
+        """A line of its own above the live one."""
+        self._console.print(line, markup=False)
 
 
 class Journal:
@@ -148,3 +191,31 @@ class Journal:
             write_json(self._path / "baselines.json", known)
             self.say("baselines on valid: " + ", ".join(f"{name} {bpc:.3f}" for name, bpc in known.items()))
             self._told_baselines = True
+
+
+def plan(
+    config: ConfigDict, data: Data, parameters: int, devices: Sequence[jax.Device], passes: float, steps: int
+) -> str:
+    """What is about to happen, in a few lines."""
+    characters = {split: len(text) for split, text in data.splits.text.items()}
+    lengths = ", ".join(f"{split} {n:,}" for split, n in characters.items())
+    model, share = config.model, config.data.share
+    kept = f"; data.share={share:g} of its training tales" if share < 1 else ""
+    return "\n".join(
+        (
+            f"corpus      {data.name} ({lengths} characters{kept})",
+            f"cleaning    {_cleaning(data.splits.counts, config.data.alphabet)}",
+            f"vocabulary  {data.vocab.size} {data.vocab.level}",
+            f"model       {model.layers} LSTM layers of {model.units}, {parameters:,} parameters, "
+            f"{parameters / characters['train']:.3f} a training character",
+            f"steps       {steps:,} of {config.data.batch_size} x {config.data.seq_len} tokens, "
+            f"{passes:.2f} passes over the text",
+            f"devices     {len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
+        )
+    )
+
+
+def _cleaning(counts: Counts, alphabet: str) -> str:
+    return (
+        f"{counts.read:,} characters read, {counts.folded:,} folded, {counts.dropped:,} dropped (alphabet {alphabet})"
+    )

@@ -16,19 +16,20 @@ from lovecraft_jax.data import dataset
 from lovecraft_jax.data.batches import Batches
 from lovecraft_jax.inference import generate
 from lovecraft_jax.inference.scoring import Scorer, score_row
-from lovecraft_jax.model import native
+from lovecraft_jax.model import backend
+from lovecraft_jax.model.lm import Variables
 from lovecraft_jax.runtime import distributed
 from lovecraft_jax.runtime.console import say
 from lovecraft_jax.runtime.errors import DONE, INTERRUPTED, RunError, UserError
-from lovecraft_jax.runtime.files import located, owned, read_rows
+from lovecraft_jax.runtime.files import Row, located, owned, read_rows
 from lovecraft_jax.runtime.signals import caught_signals
 from lovecraft_jax.runtime.watchdog import Watchdog
 from lovecraft_jax.training.checkpoint import Checkpoints, saved_steps
 from lovecraft_jax.training.compiled import dispatch_steps, make_program
 from lovecraft_jax.training.logger import Journal
-from lovecraft_jax.training.metrics import FILE, Row
+from lovecraft_jax.training.metrics import FILE
 from lovecraft_jax.training.run_files import check_same_run, read_record
-from lovecraft_jax.training.state import TrainState, Variables
+from lovecraft_jax.training.state import TrainState
 
 
 def train(config: ConfigDict, workdir: str, cores: int = 0) -> int:
@@ -41,7 +42,7 @@ def train(config: ConfigDict, workdir: str, cores: int = 0) -> int:
     with caught_signals() as signals, ExitStack() as stack, leaving:
         distributed.together(lambda: settings.check(config))
         distributed.agree(settings.flatten(config) | {"--workdir": str(where)})
-        native.prepare(config.model)  # while the corpus is read
+        backend.prepare(config.model)  # while the corpus is read
         distributed.together(lambda: stack.enter_context(owned(workdir)) if distributed.is_first() else None)
         training = Training(config, where, signals, stack, cores)
         with training.told_of_disk():

@@ -5,16 +5,12 @@ import json
 import math
 import os
 from types import SimpleNamespace
-from typing import Any
 
 from etils import epath
 from tensorboardX import SummaryWriter
 from tensorboardX.record_writer import register_writer_factory
 
-from lovecraft_jax.runtime.files import GrowingFile, trim_rows
-
-Row = dict[str, Any]
-"""{"step": ..., "split": "train" | "valid" | "test", "loss": nats per token, "bpc": ..., ...}"""
+from lovecraft_jax.runtime.files import GrowingFile, Row, strict, trim_rows
 
 FILE = "metrics.jsonl"
 
@@ -65,11 +61,6 @@ class _StoredEvents:
 
 
 register_writer_factory("gs", SimpleNamespace(open=_StoredEvents, directory_check=lambda path: None))
-
-
-def strict(row: Row) -> Row:
-    """JSON has no NaN: null stands for what is not finite."""
-    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
 
 
 def results(rows: list[Row]) -> str:

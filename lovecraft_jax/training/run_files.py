@@ -2,7 +2,6 @@
 
 import json
 import platform
-from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
@@ -12,7 +11,6 @@ from ml_collections import ConfigDict
 
 import lovecraft_jax
 from lovecraft_jax import settings
-from lovecraft_jax.data.cleaning import Counts
 from lovecraft_jax.data.dataset import Data
 from lovecraft_jax.data.tokenizer import Vocab, load
 from lovecraft_jax.runtime.errors import UserError
@@ -76,31 +74,3 @@ def check_same_run(path: epath.Path, old: ConfigDict, new: ConfigDict) -> None:
             f"--workdir={path}: holds a run of another config ({'; '.join(differing[:3])}{more}): "
             "give the config that it began with, or another --workdir"
         )
-
-
-def plan(
-    config: ConfigDict, data: Data, parameters: int, devices: Sequence[jax.Device], passes: float, steps: int
-) -> str:
-    """What is about to happen, in a few lines."""
-    characters = {split: len(text) for split, text in data.splits.text.items()}
-    lengths = ", ".join(f"{split} {n:,}" for split, n in characters.items())
-    model, share = config.model, config.data.share
-    kept = f"; data.share={share:g} of its training tales" if share < 1 else ""
-    return "\n".join(
-        (
-            f"corpus      {data.name} ({lengths} characters{kept})",
-            f"cleaning    {_cleaning(data.splits.counts, config.data.alphabet)}",
-            f"vocabulary  {data.vocab.size} {data.vocab.level}",
-            f"model       {model.layers} LSTM layers of {model.units}, {parameters:,} parameters, "
-            f"{parameters / characters['train']:.3f} a training character",
-            f"steps       {steps:,} of {config.data.batch_size} x {config.data.seq_len} tokens, "
-            f"{passes:.2f} passes over the text",
-            f"devices     {len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
-        )
-    )
-
-
-def _cleaning(counts: Counts, alphabet: str) -> str:
-    return (
-        f"{counts.read:,} characters read, {counts.folded:,} folded, {counts.dropped:,} dropped (alphabet {alphabet})"
-    )

@@ -8,11 +8,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from lovecraft_jax.model.lm import LSTMLM, Carry
+from lovecraft_jax.model.lm import LSTMLM, Carry, Variables
 from lovecraft_jax.runtime.mesh import BY_ROW, REPLICATED, sharding
-
-Variables = dict[str, Any]
-"""Flax's collections; "params" is one of them."""
 
 
 @flax.struct.dataclass

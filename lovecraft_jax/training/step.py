@@ -11,41 +11,14 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from lovecraft_jax.data.batches import Batch
-from lovecraft_jax.model.lm import LSTMLM, Carry, Masks, forward, forward_in_training
+from lovecraft_jax.model.lm import LSTMLM, Carry, Masks, Variables, forget, forward_in_training
+from lovecraft_jax.model.losses import binary, nats
 from lovecraft_jax.runtime.mesh import BY_ROW, REPLICATED, by_rows, total
 from lovecraft_jax.training.optimizer import Optimizer, global_norm, learning_rate
-from lovecraft_jax.training.state import TrainState, Variables
+from lovecraft_jax.training.state import TrainState
 
 Metrics = dict[str, jax.Array]
 Tree = TypeVar("Tree")
-
-KERAS_EPSILON = 1e-7
-
-
-def nats(logits_BTV: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
-    """Weighted sum of the cross-entropy over the batch, in nats, and the sum of the weights."""
-    weight_BT = batch.weight_BT.astype(jnp.float32)
-    nats_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, batch.y_BT.astype(jnp.int32))
-    return jnp.sum(nats_BT * weight_BT), jnp.sum(weight_BT)
-
-
-def binary(logits_BTV: jax.Array, batch: Batch) -> jax.Array:
-    """Weighted sum of the binary cross-entropy over the batch and the vocabulary: each token a question of its own,
-    answered by its probability, and only the target's answer is yes.
-
-    As Keras has it, whose `binary_crossentropy` is its mean over all: probabilities are kept 1e-7 from 0 and 1.
-    """
-    V = logits_BTV.shape[-1]
-    is_target_BTV = batch.y_BT.astype(jnp.int32)[..., None] == jnp.arange(V)[None, None]
-    probs_BTV = jnp.clip(jax.nn.softmax(logits_BTV), KERAS_EPSILON, 1 - KERAS_EPSILON)
-    right_BTV = jnp.where(is_target_BTV, probs_BTV, 1 - probs_BTV)
-    nats_BT = -jnp.sum(jnp.log(right_BTV), axis=-1)
-    return jnp.sum(nats_BT * batch.weight_BT.astype(jnp.float32))
-
-
-def forget(carry: Carry, reset_B: ArrayLike) -> Carry:
-    """The carry, zero in the rows that start over."""
-    return jax.tree.map(lambda leaf_BH: jnp.where(jnp.asarray(reset_B)[:, None], 0.0, leaf_BH), carry)
 
 
 class Sums(NamedTuple):
@@ -186,20 +159,3 @@ def make_train_steps(
         return state, metrics
 
     return train_steps
-
-
-class Cost(NamedTuple):
-    """What a text costs a model, summed over its tokens: `nats`, and what `binary` says."""
-
-    nats: jax.Array
-    binary: jax.Array
-
-
-def make_eval_step(model: LSTMLM) -> Callable[[Variables, Carry, Batch], tuple[Variables, Carry, Cost]]:
-    """(variables, carry, chunk) -> (variables, carry, cost): a fold, so that dynamic evaluation is another step."""
-
-    def eval_step(variables: Variables, carry: Carry, batch: Batch) -> tuple[Variables, Carry, Cost]:
-        carry, logits_BTV = forward(model, variables, forget(carry, batch.reset_B), batch.x_BT)
-        return variables, carry, Cost(nats(logits_BTV, batch)[0], binary(logits_BTV, batch))
-
-    return eval_step

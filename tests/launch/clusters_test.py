@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from stand_ins import BASH, FLAGS, LAUNCH, Bin, words
+
+from tests.helpers.stand_ins import BASH, FLAGS, LAUNCH, Bin, words
 
 SCRIPTS = sorted(LAUNCH.glob("*.sh"))
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import yaml
-from stand_ins import Bin
+
+from tests.helpers.stand_ins import Bin
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = ROOT / "launch"

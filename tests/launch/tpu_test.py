@@ -7,7 +7,8 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from stand_ins import BASH, FLAGS, LAUNCH, ROOT, Bin, words
+
+from tests.helpers.stand_ins import BASH, FLAGS, LAUNCH, ROOT, Bin, words
 
 
 @pytest.fixture

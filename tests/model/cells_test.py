@@ -13,7 +13,7 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 from lovecraft_jax.model.cells import LSTMCell, run_layer
-from lovecraft_jax.model.native import COMPILERS
+from lovecraft_jax.model.native.build import COMPILERS
 from tests.helpers.trees import assert_close
 
 T, B, D, H = 6, 8, 5, 20  # units that leave a part of the last vector over, whatever its lanes

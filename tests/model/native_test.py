@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 
 from lovecraft_jax.inference.decoder import decode, make_decoder
-from lovecraft_jax.model import native
 from lovecraft_jax.model.lm import LSTMLM
 from lovecraft_jax.model.lstm_fused import fused_lstm
+from lovecraft_jax.model.native import build, ops
 from tests.conftest import Command
 from tests.helpers.trees import assert_close
 
 ROOT = Path(__file__).parents[2]
 FLOAT32 = jnp.dtype("float32")
-with_compiler = pytest.mark.skipif(not any(map(which, native.COMPILERS)), reason="no C++ compiler")
+with_compiler = pytest.mark.skipif(not any(map(which, build.COMPILERS)), reason="no C++ compiler")
 
 
 @with_compiler
@@ -37,7 +37,7 @@ def test_every_height_and_width_of_tile_gives_what_xla_gives(B: int) -> None:
 def test_the_gradient_of_a_kernel_is_the_product_of_its_rows(N: int, R: int, C: int) -> None:
     rng = np.random.default_rng(0)
     a_NR, b_NC = rng.normal(size=(N, R)).astype(np.float32), rng.normal(size=(N, C)).astype(np.float32)
-    assert_close(native.outer(a_NR, b_NC), a_NR.astype(np.float64).T @ b_NC)
+    assert_close(ops.outer(a_NR, b_NC), a_NR.astype(np.float64).T @ b_NC)
 
 
 @with_compiler
@@ -46,8 +46,8 @@ def test_a_product_is_what_it_is_with_the_kernel_as_it_lies_or_transposed(N: int
     rng = np.random.default_rng(0)
     a_NK, kernel_KC = rng.normal(size=(N, K)).astype(np.float32), rng.normal(size=(K, C)).astype(np.float32)
     exact_NC = a_NK.astype(np.float64) @ kernel_KC
-    assert_close(native.product(a_NK, kernel_KC), exact_NC)
-    assert_close(native.product_transposed(a_NK, kernel_KC.T.copy()), exact_NC)
+    assert_close(ops.product(a_NK, kernel_KC), exact_NC)
+    assert_close(ops.product_transposed(a_NK, kernel_KC.T.copy()), exact_NC)
 
 
 @with_compiler
@@ -63,7 +63,7 @@ def test_a_token_gives_what_xla_gives(S: int) -> None:
 def test_all_threads_give_what_one_gives_to_the_last_bit() -> None:
     """In a process on all cores; by rows, and by columns where the kernel is too large for a core's cache."""
     program = (
-        "import os, sys, jax, numpy as np; from tests.native_test import LSTMLM, after_a_token, gradients\n"
+        "import os, sys, jax, numpy as np; from tests.model.native_test import LSTMLM, after_a_token, gradients\n"
         "hasattr(os, 'sched_setaffinity') and os.sched_setaffinity(0, range(os.cpu_count()))\n"  # conftest took one
         "leaves = jax.tree.leaves([gradients(9, H, True, 50) for H in (40, 304)])\n"
         "leaves += jax.tree.leaves(after_a_token(LSTMLM(150, 2, 100, lstm='native'), 3))\n"
@@ -82,10 +82,10 @@ def test_all_threads_give_what_one_gives_to_the_last_bit() -> None:
 def test_a_damaged_library_is_compiled_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CXXFLAGS", "-O0")  # soon done
-    library = native._compiled()
+    library = build._compiled()
     whole = library.read_bytes()
     library.write_bytes(whole[:-1000])
-    assert len(native._compiled().read_bytes()) == len(whole)
+    assert len(build._compiled().read_bytes()) == len(whole)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 from configs import tiny
 from lovecraft_jax.inference.decoder import decode, make_decoder
-from lovecraft_jax.model import native
+from lovecraft_jax.model import backend
 from lovecraft_jax.model.cells import LSTMCell, run_layer
 from lovecraft_jax.model.lm import forward
 from lovecraft_jax.runtime.mesh import BY_ROW, BY_ROW_STACKED, REPLICATED, by_rows, make_mesh, total
@@ -32,7 +32,7 @@ each_norm = pytest.mark.parametrize("norm", NORMS)
         ("batch", "scan", 8),
         ("batch_input", "scan", 8),
         ("batch_input", "fused", 1),
-        ("batch_input", native.fastest(tiny.get_config().model), 1),
+        ("batch_input", backend.fastest(tiny.get_config().model), 1),
     ],
 )
 def test_value_gradients_and_statistics_equal_a_loop_over_flaxs_norms(norm: str, lstm: str, devices: int) -> None:

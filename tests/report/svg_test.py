@@ -5,7 +5,7 @@ import re
 from matplotlib.figure import Figure
 
 from lovecraft_jax.report.palette import DARK, LIGHT
-from lovecraft_jax.report.svg import svg
+from lovecraft_jax.report.plots import svg
 
 
 def draw(colour: str) -> Figure:

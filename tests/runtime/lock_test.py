@@ -27,7 +27,7 @@ OWNER = f"""
 import sys
 from lovecraft_jax import lock
 from lovecraft_jax.workdir import owned
-from tests import store
+from tests.helpers import store
 store.use(sys.argv[1])
 for name, value in {SHORT}.items():
     setattr(lock, name, value)

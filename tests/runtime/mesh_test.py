@@ -1,18 +1,14 @@
 """Which devices a batch is split over, and what they agree on."""
 
-import os
-
 import jax
 import numpy as np
 import pytest
 
-from configs import tiny
 from lovecraft_jax.runtime.mesh import (
     BY_ROW,
     BY_ROW_STACKED,
     REPLICATED,
     by_rows,
-    cores_that_pay,
     make_mesh,
     sharding,
     total,
@@ -33,22 +29,6 @@ def test_the_largest_number_of_cpu_devices_that_divides_the_batch_is_used(
 
 def test_named_devices_are_all_that_is_used() -> None:
     assert make_mesh(8, jax.devices()[2:4]).devices.tolist() == jax.devices()[2:4]
-
-
-def test_a_small_model_takes_one_core_and_a_large_one_all_that_have_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    for cores, batch_size, units, count in (
-        (6, 64, 150, 6),
-        (6, 64, 16, 1),
-        (1, 64, 150, 1),
-        (64, 64, 256, 8),
-        (2, 4, 256, 1),
-        (2, 64, 512, 1),
-    ):
-        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)), raising=False)
-        config = tiny.get_config()
-        config.model.lstm = "fused"
-        config.model.units, config.data.batch_size, config.data.seq_len = units, batch_size, 50
-        assert cores_that_pay(config) == count
 
 
 def test_rows_are_split_in_order_and_everything_else_is_everywhere() -> None:

@@ -13,8 +13,7 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from lovecraft_jax.runtime.errors import UserError
-from lovecraft_jax.training.checkpoint import Checkpoints, Damaged
-from lovecraft_jax.training.checksums import checksums
+from lovecraft_jax.training.checkpoint import Checkpoints, Damaged, checksums
 
 # Orbax forgets the reads under way beside one that fails.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from configs import tiny
 from lovecraft_jax.data.batches import Batch
 from lovecraft_jax.training import cpu_devices
 from tests.helpers.runs import assert_same_run
@@ -55,3 +56,19 @@ def test_a_run_on_two_cores_equals_one_on_one_and_resumes_bit_for_bit(
         assert done.returncode == 0, done.stderr
     assert_same_run(halves, whole)
     assert (whole / "samples" / "best.txt").read_text() == (trained / "samples" / "best.txt").read_text()
+
+
+def test_a_small_model_takes_one_core_and_a_large_one_all_that_have_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cores, batch_size, units, count in (
+        (6, 64, 150, 6),
+        (6, 64, 16, 1),
+        (1, 64, 150, 1),
+        (64, 64, 256, 8),
+        (2, 4, 256, 1),
+        (2, 64, 512, 1),
+    ):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)), raising=False)
+        config = tiny.get_config()
+        config.model.lstm = "fused"
+        config.model.units, config.data.batch_size, config.data.seq_len = units, batch_size, 50
+        assert cpu_devices.cores_that_pay(config) == count

@@ -13,9 +13,10 @@ from etils import epath
 from lovecraft_jax import settings
 from lovecraft_jax.data.batches import Batch
 from lovecraft_jax.runtime.errors import UserError
-from lovecraft_jax.runtime.mesh import cores_that_pay, make_mesh
+from lovecraft_jax.runtime.mesh import make_mesh
 from lovecraft_jax.training.checkpoint import Checkpoints
 from lovecraft_jax.training.compiled import Program, make_program
+from lovecraft_jax.training.cpu_devices import cores_that_pay
 from lovecraft_jax.training.optimizer import make_optimizer
 from lovecraft_jax.training.state import TrainState
 from lovecraft_jax.training.step import make_gradient, make_train_step

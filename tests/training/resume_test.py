@@ -22,7 +22,7 @@ ON_STORE = """
 import runpy, sys
 from etils import epath
 from lovecraft_jax import lock, loop
-from tests import store
+from tests.helpers import store
 store.use(sys.argv.pop(1))
 kept = epath.Path(sys.argv.pop(1))
 checkpoints = loop.Checkpoints

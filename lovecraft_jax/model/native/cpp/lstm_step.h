@@ -10,7 +10,7 @@
 
 #include <cstdint>
 
-#include "lanes.h"
+#include "simd.h"
 
 namespace {
 

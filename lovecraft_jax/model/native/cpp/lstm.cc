@@ -8,10 +8,10 @@
 #include <cstdint>
 #include <vector>
 
-#include "product.h"
-#include "share.h"
-#include "step.h"
-#include "token.h"
+#include "matmul.h"
+#include "work_sharing.h"
+#include "lstm_step.h"
+#include "lstm_token.h"
 #include "xla/ffi/api/c_api.h"
 
 namespace {

@@ -10,8 +10,8 @@
 
 #include <cstdint>
 
-#include "lanes.h"
-#include "step.h"
+#include "simd.h"
+#include "lstm_step.h"
 
 namespace {
 

@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-#include "lanes.h"
+#include "simd.h"
 #include "xla/ffi/api/c_api.h"
 
 namespace {
