@@ -57,5 +57,5 @@ def flops(config: ConfigDict) -> float:
     """
     units, embed, layers = config.model.units, config.model.embed, config.model.layers
     gates = 4 * units
-    products = gates * (embed + units) + (layers - 1) * gates * 2 * units + units * text().vocab.size
+    products = gates * (embed + units) + (layers - 1) * gates * 2 * units + units * text().tokenizer.size
     return 3 * 2 * products * config.data.batch_size * config.data.seq_len

@@ -22,7 +22,7 @@ from launch.ahead.compile import compile_config, total_steps
 from launch.ahead.report import Result, lines, table
 from lovecraft_jax import cli, settings
 from lovecraft_jax.data import dataset
-from lovecraft_jax.runtime.console import say
+from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import DONE, FAILED, UserError
 from lovecraft_jax.training.compiled import dispatch_steps
 
@@ -38,18 +38,18 @@ def main() -> int:
     places = [topologies.find(name) for name in names]  # all of them, before anything is compiled
     prepared = dataset.prepare(config)
     tokens = len(prepared.encoded["train"].ids)
-    say(f"the dispatch of {dispatch_steps(config)} steps; corpus {prepared.name}, {prepared.vocab.size} ids")
+    log(f"the dispatch of {dispatch_steps(config)} steps; corpus {prepared.name}, {prepared.tokenizer.size} ids")
     results = []
     for place in places:
         config.data.batch_size = F.batch_per_chip * place.chips
-        say(f"compiling for {place.name} ...")
+        log(f"compiling for {place.name} ...")
         if (needed := config.data.batch_size * config.data.seq_len) > tokens:
-            say(f"a batch is {needed:,} tokens: to train with it, the text needs more than its {tokens:,}")
-        compiled = compile_config(config, prepared.vocab.size, total_steps(config, tokens), place)
+            log(f"a batch is {needed:,} tokens: to train with it, the text needs more than its {tokens:,}")
+        compiled = compile_config(config, prepared.tokenizer.size, total_steps(config, tokens), place)
         result = Result(place, config.data.batch_size, dispatch_steps(config), compiled)
         print(json.dumps(result.record()) if F.json else lines(result), flush=True)
         if not result.fits:
-            say(result.advice(config))
+            log(result.advice(config))
         results.append(result)
     if len(results) > 1 and not F.json:
         print("\n" + table(results))

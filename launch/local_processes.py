@@ -22,10 +22,10 @@ from typing import IO
 from absl import flags
 
 from lovecraft_jax import cli
-from lovecraft_jax.runtime.console import say
+from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import FAILED, INTERRUPTED, WRONG_INPUT
-from lovecraft_jax.runtime.files import located
-from lovecraft_jax.runtime.signals import leave_with_parent
+from lovecraft_jax.runtime.files import resolve_path
+from lovecraft_jax.runtime.signals import terminate_with_parent
 from lovecraft_jax.training.checkpoint import saved_steps
 
 LEAVING_SECONDS = 30
@@ -38,7 +38,7 @@ TICK = 0.05
 def main() -> int:
     """Starts the processes, watches them, and returns the exit code of all."""
     cli.required("config", "configs/tiny.py")
-    workdir = located(cli.given("workdir") or cli.default_workdir())
+    workdir = resolve_path(cli.given("workdir") or cli.default_workdir())
     with ExitStack() as stack:
         count = flags.FLAGS.local_processes
         outputs = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(count - 1)]
@@ -65,7 +65,7 @@ def _start(outputs: Sequence[IO[str]]) -> list[subprocess.Popen]:
         command = [sys.executable, "-m", "lovecraft_jax.train", *rest, *meet]
         # Sessions of their own: Ctrl-C is for this process to pass on, once.
         process = subprocess.Popen(
-            command, stdout=output, stderr=output, start_new_session=True, preexec_fn=leave_with_parent
+            command, stdout=output, stderr=output, start_new_session=True, preexec_fn=terminate_with_parent
         )
         if share:
             os.sched_setaffinity(process.pid, share)
@@ -137,9 +137,9 @@ def _verdict(codes: list[int], slow: list[int], outputs: Sequence[IO[str]], told
         sys.stderr.write("\r\x1b[2K\x1b[?25h")  # a live line whose owner could not take it away
     way = "the same command goes on from the last checkpoint" if saved else "nothing was saved yet"
     if told:
-        say(f"interrupted before all had saved; {way}")
+        log(f"interrupted before all had saved; {way}")
         return INTERRUPTED
-    say(f"lost: {', '.join(lost)}; all others have left; {way}")
+    log(f"lost: {', '.join(lost)}; all others have left; {way}")
     return INTERRUPTED if saved else FAILED
 
 
@@ -148,7 +148,7 @@ def _show(number: int, outputs: Sequence[IO[str]]) -> None:
     if number:
         outputs[number - 1].seek(0)
         for line in outputs[number - 1].read().splitlines()[-20:]:
-            say(line)
+            log(line)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from lovecraft_jax.runtime import distributed
-from lovecraft_jax.runtime.compile_cache import keep_programs
-from lovecraft_jax.runtime.console import say
+from lovecraft_jax.runtime.compile_cache import enable_compile_cache
+from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import FAILED, INTERRUPTED, WRONG_INPUT, RunError, UserError
 
 _NO_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory")
@@ -101,15 +101,15 @@ def guarded(main: Callable[[], int]) -> int:
         _quiet_libtpu()
         return main()
     except UserError as error:
-        return _told(error, WRONG_INPUT)
+        return _report_error(error, WRONG_INPUT)
     except RunError as error:
-        _told(error, FAILED)
+        _report_error(error, FAILED)
         sys.stdout.flush()
         os._exit(FAILED)  # Orbax leaves threads behind that wait, for minutes, for parts of a save that has failed
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if not (isinstance(error, MemoryError) or any(sign in str(error) for sign in _NO_MEMORY)):
             raise
-        return _told(
+        return _report_error(
             f"out of memory ({str(error).splitlines()[0][:200]}): use a smaller model or batch, or write less",
             FAILED,
         )
@@ -117,16 +117,16 @@ def guarded(main: Callable[[], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except KeyboardInterrupt:
-        return _told("interrupted", INTERRUPTED)
+        return _report_error("interrupted", INTERRUPTED)
 
 
 def _with_devices(main: Callable[[], int]) -> int:
-    keep_programs()
+    enable_compile_cache()
     _find_devices(flags.FLAGS.platform)
     return main()
 
 
-def _told(what: object, code: int) -> int:
+def _report_error(what: object, code: int) -> int:
     text = str(what).strip().rpartition("earlier failure to load: ")[-1]
     if "Traceback" in text:  # what get_config raised, as ml_collections hands it on
         text = text.splitlines()[-1]
@@ -135,7 +135,7 @@ def _told(what: object, code: int) -> int:
         text = "no such setting in the config: " + text.strip("'\"").replace("\\'", "'").replace("\\n", " ")
     text = re.sub(r"Failed loading config file \S+ Attempted \[Relative path\]: ", "--config=", text)
     text = re.sub(r"\('(.*)', '.*'\)$", r"\1", text)  # a tuple for a message
-    say(text)
+    log(text)
     return code
 
 
@@ -152,9 +152,9 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
             flags.FLAGS.config.to_dict()  # a config that failed to load raises only when it is first read
         return rest
     except (UserError, flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        sys.exit(_told(error, WRONG_INPUT))
+        sys.exit(_report_error(error, WRONG_INPUT))
     except Exception as error:  # a config is Python: it can raise anything
-        sys.exit(_told(f"the config cannot be loaded: {type(error).__name__}: {error}", WRONG_INPUT))
+        sys.exit(_report_error(f"the config cannot be loaded: {type(error).__name__}: {error}", WRONG_INPUT))
 
 
 def _parsed(argv: Sequence[str]) -> Sequence[str]:

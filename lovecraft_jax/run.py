@@ -10,16 +10,16 @@ from ml_collections import ConfigDict
 
 from lovecraft_jax.data import dataset
 from lovecraft_jax.data.cleaning import clean_all
-from lovecraft_jax.data.tokenizer import Encoded, Vocab
-from lovecraft_jax.inference.generate import Sampling, encode_prompt, follow, write
+from lovecraft_jax.data.tokenizer import Encoded, Tokenizer
+from lovecraft_jax.inference.generate import Sampling, encode_prompt, most_likely_next, write
 from lovecraft_jax.inference.scoring import Score, Scorer
 from lovecraft_jax.model import backend
-from lovecraft_jax.model.lm import LSTMLM, make_model
+from lovecraft_jax.model.lm import LanguageModel, make_model
 from lovecraft_jax.runtime.errors import UserError
-from lovecraft_jax.runtime.files import located
+from lovecraft_jax.runtime.files import resolve_path
 from lovecraft_jax.training.checkpoint import Checkpoints
 from lovecraft_jax.training.optimizer import make_optimizer
-from lovecraft_jax.training.run_files import read_record
+from lovecraft_jax.training.run_files import read_run_files
 from lovecraft_jax.training.state import TrainState, init_state
 
 STREAM_CHUNK = 100
@@ -31,8 +31,8 @@ class Run:
     """A run's parts, and what people do with them. `state.variables` are the model's weights."""
 
     config: ConfigDict
-    vocab: Vocab
-    model: LSTMLM
+    tokenizer: Tokenizer
+    model: LanguageModel
     state: TrainState
     corpus: dict[str, Any]
 
@@ -41,7 +41,7 @@ class Run:
     ) -> list[str]:
         """`samples` texts of `length` new tokens, without the prompt."""
         parts = list(self.stream(prompt, length, seed, sampling, samples, chunk=None))
-        return [self.vocab.decode(ids) for ids in np.concatenate(parts, axis=1)]
+        return [self.tokenizer.decode(ids) for ids in np.concatenate(parts, axis=1)]
 
     def stream(
         self,
@@ -53,7 +53,7 @@ class Run:
         chunk: int | None = STREAM_CHUNK,
     ) -> Iterator[np.ndarray]:
         """The same texts as ids [S, <= chunk], as they are written."""
-        ids = encode_prompt(self.vocab, prompt)
+        ids = encode_prompt(self.tokenizer, prompt)
         return write(self.model, self.state.variables, ids, length, seed, sampling or Sampling(), samples, chunk)
 
     def teacher_forced(self, ids: np.ndarray, seq_len: int = 0) -> np.ndarray:
@@ -65,40 +65,40 @@ class Run:
         after, T = max(0, len(ids) - 1), seq_len or self.config.data.seq_len
         x_BT: np.ndarray = np.zeros((-(-after // T), T), ids.dtype)
         x_BT.flat[:after] = ids[:after]
-        return follow(self.model, self.state.variables, x_BT).ravel()[:after]
+        return most_likely_next(self.model, self.state.variables, x_BT).ravel()[:after]
 
     def score(self, text: Encoded) -> Score:
         """The final score of an encoded text."""
-        return Scorer(self.model, self.vocab.start_id).final(self.state.variables, text)
+        return Scorer(self.model, self.tokenizer.start_id).final(self.state.variables, text)
 
     def encode(self, text: str) -> Encoded:
         """Any text, cleaned and encoded as this run's training text was. Raises UserError where over 1 % would go."""
-        ((cleaned,), _) = clean_all([text], self.vocab.cleaning)
-        return self.vocab.encode(cleaned)
+        ((cleaned,), _) = clean_all([text], self.tokenizer.cleaning)
+        return self.tokenizer.encode(cleaned)
 
     def split(self, name: str) -> Encoded:
         """The run's own "train", "valid" or "test" text, loaded again and checked by its hash."""
-        return dataset.prepare(self.config, self.corpus, self.vocab).encoded[name]
+        return dataset.prepare(self.config, self.corpus, self.tokenizer).encoded[name]
 
 
 def load_run(workdir: str, checkpoint: str | int = "best") -> Run:
     """Loads a run: its "best" checkpoint (else the latest), the "latest", or that of a step. Raises UserError."""
-    path = located(workdir)
+    path = resolve_path(workdir)
     if not path.is_dir():
         raise UserError(f"--workdir={workdir}: no such folder; train first, or name the folder of a run")
-    config, vocabulary, corpus = read_record(path)
+    config, tokenizer, corpus = read_run_files(path)
     if not (path / "checkpoints").is_dir():
         raise UserError(f"--workdir={workdir}: no checkpoint yet; train until the first is saved")
-    model = make_model(config, vocabulary.size, backend.fastest(config.model))  # whatever trained it, it runs anywhere
+    model = make_model(config, tokenizer.size, backend.fastest(config.model))  # whatever trained it, it runs anywhere
     checkpoints = Checkpoints(path, read_only=True)
     restored = checkpoints.restore_newest(state_target(config, model), _wanted(checkpoints, checkpoint, workdir))
     checkpoints.close()
     if restored is None:
         raise UserError(f"--workdir={workdir}: no checkpoint yet; train until the first is saved")
-    return Run(config, vocabulary, model, restored.state, corpus)
+    return Run(config, tokenizer, model, restored.state, corpus)
 
 
-def state_target(config: ConfigDict, model: LSTMLM) -> TrainState:
+def state_target(config: ConfigDict, model: LanguageModel) -> TrainState:
     """Shapes of a run's state, on the first device."""
     optimizer = make_optimizer(config.optimizer, total_steps=1)
     shapes = jax.eval_shape(lambda: init_state(model, optimizer.adam, config.data.batch_size, 0))

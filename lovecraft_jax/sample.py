@@ -11,7 +11,7 @@ from lovecraft_jax import cli
 from lovecraft_jax.data.corpus import read_tale
 from lovecraft_jax.inference.generate import Sampling
 from lovecraft_jax.run import Run, load_run
-from lovecraft_jax.runtime.console import say
+from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import UserError
 
 FLAGS_OF = {
@@ -47,7 +47,7 @@ def main() -> int:
     if F.stream:
         sys.stdout.write(F.prompt)
         for ids_SN in run.stream(F.prompt, F.length, F.seed, sampling):
-            sys.stdout.write(run.vocab.decode(ids_SN[0]))
+            sys.stdout.write(run.tokenizer.decode(ids_SN[0]))
             sys.stdout.flush()
         sys.stdout.write("\n")
         return 0
@@ -81,13 +81,13 @@ def _teacher_forced(run: Run) -> int:
     true, likeliest = ids[1:], run.teacher_forced(ids)
     right = float(np.mean(true == likeliest))
     if F.json:
-        texts = {"text": run.vocab.decode(true), "likeliest": run.vocab.decode(likeliest), "right": right}
+        texts = {"text": run.tokenizer.decode(true), "likeliest": run.tokenizer.decode(likeliest), "right": right}
         where = {"source": source, "offset": start + 1, "seq_len": run.config.data.seq_len}
         print(json.dumps(texts | where | {"seed": F.seed, "step": int(run.state.step)}))
         return 0
     for line in (slice(n, n + LINE) for n in range(0, length, LINE)):
-        print("\n".join(run.vocab.decode(part[line]).replace("\n", "¶") for part in (true, likeliest)), end="\n\n")
-    say(
+        print("\n".join(run.tokenizer.decode(part[line]).replace("\n", "¶") for part in (true, likeliest)), end="\n\n")
+    log(
         f"{source} from token {start + 1:,} on, and under each line the likeliest token at every position, given the "
         f"true ones before it in its window of {run.config.data.seq_len}: {right:.0%} right; this is no writing"
     )

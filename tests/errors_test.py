@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lovecraft_jax.runtime.files import owned
+from lovecraft_jax.runtime.files import locked_workdir
 
 ROOT = Path(__file__).parents[1]
 
@@ -162,7 +162,7 @@ def told(places: dict[str, str]) -> dict[str, tuple[int, str, str]]:
         if command == "train" and not any(flag.startswith("--workdir") for flag in given):
             given = [*given, f"--workdir={places['files']}/runs/{len(jobs)}"]
         jobs.append(json.dumps([*answers[name], command, *given]))
-    with owned(places["held"]):
+    with locked_workdir(places["held"]):
         done = subprocess.run(
             [sys.executable, "-c", STARTER],
             input="\n".join(jobs),

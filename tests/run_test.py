@@ -20,7 +20,7 @@ from lovecraft_jax.training.checkpoint import Checkpoints
 def test_a_run_knows_what_it_was_trained_on(run: Run, trained: Path) -> None:
     assert run.config.to_dict() == tiny.get_config().to_dict()
     assert run.corpus == json.loads((trained / "corpus.json").read_text())
-    assert run.vocab.chars == json.loads((trained / "vocab.json").read_text())["chars"]
+    assert run.tokenizer.chars == json.loads((trained / "vocab.json").read_text())["chars"]
     assert int(run.state.step) == 40
 
 
@@ -62,7 +62,7 @@ def test_samples_differ_and_do_not_depend_on_their_number(run: Run) -> None:
 
 
 def test_a_stream_is_the_same_text_in_pieces(run: Run) -> None:
-    pieces = [run.vocab.decode(ids_SN[0]) for ids_SN in run.stream("The", length=40, chunk=15)]
+    pieces = [run.tokenizer.decode(ids_SN[0]) for ids_SN in run.stream("The", length=40, chunk=15)]
     assert [len(piece) for piece in pieces] == [15, 15, 10]
     assert ["".join(pieces)] == run.write("The", length=40)
 
@@ -78,7 +78,7 @@ def test_an_empty_prompt_is_the_start_of_a_text(run: Run) -> None:
 
 def test_a_text_is_cleaned_as_the_training_text_was(run: Run) -> None:
     encoded = run.encode("\u201cl\u2019\u00e9t\u00e9\u201d\r\n\ufeff")
-    assert run.vocab.decode(encoded.ids) == '"l\'ete"\n'
+    assert run.tokenizer.decode(encoded.ids) == '"l\'ete"\n'
     assert encoded.n_chars == len(encoded.ids) == 8
     assert encoded.extra_nats == 0
 
@@ -105,7 +105,7 @@ def test_the_score_of_a_split_is_the_final_one(run: Run, trained: Path) -> None:
 
 def test_an_untrained_character_costs_its_spelling(run: Run) -> None:
     known, unknown = run.encode("The house"), run.encode("The h~use")
-    assert "~" not in run.vocab.chars
+    assert "~" not in run.tokenizer.chars
     assert unknown.extra_nats == pytest.approx(np.log(96))  # one of the 95 printable characters or a newline
     without = dataclasses.replace(unknown, extra_nats=0.0)
     assert run.score(unknown).nats == pytest.approx(run.score(without).nats + np.log(96))

@@ -53,7 +53,7 @@ def test_teacher_forcing_shows_the_likeliest_character_after_each_window_s_true_
     as_json, lines = command("sample", *forced, "--json"), command("sample", *forced)
     result = json.loads(as_json.stdout)
     run = load_run(trained)
-    T, start, truth = run.config.data.seq_len, result["offset"], run.vocab.decode(run.split("valid").ids)
+    T, start, truth = run.config.data.seq_len, result["offset"], run.tokenizer.decode(run.split("valid").ids)
     assert (result["source"], result["seq_len"], result["seed"], result["step"]) == ("valid", T, 3, 40)
     assert result["text"] == truth[start : start + 100]
     assert 100 * result["right"] == sum(a == b for a, b in zip(result["text"], result["likeliest"], strict=True))

@@ -35,7 +35,7 @@ class PlainLM(nn.Module):
 def train(config: ConfigDict) -> Callable[[int], None]:
     """One step a call."""
     sizes, recipe = config.model, config.optimizer
-    model = PlainLM(text().vocab.size, sizes.embed, sizes.units, sizes.layers)
+    model = PlainLM(text().tokenizer.size, sizes.embed, sizes.units, sizes.layers)
     optimizer = optax.chain(
         optax.clip_by_global_norm(recipe.clip),
         optax.adam(recipe.lr, b1=recipe.beta1, b2=recipe.beta2, eps=recipe.eps),
@@ -71,7 +71,7 @@ def train(config: ConfigDict) -> Callable[[int], None]:
 def write(config: ConfigDict, streams: int) -> Callable[[int], None]:
     """A Python loop over a jitted step."""
     sizes = config.model
-    model = PlainLM(text().vocab.size, sizes.embed, sizes.units, sizes.layers)
+    model = PlainLM(text().tokenizer.size, sizes.embed, sizes.units, sizes.layers)
     zeros = jnp.zeros((streams, sizes.units))
     start = [(zeros, zeros) for _ in range(sizes.layers)]
     params = jax.jit(model.init)(jax.random.key(0), start, jnp.zeros((streams, 1), jnp.int32))

@@ -21,7 +21,7 @@ def _optimizer(config: ConfigDict) -> keras.Optimizer:
 
 def train_as_article(config: ConfigDict) -> Callable[[int], None]:
     """One-hot characters in, stateful LSTMs, a TimeDistributed softmax out, `fit` over a generator."""
-    vocab_size, data, sizes = text().vocab.size, config.data, config.model
+    vocab_size, data, sizes = text().tokenizer.size, config.data, config.model
     model = keras.Sequential([keras.Input(batch_shape=(data.batch_size, data.seq_len, vocab_size))])
     for _ in range(sizes.layers):
         model.add(keras.layers.LSTM(sizes.units, return_sequences=True, stateful=True))
@@ -42,7 +42,7 @@ def train_at_best(config: ConfigDict, xla: bool) -> Callable[[int], None]:
 
     Unrolled, which Keras advises for short sequences and which saves a twentieth; under XLA it costs a quarter.
     """
-    vocab_size, data, sizes = text().vocab.size, config.data, config.model
+    vocab_size, data, sizes = text().tokenizer.size, config.data, config.model
     model = keras.Sequential([keras.Input(batch_shape=(data.batch_size, data.seq_len), dtype="int32")])
     model.add(keras.layers.Embedding(vocab_size, sizes.embed))
     for _ in range(sizes.layers):
@@ -75,7 +75,7 @@ def train_at_best(config: ConfigDict, xla: bool) -> Callable[[int], None]:
 
 def write(config: ConfigDict, streams: int) -> Callable[[int], None]:
     """A Python loop over a compiled step of a stateful model, as Keras' guides generate text."""
-    vocab_size, sizes = text().vocab.size, config.model
+    vocab_size, sizes = text().tokenizer.size, config.model
     model = keras.Sequential([keras.Input(batch_shape=(streams, 1), dtype="int32")])
     model.add(keras.layers.Embedding(vocab_size, sizes.embed))
     for _ in range(sizes.layers):

@@ -18,7 +18,7 @@ from lovecraft_jax.training.compiled import COMPILER_OPTIONS, make_program
 def train(config: ConfigDict) -> Callable[[int], None]:
     """K steps a dispatch, as configured."""
     on_cpu = jax.default_backend() == "cpu"
-    program = make_program(config, text().vocab.size, 10_000, cores=0 if on_cpu else 1)  # as train.py does
+    program = make_program(config, text().tokenizer.size, 10_000, cores=0 if on_cpu else 1)  # as train.py does
     feed = batches(config, config.train.steps_per_dispatch)
     state = program.init(0)
 
@@ -33,9 +33,9 @@ def train(config: ConfigDict) -> Callable[[int], None]:
 
 def write(config: ConfigDict, streams: int, printing: bool) -> Callable[[int], None]:
     """Texts as `sample` writes them, all at once or printed while they are written."""
-    vocab, model = text().vocab, make_model(config, text().vocab.size)
+    tokenizer, model = text().tokenizer, make_model(config, text().tokenizer.size)
     variables = jax.jit(lambda: model.init(jax.random.key(0), model.initial_carry(1), jnp.zeros((1, 1), jnp.int32)))()
-    prompt = generate.encode_prompt(vocab, config.sample.prompt)
+    prompt = generate.encode_prompt(tokenizer, config.sample.prompt)
     chunk = STREAM_CHUNK if printing else None
     out = open(os.devnull, "w")
 
@@ -43,7 +43,7 @@ def write(config: ConfigDict, streams: int, printing: bool) -> Callable[[int], N
         for seed in range(count // CHARACTERS_A_CALL):
             sampling = generate.Sampling()
             for ids_SN in generate.write(model, variables, prompt, CHARACTERS_A_CALL, seed, sampling, streams, chunk):
-                texts = [vocab.decode(ids) for ids in ids_SN]
+                texts = [tokenizer.decode(ids) for ids in ids_SN]
                 if printing:
                     out.write(texts[0])
                     out.flush()
@@ -53,7 +53,7 @@ def write(config: ConfigDict, streams: int, printing: bool) -> Callable[[int], N
 
 def products_alone(config: ConfigDict, streams: int) -> Callable[[int], None]:
     """A bare compiled loop of the products that a character needs, each waiting for the one before it."""
-    units, layers, V = config.model.units, config.model.layers, text().vocab.size
+    units, layers, V = config.model.units, config.model.layers, text().tokenizer.size
     rng = np.random.default_rng(0)
     draw = lambda *shape: jax.device_put(rng.standard_normal(shape, np.float32) / shape[0])  # noqa: E731
     first, head = draw(units, 4 * units), draw(units, V)

@@ -32,7 +32,7 @@ class TorchLM(nn.Module):
 def train(config: ConfigDict, compiled: bool = False) -> Callable[[int], None]:
     """One step a call, as PyTorch's tutorials train language models."""
     torch.manual_seed(0)
-    vocab_size, recipe = text().vocab.size, config.optimizer
+    vocab_size, recipe = text().tokenizer.size, config.optimizer
     model = TorchLM(vocab_size, config)
     optimizer = torch.optim.Adam(
         model.parameters(), lr=recipe.lr, betas=(recipe.beta1, recipe.beta2), eps=recipe.eps, fused=True
@@ -66,7 +66,7 @@ def train(config: ConfigDict, compiled: bool = False) -> Callable[[int], None]:
 def write(config: ConfigDict, streams: int) -> Callable[[int], None]:
     """A loop over characters, as PyTorch's word language model writes: softmax over 0.7, multinomial, again."""
     torch.manual_seed(0)
-    model = TorchLM(text().vocab.size, config).eval()
+    model = TorchLM(text().tokenizer.size, config).eval()
     shape = (config.model.layers, streams, config.model.units)
 
     @torch.inference_mode()
@@ -85,7 +85,7 @@ def write(config: ConfigDict, streams: int) -> Callable[[int], None]:
 def write_by_cells(config: ConfigDict, streams: int) -> Callable[[int], None]:
     """The same by nn.LSTMCell, which a step at a time costs least: no call into oneDNN's LSTM for one character."""
     torch.manual_seed(0)
-    sizes, vocab_size = config.model, text().vocab.size
+    sizes, vocab_size = config.model, text().tokenizer.size
     embedding, head = nn.Embedding(vocab_size, sizes.embed), nn.Linear(sizes.units, vocab_size)
     cells = [nn.LSTMCell(sizes.units if n else sizes.embed, sizes.units) for n in range(sizes.layers)]
 

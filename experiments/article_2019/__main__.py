@@ -20,9 +20,9 @@ from experiments.article_2019.plan import Plan
 from experiments.article_2019.training import MEASURED
 from lovecraft_jax import cli
 from lovecraft_jax.data import corpus
-from lovecraft_jax.runtime.console import say
+from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import DONE, INTERRUPTED, UserError
-from lovecraft_jax.runtime.files import owned
+from lovecraft_jax.runtime.files import locked_workdir
 
 OVERHEAD = 40.0
 """Seconds of a core that a run takes besides its training: to start, compile, score, write and be measured."""
@@ -68,7 +68,7 @@ def _train_and_draw(given: argparse.Namespace) -> int:
         to.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=to).close()  # now, and not after hours
     found = corpus.load(given.corpus)  # once, before many workers do
-    with owned(str(given.workdir)):
+    with locked_workdir(str(given.workdir)):
         with _written(logs):
             logs.mkdir(exist_ok=True)
         rows = [*results.read(to), *_measured(given.workdir)]
@@ -81,7 +81,7 @@ def _train_and_draw(given: argparse.Namespace) -> int:
     if results.read(to):
         _draw(given)
     if code == INTERRUPTED:
-        say("interrupted; what was trained is saved: the same command goes on")
+        log("interrupted; what was trained is saved: the same command goes on")
     return code
 
 
@@ -95,7 +95,7 @@ def _draw(given: argparse.Namespace) -> int:
     with _written(to):
         table.write(to, found)
         figure.draw(to / figure.FILE, found)
-    say(f"{to}: {results.ROWS}, {table.FILE}.csv, {table.FILE}.md, {figure.FILE}")
+    log(f"{to}: {results.ROWS}, {table.FILE}.csv, {table.FILE}.md, {figure.FILE}")
     return DONE
 
 
@@ -141,15 +141,15 @@ def _train(settings: Sequence[str], given: argparse.Namespace, plan: Plan) -> in
         log = folder / LOGS / f"{setting}.log"
         return jobs.Job(task, setting, given.corpus, more, log, functools.partial(done, setting))
 
-    say(f"settings: {len(settings)}, seeds of each: {given.seeds}, training of each: {given.seconds:g} s; {to_do()}")
+    log(f"settings: {len(settings)}, seeds of each: {given.seeds}, training of each: {given.seconds:g} s; {to_do()}")
 
     def paced(setting: str, told: str) -> None:
         plan.add(setting, float(told))
-        say(f"{setting}: {float(told):.2f} steps a second")
+        log(f"{setting}: {float(told):.2f} steps a second")
 
     def trained(setting: str, _: str) -> None:
         del left[setting]
-        say(f"{setting}: done; {to_do()}")
+        log(f"{setting}: done; {to_do()}")
 
     seconds = min(PACE_SECONDS, given.seconds)
     to_pace = dict.fromkeys(experiments.paced_as(each) for each in left if not plan.steps(each))

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lovecraft_jax.runtime.console import say
+from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import DONE, FAILED, INTERRUPTED, UserError
-from lovecraft_jax.runtime.signals import caught_signals
+from lovecraft_jax.runtime.signals import collect_signals
 
 POLL = 0.2
 """Seconds."""
@@ -50,11 +50,11 @@ def run(jobs: Sequence[Job], free: Sequence[str]) -> int:
     returned."""
     waiting, running, code = list(jobs), list[tuple[str, Job, subprocess.Popen[str]]](), DONE
     free, stopping = list(free), False
-    with caught_signals() as signals:
+    with collect_signals() as signals:
         while running or (waiting and not stopping):
             if signals and not stopping:
                 stopping = True
-                say(f"told to stop: waiting for {len(running)} workers to save")
+                log(f"told to stop: waiting for {len(running)} workers to save")
                 for _, _, process in running:
                     process.terminate()
             while waiting and free and not stopping:
@@ -71,7 +71,7 @@ def run(jobs: Sequence[Job], free: Sequence[str]) -> int:
                 elif not stopping:
                     code = code or max(process.returncode, 0) or FAILED
                     last = (job.log.read_text().splitlines() or [""])[-1]
-                    say(f"{job.task} {job.setting}: exit code {process.returncode} ({last}); see {job.log}")
+                    log(f"{job.task} {job.setting}: exit code {process.returncode} ({last}); see {job.log}")
             time.sleep(POLL)
     return INTERRUPTED if stopping else code
 

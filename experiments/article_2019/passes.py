@@ -16,9 +16,9 @@ import numpy as np
 from experiments.article_2019.options import at_least, not_empty
 from experiments.article_2019.results import told_of_damage
 from lovecraft_jax import cli
-from lovecraft_jax.data.tokenizer import load
+from lovecraft_jax.data.tokenizer import load_tokenizer
 from lovecraft_jax.runtime.errors import DONE, UserError
-from lovecraft_jax.runtime.files import located, read_rows
+from lovecraft_jax.runtime.files import read_rows, resolve_path
 from lovecraft_jax.training import metrics
 
 
@@ -35,12 +35,12 @@ def main() -> int:
 
 
 def _print(given: argparse.Namespace) -> int:
-    path = located(given.workdir)
+    path = resolve_path(given.workdir)
     if not (path / "config.json").exists():
         raise UserError(f"--workdir={given.workdir}: there is no run; give the folder of one")
     with told_of_damage(path, "give the folder of a run"):
         config, corpus = (json.loads((path / f"{name}.json").read_text()) for name in ("config", "corpus"))
-        size = load((path / "vocab.json").read_text()).size
+        size = load_tokenizer((path / "vocab.json").read_text()).size
         rows = [row for row in read_rows(path / metrics.FILE) if row["split"] == "train" and row.get("bce") is not None]
         batch = config["data"]["seq_len"] * config["data"]["batch_size"]
         steps = corpus["characters"]["train"] // batch
@@ -59,12 +59,12 @@ def _print(given: argparse.Namespace) -> int:
     return DONE
 
 
-def by_pass(rows: list[metrics.Row], steps_per_pass: int) -> list[float]:
+def by_pass(rows: list[metrics.Row], steps_per_epoch: int) -> list[float]:
     """The mean `bce` of each whole pass. Raises UserError where one has no row."""
-    passes = np.array([(row["step"] - 1) // steps_per_pass for row in rows])
-    whole = rows[-1]["step"] // steps_per_pass
+    passes = np.array([(row["step"] - 1) // steps_per_epoch for row in rows])
+    whole = rows[-1]["step"] // steps_per_epoch
     if without := set(range(whole)) - set(passes.tolist()):
-        told = f"no row is of pass {min(without) + 1}, and a pass is {steps_per_pass:,} steps"
+        told = f"no row is of pass {min(without) + 1}, and a pass is {steps_per_epoch:,} steps"
         raise UserError(f"{told}: train with a train.log_every of fewer")
     values = np.array([row["bce"] for row in rows])
     return [float(values[passes == n].mean()) for n in range(whole)]

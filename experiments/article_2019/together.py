@@ -18,11 +18,11 @@ from ml_collections import ConfigDict
 from lovecraft_jax import settings
 from lovecraft_jax.data.batches import Batch
 from lovecraft_jax.model.lm import make_model
-from lovecraft_jax.runtime.console import say
+from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import DONE, INTERRUPTED
-from lovecraft_jax.runtime.files import owned
+from lovecraft_jax.runtime.files import locked_workdir
 from lovecraft_jax.runtime.mesh import make_mesh
-from lovecraft_jax.runtime.signals import caught_signals
+from lovecraft_jax.runtime.signals import collect_signals
 from lovecraft_jax.training.compiled import COMPILER_OPTIONS, TrainSteps, dispatch_steps
 from lovecraft_jax.training.loop import Training
 from lovecraft_jax.training.optimizer import make_optimizer
@@ -35,16 +35,16 @@ def train(configs: Mapping[Path, ConfigDict]) -> int:
     Returns DONE, when what is left, the final scores at least, is `loop.train`'s to do: all of it for runs that stand
     at different steps, as a kill may leave them. INTERRUPTED after a signal. Raises as `loop.train`.
     """
-    with caught_signals() as signals, ExitStack() as stack:
+    with collect_signals() as signals, ExitStack() as stack:
         runs = []
         for workdir, config in configs.items():
             settings.check(config)
-            path = stack.enter_context(owned(str(workdir)))
+            path = stack.enter_context(locked_workdir(str(workdir)))
             runs.append(Training(config, path, signals, stack, 1))
         if len({run.step for run in runs}) > 1:
-            say(f"{', '.join(map(str, configs))}: at different steps, so they go on one after another")
+            log(f"{', '.join(map(str, configs))}: at different steps, so they go on one after another")
             return DONE
-        with runs[0].told_of_disk():
+        with runs[0].report_disk_errors():
             return _train(runs, signals) if runs[0].step < runs[0].total else DONE
 
 
@@ -66,7 +66,7 @@ def _train(runs: list[Training], signals: list[int]) -> int:
     for run in runs:
         run.save()
         run.checkpoints.wait()
-    say(f"{len(runs)} seeds together: {'interrupted at' if step < total else 'up to'} step {step:,}, saved")
+    log(f"{len(runs)} seeds together: {'interrupted at' if step < total else 'up to'} step {step:,}, saved")
     return INTERRUPTED if step < total else DONE
 
 
@@ -74,7 +74,7 @@ def _program(run: Training, device: jax.Device) -> TrainSteps:
     """Jitted: (state, batches) -> (state, metrics) of K steps, all with a leading axis of seeds; the state is
     donated."""
     optimizer = make_optimizer(run.config.optimizer, run.total)
-    model = make_model(run.config, run.data.vocab.size)
+    model = make_model(run.config, run.data.tokenizer.size)
     steps = make_train_steps(make_train_step(model, optimizer, make_mesh(run.config.data.batch_size, [device])))
     return jax.jit(jax.vmap(steps), donate_argnums=0, compiler_options=COMPILER_OPTIONS.get(device.platform))
 

@@ -18,9 +18,9 @@ from lovecraft_jax.inference.generate import Sampling
 from lovecraft_jax.run import Run, load_run
 from lovecraft_jax.runtime.errors import DONE, INTERRUPTED
 from lovecraft_jax.runtime.files import read_rows, write_json
-from lovecraft_jax.runtime.signals import caught_signals
+from lovecraft_jax.runtime.signals import collect_signals
 from lovecraft_jax.stylometry.authorship import Author
-from lovecraft_jax.stylometry.overlap import Copying
+from lovecraft_jax.stylometry.overlap import Overlap
 from lovecraft_jax.training import loop, metrics
 from lovecraft_jax.training.compiled import dispatch_steps, make_program
 
@@ -40,7 +40,7 @@ def pace(config: ConfigDict, least: float) -> float:
     read = dataset.prepare(config)
     section = config.data
     batches = Batches(read.encoded["train"].ids, section.batch_size, section.seq_len, section.regime, config.seed)
-    program = make_program(config, read.vocab.size, 10**6)
+    program = make_program(config, read.tokenizer.size, 10**6)
     clock = time.process_time if program.devices[0].platform == "cpu" else time.perf_counter
     state, K = program.init(config.seed), dispatch_steps(config)
     seconds: list[float] = []
@@ -65,7 +65,7 @@ def train(setting: str, config: ConfigDict, seconds: float, folder: Path, stacke
     if stack and len(left) > 1 and (code := together.train(left)) != DONE:
         return code
     for workdir, config in left.items():
-        with caught_signals() as signals:  # of which the loop tells nothing once it has begun its final scores
+        with collect_signals() as signals:  # of which the loop tells nothing once it has begun its final scores
             code = loop.train(config, str(workdir), cores=1)
         if code != DONE or signals:
             return code or INTERRUPTED
@@ -88,17 +88,17 @@ def measure(setting: str, workdir: Path, seconds: float) -> list[results.Row]:
     run = load_run(str(workdir))
     whole = run.config.copy_and_resolve_references()
     whole.data.share = 1.0  # fewer tales train it, all of them judge it
-    texts = dataset.prepare(whole, run.corpus, run.vocab).splits.by_tale
-    trained_on = dataset.prepare(run.config, run.corpus, run.vocab).splits.by_tale["train"]
+    texts = dataset.prepare(whole, run.corpus, run.tokenizer).splits.by_tale
+    trained_on = dataset.prepare(run.config, run.corpus, run.tokenizer).splits.by_tale["train"]
     held_out = texts["valid"] | texts["test"]
-    author, copying = Author(texts["train"] | held_out, held_out.keys()), Copying(trained_on)
+    author, overlap = Author(texts["train"] | held_out, held_out.keys()), Overlap(trained_on)
     written = {"written": run.write("", LENGTH, 0, Sampling(TEMPERATURE), STREAMS)}
     if setting == experiments.LADDER[0][0]:
         ids = run.split("valid").ids[: STREAMS * LENGTH + 1]
-        guessed = run.vocab.decode(run.teacher_forced(ids))
+        guessed = run.tokenizer.decode(run.teacher_forced(ids))
         written["teacher_forced"] = [guessed[at : at + LENGTH] for at in range(0, len(guessed), LENGTH)]
     about = _scores(run, workdir) | {"setting": setting, "seconds": seconds}
-    return [about | {"text": kind} | _style(texts, copying, author) for kind, texts in written.items()]
+    return [about | {"text": kind} | _style(texts, overlap, author) for kind, texts in written.items()]
 
 
 def _scores(run: Run, workdir: Path) -> results.Row:
@@ -123,9 +123,9 @@ def _scores(run: Run, workdir: Path) -> results.Row:
     }
 
 
-def _style(texts: list[str], copying: Copying, author: Author) -> results.Row:
+def _style(texts: list[str], overlap: Overlap, author: Author) -> results.Row:
     found = author.compare("".join(texts))
-    copied = [copying.figures(text) for text in texts]
+    copied = [overlap.figures(text) for text in texts]
     return (
         {row.figure.key: row.value for row in found.rows}
         | {"copied_longest": max(figures["copied_longest"] for figures in copied)}

@@ -11,22 +11,22 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lovecraft_jax.runtime.signals import leave_with_parent
+from lovecraft_jax.runtime.signals import terminate_with_parent
 
 
 def main(task: str, setting: str, core: str, corpus: str, more: Sequence[str]) -> int:
     """Returns an exit code."""
-    leave_with_parent()
+    terminate_with_parent()
     if core:  # before JAX starts its threads
         os.sched_setaffinity(0, {int(core)})
     from absl import logging
 
     from experiments.article_2019 import experiments, training
     from lovecraft_jax import cli
-    from lovecraft_jax.runtime.compile_cache import keep_programs
+    from lovecraft_jax.runtime.compile_cache import enable_compile_cache
 
     logging.set_verbosity(logging.FATAL)
-    keep_programs()
+    enable_compile_cache()
     config = experiments.get_config(setting)
     config.data.corpus = corpus
     if task == "pace":

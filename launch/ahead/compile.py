@@ -91,8 +91,8 @@ def compile_program(lowered: jax.stages.Lowered) -> Compiled:
 def total_steps(config: ConfigDict, tokens: int) -> int:
     """The steps of a run over a text of so many tokens, as the loop counts them, but at least one a pass: where the
     batch is larger than the text. Only the schedule depends on it."""
-    steps_per_pass = tokens // config.data.seq_len // config.data.batch_size
-    return config.train.steps or math.ceil(config.train.epochs * max(1, steps_per_pass))
+    steps_per_epoch = tokens // config.data.seq_len // config.data.batch_size
+    return config.train.steps or math.ceil(config.train.epochs * max(1, steps_per_epoch))
 
 
 def in_a_loop(collective: Collective) -> bool:

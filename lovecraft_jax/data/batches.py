@@ -41,7 +41,7 @@ class Batches:
     seed: int
 
     def __post_init__(self) -> None:
-        if self.steps_per_pass == 0 or len(self.ids) <= self.seq_len:
+        if self.steps_per_epoch == 0 or len(self.ids) <= self.seq_len:
             needed = self.batch_size * self.seq_len
             raise UserError(
                 f"data.batch_size={self.batch_size} x data.seq_len={self.seq_len} is {needed:,} tokens a step, "
@@ -49,7 +49,7 @@ class Batches:
             )
 
     @property
-    def steps_per_pass(self) -> int:
+    def steps_per_epoch(self) -> int:
         """Steps in one pass over the text; what does not fill a step waits for the next pass's offset."""
         return len(self.ids) // self.seq_len // self.batch_size
 
@@ -58,7 +58,7 @@ class Batches:
         starts_KB = np.stack([self._starts(k)[rows] for k in range(step, step + count)])
         window_KBT = (starts_KB[..., None] + np.arange(self.seq_len + 1)) % len(self.ids)
         tokens_KBT = self.ids[window_KBT]
-        resets = [self.regime == "window" or k % self.steps_per_pass == 0 for k in range(step, step + count)]
+        resets = [self.regime == "window" or k % self.steps_per_epoch == 0 for k in range(step, step + count)]
         return Batch(
             x_BT=tokens_KBT[..., :-1],
             y_BT=tokens_KBT[..., 1:],
@@ -68,11 +68,11 @@ class Batches:
 
     def _starts(self, step: int) -> np.ndarray:
         """Where each row's first token stands, before the circle closes: [B]."""
-        epoch, within = divmod(step, self.steps_per_pass)
+        epoch, within = divmod(step, self.steps_per_epoch)
         offset, slices = _order(self.seed, epoch, len(self.ids), self.seq_len)
         rows = np.arange(self.batch_size)
         if self.regime == "stream":
-            return offset + (rows * self.steps_per_pass + within) * self.seq_len
+            return offset + (rows * self.steps_per_epoch + within) * self.seq_len
         return offset + slices[within * self.batch_size + rows] * self.seq_len
 
 

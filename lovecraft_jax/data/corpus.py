@@ -15,7 +15,7 @@ from pathlib import Path
 import pooch
 
 from lovecraft_jax.data.cleaning import Cleaning, Counts, clean_all
-from lovecraft_jax.runtime.console import say
+from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import UserError
 
 LOVECRAFT_URL = "https://raw.githubusercontent.com/vilmibm/lovecraftcorpus/c99253bcf06ab739f46f84f77687b90c85ce35a3/"
@@ -86,7 +86,7 @@ def load(name: str) -> Corpus:
     way = "connect once, or set LOVECRAFT_CORPUS to a folder that holds the 67 files"
     if name == "lovecraft":
         raise UserError(f"data.corpus=lovecraft: {told}; {way}, or use --config.data.corpus=bundled")
-    say(f"WARNING: {told}. Using the BUNDLED tales instead, a fifteenth of its size. For all of it: {way}.")
+    log(f"WARNING: {told}. Using the BUNDLED tales instead, a fifteenth of its size. For all of it: {way}.")
     return load("bundled")
 
 

@@ -5,10 +5,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from lovecraft_jax.data import corpus, tokenizer
+from lovecraft_jax.data import corpus
 from lovecraft_jax.data.cleaning import make_cleaning
 from lovecraft_jax.data.corpus import Splits
-from lovecraft_jax.data.tokenizer import Encoded, Vocab
+from lovecraft_jax.data.tokenizer import Encoded, Tokenizer, build_tokenizer
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.settings import BEFORE
 
@@ -20,11 +20,11 @@ class Data:
     name: str
     sha256: str
     splits: Splits
-    vocab: Vocab
+    tokenizer: Tokenizer
     encoded: dict[str, Encoded]
 
 
-def prepare(config: ConfigDict, recorded: dict[str, Any] | None = None, vocabulary: Vocab | None = None) -> Data:
+def prepare(config: ConfigDict, recorded: dict[str, Any] | None = None, tokenizer: Tokenizer | None = None) -> Data:
     """Loads what `config.data` names. A run that goes on passes what it `recorded`, and its vocabulary.
 
     Then "auto" means the corpus that was recorded, and another text is a UserError.
@@ -38,8 +38,8 @@ def prepare(config: ConfigDict, recorded: dict[str, Any] | None = None, vocabula
             f"data.corpus={config.data.corpus}: another text than this run's (SHA-256 {found.sha256[:12]} here, "
             f"{recorded['sha256'][:12]} there, named {recorded['name']}): give that one, or another --workdir"
         )
-    cleaning = vocabulary.cleaning if vocabulary else make_cleaning(config.data.alphabet)
+    cleaning = tokenizer.cleaning if tokenizer else make_cleaning(config.data.alphabet)
     splits = corpus.split(found, cleaning, config.data.get("share", BEFORE["data.share"]))
-    vocabulary = vocabulary or tokenizer.build(config.data.level, splits.text["train"], cleaning)
-    encoded = {part: vocabulary.encode(text) for part, text in splits.text.items()}
-    return Data(found.name, found.sha256, splits, vocabulary, encoded)
+    tokenizer = tokenizer or build_tokenizer(config.data.level, splits.text["train"], cleaning)
+    encoded = {part: tokenizer.encode(text) for part, text in splits.text.items()}
+    return Data(found.name, found.sha256, splits, tokenizer, encoded)

@@ -26,7 +26,7 @@ class Encoded:
     extra_nats: float
 
 
-class Vocab(Protocol):
+class Tokenizer(Protocol):
     """What every level of tokens offers. A second level is a second class here and a branch in `build` and `load`."""
 
     @property
@@ -67,7 +67,7 @@ class Vocab(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class CharVocab:
+class CharTokenizer:
     """One token a character: id 0 for the unknown, then the characters of the training text in code-point order."""
 
     chars: str
@@ -105,18 +105,18 @@ class CharVocab:
         )
 
 
-def build(level: str, train_text: str, cleaning: Cleaning) -> Vocab:
+def build_tokenizer(level: str, train_text: str, cleaning: Cleaning) -> Tokenizer:
     """The vocabulary of a cleaned training text, and of nothing else."""
     if level == "chars":
-        return CharVocab("".join(sorted(set(train_text))), cleaning)
+        return CharTokenizer("".join(sorted(set(train_text))), cleaning)
     raise ValueError(f"unknown level {level!r}")
 
 
-def load(text: str) -> Vocab:
+def load_tokenizer(text: str) -> Tokenizer:
     """The vocabulary that `dumps` wrote."""
     saved = json.loads(text)
     if saved["level"] == "chars":
-        return CharVocab(saved["chars"], Cleaning(**saved["cleaning"]))
+        return CharTokenizer(saved["chars"], Cleaning(**saved["cleaning"]))
     raise ValueError(f"unknown level {saved['level']!r}")
 
 

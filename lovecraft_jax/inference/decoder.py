@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lovecraft_jax.model.lm import LSTMLM, Carry, Variables, forward
+from lovecraft_jax.model.lm import Carry, LanguageModel, Variables, forward
 from lovecraft_jax.model.lstm_fused import LayerCarry, activate, scale_and_shift
 from lovecraft_jax.model.matmul import dot
 from lovecraft_jax.model.native import ops
@@ -32,12 +32,12 @@ Decoder = Folded | Variables
 """Variables where cells normalise: no product of one token with a kernel holds that."""
 
 
-def make_decoder(model: LSTMLM, variables: Variables) -> Decoder:
+def make_decoder(model: LanguageModel, variables: Variables) -> Decoder:
     """The weights as `decode` wants them."""
     if model.norm in IN_CELL:
         return variables
 
-    def of(model: LSTMLM) -> Folded:
+    def of(model: LanguageModel) -> Folded:
         first, *others = model.cells
         table_VG = first.look_up(jnp.arange(model.vocab_size), model.embedding if model.embed else None)
         # With running statistics the normalisation is an affine map: this is what it adds, and then what it multiplies.
@@ -56,7 +56,7 @@ def make_decoder(model: LSTMLM, variables: Variables) -> Decoder:
     return folded
 
 
-def decode(model: LSTMLM, decoder: Decoder, carry: Carry, ids_S: jax.Array) -> tuple[Carry, jax.Array]:
+def decode(model: LanguageModel, decoder: Decoder, carry: Carry, ids_S: jax.Array) -> tuple[Carry, jax.Array]:
     """One token of each stream to the carry after it and the logits of the next [S, V]."""
     if not isinstance(decoder, Folded):
         carry, logits_S1V = forward(model, decoder, carry, ids_S[:, None])

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lovecraft_jax.inference.decoder import Decoder, decode, make_decoder
-from lovecraft_jax.model.lm import LSTMLM, Carry, Variables, forget
+from lovecraft_jax.model.lm import Carry, LanguageModel, Variables, reset_carry
 
 CHUNK = 500
 """Tokens of a lane in one dispatch."""
@@ -31,7 +31,7 @@ class Tokens(NamedTuple):
 
 
 def read(
-    model: LSTMLM, variables: Variables, x: Sequence[np.ndarray], y: Sequence[np.ndarray], see: See
+    model: LanguageModel, variables: Variables, x: Sequence[np.ndarray], y: Sequence[np.ndarray], see: See
 ) -> list[np.ndarray]:
     """What `see` keeps of the ids `x` of each text [N, ...], where `y` are the ids that follow each."""
     packing = pack([len(ids) for ids in x])
@@ -46,12 +46,12 @@ def read(
 
 
 @functools.partial(jax.jit, static_argnames=("model", "see"))
-def scan(model: LSTMLM, decoder: Decoder, carry: Carry, tokens: Tokens, see: See) -> tuple[Carry, jax.Array]:
+def scan(model: LanguageModel, decoder: Decoder, carry: Carry, tokens: Tokens, see: See) -> tuple[Carry, jax.Array]:
     """The carry after the tokens, and what `see` keeps of each, [T, B, ...]."""
 
     def one(carry: Carry, token: tuple[jax.Array, ...]) -> tuple[Carry, jax.Array]:
         x_B, y_B, begins_B = token
-        carry, logits_BV = decode(model, decoder, forget(carry, begins_B), x_B)
+        carry, logits_BV = decode(model, decoder, reset_carry(carry, begins_B), x_B)
         return carry, see(carry, logits_BV, y_B)
 
     return jax.lax.scan(one, carry, tuple(map(jnp.asarray, tokens)))

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lovecraft_jax.data.tokenizer import UNKNOWN_ID, Vocab
+from lovecraft_jax.data.tokenizer import UNKNOWN_ID, Tokenizer
 from lovecraft_jax.inference.decoder import Decoder, decode, make_decoder
-from lovecraft_jax.model.lm import LSTMLM, Carry, Variables, forward
+from lovecraft_jax.model.lm import Carry, LanguageModel, Variables, forward
 from lovecraft_jax.runtime.errors import UserError
 
 LEAST_TEMPERATURE = 1e-30
@@ -36,18 +36,18 @@ class Sampling:
             raise UserError(f"top_p={self.top_p}: expected above 0 and up to 1 (1 keeps all)")
 
 
-def encode_prompt(vocab: Vocab, prompt: str, name: str = "--prompt") -> np.ndarray:
+def encode_prompt(tokenizer: Tokenizer, prompt: str, name: str = "--prompt") -> np.ndarray:
     """The prompt's ids [N], a newline for an empty one. Raises UserError that names what the model cannot read."""
-    cleaned, _ = vocab.cleaning.apply(prompt)
-    unseen = vocab.cleaning.lost(prompt) + vocab.unseen(cleaned)
+    cleaned, _ = tokenizer.cleaning.apply(prompt)
+    unseen = tokenizer.cleaning.lost(prompt) + tokenizer.unseen(cleaned)
     if unseen:
         shown = " ".join(repr(part) for part in unseen)
         raise UserError(f"{name}={prompt!r}: this model's training text never had {shown}; name a prompt without")
-    return vocab.encode(cleaned).ids if cleaned else np.array([vocab.start_id])
+    return tokenizer.encode(cleaned).ids if cleaned else np.array([tokenizer.start_id])
 
 
 def write(
-    model: LSTMLM,
+    model: LanguageModel,
     variables: Variables,
     prompt: np.ndarray,
     length: int,
@@ -67,30 +67,32 @@ def write(
     drawn: jax.Array | None = None
     for start in range(0, length, chunk):
         before = drawn
-        carry, logits_SV, drawn = _draw(model, decoder, carry, logits_SV, keys_S, jnp.int32(start), sampling, chunk)
+        carry, logits_SV, drawn = _sample_tokens(
+            model, decoder, carry, logits_SV, keys_S, jnp.int32(start), sampling, chunk
+        )
         if before is not None:
             yield np.asarray(before)
     assert drawn is not None, "length is at least 1"
     yield np.asarray(drawn)[:, : (length - 1) % chunk + 1]
 
 
-def follow(model: LSTMLM, variables: Variables, x_BT: np.ndarray) -> np.ndarray:
+def most_likely_next(model: LanguageModel, variables: Variables, x_BT: np.ndarray) -> np.ndarray:
     """The likeliest token after each of these, every row from a zero carry: what teacher forcing shows, [B, T].
 
     No writing: the next one goes on from the text, not from this answer. The unknown is never given.
     """
-    return np.asarray(_follow(model, variables, x_BT.astype(np.int32)))
+    return np.asarray(_most_likely_next(model, variables, x_BT.astype(np.int32)))
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _follow(model: LSTMLM, variables: Variables, x_BT: jax.Array) -> jax.Array:
+def _most_likely_next(model: LanguageModel, variables: Variables, x_BT: jax.Array) -> jax.Array:
     _, logits_BTV = forward(model, variables, model.initial_carry(len(x_BT)), x_BT)
     return logits_BTV.at[..., UNKNOWN_ID].set(-jnp.inf).argmax(axis=-1)
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def _read(
-    model: LSTMLM, variables: Variables, prompt_SN: jax.Array, seed: jax.Array
+    model: LanguageModel, variables: Variables, prompt_SN: jax.Array, seed: jax.Array
 ) -> tuple[Decoder, jax.Array, Carry, jax.Array]:
     """What writing goes on with: weights, keys, and the carry after a prompt with the logits of what follows [S, V]."""
     S = prompt_SN.shape[0]
@@ -100,8 +102,8 @@ def _read(
 
 
 @functools.partial(jax.jit, static_argnames=("model", "sampling", "length"))
-def _draw(
-    model: LSTMLM,
+def _sample_tokens(
+    model: LanguageModel,
     decoder: Decoder,
     carry: Carry,
     logits_SV: jax.Array,
@@ -117,14 +119,14 @@ def _draw(
 
     def one(state: tuple[Carry, jax.Array], uniform_S: jax.Array) -> tuple[tuple[Carry, jax.Array], jax.Array]:
         carry, logits_SV = state
-        ids_S = choose(logits_SV, uniform_S, sampling)
+        ids_S = sample_token(logits_SV, uniform_S, sampling)
         return decode(model, decoder, carry, ids_S), ids_S
 
     (carry, logits_SV), ids_NS = jax.lax.scan(one, (carry, logits_SV), uniform_NS)
     return carry, logits_SV, ids_NS.T
 
 
-def choose(logits_SV: jax.Array, uniform_S: jax.Array, sampling: Sampling) -> jax.Array:
+def sample_token(logits_SV: jax.Array, uniform_S: jax.Array, sampling: Sampling) -> jax.Array:
     """One id a row [S], by a number from 0 up to 1 that says how far up the distribution; the unknown is never written.
 
     One random number a token: the usual Gumbel noise takes V, and took a sixth of the time of 256 streams.

@@ -17,8 +17,8 @@ import numpy as np
 
 from lovecraft_jax.data.batches import Batch
 from lovecraft_jax.data.tokenizer import Encoded
-from lovecraft_jax.model.lm import LSTMLM, Carry, Variables, forget, forward
-from lovecraft_jax.model.losses import binary, nats
+from lovecraft_jax.model.lm import Carry, LanguageModel, Variables, forward, reset_carry
+from lovecraft_jax.model.losses import binary_cross_entropy, cross_entropy
 from lovecraft_jax.runtime import distributed
 from lovecraft_jax.runtime.files import Row
 
@@ -34,12 +34,12 @@ class Cost(NamedTuple):
     binary: jax.Array
 
 
-def make_eval_step(model: LSTMLM) -> Callable[[Variables, Carry, Batch], tuple[Variables, Carry, Cost]]:
+def make_eval_step(model: LanguageModel) -> Callable[[Variables, Carry, Batch], tuple[Variables, Carry, Cost]]:
     """(variables, carry, chunk) -> (variables, carry, cost): a fold, so that dynamic evaluation is another step."""
 
     def eval_step(variables: Variables, carry: Carry, batch: Batch) -> tuple[Variables, Carry, Cost]:
-        carry, logits_BTV = forward(model, variables, forget(carry, batch.reset_B), batch.x_BT)
-        return variables, carry, Cost(nats(logits_BTV, batch)[0], binary(logits_BTV, batch))
+        carry, logits_BTV = forward(model, variables, reset_carry(carry, batch.reset_B), batch.x_BT)
+        return variables, carry, Cost(cross_entropy(logits_BTV, batch)[0], binary_cross_entropy(logits_BTV, batch))
 
     return eval_step
 
@@ -93,7 +93,7 @@ class Scorer:
     Processes share out the lanes, and all must ask. `variables` lie on this process's own devices.
     """
 
-    model: LSTMLM
+    model: LanguageModel
     start_id: int
 
     def final(self, variables: Variables, text: Encoded) -> Score:
@@ -111,7 +111,7 @@ class Scorer:
     def _score(
         self, variables: Variables, text: Encoded, edges: list[int], chunk: int, warm: int = 0, forget: bool = False
     ) -> Score:
-        lanes = distributed.own_share(len(edges) - 1)
+        lanes = distributed.process_share(len(edges) - 1)
         own = edges[lanes.start : lanes.stop + 1]
         cost = self._cost(variables, text.ids, own, chunk, warm, forget) if lanes else (0.0, 0.0)
         nats, binary = np.sum(distributed.gather(cost), axis=0).tolist()
@@ -136,7 +136,7 @@ class Scorer:
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _eval_step(model: LSTMLM, variables: Variables, carry: tuple, batch: Batch) -> tuple[Variables, tuple, Cost]:
+def _eval_step(model: LanguageModel, variables: Variables, carry: tuple, batch: Batch) -> tuple[Variables, tuple, Cost]:
     return make_eval_step(model)(variables, carry, batch)
 
 

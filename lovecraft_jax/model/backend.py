@@ -6,7 +6,7 @@ import jax
 from ml_collections import ConfigDict
 
 from lovecraft_jax.model.native import build
-from lovecraft_jax.runtime.console import say
+from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.settings import BEFORE, IN_CELL
 
@@ -32,7 +32,7 @@ def fastest(settings: ConfigDict, platform: str = "") -> str:
     if _unsuited(settings, platform):
         return "fused"
     if reason := build.start().result():
-        _tell(f"slower than it could be: {reason}")
+        _log_once(f"slower than it could be: {reason}")
     return "fused" if reason else "native"
 
 
@@ -51,9 +51,9 @@ def _unsuited(settings: ConfigDict, platform: str = "") -> str:
 
 
 @functools.cache
-def _tell(what: str) -> None:
+def _log_once(what: str) -> None:
     """Once."""
-    say(what)
+    log(what)
 
 
 def check(config: ConfigDict) -> None:

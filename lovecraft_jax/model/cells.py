@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from lovecraft_jax.model.lstm_fused import LayerCarry, fused_lstm
-from lovecraft_jax.model.matmul import dot, of_rows, plus_bias
+from lovecraft_jax.model.matmul import add_bias, dense, dot
 from lovecraft_jax.model.normalization import (
     FIRST_SCALE,
     PARTS,
@@ -69,7 +69,7 @@ class LSTMCell(nn.Module):
 
     def project(self, x: jax.Array) -> jax.Array:
         """The input's part of the gates, x [..., D] @ kernel_x [..., 4H], which needs no recurrence."""
-        return of_rows(x, jnp.asarray(self.kernel_x), self.dtype, self.in_cpp)
+        return dense(x, jnp.asarray(self.kernel_x), self.dtype, self.in_cpp)
 
     def look_up(self, ids: jax.Array, table_VD: jax.Array | None = None, scale: jax.Array | None = None) -> jax.Array:
         """The same for x = table_VD[ids], or for one-hot vectors of `ids` where there is no table: [..., 4H].
@@ -91,12 +91,12 @@ class LSTMCell(nn.Module):
         what was found of the batch."""
         c_BH, h_BH = carry
         gates_h_BG, of_h = self._normalise("h", dot(h_BH, self.kernel_h, self.dtype))
-        gates_BG = plus_bias(gates_x_BG + gates_h_BG, self.bias)
+        gates_BG = add_bias(gates_x_BG + gates_h_BG, self.bias)
         i, f, g, o = jnp.split(gates_BG, 4, axis=-1)
         c_BH = nn.sigmoid(f) * c_BH + nn.sigmoid(i) * jnp.tanh(g)
         seen_BH, of_c = self._normalise("c", c_BH)
         if "c" in self.scales:
-            seen_BH = plus_bias(seen_BH, self.shift_c)
+            seen_BH = add_bias(seen_BH, self.shift_c)
         h_BH = nn.sigmoid(o) * jnp.tanh(seen_BH)
         return (c_BH, h_BH), (h_BH, of_h | of_c)
 

@@ -16,7 +16,7 @@ from lovecraft_jax.model import backend
 from lovecraft_jax.model.cells import LSTMCell, run_layer
 from lovecraft_jax.model.lstm_cudnn import run_cudnn
 from lovecraft_jax.model.lstm_fused import LayerCarry
-from lovecraft_jax.model.matmul import of_rows, plus_bias
+from lovecraft_jax.model.matmul import add_bias, dense
 from lovecraft_jax.model.normalization import STATISTICS
 from lovecraft_jax.settings import BEFORE
 
@@ -30,7 +30,7 @@ Variables = dict[str, Any]
 """Flax's collections; "params" is one of them."""
 
 
-class LSTMLM(nn.Module):
+class LanguageModel(nn.Module):
     """A stack of LSTM layers that gives the logits of every next token.
 
     `embed=0` feeds tokens as one-hot vectors; `tie` uses the embedding as the head's kernel (Press and Wolf 2017);
@@ -84,7 +84,7 @@ class LSTMLM(nn.Module):
             new_carry.append(layer_carry)
             h = h if mask_BH is None else h * mask_BH[None]
         kernel_HV = self.embedding.T if self.tie else self.head_kernel
-        logits_TBV = plus_bias(of_rows(h, kernel_HV, self.dtype, self.lstm == "native"), self.head_bias)
+        logits_TBV = add_bias(dense(h, kernel_HV, self.dtype, self.lstm == "native"), self.head_bias)
         return tuple(new_carry), logits_TBV.swapaxes(0, 1)
 
     def initial_carry(self, batch: int) -> Carry:
@@ -119,7 +119,7 @@ class LSTMLM(nn.Module):
 
 
 def forward(
-    model: LSTMLM, variables: Mapping[str, Any], carry: Carry, x_BT: ArrayLike, masks: Masks = ()
+    model: LanguageModel, variables: Mapping[str, Any], carry: Carry, x_BT: ArrayLike, masks: Masks = ()
 ) -> tuple[Carry, jax.Array]:
     """The model applied to ids of any integer type: the carry after them and logits_BTV."""
     result: Any = model.apply(variables, carry, jnp.asarray(x_BT, jnp.int32), masks)
@@ -127,7 +127,7 @@ def forward(
 
 
 def forward_in_training(
-    model: LSTMLM, variables: Mapping[str, Any], carry: Carry, x_BT: ArrayLike, masks: Masks = ()
+    model: LanguageModel, variables: Mapping[str, Any], carry: Carry, x_BT: ArrayLike, masks: Masks = ()
 ) -> tuple[Carry, jax.Array, dict[str, Any]]:
     """As `forward`, with the batch's own statistics where it has any, and the running ones after them: the collections
     that a step changes, none without batch norms. With them, to be called inside `mesh.by_rows`."""
@@ -136,18 +136,18 @@ def forward_in_training(
     return carry, logits_BTV, dict(changed)
 
 
-def forget(carry: Carry, reset_B: ArrayLike) -> Carry:
+def reset_carry(carry: Carry, reset_B: ArrayLike) -> Carry:
     """The carry, zero in the rows that start over."""
     return jax.tree.map(lambda leaf_BH: jnp.where(jnp.asarray(reset_B)[:, None], 0.0, leaf_BH), carry)
 
 
-def make_model(config: ConfigDict, vocab_size: int, lstm: str = "") -> LSTMLM:
+def make_model(config: ConfigDict, vocab_size: int, lstm: str = "") -> LanguageModel:
     """The model that `config.model` describes, with another `lstm` where one is named.
 
     Raises UserError where it cannot be had here.
     """
     settings = config.model
-    return LSTMLM(
+    return LanguageModel(
         vocab_size=vocab_size,
         layers=settings.layers,
         units=settings.units,

@@ -9,14 +9,14 @@ from lovecraft_jax.data.batches import Batch
 KERAS_EPSILON = 1e-7
 
 
-def nats(logits_BTV: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
+def cross_entropy(logits_BTV: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
     """Weighted sum of the cross-entropy over the batch, in nats, and the sum of the weights."""
     weight_BT = batch.weight_BT.astype(jnp.float32)
     nats_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, batch.y_BT.astype(jnp.int32))
     return jnp.sum(nats_BT * weight_BT), jnp.sum(weight_BT)
 
 
-def binary(logits_BTV: jax.Array, batch: Batch) -> jax.Array:
+def binary_cross_entropy(logits_BTV: jax.Array, batch: Batch) -> jax.Array:
     """Weighted sum of the binary cross-entropy over the batch and the vocabulary: each token a question of its own,
     answered by its probability, and only the target's answer is yes.
 

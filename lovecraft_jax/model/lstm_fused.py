@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lovecraft_jax.model.matmul import dot, sum_of_rows
+from lovecraft_jax.model.matmul import dot, sum_rows
 from lovecraft_jax.model.native import ops
 
 LayerCarry = tuple[jax.Array, jax.Array]
@@ -62,7 +62,7 @@ def _backward(dtype: jnp.dtype, in_cpp: bool, saved: Saved, cotangents: tuple[La
     grad_NG = grad_TBG.reshape(-1, 4 * H)
     carry_grad = c_grad_BH, dot(grad_TBG[0], kernel_h_HG.T, dtype)
     kernel_grad_HG = ops.outer(h_before_NH, grad_NG) if in_cpp else dot(h_before_NH.T, grad_NG, dtype)
-    return kernel_grad_HG, sum_of_rows(grad_NG), grad_TBG, carry_grad
+    return kernel_grad_HG, sum_rows(grad_NG), grad_TBG, carry_grad
 
 
 fused_lstm.defvjp(_forward, _backward)

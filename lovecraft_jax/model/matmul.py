@@ -12,36 +12,36 @@ def dot(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype) -> jax.Array:
     return jnp.dot(x.astype(dtype), kernel.astype(dtype), preferred_element_type=jnp.float32)
 
 
-def of_rows(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype, in_cpp: bool) -> jax.Array:
+def dense(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype, in_cpp: bool) -> jax.Array:
     """The same of x [..., D], all rows at once; with `in_cpp` (ops.py), float32 alone, and so are the gradients."""
     flat_ND = x.reshape(-1, x.shape[-1])
-    product_NC = _product(flat_ND, kernel) if in_cpp else dot(flat_ND, kernel, dtype)
-    return product_NC.reshape(*x.shape[:-1], kernel.shape[-1])
+    out_NC = _matmul(flat_ND, kernel) if in_cpp else dot(flat_ND, kernel, dtype)
+    return out_NC.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 @jax.custom_vjp
-def _product(x_ND: jax.Array, kernel_DC: jax.Array) -> jax.Array:
+def _matmul(x_ND: jax.Array, kernel_DC: jax.Array) -> jax.Array:
     return ops.product(x_ND, kernel_DC)
 
 
-def _product_backward(saved: tuple[jax.Array, jax.Array], grad_NC: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _matmul_backward(saved: tuple[jax.Array, jax.Array], grad_NC: jax.Array) -> tuple[jax.Array, jax.Array]:
     x_ND, kernel_DC = saved
     return ops.product_transposed(grad_NC, kernel_DC), ops.outer(x_ND, grad_NC)
 
 
-_product.defvjp(lambda x_ND, kernel_DC: (_product(x_ND, kernel_DC), (x_ND, kernel_DC)), _product_backward)
+_matmul.defvjp(lambda x_ND, kernel_DC: (_matmul(x_ND, kernel_DC), (x_ND, kernel_DC)), _matmul_backward)
 
 
 @jax.custom_vjp
-def plus_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
     """A bias added to the last axis."""
     return x + jnp.broadcast_to(bias, x.shape)
 
 
-plus_bias.defvjp(lambda x, bias: (plus_bias(x, bias), None), lambda _, grad: (grad, sum_of_rows(grad)))
+add_bias.defvjp(lambda x, bias: (add_bias(x, bias), None), lambda _, grad: (grad, sum_rows(grad)))
 
 
-def sum_of_rows(x: jax.Array) -> jax.Array:
+def sum_rows(x: jax.Array) -> jax.Array:
     """Over all axes but the last, as a product: XLA reduces on a CPU in two passes, once a twentieth of a step."""
     flat_NG = x.reshape(-1, x.shape[-1])
     return lax.optimization_barrier(jnp.ones(len(flat_NG), x.dtype)) @ flat_NG

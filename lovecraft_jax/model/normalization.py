@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lovecraft_jax.model.matmul import sum_of_rows
-from lovecraft_jax.runtime.mesh import mean
+from lovecraft_jax.model.matmul import sum_rows
+from lovecraft_jax.runtime.mesh import mean_over_devices
 
 Moments = tuple[jax.Array, jax.Array]
 """Mean and variance, of as many axes as what they are of."""
@@ -48,7 +48,7 @@ def over_features(parts: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
 
 def over_rows(parts: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
     """The mean of x [..., B, F] over the rows of all devices, in one collective: [..., 1, F]. Inside `mesh.by_rows`."""
-    found: tuple[jax.Array, ...] = mean(tuple(jnp.mean(x, axis=-2, keepdims=True) for x in parts))
+    found: tuple[jax.Array, ...] = mean_over_devices(tuple(jnp.mean(x, axis=-2, keepdims=True) for x in parts))
     return found
 
 
@@ -73,7 +73,7 @@ def _backward(average: Average, saved: tuple, cotangents: tuple[jax.Array, Momen
     normal = (x - mean) * per_deviation
     grad = scaled_grad * _over(x, scale_F)
     shift, along = average((grad, grad * normal))
-    return (grad - shift - normal * along) * per_deviation, sum_of_rows(scaled_grad * normal)
+    return (grad - shift - normal * along) * per_deviation, sum_rows(scaled_grad * normal)
 
 
 normalise.defvjp(_forward, _backward)

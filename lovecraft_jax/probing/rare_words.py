@@ -122,11 +122,13 @@ def study(
 
     Raises UserError where tokens are not characters.
     """
-    if run.vocab.level != "chars":
-        raise UserError(f"data.level={run.vocab.level}: words can be spelt letter by letter by a model of chars only")
+    if run.tokenizer.level != "chars":
+        raise UserError(
+            f"data.level={run.tokenizer.level}: words can be spelt letter by letter by a model of chars only"
+        )
     trained, written = _count(tales["train"].values()), _count(samples)
-    of_article = find(tales, word) if not run.vocab.unseen(word) else []
-    places = of_article + [place for place in rare_words(tales, trained, rare) if not run.vocab.unseen(place.word)]
+    of_article = find(tales, word) if not run.tokenizer.unseen(word) else []
+    places = of_article + [place for place in rare_words(tales, trained, rare) if not run.tokenizer.unseen(place.word)]
     words = [place.word for place in places]
     known = {found for split in tales.values() for text in split.values() for found in LETTERS.findall(text)}
     if not places:
@@ -190,7 +192,7 @@ def _letters(run: Run, word: str, log_probs_NV: np.ndarray) -> list[Letter]:
     """The choice before each letter and behind the last is between the letters and, as one, all that ends a word."""
     is_letter, is_end = letters_and_ends(run)
     ids = np.flatnonzero(is_letter)
-    texts = [*(run.vocab.decode(ids[n : n + 1]) for n in range(len(ids))), ""]
+    texts = [*(run.tokenizer.decode(ids[n : n + 1]) for n in range(len(ids))), ""]
     probs_NV = np.exp(log_probs_NV.astype(np.float64))
     probs_NV = np.concatenate([probs_NV[:, ids], probs_NV[:, is_end].sum(1, keepdims=True)], axis=1)
     spelt = []

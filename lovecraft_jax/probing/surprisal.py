@@ -39,14 +39,14 @@ class Page:
 
 
 @dataclasses.dataclass(frozen=True)
-class Surprise:
+class Surprisal:
     """`scores` of the held-out tales, in their order, and the page of one of them that is the most like it."""
 
     scores: list[TaleScore]
     page: Page
 
 
-def study(run: Run, tales: Mapping[str, Mapping[str, str]]) -> Surprise:
+def study(run: Run, tales: Mapping[str, Mapping[str, str]]) -> Surprisal:
     """Of the cleaned tales of each split but the training's; the page is from the last split's first tale."""
     held_out = [(split, tale) for split in tales if split != "train" for tale, text in tales[split].items() if text]
     costs = bits(run, [tales[split][tale] for split, tale in held_out])
@@ -57,7 +57,7 @@ def study(run: Run, tales: Mapping[str, Mapping[str, str]]) -> Surprise:
     last = held_out[-1][0]
     first = [split for split, _ in held_out].index(last)
     tale = held_out[first][1]
-    return Surprise(scores, _page(run, tale, tales[last][tale], costs[first]))
+    return Surprisal(scores, _page(run, tale, tales[last][tale], costs[first]))
 
 
 def bits(run: Run, texts: Sequence[str]) -> list[np.ndarray]:
@@ -65,8 +65,8 @@ def bits(run: Run, texts: Sequence[str]) -> list[np.ndarray]:
 
     A text's sum is its final score's (scoring.py).
     """
-    encoded = [run.vocab.encode(text) for text in texts]
-    before = [np.concatenate([[run.vocab.start_id], text.ids[:-1]]) for text in encoded]
+    encoded = [run.tokenizer.encode(text) for text in texts]
+    before = [np.concatenate([[run.tokenizer.start_id], text.ids[:-1]]) for text in encoded]
     costs = read(run.model, run.state.variables, before, [text.ids for text in encoded], _nats)
     for cost, text in zip(costs, encoded, strict=True):
         unknown = text.ids == UNKNOWN_ID
@@ -97,5 +97,5 @@ def _page(run: Run, tale: str, text: str, cost: np.ndarray) -> Page:
 
 def _tokens(run: Run, text: str) -> list[str]:
     """The text of each token."""
-    ids = run.vocab.encode(text).ids
-    return list(text) if len(ids) == len(text) else [run.vocab.decode(ids[n : n + 1]) for n in range(len(ids))]
+    ids = run.tokenizer.encode(text).ids
+    return list(text) if len(ids) == len(text) else [run.tokenizer.decode(ids[n : n + 1]) for n in range(len(ids))]

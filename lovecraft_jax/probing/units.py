@@ -77,8 +77,8 @@ def study(run: Run, tales: Mapping[str, Mapping[str, str]]) -> list[Unit]:
 
     Raises UserError where tokens are not characters.
     """
-    if run.vocab.level != "chars":
-        raise UserError(f"data.level={run.vocab.level}: units are shown by character, of models of chars only")
+    if run.tokenizer.level != "chars":
+        raise UserError(f"data.level={run.tokenizer.level}: units are shown by character, of models of chars only")
     texts = {split: _beginnings(tales[split], run.model.layers * run.model.units) for split in ("valid", "test")}
     chosen_on, judged_on = (_cells(run, list(texts[split].values())) for split in ("valid", "test"))
     values = features(judged_on.text)
@@ -189,7 +189,7 @@ def _beginnings(tales: Mapping[str, str], units: int) -> dict[str, str]:
 
 
 def _cells(run: Run, texts: list[str]) -> Cells:
-    ids = [np.insert(run.vocab.encode(text).ids, 0, run.vocab.start_id) for text in texts]
+    ids = [np.insert(run.tokenizer.encode(text).ids, 0, run.tokenizer.start_id) for text in texts]
     cells = read(run.model, run.state.variables, ids, ids, _held)
     return Cells("".join(texts), np.concatenate([cell[1:] for cell in cells]), np.concatenate([n[1:] for n in ids]))
 

@@ -15,7 +15,7 @@ import numpy as np
 from lovecraft_jax.data.tokenizer import UNKNOWN_ID
 from lovecraft_jax.inference.decoder import Decoder, decode
 from lovecraft_jax.inference.forward_texts import Tokens, decoder_of, scan
-from lovecraft_jax.model.lm import LSTMLM, Carry
+from lovecraft_jax.model.lm import Carry, LanguageModel
 from lovecraft_jax.run import Run
 
 CONTEXT = 1000
@@ -86,8 +86,8 @@ class Words:
 
 def after(run: Run, texts: Sequence[str]) -> State:
     """Where the model stands after the last CONTEXT tokens of each cleaned text, a newline before a shorter one."""
-    start = np.array([run.vocab.start_id])
-    ends = [np.concatenate([start, run.vocab.encode(text).ids])[-CONTEXT:] for text in texts]
+    start = np.array([run.tokenizer.start_id])
+    ends = [np.concatenate([start, run.tokenizer.encode(text).ids])[-CONTEXT:] for text in texts]
     x_TB = np.zeros((CONTEXT, len(texts)), np.int32)
     begins_TB = np.zeros(x_TB.shape, bool)
     for lane, ids in enumerate(ends):
@@ -103,7 +103,7 @@ def after(run: Run, texts: Sequence[str]) -> State:
 def spell(run: Run, state: State, words: Sequence[str]) -> list[np.ndarray]:
     """The log-probabilities [letters + 1, V] of what each text's word might go on with, before each letter and behind
     the last."""
-    ids = [run.vocab.encode(word).ids for word in words]
+    ids = [run.tokenizer.encode(word).ids for word in words]
     longest = max(map(len, ids))
     padded_NL = np.stack([np.pad(word, (0, longest - len(word))) for word in ids])
     seen = [state.log_probs_NV]
@@ -115,7 +115,7 @@ def spell(run: Run, state: State, words: Sequence[str]) -> list[np.ndarray]:
 
 def letters_and_ends(run: Run) -> tuple[np.ndarray, np.ndarray]:
     """Which ids are letters [V], and which end a word. The unknown, which is never written, is neither."""
-    is_letter = np.array([run.vocab.decode(np.array([n])).isalpha() for n in range(run.vocab.size)])
+    is_letter = np.array([run.tokenizer.decode(np.array([n])).isalpha() for n in range(run.tokenizer.size)])
     is_letter[UNKNOWN_ID] = False
     is_end = ~is_letter
     is_end[UNKNOWN_ID] = False
@@ -132,7 +132,7 @@ def any_word(run: Run) -> Language:
 def lexicon(run: Run, words: Iterable[str]) -> Language:
     """These words alone, without those that have a letter which the model cannot write."""
     different = list(dict.fromkeys(words))
-    ids = np.split(run.vocab.encode("".join(different)).ids, np.cumsum([len(word) for word in different])[:-1])
+    ids = np.split(run.tokenizer.encode("".join(different)).ids, np.cumsum([len(word) for word in different])[:-1])
     following: list[dict[int, int]] = [{}]
     ends = []
     for word in ids:
@@ -142,7 +142,7 @@ def lexicon(run: Run, words: Iterable[str]) -> Language:
             if state == len(following):
                 following.append({})
         ends.append(state)
-    next_SV = np.full((len(following), run.vocab.size), -1)
+    next_SV = np.full((len(following), run.tokenizer.size), -1)
     for state, after in enumerate(following):
         next_SV[state, list(after)] = list(after.values())
     ends_S = np.zeros(len(following), bool)
@@ -207,7 +207,7 @@ def _thin(
 
 def _words(run: Run, found: list[tuple], unseen: int) -> Words:
     found = sorted(found, key=lambda word: -word[0])
-    texts = [run.vocab.decode(ids) for _, _, ids in found]
+    texts = [run.tokenizer.decode(ids) for _, _, ids in found]
     return Words(texts, np.exp([log_p for log_p, _, _ in found]), np.array([weight for _, weight, _ in found]), unseen)
 
 
@@ -227,7 +227,7 @@ def _step(run: Run, state: State, row_N: np.ndarray, ids_N: np.ndarray) -> State
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _decode(model: LSTMLM, decoder: Decoder, carry: Carry, ids_S: jax.Array) -> tuple[Carry, jax.Array]:
+def _decode(model: LanguageModel, decoder: Decoder, carry: Carry, ids_S: jax.Array) -> tuple[Carry, jax.Array]:
     carry, logits_SV = decode(model, decoder, carry, ids_S)
     return carry, jax.nn.log_softmax(logits_SV)
 

@@ -8,7 +8,7 @@ from lovecraft_jax.report.collect import find
 from lovecraft_jax.report.page import render
 from lovecraft_jax.report.palette import RUNS
 from lovecraft_jax.runtime.errors import UserError
-from lovecraft_jax.runtime.files import located, write_text
+from lovecraft_jax.runtime.files import resolve_path, write_text
 
 
 def main() -> int:
@@ -17,16 +17,16 @@ def main() -> int:
     workdirs = cli.required("workdir", "runs/c150")
     if len(workdirs) > len(RUNS):
         raise UserError(f"--workdir given {len(workdirs)} times: a page holds up to {len(RUNS)} runs")
-    paths = [str(located(workdir)) for workdir in workdirs]
+    paths = [str(resolve_path(workdir)) for workdir in workdirs]
     if len(set(paths)) < len(paths):
         raise UserError(f"--workdir={' --workdir='.join(workdirs)}: one of them is there twice")
     names = [path.rpartition("/")[-1] for path in paths]
     if len(set(names)) < len(names):
         names = paths
     if given := cli.given("to"):  # before the work is done
-        _make_room(located(given))
+        _make_room(resolve_path(given))
     runs = [find(workdir, F.checkpoint, name) for workdir, name in zip(workdirs, names, strict=True)]
-    to = located(given or f"{paths[0]}/report/index.html")
+    to = resolve_path(given or f"{paths[0]}/report/index.html")
     _make_room(to)
     write_text(to, render(runs))
     print(to)

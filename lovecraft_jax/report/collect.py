@@ -10,16 +10,16 @@ from etils import epath
 from lovecraft_jax.data import dataset
 from lovecraft_jax.inference.generate import Sampling
 from lovecraft_jax.probing import rare_words, surprisal, units
-from lovecraft_jax.probing.surprisal import Surprise
+from lovecraft_jax.probing.surprisal import Surprisal
 from lovecraft_jax.probing.units import Unit
 from lovecraft_jax.run import load_run
-from lovecraft_jax.runtime.console import say
+from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import UserError
-from lovecraft_jax.runtime.files import Row, located, read_rows
+from lovecraft_jax.runtime.files import Row, read_rows, resolve_path
 from lovecraft_jax.stylometry.authorship import Author, Comparison
 from lovecraft_jax.stylometry.authorship import Row as StyleRow
 from lovecraft_jax.stylometry.features import measure
-from lovecraft_jax.stylometry.overlap import Copying, Span
+from lovecraft_jax.stylometry.overlap import Overlap, Span
 from lovecraft_jax.stylometry.reference import Reference
 from lovecraft_jax.training import metrics
 
@@ -84,7 +84,7 @@ class Findings:
     written: list[Written]
     copied_by_author: dict[str, tuple[float, float, float]]
     words: rare_words.Study | None
-    surprise: Surprise
+    surprise: Surprisal
     units: list[Unit] | None
 
     @property
@@ -136,20 +136,20 @@ class Findings:
 
 def find(workdir: str, checkpoint: str, name: str) -> Findings:
     """Everything about the run in `workdir`. Raises UserError where it is none, or its corpus is not to be had."""
-    run, path = load_run(workdir, checkpoint), located(workdir)
+    run, path = load_run(workdir, checkpoint), resolve_path(workdir)
     config = run.config.to_dict()
-    texts = dataset.prepare(run.config, run.corpus, run.vocab).splits.by_tale
+    texts = dataset.prepare(run.config, run.corpus, run.tokenizer).splits.by_tale
     rows = _rows(path / metrics.FILE)
     versions, baselines = (_read_json(path / f"{name}.json") for name in ("versions", "baselines"))
-    say(f"{name}: writing {STREAMS} samples at each of {len(TEMPERATURES)} temperatures, beside the author's pieces")
-    copying = Copying(texts["train"])
+    log(f"{name}: writing {STREAMS} samples at each of {len(TEMPERATURES)} temperatures, beside the author's pieces")
+    overlap = Overlap(texts["train"])
     held_out = texts["valid"] | texts["test"]
     author = Author(texts["train"] | held_out, held_out.keys())
     written = [
-        _written(temperature, run.write("", LENGTH, 0, Sampling(temperature), STREAMS), copying, author)
+        _written(temperature, run.write("", LENGTH, 0, Sampling(temperature), STREAMS), overlap, author)
         for temperature in TEMPERATURES
     ]
-    say(f"{name}: rare words, single units, held-out tales")
+    log(f"{name}: rare words, single units, held-out tales")
     everything = [text for at in written for text in at.texts]
     return Findings(
         name=name,
@@ -162,21 +162,21 @@ def find(workdir: str, checkpoint: str, name: str) -> Findings:
         rows=rows,
         baselines=baselines,
         training_seconds=_seconds(rows, config["data"]["batch_size"] * config["data"]["seq_len"]),
-        stages=_stages(path / "samples", rows, config["sample"]["prompt"], author.reference, copying),
+        stages=_stages(path / "samples", rows, config["sample"]["prompt"], author.reference, overlap),
         written=written,
-        copied_by_author=copying.author(held_out.values(), LENGTH),
-        words=rare_words.study(run, texts, everything) if run.vocab.level == "chars" else None,
-        units=units.study(run, texts) if run.vocab.level == "chars" else None,
+        copied_by_author=overlap.author(held_out.values(), LENGTH),
+        words=rare_words.study(run, texts, everything) if run.tokenizer.level == "chars" else None,
+        units=units.study(run, texts) if run.tokenizer.level == "chars" else None,
         surprise=surprisal.study(run, texts),
     )
 
 
-def _written(temperature: float, texts: list[str], copying: Copying, author: Author) -> Written:
-    figures = [copying.figures(text) for text in texts]
+def _written(temperature: float, texts: list[str], overlap: Overlap, author: Author) -> Written:
+    figures = [overlap.figures(text) for text in texts]
     copied = {key: sum(of_text[key] for of_text in figures) / len(texts) for key in figures[0]}
-    longest = [(span, text[span.start : span.end]) for text in texts if (span := copying.longest(text))]
+    longest = [(span, text[span.start : span.end]) for text in texts if (span := overlap.longest(text))]
     of_all = max(longest, key=lambda pair: pair[0].length, default=None)
-    return Written(temperature, texts, copying.spans(texts[0]), copied, of_all, author.compare("".join(texts)))
+    return Written(temperature, texts, overlap.spans(texts[0]), copied, of_all, author.compare("".join(texts)))
 
 
 def _rows(path: epath.Path) -> list[Row]:
@@ -206,13 +206,13 @@ def _seconds(rows: list[Row], chars_per_step: int) -> float:
     return seconds
 
 
-def _stages(folder: epath.Path, rows: list[Row], prompt: str, reference: Reference, copying: Copying) -> list[Stage]:
+def _stages(folder: epath.Path, rows: list[Row], prompt: str, reference: Reference, overlap: Overlap) -> list[Stage]:
     samples = sorted(path for path in folder.glob("*.txt") if path.stem.isdigit()) if folder.exists() else []
     bpc = {row["step"]: row["bpc"] for row in rows if row["split"] == "valid" and row["scoring"] == "scheduled"}
     stages = []
     for path in samples:
         step, text = int(path.stem), path.read_text().removesuffix("\n")
         written = text.removeprefix(prompt)
-        figures = measure(written, reference) | copying.figures(written)
+        figures = measure(written, reference) | overlap.figures(written)
         stages.append(Stage(step, text, bpc.get(step), figures))
     return stages

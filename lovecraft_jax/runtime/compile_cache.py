@@ -8,13 +8,13 @@ from typing import Any
 import jax
 import pooch
 
-from lovecraft_jax.runtime.console import say
+from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.hardware import machine
 
 DAMAGED = "Error reading persistent compilation cache entry"
 
 
-def keep_programs() -> None:
+def enable_compile_cache() -> None:
     """Turns JAX's compile cache on, unless the user has chosen a folder (JAX_COMPILATION_CACHE_DIR) or turned it off
     (JAX_ENABLE_COMPILATION_CACHE=false)."""
     if jax.config.values["jax_compilation_cache_dir"] is not None:
@@ -33,10 +33,10 @@ def _empty_when_damaged(folder: Path) -> None:
     def show_or_mend(message: Any, *rest: Any, **more: Any) -> None:
         if DAMAGED in str(message) and folder.is_dir():
             shutil.rmtree(folder, ignore_errors=True)
-            say(f"WARNING: emptied {folder}: a compiled program in it was damaged")
+            log(f"WARNING: emptied {folder}: a compiled program in it was damaged")
         elif "persistent compilation cache entry" in str(message) and not folder.is_dir():
             if folder not in told:
-                say(f"WARNING: compiled programs cannot be kept in {folder}: there is no such folder")
+                log(f"WARNING: compiled programs cannot be kept in {folder}: there is no such folder")
             told.add(folder)
         else:
             show(message, *rest, **more)

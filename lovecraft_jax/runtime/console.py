@@ -5,7 +5,7 @@ import sys
 _silent = False
 
 
-def say(line: str, always: bool = False) -> None:
+def log(line: str, always: bool = False) -> None:
     """Prints a line on standard error; after `silence` only one that must `always` be seen."""
     if always or not _silent:
         print(line, file=sys.stderr, flush=True)

@@ -20,7 +20,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lovecraft_jax.runtime.console import say, silence
+from lovecraft_jax.runtime.console import log, silence
 from lovecraft_jax.runtime.errors import FAILED, INTERRUPTED, RunError, UserError
 
 HEARTBEAT_SECONDS = 20
@@ -65,7 +65,7 @@ def find_devices() -> None:
     if count() == 1:
         return
     _make_gloo_give_way(before)
-    if not is_first():
+    if not is_main_process():
         silence()
     # What libraries print of themselves, as Gloo does, is no result: standard output is ours alone.
     sys.stdout = os.fdopen(os.dup(1), "w")
@@ -99,7 +99,7 @@ def count() -> int:
     return jax.process_count()
 
 
-def is_first() -> bool:
+def is_main_process() -> bool:
     """Whether this is the process that prints and writes."""
     return jax.process_index() == 0
 
@@ -115,7 +115,7 @@ def gather(value: Any) -> list[Any]:
     return [json.loads(row[:length].tobytes()) for row, length in zip(rows, lengths, strict=True)]
 
 
-def together(work: Callable[[], object]) -> None:
+def on_all_processes(work: Callable[[], object]) -> None:
     """Does `work` in every process. Where it raises UserError in one, that is raised in all of them."""
     told = None
     try:
@@ -126,7 +126,7 @@ def together(work: Callable[[], object]) -> None:
         raise UserError(told or of_another)
 
 
-def agree(values: dict[str, Any]) -> None:
+def assert_same_on_all_processes(values: dict[str, Any]) -> None:
     """Raises UserError in all processes, with the first difference, where one has other `values` than process 0."""
     of_all = gather(values)
     for number, other in enumerate(of_all):
@@ -135,13 +135,13 @@ def agree(values: dict[str, Any]) -> None:
                 raise UserError(f"{name} of process {number} is {here!r}, of process 0 {there!r}: give all the same")
 
 
-def own_share(total: int) -> range:
+def process_share(total: int) -> range:
     """This process's of so many things, shared out in order; where there are fewer than processes, perhaps none."""
     me = jax.process_index()
     return range(total * me // count(), total * (me + 1) // count())
 
 
-def own_copy(tree: Any) -> Any:
+def local_copy(tree: Any) -> Any:
     """Arrays that are whole on every device, as they lie on this process's first."""
     return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
 
@@ -160,7 +160,7 @@ class Stop:
         self._each = NamedSharding(mesh, PartitionSpec("all"))
         self._sum = jax.jit(jnp.sum, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
-    def asked(self) -> bool:
+    def requested(self) -> bool:
         """To be called before every dispatch."""
         if count() == 1:
             return bool(self._signals)
@@ -171,7 +171,7 @@ class Stop:
 
 
 @contextmanager
-def leaving(last_saved: Callable[[], int | None]) -> Iterator[None]:
+def exit_on_peer_failure(last_saved: Callable[[], int | None]) -> Iterator[None]:
     """Ends this process at once where it fails by itself, or where another one is lost: the tidy way out would wait for
     the others, who do not come. What all were told together is raised as ever."""
     try:
@@ -187,6 +187,6 @@ def leaving(last_saved: Callable[[], int | None]) -> Iterator[None]:
             way = "begins anew: nothing was saved yet" if saved is None else f"goes on from step {saved:,}"
             told = f"another process was lost ({first_line}); the same command, given to all, {way}"
             code = INTERRUPTED
-        say(f"process {jax.process_index()}: {told}", always=True)
+        log(f"process {jax.process_index()}: {told}", always=True)
         sys.stdout.flush()
         os._exit(code)

@@ -17,7 +17,7 @@ Row = dict[str, Any]
 """{"step": ..., "split": "train" | "valid" | "test", "loss": nats per token, "bpc": ..., ...}"""
 
 
-def located(path: str | os.PathLike[str]) -> epath.Path:
+def resolve_path(path: str | os.PathLike[str]) -> epath.Path:
     """The absolute directory, on a disk or on gs://. Raises UserError for other stores, and where gcsfs is missing."""
     path = os.fspath(path)
     scheme, is_url, _ = path.partition("://")
@@ -38,9 +38,9 @@ def on_store(path: epath.Path) -> bool:
 
 
 @contextmanager
-def owned(path: str) -> Iterator[epath.Path]:
+def locked_workdir(path: str) -> Iterator[epath.Path]:
     """The absolute directory, locked against a second start. Raises UserError."""
-    workdir = located(path)
+    workdir = resolve_path(path)
     locked = locked_on_store if on_store(workdir) else locked_on_disk
     with locked(workdir, path):
         yield workdir

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import fsspec
 from etils import epath
 
-from lovecraft_jax.runtime.console import say
+from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import UserError
 
 RENEW_EVERY = 10.0
@@ -92,7 +92,7 @@ class _RenewedFile:
                     self._write("create")
             elif watched is None:
                 watched = found
-                say(f"{self._name}: locked by {_owner(found)}; taken over if not renewed for {DEAD_AFTER:.0f} s")
+                log(f"{self._name}: locked by {_owner(found)}; taken over if not renewed for {DEAD_AFTER:.0f} s")
             elif found != watched:
                 raise self._in_use(found)
             elif looks * LOOK_EVERY < DEAD_AFTER:  # not by the clock: it goes on while this process is stopped
@@ -114,7 +114,7 @@ class _RenewedFile:
                     continue
             except Exception:  # a store out of reach, in the words of its driver: tried again
                 continue
-            say(
+            log(
                 f"{self._name}: taken over by {_owner(found)}, while this process was asleep or could not reach it: "
                 "ending here, without a byte more"
             )

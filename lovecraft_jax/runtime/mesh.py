@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lovecraft_jax.runtime.console import say
+from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import UserError
 
 AXIS = "data"
@@ -27,7 +27,7 @@ def make_mesh(batch_size: int, devices: Sequence[jax.Device] | None = None) -> M
     # By process, whose rows are then one slice of the batch: on TPUs the devices of a host are not all neighbours.
     devices.sort(key=lambda device: (device.process_index, device.id))
     if devices[0].platform == "cpu" and len({device.process_index for device in devices}) == 1:
-        devices = devices[: divisor(batch_size, len(devices))]
+        devices = devices[: largest_divisor(batch_size, len(devices))]
     if batch_size % len(devices):
         raise UserError(
             f"data.batch_size={batch_size} does not divide by {len(devices)} devices: use a multiple of {len(devices)}"
@@ -35,14 +35,14 @@ def make_mesh(batch_size: int, devices: Sequence[jax.Device] | None = None) -> M
     return Mesh(np.array(devices), (AXIS,))
 
 
-def own_rows(mesh: Mesh, batch_size: int) -> slice:
+def process_rows(mesh: Mesh, batch_size: int) -> slice:
     """The rows of a batch that the devices of this process hold."""
     held = [n for n, device in enumerate(mesh.devices.flat) if device.process_index == jax.process_index()]
     rows = batch_size // mesh.size
     return slice(held[0] * rows, (held[-1] + 1) * rows)
 
 
-def put_own_rows(mesh: Mesh, batches: Any) -> Any:
+def put_process_rows(mesh: Mesh, batches: Any) -> Any:
     """This process's rows of K steps' batches, as its part of arrays of all rows over the mesh."""
     by_row = sharding(mesh, BY_ROW_STACKED)
     if not mesh.is_multi_process:
@@ -50,11 +50,11 @@ def put_own_rows(mesh: Mesh, batches: Any) -> Any:
     return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(by_row, leaf), batches)
 
 
-def divisor(batch_size: int, most: int) -> int:
+def largest_divisor(batch_size: int, most: int) -> int:
     """The largest number up to `most` that divides the batch; says so where it is smaller."""
     count = max(n for n in range(1, most + 1) if batch_size % n == 0)
     if count < most:
-        say(f"using {count} of {most} CPU devices: data.batch_size={batch_size} divides by no more")
+        log(f"using {count} of {most} CPU devices: data.batch_size={batch_size} divides by no more")
     return count
 
 
@@ -63,16 +63,16 @@ def sharding(mesh: Mesh, spec: PartitionSpec) -> NamedSharding:
     return NamedSharding(mesh, spec)
 
 
-def by_rows(mesh: Mesh, local: Callable, in_specs: object, out_specs: object) -> Callable:
+def shard_rows(mesh: Mesh, local: Callable, in_specs: object, out_specs: object) -> Callable:
     """`local` run on each device's own rows; it calls `total` where the devices must agree."""
     return jax.shard_map(local, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
-def total(tree: Any) -> Any:
+def sum_over_devices(tree: Any) -> Any:
     """The sum of `tree` over the devices, the one collective of a training step without batch norms."""
     return jax.lax.psum(tree, AXIS)
 
 
-def mean(tree: Any) -> Any:
+def mean_over_devices(tree: Any) -> Any:
     """The mean of `tree` over the devices."""
     return jax.lax.pmean(tree, AXIS)

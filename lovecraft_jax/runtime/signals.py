@@ -13,7 +13,7 @@ _blocks: list[list[int]] = []
 
 
 @contextmanager
-def caught_signals() -> Iterator[list[int]]:
+def collect_signals() -> Iterator[list[int]]:
     """Collects SIGINT and SIGTERM instead of dying of them; the second one of either kills as always.
 
     Where one such block is in another, both collect.
@@ -35,7 +35,7 @@ def caught_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def leave_with_parent() -> None:
+def terminate_with_parent() -> None:
     """On Linux the process that calls this gets SIGTERM when the one that started it is killed: it saves and leaves."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

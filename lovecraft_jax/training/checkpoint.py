@@ -21,7 +21,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
 from lovecraft_jax.runtime import distributed
-from lovecraft_jax.runtime.console import say
+from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import RunError, UserError
 
 
@@ -71,7 +71,7 @@ class Checkpoints:
             create=not read_only,
         )
         folder = workdir / "checkpoints"
-        distributed.together(lambda: _tidy(folder, read_only) if distributed.is_first() else None)
+        distributed.on_all_processes(lambda: _tidy(folder, read_only) if distributed.is_main_process() else None)
         self._manager = ocp.CheckpointManager(folder, options=options)
 
     @property
@@ -133,7 +133,7 @@ class Checkpoints:
             damages = list(filter(None, distributed.gather(damage)))  # what one cannot read, none may go on from
             if not damages:
                 return restored
-            say(f"WARNING: damaged checkpoint, {damages[0]}; trying the one before it")
+            log(f"WARNING: damaged checkpoint, {damages[0]}; trying the one before it")
         if order:
             raise UserError(
                 f"{self._manager.directory}: all {len(order)} checkpoints are damaged; delete the folder to start over"
@@ -161,7 +161,7 @@ class Checkpoints:
         self._manager.wait_until_finished()
         here = [step for step in self.steps if not (self._manager.directory / str(step)).exists()]
         if gone := sorted(set().union(*distributed.gather(here))):  # network disks show it to some later than to others
-            say(f"WARNING: {self._manager.directory}: somebody deleted the checkpoints {', '.join(map(str, gone))}")
+            log(f"WARNING: {self._manager.directory}: somebody deleted the checkpoints {', '.join(map(str, gone))}")
             self._manager.directory.mkdir(parents=True, exist_ok=True)
             self._manager.reload()
 
@@ -225,7 +225,7 @@ def _drop_damaged_scores(folder: epath.Path, read_only: bool) -> None:
                 raise UserError(
                     f"{file}: damaged; start the training again, which sets it right, or delete it"
                 ) from None
-            say(f"WARNING: {file}: damaged; that checkpoint no longer counts as scored")
+            log(f"WARNING: {file}: damaged; that checkpoint no longer counts as scored")
             file.unlink()
 
 
@@ -239,8 +239,8 @@ def checksums(tree: Any) -> dict[str, str]:
     leaves = {jax.tree_util.keystr(path): plain(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
     parts = {name: [_part(leaf)] for name, leaf in leaves.items()}
     if split := [name for name, leaf in leaves.items() if _is_split(leaf)]:
-        of_processes = distributed.gather([parts[name][0] for name in split])
-        parts |= dict(zip(split, map(list, zip(*of_processes, strict=True)), strict=True))
+        from_processes = distributed.gather([parts[name][0] for name in split])
+        parts |= dict(zip(split, map(list, zip(*from_processes, strict=True)), strict=True))
     sums = {}
     for name, leaf in leaves.items():
         crc = zlib.crc32(repr((np.dtype(leaf.dtype), leaf.shape)).encode())

@@ -14,20 +14,20 @@ from ml_collections import ConfigDict
 from lovecraft_jax.data.batches import Batch
 from lovecraft_jax.data.tokenizer import smallest_uint
 from lovecraft_jax.model import backend
-from lovecraft_jax.model.lm import LSTMLM, make_model
+from lovecraft_jax.model.lm import LanguageModel, make_model
 from lovecraft_jax.model.native import build
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.runtime.mesh import (
     BY_ROW_STACKED,
     REPLICATED,
-    divisor,
+    largest_divisor,
     make_mesh,
-    own_rows,
-    put_own_rows,
+    process_rows,
+    put_process_rows,
     sharding,
 )
 from lovecraft_jax.settings import OF_BATCH
-from lovecraft_jax.training.cpu_devices import core_devices, cores_that_pay, make_core_steps, put_rows
+from lovecraft_jax.training.cpu_devices import best_core_count, core_devices, make_core_steps, put_rows
 from lovecraft_jax.training.optimizer import Optimizer, make_optimizer
 from lovecraft_jax.training.state import TrainState, init_state, state_shardings
 from lovecraft_jax.training.step import Metrics, make_train_step, make_train_steps
@@ -51,7 +51,7 @@ class Program:
     donated. `target`: the state's shapes with shardings, for restoring.
     """
 
-    model: LSTMLM
+    model: LanguageModel
     devices: Sequence[jax.Device]
     init: Callable[[int], TrainState]
     rows: slice
@@ -69,20 +69,20 @@ def make_program(config: ConfigDict, vocab_size: int, total_steps: int, cores: i
     init, target = _first_state(config, vocab_size, optimizer, mesh)
     if build.under_way():  # then there is a core and the time to fill the compile cache
         init.lower(0).compile()
-    model, cores = make_model(config, vocab_size), cores or cores_that_pay(config)
-    rows = own_rows(mesh, config.data.batch_size)
+    model, cores = make_model(config, vocab_size), cores or best_core_count(config)
+    rows = process_rows(mesh, config.data.batch_size)
     if cores > 1:
         if model.norm in OF_BATCH:
             raise UserError(
                 f"config.model.norm={model.norm!r} on {cores} cores: each would have a batch of its own; leave "
                 "--num_cpu_devices out"
             )
-        devices = core_devices(divisor(config.data.batch_size, cores))
+        devices = core_devices(largest_divisor(config.data.batch_size, cores))
         put: Callable[[Batch], Any] = functools.partial(put_rows, devices)
         train_steps: TrainSteps = make_core_steps(model, optimizer, target, devices, _options(mesh))
     else:
         devices = mesh.devices.flatten().tolist()
-        put = functools.partial(put_own_rows, mesh)
+        put = functools.partial(put_process_rows, mesh)
         train_steps = _over_mesh(model, optimizer, mesh)
     return Program(model, devices, init, rows, put, train_steps, target)
 
@@ -113,7 +113,7 @@ def _first_state(config: ConfigDict, vocab_size: int, optimizer: Optimizer, mesh
     return jax.jit(first, out_shardings=shardings), _placed(jax.eval_shape(first, 0), shardings)
 
 
-def _over_mesh(model: LSTMLM, optimizer: Optimizer, mesh: Mesh) -> Any:
+def _over_mesh(model: LanguageModel, optimizer: Optimizer, mesh: Mesh) -> Any:
     """Jitted: K steps over the devices of a mesh."""
     shardings, by_row = state_shardings(mesh), sharding(mesh, BY_ROW_STACKED)
     return jax.jit(

@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 
 from lovecraft_jax.data.batches import Batch
 from lovecraft_jax.model import backend
-from lovecraft_jax.model.lm import LSTMLM, Carry, Variables
+from lovecraft_jax.model.lm import Carry, LanguageModel, Variables
 from lovecraft_jax.settings import OF_BATCH
 from lovecraft_jax.training.optimizer import Optimizer
 from lovecraft_jax.training.state import TrainState
@@ -50,7 +50,7 @@ LEAST_ROWS = 8
 """Of a batch, for one core. Chosen, not measured: two cores were all there were to measure on."""
 
 
-def cores_that_pay(config: ConfigDict) -> int:
+def best_core_count(config: ConfigDict) -> int:
     """How many of this machine's cores to train `config` on as devices (cores.py), where it trains on a CPU.
 
     One device where the layer runs in C++, which takes to all cores by itself, and where batch norms need collectives.
@@ -88,7 +88,7 @@ def put_rows(cores: Sequence[jax.Device], batches: Batch) -> list[Batch]:
 
 
 def make_core_steps(
-    model: LSTMLM, optimizer: Optimizer, shapes: TrainState, cores: Sequence[jax.Device], options: Options
+    model: LanguageModel, optimizer: Optimizer, shapes: TrainState, cores: Sequence[jax.Device], options: Options
 ) -> Callable[[TrainState, list[Batch]], tuple[TrainState, Metrics]]:
     """As `step.make_train_steps`, compiled, of batches as `put_rows` gives them; the state stays where it came from.
 
@@ -154,7 +154,7 @@ def make_core_steps(
     return train_steps
 
 
-def _make_gradients(model: LSTMLM, batch_size: int) -> Callable:
+def _make_gradients(model: LanguageModel, batch_size: int) -> Callable:
     gradient = make_gradient(model)
 
     def of_rows(

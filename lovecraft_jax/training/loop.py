@@ -19,16 +19,16 @@ from lovecraft_jax.inference.scoring import Scorer, score_row
 from lovecraft_jax.model import backend
 from lovecraft_jax.model.lm import Variables
 from lovecraft_jax.runtime import distributed
-from lovecraft_jax.runtime.console import say
+from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import DONE, INTERRUPTED, RunError, UserError
-from lovecraft_jax.runtime.files import Row, located, owned, read_rows
-from lovecraft_jax.runtime.signals import caught_signals
+from lovecraft_jax.runtime.files import Row, locked_workdir, read_rows, resolve_path
+from lovecraft_jax.runtime.signals import collect_signals
 from lovecraft_jax.runtime.watchdog import Watchdog
 from lovecraft_jax.training.checkpoint import Checkpoints, saved_steps
 from lovecraft_jax.training.compiled import dispatch_steps, make_program
-from lovecraft_jax.training.logger import Journal
+from lovecraft_jax.training.logger import Logger
 from lovecraft_jax.training.metrics import FILE
-from lovecraft_jax.training.run_files import check_same_run, read_record
+from lovecraft_jax.training.run_files import check_same_run, read_run_files
 from lovecraft_jax.training.state import TrainState
 
 
@@ -37,15 +37,17 @@ def train(config: ConfigDict, workdir: str, cores: int = 0) -> int:
 
     Raises UserError for wrong input, RunError where the loss or its gradient blew up or nothing can be saved.
     """
-    where = located(workdir)
-    leaving = distributed.leaving(lambda: max(saved_steps(where), default=None))
-    with caught_signals() as signals, ExitStack() as stack, leaving:
-        distributed.together(lambda: settings.check(config))
-        distributed.agree(settings.flatten(config) | {"--workdir": str(where)})
+    where = resolve_path(workdir)
+    exit_on_peer_failure = distributed.exit_on_peer_failure(lambda: max(saved_steps(where), default=None))
+    with collect_signals() as signals, ExitStack() as stack, exit_on_peer_failure:
+        distributed.on_all_processes(lambda: settings.check(config))
+        distributed.assert_same_on_all_processes(settings.flatten(config) | {"--workdir": str(where)})
         backend.prepare(config.model)  # while the corpus is read
-        distributed.together(lambda: stack.enter_context(owned(workdir)) if distributed.is_first() else None)
+        distributed.on_all_processes(
+            lambda: stack.enter_context(locked_workdir(workdir)) if distributed.is_main_process() else None
+        )
         training = Training(config, where, signals, stack, cores)
-        with training.told_of_disk():
+        with training.report_disk_errors():
             return training.run()
 
 
@@ -56,10 +58,12 @@ class Training:
         self.config, self.path, self.signals, self.stack = config, path, signals, stack
         self.checkpoints = Checkpoints(path, config.train.keep)
         stack.callback(self.checkpoints.close)
-        distributed.agree({f"the list of checkpoints in --workdir={path}": list(self.checkpoints.steps)})
-        distributed.together(lambda: self._prepare(cores))
-        distributed.agree({"the SHA-256 of data.corpus": self.data.sha256})
-        self.scorer = Scorer(self.program.model, self.data.vocab.start_id)
+        distributed.assert_same_on_all_processes(
+            {f"the list of checkpoints in --workdir={path}": list(self.checkpoints.steps)}
+        )
+        distributed.on_all_processes(lambda: self._prepare(cores))
+        distributed.assert_same_on_all_processes({"the SHA-256 of data.corpus": self.data.sha256})
+        self.scorer = Scorer(self.program.model, self.data.tokenizer.start_id)
 
         restored = self.checkpoints.restore_newest(self.program.target)
         self.step = restored.step if restored else 0
@@ -68,62 +72,62 @@ class Training:
 
     def _prepare(self, cores: int) -> None:
         """All that each process makes for itself, and that wrong input can spoil."""
-        config, vocabulary, corpus = self.config, None, None
+        config, tokenizer, corpus = self.config, None, None
         if self.checkpoints.steps:
-            old, vocabulary, corpus = read_record(self.path)
+            old, tokenizer, corpus = read_run_files(self.path)
             check_same_run(self.path, old, config)
-        self.data = dataset.prepare(config, corpus, vocabulary)
+        self.data = dataset.prepare(config, corpus, tokenizer)
         ids = self.data.encoded["train"].ids
         self.batches = Batches(ids, config.data.batch_size, config.data.seq_len, config.data.regime, config.seed)
         if config.train.eval_lanes > (tokens := len(self.data.encoded["valid"].ids)):
             raise UserError(
                 f"config.train.eval_lanes={config.train.eval_lanes}: valid has {tokens:,} tokens; use fewer lanes"
             )
-        prompt = generate.encode_prompt(self.data.vocab, config.sample.prompt, "config.sample.prompt")
-        self.total = config.train.steps or math.ceil(config.train.epochs * self.batches.steps_per_pass)
-        self.program = make_program(config, self.data.vocab.size, self.total, cores)
-        self.journal = Journal(self.path, config, self.data, prompt)
+        prompt = generate.encode_prompt(self.data.tokenizer, config.sample.prompt, "config.sample.prompt")
+        self.total = config.train.steps or math.ceil(config.train.epochs * self.batches.steps_per_epoch)
+        self.program = make_program(config, self.data.tokenizer.size, self.total, cores)
+        self.logger = Logger(self.path, config, self.data, prompt)
 
     def run(self) -> int:
         """From where the run stands to its end, to an interruption, or to `stop_at_step`."""
-        rows = read_rows(self.path / FILE) if distributed.is_first() else []
+        rows = read_rows(self.path / FILE) if distributed.is_main_process() else []
         final = distributed.gather([row for row in rows if row.get("scoring") == "final"])[0]
         if self.step == self.total and final:
-            say(f"{self.path}: already finished at step {self.total:,}")
-            self.journal.results(final)
+            log(f"{self.path}: already finished at step {self.total:,}")
+            self.logger.results(final)
             return DONE
         self.open()
-        told_to_stop = self._train(min(self.config.train.stop_at_step or self.total, self.total))
+        stop_requested = self._train(min(self.config.train.stop_at_step or self.total, self.total))
         if self.step == self.total:
             return self._finish()
         self.save()
         self.checkpoints.wait()
-        if told_to_stop:
-            self.journal.say(f"interrupted at step {self.step:,}, saved: the same command goes on from there")
+        if stop_requested:
+            self.logger.log(f"interrupted at step {self.step:,}, saved: the same command goes on from there")
             return INTERRUPTED
-        self.journal.say(f"stopped at step {self.step:,} as train.stop_at_step asked, saved")
+        self.logger.log(f"stopped at step {self.step:,} as train.stop_at_step asked, saved")
         return DONE
 
     def open(self) -> None:
         """Begins to write the run down, before its first dispatch."""
-        self.journal.open(self.program, self.step, self.total, self.batches.steps_per_pass, self.stack)
-        self.watchdog = Watchdog(self.config.train.watchdog, self._tell_stuck, INTERRUPTED)
+        self.logger.open(self.program, self.step, self.total, self.batches.steps_per_epoch, self.stack)
+        self.watchdog = Watchdog(self.config.train.watchdog, self._report_stuck, INTERRUPTED)
         self.stack.callback(self.watchdog.close)
         self.began, self.began_at = time.perf_counter(), self.step
 
     def after(self, step: int, state: TrainState, metrics: dict[str, jax.Array]) -> None:
         """What is due after a dispatch that another program did, which brought the run to `step`. Raises RunError."""
         self.step, self.state = step, state
-        if not self._did_what_is_due(metrics):
+        if not self._run_due_work(metrics):
             self._report(step, metrics)
 
     def save(self, bpc: float | None = None) -> None:
         """A checkpoint of where the run stands, with the score if it has one."""
         if self.step not in self.checkpoints.steps:
-            self.checkpoints.save(self.step, self.state, self.journal.record, bpc)
+            self.checkpoints.save(self.step, self.state, self.logger.record, bpc)
 
     @contextmanager
-    def told_of_disk(self) -> Iterator[None]:
+    def report_disk_errors(self) -> Iterator[None]:
         """Raises RunError for a file of the run that cannot be written, as on a full disk."""
         try:
             yield
@@ -138,21 +142,21 @@ class Training:
 
         Dispatches end at multiples of K in absolute steps, as does all that is due.
         """
-        K, stop, told_to_stop = dispatch_steps(self.config), distributed.Stop(self.signals), False
+        K, stop, stop_requested = dispatch_steps(self.config), distributed.Stop(self.signals), False
         pending: tuple[int, dict[str, jax.Array]] | None = None
         sent, after = self._send(self.step, K)
-        while self.step < end and not (told_to_stop := stop.asked()):
+        while self.step < end and not (stop_requested := stop.requested()):
             self.state, metrics = self.program.train_steps(self.state, sent)
             self.step = after
             sent, after = self._send(self.step, K)  # while the devices are at work
             if pending:  # the device has this dispatch to do: now there is time to look at the one before
                 self._report(*pending)
-            pending = None if self._did_what_is_due(metrics) else (self.step, metrics)
+            pending = None if self._run_due_work(metrics) else (self.step, metrics)
         if pending:
             self._report(*pending)
-        return told_to_stop
+        return stop_requested
 
-    def _did_what_is_due(self, metrics: dict[str, jax.Array]) -> bool:
+    def _run_due_work(self, metrics: dict[str, jax.Array]) -> bool:
         """Whether the dispatch that ended here is one to evaluate or save after; then it is done, and reported."""
         scored = self.step % self.config.train.eval_every == 0 or self.step == self.total
         if not scored and self.step % self.config.train.checkpoint_every:
@@ -180,23 +184,23 @@ class Training:
             "step": step,
             "split": "train",
             "loss": loss,
-            "bpc": self.journal.bpc(loss),
+            "bpc": self.logger.bpc(loss),
             "grad_norm": float(values["grad_norm"].mean()),
             "learning_rate": float(values["learning_rate"][-1]),
-            "chars_per_second": self.journal.chars_per_step * (step - self.began_at) / seconds,
+            "chars_per_second": self.logger.chars_per_step * (step - self.began_at) / seconds,
         }
         if "bce" in values:
             row["bce"] = float(values["bce"].mean())
         for at in np.flatnonzero(values["finite"] == 0)[:1]:
             self._stop_at_bad_step(row | {"step": step - count + 1 + int(at)}, float(values["learning_rate"][at]))
         due = step % self.config.train.log_every == 0
-        self.journal.show(row, due)
+        self.logger.show(row, due)
         if due:
             self.began, self.began_at = time.perf_counter(), step
 
     def _stop_at_bad_step(self, row: Row, rate: float) -> None:
         unknown = {key: math.nan for key in ("loss", "bpc", "grad_norm", "bce") if key in row}
-        self.journal.write(row | unknown | {"learning_rate": rate})
+        self.logger.write(row | unknown | {"learning_rate": rate})
         self.checkpoints.wait()
         clip = self.config.optimizer.clip
         raise RunError(
@@ -205,8 +209,8 @@ class Training:
             f"{'a lower optimizer.clip' if clip else 'with optimizer.clip=1'}"
         )
 
-    def _tell_stuck(self) -> None:
-        say(
+    def _report_stuck(self) -> None:
+        log(
             f"stuck: no step has finished for {self.config.train.watchdog} s (config.train.watchdog), at step "
             f"{self.step:,}; the same command goes on from the last checkpoint: {self._last_saved()}"
         )
@@ -217,26 +221,26 @@ class Training:
 
     def _evaluate(self) -> None:
         """Scores the valid split, writes a sample, saves with the score."""
-        lanes, variables = self.config.train.eval_lanes, distributed.own_copy(self.state.variables)
+        lanes, variables = self.config.train.eval_lanes, distributed.local_copy(self.state.variables)
         score = self.scorer.scheduled(variables, self.data.encoded["valid"], lanes)
         row = score_row(self.step, "valid", "scheduled", score) | self._window_score("valid", variables)
-        self.journal.evaluation(row, self.program.model, variables)
+        self.logger.evaluation(row, self.program.model, variables)
         self.save(score.bpc)
         self.watchdog.feed()
-        self.journal.say(f"step {self.step:,}: valid {score.bpc:.4f} bpc")
+        self.logger.log(f"step {self.step:,}: valid {score.bpc:.4f} bpc")
 
     def _finish(self) -> int:
         """Final scores of valid and test from the best checkpoint, and some of its writing."""
         self.checkpoints.wait()
         restored = self.checkpoints.restore_newest(self.program.target, first=self.checkpoints.best_step)
         assert restored is not None, "the last step is always evaluated, and so saved"
-        variables, rows = distributed.own_copy(restored.state.variables), []
+        variables, rows = distributed.local_copy(restored.state.variables), []
         for split in ("valid", "test"):
             score = self.scorer.final(variables, self.data.encoded[split])
             row = score_row(self.total, split, "final", score) | self._window_score(split, variables)
             rows.append(row | {"checkpoint": restored.step})
             self.watchdog.feed()
-        self.journal.finish(rows, self.program.model, variables)
+        self.logger.finish(rows, self.program.model, variables)
         distributed.gather(None)  # those who are done wait: JAX takes one that has left early for lost
         return DONE
 

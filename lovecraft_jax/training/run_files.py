@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 import lovecraft_jax
 from lovecraft_jax import settings
 from lovecraft_jax.data.dataset import Data
-from lovecraft_jax.data.tokenizer import Vocab, load
+from lovecraft_jax.data.tokenizer import Tokenizer, load_tokenizer
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.runtime.files import write_json, write_text
 from lovecraft_jax.runtime.hardware import cpu_name
@@ -20,11 +20,11 @@ from lovecraft_jax.runtime.hardware import cpu_name
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
-def record(config: ConfigDict, data: Data) -> dict[str, Any]:
+def run_record(config: ConfigDict, data: Data) -> dict[str, Any]:
     """All that explains a state: what config.json, vocab.json, corpus.json and versions.json hold."""
     return {
         "config": config.to_dict(),
-        "vocab": data.vocab.dumps(),
+        "vocab": data.tokenizer.dumps(),
         "corpus": {
             "name": data.name,
             "sha256": data.sha256,
@@ -45,20 +45,20 @@ def _hardware() -> str:
     return f"{jax.device_count()} x {kind if kind != 'cpu' else cpu_name()}"
 
 
-def write_record(path: epath.Path, recorded: dict[str, Any]) -> None:
+def write_run_files(path: epath.Path, recorded: dict[str, Any]) -> None:
     """The four JSON files."""
     for name in ("config", "corpus", "versions"):
         write_json(path / f"{name}.json", recorded[name])
     write_text(path / "vocab.json", recorded["vocab"] + "\n")
 
 
-def read_record(path: epath.Path) -> tuple[ConfigDict, Vocab, dict[str, Any]]:
+def read_run_files(path: epath.Path) -> tuple[ConfigDict, Tokenizer, dict[str, Any]]:
     """Config, vocabulary and corpus of the run in `path`. Raises UserError where it is none."""
     texts = []
     try:
         for name in ("config.json", "vocab.json", "corpus.json"):
             texts.append((path / name).read_text())
-        return ConfigDict(json.loads(texts[0])), load(texts[1]), json.loads(texts[2])
+        return ConfigDict(json.loads(texts[0])), load_tokenizer(texts[1]), json.loads(texts[2])
     except FileNotFoundError:  # whose own `filename` is None on an object store
         raise UserError(f"--workdir={path}: not a run ({name} is missing); train first, or name another") from None
     except (ValueError, KeyError, TypeError) as error:

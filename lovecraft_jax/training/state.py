@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from lovecraft_jax.model.lm import LSTMLM, Carry, Variables
+from lovecraft_jax.model.lm import Carry, LanguageModel, Variables
 from lovecraft_jax.runtime.mesh import BY_ROW, REPLICATED, sharding
 
 
@@ -24,7 +24,7 @@ class TrainState:
 
 
 def init_state(
-    model: LSTMLM, optimizer: optax.GradientTransformation, batch_size: int, seed: int | jax.Array
+    model: LanguageModel, optimizer: optax.GradientTransformation, batch_size: int, seed: int | jax.Array
 ) -> TrainState:
     """The state before the first step. Jit it: donation wants every leaf in a buffer of its own."""
     init_rng, dropout_rng = jax.random.split(jax.random.key(seed))

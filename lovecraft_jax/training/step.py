@@ -11,9 +11,9 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from lovecraft_jax.data.batches import Batch
-from lovecraft_jax.model.lm import LSTMLM, Carry, Masks, Variables, forget, forward_in_training
-from lovecraft_jax.model.losses import binary, nats
-from lovecraft_jax.runtime.mesh import BY_ROW, REPLICATED, by_rows, total
+from lovecraft_jax.model.lm import Carry, LanguageModel, Masks, Variables, forward_in_training, reset_carry
+from lovecraft_jax.model.losses import binary_cross_entropy, cross_entropy
+from lovecraft_jax.runtime.mesh import BY_ROW, REPLICATED, shard_rows, sum_over_devices
 from lovecraft_jax.training.optimizer import Optimizer, global_norm, learning_rate
 from lovecraft_jax.training.state import TrainState
 
@@ -31,7 +31,7 @@ class Sums(NamedTuple):
     bce: jax.Array | None = None
 
 
-def make_gradient(model: LSTMLM) -> Callable[[Variables, Carry, Batch, Masks], tuple[Sums, Carry, Variables]]:
+def make_gradient(model: LanguageModel) -> Callable[[Variables, Carry, Batch, Masks], tuple[Sums, Carry, Variables]]:
     """The sums over some rows, their carry after them, and the collections that they change (model.py): truncated
     backpropagation through time.
 
@@ -47,10 +47,10 @@ def make_gradient(model: LSTMLM) -> Callable[[Variables, Carry, Batch, Masks], t
                 part = batch._replace(x_BT=x_BT, y_BT=y_BT, weight_BT=weight_BT)
                 given = variables | {"params": params}
                 after, logits_BTV, changed = forward_in_training(model, given, start, part.x_BT, masks)
-                bce = binary(logits_BTV, part) / model.vocab_size if is_binary else None
-                return after, (Sums(*nats(logits_BTV, part), {}, bce), changed)
+                bce = binary_cross_entropy(logits_BTV, part) / model.vocab_size if is_binary else None
+                return after, (Sums(*cross_entropy(logits_BTV, part), {}, bce), changed)
 
-            start, tokens = forget(carry, batch.reset_B), (batch.x_BT, batch.y_BT, batch.weight_BT)
+            start, tokens = reset_carry(carry, batch.reset_B), (batch.x_BT, batch.y_BT, batch.weight_BT)
             if model.remat:
                 chunks = jax.tree.map(lambda leaf_BT: _chunks(leaf_BT, model.remat), tokens)
                 after, (sums, changed) = jax.lax.scan(jax.checkpoint(chunk, prevent_cse=False), start, chunks)
@@ -112,7 +112,7 @@ def all_finite(params: Any) -> jax.Array:
 
 
 def make_train_step(
-    model: LSTMLM, optimizer: Optimizer, mesh: Mesh
+    model: LanguageModel, optimizer: Optimizer, mesh: Mesh
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
     """One step, the rows of the batch split over the mesh and their sums added up by one collective.
 
@@ -123,9 +123,9 @@ def make_train_step(
 
     def total_gradient(variables: Variables, carry: Carry, batch: Batch, masks: Masks) -> tuple[Sums, Carry, Variables]:
         sums, after, changed = gradient(variables, carry, batch, masks)
-        return total(sums), after, changed
+        return sum_over_devices(sums), after, changed
 
-    by_row = by_rows(
+    by_row = shard_rows(
         mesh, total_gradient, in_specs=(REPLICATED, BY_ROW, BY_ROW, BY_ROW), out_specs=(REPLICATED, BY_ROW, REPLICATED)
     )
 

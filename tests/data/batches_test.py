@@ -25,7 +25,7 @@ def test_streams_cover_the_text_in_order(sizes: tuple[int, int, int], epoch: int
     B, T, spare = sizes
     N = B * T + spare
     batches = positions(N, B, T, "stream", seed)
-    x_KBT = batches.at(epoch * batches.steps_per_pass, batches.steps_per_pass).x_BT
+    x_KBT = batches.at(epoch * batches.steps_per_epoch, batches.steps_per_epoch).x_BT
     laid_out = x_KBT.transpose(1, 0, 2).reshape(-1)  # lane after lane, each over all its steps
     np.testing.assert_array_equal(laid_out, (int(laid_out[0]) + np.arange(laid_out.size)) % N)
     assert laid_out.size == N - N % (B * T)
@@ -37,7 +37,7 @@ def test_windows_are_slices_without_overlap(sizes: tuple[int, int, int], epoch: 
     B, T, spare = sizes
     N = B * T + spare
     batches = positions(N, B, T, "window", seed)
-    x = batches.at(epoch * batches.steps_per_pass, batches.steps_per_pass).x_BT.reshape(-1, T).astype(int)
+    x = batches.at(epoch * batches.steps_per_epoch, batches.steps_per_epoch).x_BT.reshape(-1, T).astype(int)
     np.testing.assert_array_equal(x, (x[:, :1] + np.arange(T)) % N)
     assert len(np.unique(x)) == x.size == N - N % (B * T)
 
@@ -52,7 +52,7 @@ def test_targets_are_the_inputs_shifted_by_one(regime: str) -> None:
 
 def test_lanes_start_over_only_with_a_pass() -> None:
     batches = positions(103, 4, 5, "stream")
-    assert batches.steps_per_pass == 5  # 103 // 5 slices in 4 lanes
+    assert batches.steps_per_epoch == 5  # 103 // 5 slices in 4 lanes
     expected = [[k in (0, 5, 10)] * 4 for k in range(12)]
     np.testing.assert_array_equal(batches.at(0, 12).reset_B, expected)
 

@@ -115,7 +115,7 @@ def test_every_split_is_encoded_whole(config: ConfigDict) -> None:
         text = found.splits.text[part]
         assert encoded.n_chars == len(text)
         if encoded.extra_nats == 0:
-            assert found.vocab.decode(encoded.ids) == text
+            assert found.tokenizer.decode(encoded.ids) == text
     assert found.encoded["train"].extra_nats == 0
 
 
@@ -124,7 +124,7 @@ def test_the_vocabulary_is_of_the_training_text_alone(config: ConfigDict, tmp_pa
     (tmp_path / "a.txt").write_text(text)
     config.data.corpus = str(tmp_path / "a.txt")
     found = dataset.prepare(config)
-    assert found.vocab.size == 4
+    assert found.tokenizer.size == 4
     np.testing.assert_array_equal(found.encoded["test"].ids, np.zeros(50))
     assert found.encoded["test"].extra_nats == pytest.approx(50 * np.log(96), rel=1e-12)
 
@@ -142,9 +142,9 @@ def test_a_run_that_goes_on_finds_its_text_by_its_record(config: ConfigDict, fol
     config.data.corpus = str(folder)
     began = dataset.prepare(config)
     config.data.corpus = "auto"
-    _same(dataset.prepare(config, _recorded(began), began.vocab), began)
+    _same(dataset.prepare(config, _recorded(began), began.tokenizer), began)
     config.data.corpus = str(folder.rename(folder.with_name("moved")))
-    _same(dataset.prepare(config, _recorded(began), began.vocab), began)
+    _same(dataset.prepare(config, _recorded(began), began.tokenizer), began)
 
 
 def test_a_run_that_goes_on_refuses_another_text(config: ConfigDict, folder: Path) -> None:
@@ -154,7 +154,7 @@ def test_a_run_that_goes_on_refuses_another_text(config: ConfigDict, folder: Pat
     for name in ("auto", str(folder), "bundled"):
         config.data.corpus = name
         with pytest.raises(UserError, match=f"data.corpus={name}: another text than this run's"):
-            dataset.prepare(config, _recorded(began), began.vocab)
+            dataset.prepare(config, _recorded(began), began.tokenizer)
 
 
 def test_a_run_that_goes_on_keeps_its_vocabulary_and_cleaning(config: ConfigDict, folder: Path) -> None:
@@ -162,7 +162,7 @@ def test_a_run_that_goes_on_keeps_its_vocabulary_and_cleaning(config: ConfigDict
     config.data.alphabet = "unicode"
     began = dataset.prepare(config)
     config.data.alphabet = "ascii"  # the run's own decides
-    assert dataset.prepare(config, _recorded(began), began.vocab).vocab is began.vocab
+    assert dataset.prepare(config, _recorded(began), began.tokenizer).tokenizer is began.tokenizer
 
 
 def test_the_same_text_found_another_way_keeps_its_splits(
@@ -177,7 +177,7 @@ def test_the_same_text_found_another_way_keeps_its_splits(
     began = dataset.prepare(config)
     assert began.splits.tales["valid"] == sorted(corpus.LOVECRAFT_VALID)
     config.data.corpus = str(folder)
-    _same(dataset.prepare(config, _recorded(began), began.vocab), began)
+    _same(dataset.prepare(config, _recorded(began), began.tokenizer), began)
 
 
 def _recorded(began: Data) -> dict[str, Any]:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from experiments.article_2019 import counts, passes, results
-from lovecraft_jax.data import corpus, tokenizer
+from lovecraft_jax.data import corpus
 from lovecraft_jax.data.cleaning import make_cleaning
+from lovecraft_jax.data.tokenizer import build_tokenizer
 from lovecraft_jax.runtime.errors import WRONG_INPUT
 from lovecraft_jax.stylometry.features import FIGURES
 from lovecraft_jax.stylometry.text import words
@@ -102,8 +103,8 @@ def test_a_run_that_cannot_tell_its_passes_is_one_line(
 
 def write_run(folder: Path, rows: list[dict]) -> None:
     """What of a run tells its passes, in a vocabulary of ten."""
-    vocabulary = tokenizer.build("chars", "abcdefghi", make_cleaning("ascii"))  # and the unknown
-    (folder / "vocab.json").write_text(vocabulary.dumps())
+    tokenizer = build_tokenizer("chars", "abcdefghi", make_cleaning("ascii"))  # and the unknown
+    (folder / "vocab.json").write_text(tokenizer.dumps())
     (folder / "config.json").write_text(json.dumps({"data": {"seq_len": 5, "batch_size": 2}}))
     (folder / "corpus.json").write_text(json.dumps({"characters": {"train": 109}}))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

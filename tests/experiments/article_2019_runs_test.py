@@ -11,7 +11,7 @@ import pytest
 from experiments.article_2019 import jobs, plan, results, training
 from lovecraft_jax.data import corpus
 from lovecraft_jax.runtime.errors import DONE, INTERRUPTED, WRONG_INPUT, UserError
-from lovecraft_jax.runtime.files import owned
+from lovecraft_jax.runtime.files import locked_workdir
 from tests.helpers.runs import assert_same_run, rows, started, wait_for
 
 
@@ -85,7 +85,7 @@ def wait_until_free(workdir: Path) -> None:
     """Until nobody trains there, for half a minute at most."""
     for _ in range(300):
         try:
-            with owned(str(workdir)):
+            with locked_workdir(str(workdir)):
                 return
         except UserError:
             threading.Event().wait(0.1)

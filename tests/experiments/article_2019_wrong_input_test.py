@@ -9,7 +9,7 @@ from experiments.article_2019 import __main__ as article
 from experiments.article_2019 import jobs, results
 from lovecraft_jax.data import corpus
 from lovecraft_jax.runtime.errors import WRONG_INPUT
-from lovecraft_jax.runtime.files import owned
+from lovecraft_jax.runtime.files import locked_workdir
 
 CORPUS = corpus.load("bundled").sha256[: results.SHORT]
 HEAD = "setting,seed,text,valid_bpc,corpus,seconds,steps\n"
@@ -85,7 +85,7 @@ def test_wrong_input_is_one_line(
     given, told = WRONG[case]
     flags = [flag.format(tmp_path) for flag in given]
     monkeypatch.setattr(jobs, "places", lambda jobs: [""])
-    with owned(str(tmp_path / "held")):
+    with locked_workdir(str(tmp_path / "held")):
         try:
             monkeypatch.setattr(sys, "argv", ["article", "--corpus=bundled", f"--workdir={tmp_path}", *flags])
             code = article.main()

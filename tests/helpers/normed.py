@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from configs import tiny
 from lovecraft_jax.data.batches import Batch
-from lovecraft_jax.model.lm import LSTMLM, make_model
+from lovecraft_jax.model.lm import LanguageModel, make_model
 
 T, B, V = 5, 8, 11
 NORMS = ("layer", "batch_input", "batch")
@@ -22,7 +22,7 @@ def settings_of(norm: str, **changes: Any) -> ConfigDict:
     return config
 
 
-def drawn(norm: str, lstm: str = "", **changes: Any) -> tuple[LSTMLM, Any]:
+def drawn(norm: str, lstm: str = "", **changes: Any) -> tuple[LanguageModel, Any]:
     """A model, and random variables, of which statistics tell of no small numbers."""
     model = make_model(settings_of(norm, **{f"model.{key}": value for key, value in changes.items()}), V, lstm)
     rng = np.random.default_rng(0)

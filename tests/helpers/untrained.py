@@ -9,8 +9,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from configs import tiny
-from lovecraft_jax.data import tokenizer
 from lovecraft_jax.data.cleaning import make_cleaning
+from lovecraft_jax.data.tokenizer import build_tokenizer
 from lovecraft_jax.model.lm import make_model
 from lovecraft_jax.run import Run
 
@@ -18,12 +18,12 @@ from lovecraft_jax.run import Run
 def untrained_run(text: str, seed: int = 0, scale: float = 0.8) -> Run:
     """Its vocabulary is that of `text`; weights large enough that what it read long ago matters."""
     config = tiny.get_config()
-    vocabulary = tokenizer.build("chars", text, make_cleaning("ascii"))
-    model, rng = make_model(config, vocabulary.size), np.random.default_rng(seed)
+    tokenizer = build_tokenizer("chars", text, make_cleaning("ascii"))
+    model, rng = make_model(config, tokenizer.size), np.random.default_rng(seed)
     shapes = jax.eval_shape(model.init, jax.random.key(0), model.initial_carry(1), jnp.zeros((1, 1), jnp.int32))
     variables = jax.tree.map(lambda leaf: rng.normal(0, scale, leaf.shape).astype(np.float32), shapes)
     state: Any = types.SimpleNamespace(variables=variables)
-    return Run(config, vocabulary, model, state, {})
+    return Run(config, tokenizer, model, state, {})
 
 
 def read_slowly(run: Run, text: str) -> tuple[np.ndarray, np.ndarray]:
@@ -31,8 +31,8 @@ def read_slowly(run: Run, text: str) -> tuple[np.ndarray, np.ndarray]:
     params = {name: np.asarray(leaf, np.float64) for name, leaf in flatten_dict(run.state.variables["params"]).items()}
     state = [(np.zeros(run.model.units), np.zeros(run.model.units))] * run.model.layers
     below = np.zeros(0)
-    for token in [run.vocab.start_id, *run.vocab.encode(text).ids]:
-        below = np.eye(run.vocab.size)[token]
+    for token in [run.tokenizer.start_id, *run.tokenizer.encode(text).ids]:
+        below = np.eye(run.tokenizer.size)[token]
         for layer, (c, h) in enumerate(state):
             kernel_x, kernel_h, bias = (params[f"lstm_{layer}", name] for name in ("kernel_x", "kernel_h", "bias"))
             i, f, g, o = np.split(below @ kernel_x + h @ kernel_h + bias, 4)

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from configs import tiny
-from lovecraft_jax.data import tokenizer
 from lovecraft_jax.data.cleaning import make_cleaning
-from lovecraft_jax.data.tokenizer import UNKNOWN_ID, Vocab
-from lovecraft_jax.inference.generate import Sampling, choose, encode_prompt, write
-from lovecraft_jax.model.lm import LSTMLM, forward, make_model
+from lovecraft_jax.data.tokenizer import UNKNOWN_ID, Tokenizer, build_tokenizer
+from lovecraft_jax.inference.generate import Sampling, encode_prompt, sample_token, write
+from lovecraft_jax.model.lm import LanguageModel, forward, make_model
 from lovecraft_jax.runtime.errors import UserError
 
 V, LENGTH = 11, 12
@@ -25,14 +24,14 @@ SHARES = [0.5, 0.2, 0.15, 0.1, 0.05]
 
 
 @pytest.fixture(scope="module", params=["fused", "auto"])
-def model(request: pytest.FixtureRequest) -> LSTMLM:
+def model(request: pytest.FixtureRequest) -> LanguageModel:
     config = tiny.get_config()
     config.model.update({"layers": 1, "embed": 0, "lstm": request.param})
     return make_model(config, V)
 
 
 @pytest.fixture(scope="module")
-def variables(model: LSTMLM) -> Any:
+def variables(model: LanguageModel) -> Any:
     """Weights large enough that what is written depends on what was read; the unknown is always the likeliest."""
     rng, ids = np.random.default_rng(1), jnp.zeros((1, 1), jnp.int32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), model.initial_carry(1), ids)
@@ -41,7 +40,7 @@ def variables(model: LSTMLM) -> Any:
     return drawn
 
 
-def test_greedy_equals_refeeding_the_whole_prefix(model: LSTMLM, variables: Any) -> None:
+def test_greedy_equals_refeeding_the_whole_prefix(model: LanguageModel, variables: Any) -> None:
     read = jax.jit(lambda x_BT: forward(model, variables, model.initial_carry(1), x_BT)[1][0])
     text = np.zeros(len(PROMPT) + LENGTH, np.int32)  # zeros stand behind what is read, and cannot be seen from there
     text[: len(PROMPT)] = PROMPT
@@ -54,13 +53,13 @@ def test_greedy_equals_refeeding_the_whole_prefix(model: LSTMLM, variables: Any)
     assert len(set(written[0].tolist())) > 4
 
 
-def test_a_seed_writes_one_text_and_another_seed_another(model: LSTMLM, variables: Any) -> None:
+def test_a_seed_writes_one_text_and_another_seed_another(model: LanguageModel, variables: Any) -> None:
     first, again, other = (whole(model, variables, BOLD, seed=seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert np.any(first != other)
 
 
-def test_the_text_does_not_depend_on_its_pieces(model: LSTMLM, variables: Any) -> None:
+def test_the_text_does_not_depend_on_its_pieces(model: LanguageModel, variables: Any) -> None:
     pieces = list(write(model, variables, PROMPT, LENGTH, 0, BOLD, 3, chunk=5))
     assert [piece.shape for piece in pieces] == [(3, 5), (3, 5), (3, 2)]
     expected = whole(model, variables, BOLD, samples=3)
@@ -69,30 +68,30 @@ def test_the_text_does_not_depend_on_its_pieces(model: LSTMLM, variables: Any) -
     np.testing.assert_array_equal(one, expected)
 
 
-def test_a_sample_does_not_depend_on_how_many_there_are(model: LSTMLM, variables: Any) -> None:
+def test_a_sample_does_not_depend_on_how_many_there_are(model: LanguageModel, variables: Any) -> None:
     three, one = whole(model, variables, BOLD, samples=3), whole(model, variables, BOLD)
     np.testing.assert_array_equal(three[:1], one)
     assert len({row.tobytes() for row in three}) == 3
 
 
-def test_every_position_is_drawn_anew(model: LSTMLM, variables: Any) -> None:
+def test_every_position_is_drawn_anew(model: LanguageModel, variables: Any) -> None:
     uniform = {"params": jax.tree.map(np.zeros_like, variables["params"])}
     ids_SN = whole(model, uniform, BOLD, samples=300)
     pairs, share = 300 * (LENGTH - 1), 1 / (V - 1)
     assert abs(np.mean(ids_SN[:, 1:] == ids_SN[:, :-1]) - share) < 4 * (share * (1 - share) / pairs) ** 0.5
 
 
-def test_the_text_depends_on_the_prompt(model: LSTMLM, variables: Any) -> None:
+def test_the_text_depends_on_the_prompt(model: LanguageModel, variables: Any) -> None:
     (other,) = write(model, variables, PROMPT[::-1].copy(), LENGTH, 0, GREEDY)
     assert np.any(other != whole(model, variables, GREEDY))
 
 
-def test_top_1_equals_greedy(model: LSTMLM, variables: Any) -> None:
+def test_top_1_equals_greedy(model: LanguageModel, variables: Any) -> None:
     top_1 = whole(model, variables, Sampling(temperature=1.5, top_k=1), seed=7)
     np.testing.assert_array_equal(top_1, whole(model, variables, GREEDY))
 
 
-def test_the_unknown_is_never_written(model: LSTMLM, variables: Any) -> None:
+def test_the_unknown_is_never_written(model: LanguageModel, variables: Any) -> None:
     # `variables` make it the likeliest token everywhere.
     for sampling in (GREEDY, BOLD):
         assert np.all(whole(model, variables, sampling) != UNKNOWN_ID)
@@ -122,7 +121,7 @@ def test_the_unknown_is_never_written(model: LSTMLM, variables: Any) -> None:
 def test_tokens_are_drawn_with_the_shares_that_are_left(sampling: Sampling, shares: list[float]) -> None:
     draws = 3000
     rows = jnp.tile(jnp.log(jnp.array([SHARES])), (draws, 1))
-    ids = np.asarray(choose(rows, jax.random.uniform(jax.random.key(0), (draws,)), sampling))
+    ids = np.asarray(sample_token(rows, jax.random.uniform(jax.random.key(0), (draws,)), sampling))
     counts, expected = np.bincount(ids, minlength=5), np.array(shares)
     assert np.all(counts[expected == 0] == 0)
     assert np.all(np.abs(counts / draws - expected) <= 4 * np.sqrt(expected * (1 - expected) / draws))
@@ -131,13 +130,13 @@ def test_tokens_are_drawn_with_the_shares_that_are_left(sampling: Sampling, shar
 @pytest.mark.parametrize("sampling", [Sampling(1.0, top_k=2), Sampling(1.0, top_p=0.4)])
 def test_of_equally_likely_tokens_no_more_stay_than_were_asked_for(sampling: Sampling) -> None:
     rows = jnp.log(jnp.tile(jnp.array([[0.2, 0.25, 0.05, 0.25, 0.25]]), (300, 1)))
-    assert set(choose(rows, jax.random.uniform(jax.random.key(0), (300,)), sampling).tolist()) == {1, 3}
+    assert set(sample_token(rows, jax.random.uniform(jax.random.key(0), (300,)), sampling).tolist()) == {1, 3}
 
 
 @pytest.mark.parametrize("sampling", [Sampling(1.0, top_k=1), Sampling(1.0, top_p=0.3)])
 def test_each_row_is_cut_by_its_own_logits(sampling: Sampling) -> None:
     rows = jnp.log(jnp.array([SHARES, SHARES[::-1]] * 50))
-    ids = choose(rows, jax.random.uniform(jax.random.key(0), (100,)), sampling)
+    ids = sample_token(rows, jax.random.uniform(jax.random.key(0), (100,)), sampling)
     np.testing.assert_array_equal(ids, [1, 4] * 50)
 
 
@@ -159,8 +158,8 @@ def test_a_sampling_that_makes_no_sense_is_an_error_with_its_value(settings: dic
 
 
 @pytest.fixture(scope="module")
-def letters() -> Vocab:
-    return tokenizer.build("chars", 'the cafe\n"ae"', make_cleaning("ascii"))
+def letters() -> Tokenizer:
+    return build_tokenizer("chars", 'the cafe\n"ae"', make_cleaning("ascii"))
 
 
 @pytest.mark.parametrize(
@@ -175,7 +174,7 @@ def letters() -> Vocab:
         ("\u00ad", "\n"),
     ],
 )
-def test_a_prompt_is_cleaned_as_the_training_text_was(letters: Vocab, prompt: str, read: str) -> None:
+def test_a_prompt_is_cleaned_as_the_training_text_was(letters: Tokenizer, prompt: str, read: str) -> None:
     assert letters.decode(encode_prompt(letters, prompt)) == read
 
 
@@ -188,7 +187,9 @@ def test_a_prompt_is_cleaned_as_the_training_text_was(letters: Vocab, prompt: st
         ("\u00c9t\u00e9", "'E'"),
     ],
 )
-def test_a_prompt_that_training_never_showed_is_an_error_that_names_it(letters: Vocab, prompt: str, named: str) -> None:
+def test_a_prompt_that_training_never_showed_is_an_error_that_names_it(
+    letters: Tokenizer, prompt: str, named: str
+) -> None:
     with pytest.raises(UserError) as error:
         encode_prompt(letters, prompt)
     assert (
@@ -196,7 +197,7 @@ def test_a_prompt_that_training_never_showed_is_an_error_that_names_it(letters: 
     )
 
 
-def whole(model: LSTMLM, variables: Any, sampling: Sampling, seed: int = 0, samples: int = 1) -> np.ndarray:
+def whole(model: LanguageModel, variables: Any, sampling: Sampling, seed: int = 0, samples: int = 1) -> np.ndarray:
     """All new tokens at once, [S, LENGTH]."""
     (ids_SN,) = write(model, variables, PROMPT, LENGTH, seed, sampling, samples)
     assert ids_SN.shape == (samples, LENGTH)

@@ -11,7 +11,7 @@ import pytest
 from configs import tiny
 from lovecraft_jax.data.tokenizer import Encoded
 from lovecraft_jax.inference.scoring import CHUNK, WARM_TOKENS, Score, Scorer
-from lovecraft_jax.model.lm import LSTMLM, make_model
+from lovecraft_jax.model.lm import LanguageModel, make_model
 from lovecraft_jax.runtime import distributed
 
 V, START, LENGTH, WINDOW = 11, 3, 2345, 7
@@ -89,7 +89,9 @@ def test_windows_forget_everything_every_so_many_tokens(scorer: Scorer, params: 
 def test_a_process_whose_lanes_are_all_empty_adds_nothing(
     scorer: Scorer, params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(distributed, "own_share", lambda total: range(total - 1))  # the one token is the last lane's
+    monkeypatch.setattr(
+        distributed, "process_share", lambda total: range(total - 1)
+    )  # the one token is the last lane's
     score = scorer.windows({"params": params}, encoded([5]), lanes=3, seq_len=WINDOW)
     assert (score.nats, score.binary) == (0, 0)
 
@@ -141,7 +143,7 @@ def explicit_nats(params: Params, ids: np.ndarray, forget_every: int = 10**9) ->
     return float(total)
 
 
-def shapes_of(model: LSTMLM) -> Params:
+def shapes_of(model: LanguageModel) -> Params:
     ids = jnp.zeros((1, 1), jnp.int32)
     return jax.eval_shape(model.init, jax.random.key(0), model.initial_carry(1), ids)["params"]
 

@@ -18,7 +18,7 @@ from launch.ahead.topologies import Topology, find
 from lovecraft_jax.data import dataset
 from lovecraft_jax.data.batches import Batches
 from lovecraft_jax.runtime.errors import UserError
-from lovecraft_jax.runtime.mesh import AXIS, BY_ROW, REPLICATED, by_rows, make_mesh
+from lovecraft_jax.runtime.mesh import AXIS, BY_ROW, REPLICATED, make_mesh, shard_rows
 
 V, STEPS = 80, 40
 CONFIGS = {"tiny": tiny, "c150": c150}
@@ -87,7 +87,7 @@ def _summing_every_time_step(topology: Topology, steps: int) -> jax.stages.Lower
         return jax.lax.scan(over_time, x_BD, None, 5)[0]
 
     def train_steps(x_BD: jax.Array) -> jax.Array:
-        step = by_rows(mesh, local, BY_ROW, BY_ROW)
+        step = shard_rows(mesh, local, BY_ROW, BY_ROW)
         return jax.lax.scan(lambda h, _: (step(h) * 2, None), x_BD, None, steps)[0]
 
     rows = jax.ShapeDtypeStruct((8, 128), jnp.float32, sharding=NamedSharding(mesh, BY_ROW))
@@ -135,7 +135,7 @@ def test_the_steps_of_a_run_are_the_loops_and_at_least_one_a_pass() -> None:
     config.data.corpus, config.train.epochs = "bundled", 2.5
     ids = dataset.prepare(config).encoded["train"].ids
     batches = Batches(ids, config.data.batch_size, config.data.seq_len, config.data.regime, config.seed)
-    assert ahead.total_steps(config, len(ids)) == -(-5 * batches.steps_per_pass // 2)
+    assert ahead.total_steps(config, len(ids)) == -(-5 * batches.steps_per_epoch // 2)
     config.data.batch_size = len(ids)
     assert ahead.total_steps(config, len(ids)) == 3
     config.train.steps = 7

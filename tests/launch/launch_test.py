@@ -60,9 +60,9 @@ def test_a_config_and_a_text_of_ones_own_train_from_any_folder(unicode_run: Path
 
 
 def test_its_vocabulary_is_the_letters_of_the_text(unicode_run: Path) -> None:
-    vocabulary = json.loads((unicode_run / "vocab.json").read_text())
-    assert vocabulary["chars"] == "".join(sorted(set("\n".join(LINES))))
-    assert set("Ночь«—»?") <= set(vocabulary["chars"])
+    tokenizer = json.loads((unicode_run / "vocab.json").read_text())
+    assert tokenizer["chars"] == "".join(sorted(set("\n".join(LINES))))
+    assert set("Ночь«—»?") <= set(tokenizer["chars"])
 
 
 def test_it_writes_in_its_own_letters(unicode_run: Path) -> None:

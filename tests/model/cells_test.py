@@ -87,10 +87,10 @@ def test_fused_gives_its_gradients_inside_every_transformation(implementation: s
         rank_to_spec = {3: PartitionSpec(None, "rows"), 2: PartitionSpec("rows")}  # [T, B, ...] and [B, H]
         specs = {k: PartitionSpec() if k in PARAMS else rank_to_spec[v.ndim] for k, v in given.items()}
 
-        def of_rows(local: Arrays) -> Arrays:
+        def dense(local: Arrays) -> Arrays:
             return {k: jax.lax.psum(v, "rows") if k in PARAMS else v for k, v in of_one(local).items()}
 
-        sharded = jax.shard_map(of_rows, mesh=mesh, in_specs=(specs,), out_specs=specs, check_vma=False)
+        sharded = jax.shard_map(dense, mesh=mesh, in_specs=(specs,), out_specs=specs, check_vma=False)
         assert_close(jax.jit(sharded)(given), reference_gradients(given))
 
 

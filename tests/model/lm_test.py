@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs import tiny
-from lovecraft_jax.model.lm import LSTMLM, forward, make_model
+from lovecraft_jax.model.lm import LanguageModel, forward, make_model
 from tests.helpers.trees import assert_close
 
 V, H, B, T = 11, 16, 3, 10
@@ -154,7 +154,7 @@ def test_a_mask_holds_for_its_row_and_the_whole_window_and_not_for_the_carry() -
     assert_close(h_T[-1], 3 * carry[1][1][0, 2])
 
 
-def make(**settings: Any) -> LSTMLM:
+def make(**settings: Any) -> LanguageModel:
     """Two layers on one-hot input, without dropout, changed by `settings`."""
     config = tiny.get_config()
     plain = {"lstm": "scan", "layers": 2, "units": H, "embed": 0, "dropout_input": 0.0, "dropout": 0.0}
@@ -162,11 +162,11 @@ def make(**settings: Any) -> LSTMLM:
     return make_model(config, V)
 
 
-def shapes_of(model: LSTMLM) -> Any:
+def shapes_of(model: LanguageModel) -> Any:
     return jax.eval_shape(model.init, jax.random.key(0), model.initial_carry(B), jnp.zeros((B, 1), jnp.int32))
 
 
-def variables_of(model: LSTMLM) -> Any:
+def variables_of(model: LanguageModel) -> Any:
     """Larger than a model starts with, so that what it remembers matters."""
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda leaf: rng.normal(0, 0.5, leaf.shape).astype(np.float32), shapes_of(model))

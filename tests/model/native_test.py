@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lovecraft_jax.inference.decoder import decode, make_decoder
-from lovecraft_jax.model.lm import LSTMLM
+from lovecraft_jax.model.lm import LanguageModel
 from lovecraft_jax.model.lstm_fused import fused_lstm
 from lovecraft_jax.model.native import build, ops
 from tests.conftest import Command
@@ -55,7 +55,7 @@ def test_a_product_is_what_it_is_with_the_kernel_as_it_lies_or_transposed(N: int
 def test_a_token_gives_what_xla_gives(S: int) -> None:
     # Vocabularies of a part of a vector, and of more than the four that a panel of the head takes.
     for layers, units, V, more in [(1, 5, 3, {"embed": 0}), (3, 20, 150, {"embed": 20, "tie": True})]:
-        in_cpp, in_xla = (LSTMLM(V, layers, units, lstm=lstm, **more) for lstm in ("native", "fused"))
+        in_cpp, in_xla = (LanguageModel(V, layers, units, lstm=lstm, **more) for lstm in ("native", "fused"))
         assert_close(after_a_token(in_cpp, S), after_a_token(in_xla, S))
 
 
@@ -63,10 +63,11 @@ def test_a_token_gives_what_xla_gives(S: int) -> None:
 def test_all_threads_give_what_one_gives_to_the_last_bit() -> None:
     """In a process on all cores; by rows, and by columns where the kernel is too large for a core's cache."""
     program = (
-        "import os, sys, jax, numpy as np; from tests.model.native_test import LSTMLM, after_a_token, gradients\n"
+        "import os, sys, jax, numpy as np\n"
+        "from tests.model.native_test import LanguageModel, after_a_token, gradients\n"
         "hasattr(os, 'sched_setaffinity') and os.sched_setaffinity(0, range(os.cpu_count()))\n"  # conftest took one
         "leaves = jax.tree.leaves([gradients(9, H, True, 50) for H in (40, 304)])\n"
-        "leaves += jax.tree.leaves(after_a_token(LSTMLM(150, 2, 100, lstm='native'), 3))\n"
+        "leaves += jax.tree.leaves(after_a_token(LanguageModel(150, 2, 100, lstm='native'), 3))\n"
         "sys.stdout.buffer.write(b''.join(np.asarray(leaf).tobytes() for leaf in leaves))"
     )
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
@@ -121,7 +122,7 @@ def gradients(B: int, H: int, in_cpp: bool, T: int = 3) -> tuple:
     return jax.jit(jax.value_and_grad(total, range(5)))(kernel_HG / H**0.5, bias_G, gates_TBG, c_BH, h_BH)
 
 
-def after_a_token(model: LSTMLM, S: int) -> tuple:
+def after_a_token(model: LanguageModel, S: int) -> tuple:
     """The carry and logits after each stream has read one token, from the same numbers at every call."""
     rng, ids_S = np.random.default_rng(S), jnp.arange(S) % model.vocab_size
     like = jax.eval_shape(model.init, jax.random.key(0), model.initial_carry(1), ids_S[:1, None])

@@ -13,7 +13,7 @@ from lovecraft_jax.inference.decoder import decode, make_decoder
 from lovecraft_jax.model import backend
 from lovecraft_jax.model.cells import LSTMCell, run_layer
 from lovecraft_jax.model.lm import forward
-from lovecraft_jax.runtime.mesh import BY_ROW, BY_ROW_STACKED, REPLICATED, by_rows, make_mesh, total
+from lovecraft_jax.runtime.mesh import BY_ROW, BY_ROW_STACKED, REPLICATED, make_mesh, shard_rows, sum_over_devices
 from tests.helpers.normed import NORMS, B, T, drawn, tokens
 from tests.helpers.trees import assert_close
 
@@ -39,19 +39,19 @@ def test_value_gradients_and_statistics_equal_a_loop_over_flaxs_norms(norm: str,
     params, statistics, inputs, cotangents = draw(norm)
     cell = LSTMCell(D, H, norm=norm)
 
-    def of_rows(params: Arrays, inputs: Arrays, cotangents: Any) -> Any:
+    def dense(params: Arrays, inputs: Arrays, cotangents: Any) -> Any:
         def result(params: Arrays, inputs: Arrays) -> Any:
             variables = {"params": params, **statistics}
             return cell.apply(variables, inputs, lstm, method=layer, mutable=["batch_stats"])
 
         outputs, pull, changed = jax.vjp(result, params, inputs, has_aux=True)
         param_grads, input_grads = pull(cotangents)
-        return outputs, total(param_grads), input_grads, changed
+        return outputs, sum_over_devices(param_grads), input_grads, changed
 
     rows = {"x": BY_ROW_STACKED, "c": BY_ROW, "h": BY_ROW}, ((BY_ROW, BY_ROW), BY_ROW_STACKED)
-    sharded = by_rows(
+    sharded = shard_rows(
         make_mesh(B, jax.devices()[:devices]),
-        of_rows,
+        dense,
         in_specs=(REPLICATED, *rows),
         out_specs=(rows[1], REPLICATED, rows[0], REPLICATED),
     )

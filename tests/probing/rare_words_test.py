@@ -74,8 +74,8 @@ def test_a_word_is_told_letter_by_letter_as_a_loop_would() -> None:
     *letters, end = guess.letters
     for n, letter in enumerate(letters):
         probs = np.exp(read_slowly(run, text[: 7 + n])[0])
-        options = {char: probs[run.vocab.encode(char).ids[0]] for char in "abcdefg"} | {
-            "": sum(probs[run.vocab.encode(char).ids[0]] for char in ". \n")
+        options = {char: probs[run.tokenizer.encode(char).ids[0]] for char in "abcdefg"} | {
+            "": sum(probs[run.tokenizer.encode(char).ids[0]] for char in ". \n")
         }
         assert letter.text == "faced"[n]
         assert letter.prob == pytest.approx(options["faced"[n]], rel=1e-4)
@@ -83,7 +83,7 @@ def test_a_word_is_told_letter_by_letter_as_a_loop_would() -> None:
         assert letter.likelier == sum(prob > options["faced"[n]] for prob in options.values())
     probs = np.exp(read_slowly(run, "bad. a faced")[0])
     assert end.text == ""
-    assert end.prob == pytest.approx(sum(probs[run.vocab.encode(char).ids[0]] for char in ". \n"), rel=1e-4)
+    assert end.prob == pytest.approx(sum(probs[run.tokenizer.encode(char).ids[0]] for char in ". \n"), rel=1e-4)
     assert guess.prob == pytest.approx(math.prod(letter.prob for letter in guess.letters))
     assert guess.bits_per_letter == pytest.approx(-math.log2(guess.prob) / 6)
     assert (guess.trained, guess.written) == (1, 2)
@@ -97,7 +97,7 @@ def run(trained: Path) -> Run:
 
 
 def test_a_corpus_without_the_word_has_its_rare_words_all_the_same(run: Run) -> None:
-    tales = dataset.prepare(run.config, run.corpus, run.vocab).splits.by_tale
+    tales = dataset.prepare(run.config, run.corpus, run.tokenizer).splits.by_tale
     words = [place.word for place in rare_words(tales, collections.Counter(), 3)]
     found = study(run, tales, [f"The {words[0]} and {words[2].upper()}."], rare=6)
     assert found.word == []
@@ -113,7 +113,7 @@ def test_a_corpus_without_the_word_has_its_rare_words_all_the_same(run: Run) -> 
 
 
 def test_the_same_study_twice_is_the_same(run: Run) -> None:
-    tales = dataset.prepare(run.config, run.corpus, run.vocab).splits.by_tale
+    tales = dataset.prepare(run.config, run.corpus, run.tokenizer).splits.by_tale
     assert study(run, tales, [], rare=3) == study(run, tales, [], rare=3)
 
 
@@ -131,6 +131,6 @@ def test_tales_without_any_such_word_are_no_error() -> None:
 
 
 def test_words_as_tokens_are_refused(run: Run) -> None:
-    words = dataclasses.replace(run, vocab=types.SimpleNamespace(level="words"))
+    words = dataclasses.replace(run, tokenizer=types.SimpleNamespace(level="words"))
     with pytest.raises(UserError, match=r"data\.level=words: .* chars only"):
         study(words, TALES, [])

@@ -45,19 +45,19 @@ def test_the_longest_are_packed_first() -> None:
 
 def test_each_token_costs_what_the_model_gives_it(run: Run) -> None:
     text = text_of(12)
-    ids = run.vocab.encode(text).ids
+    ids = run.tokenizer.encode(text).ids
     expected = [-read_slowly(run, text[:n])[0][ids[n]] / np.log(2) for n in range(len(text))]
     np.testing.assert_allclose(bits(run, [text])[0], expected, rtol=1e-4)
 
 
 def test_all_tokens_cost_the_final_score(run: Run) -> None:
     text = text_of(2 * CHUNK + 7)
-    score = run.score(run.vocab.encode(text))
+    score = run.score(run.tokenizer.encode(text))
     assert bits(run, [text])[0].sum(dtype=np.float64) / len(text) == pytest.approx(score.bpc, rel=1e-5)
 
 
 def test_what_training_never_showed_costs_its_spelling_where_it_stands(run: Run) -> None:
-    known, unknown = bits(run, ["aZbZ", "abcd"])[0], run.vocab.encode("aZbZ")
+    known, unknown = bits(run, ["aZbZ", "abcd"])[0], run.tokenizer.encode("aZbZ")
     assert unknown.extra_nats > 0
     assert known.sum() == pytest.approx(run.score(unknown).bpc * 4, rel=1e-5)
     assert min(known[1], known[3]) > np.log2(96)
@@ -71,13 +71,13 @@ def test_no_text_is_read_into_another(run: Run) -> None:
 
 def test_each_held_out_tale_has_its_own_final_score(trained: Path) -> None:
     run = load_run(str(trained))
-    tales = dataset.prepare(run.config, run.corpus, run.vocab).splits.by_tale
+    tales = dataset.prepare(run.config, run.corpus, run.tokenizer).splits.by_tale
     found = surprisal.study(run, tales)
     assert [(score.split, score.tale) for score in found.scores] == [
         (s, t) for s in ("valid", "test") for t in tales[s]
     ]
     for score in found.scores:
-        text = run.vocab.encode(tales[score.split][score.tale])
+        text = run.tokenizer.encode(tales[score.split][score.tale])
         assert score.chars == text.n_chars
         assert score.bpc == pytest.approx(run.score(text).bpc, rel=1e-5)
 
@@ -122,7 +122,7 @@ class Pairs:
 
 def test_a_page_of_longer_tokens_has_their_texts(run: Run) -> None:
     text = "aa b.b" * 700
-    pairs = dataclasses.replace(run, vocab=Pairs())
+    pairs = dataclasses.replace(run, tokenizer=Pairs())
     found = surprisal.study(pairs, {"test": {"only": Pairs().decode(Pairs().encode(text).ids)}})
     assert {len(token) for token in found.page.tokens} == {2}
     assert len(found.page.tokens) == len(found.page.bits) == pytest.approx(PAGE / 2, rel=0.1)

@@ -110,6 +110,6 @@ def test_a_unit_is_shown_by_what_it_held(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_words_as_tokens_are_refused() -> None:
-    words = dataclasses.replace(untrained_run("a"), vocab=types.SimpleNamespace(level="words"))
+    words = dataclasses.replace(untrained_run("a"), tokenizer=types.SimpleNamespace(level="words"))
     with pytest.raises(UserError, match=r"data\.level=words: .* chars only"):
         study(words, {})

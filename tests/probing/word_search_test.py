@@ -29,7 +29,7 @@ def every(run: Run) -> dict[str, float]:
     following = {word: np.exp(read_slowly(run, PLACE + word)[0]) for word in ["", *words]}
 
     def next_is(before: str, chars: str) -> float:
-        return sum(following[before][run.vocab.encode(char).ids[0]] for char in chars)
+        return sum(following[before][run.tokenizer.encode(char).ids[0]] for char in chars)
 
     letters = {word: math.prod(next_is(word[:n], word[n]) for n in range(len(word))) for word in words}
     return {word: letters[word] * next_is(word, OTHERS) for word in words}

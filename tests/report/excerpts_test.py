@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lovecraft_jax.report.excerpts import BITS, copied, held, shortened, surprising
-from lovecraft_jax.stylometry.overlap import Copying, Span
+from lovecraft_jax.stylometry.overlap import Overlap, Span
 
 WORDS = "the old house by the sea had no door "
 
@@ -14,7 +14,7 @@ def test_a_planted_span_is_one_piece_that_names_its_tale() -> None:
     tale = "".join(chr(97 + (i * i) % 26) for i in range(300))
     planted = tale[40:177]
     text = f"QQQ{planted}ZZZ"
-    pieces = copied(text, Copying({"dagon": tale}).spans(text))
+    pieces = copied(text, Overlap({"dagon": tale}).spans(text))
     assert [piece.text for piece in pieces] == ["QQQ", planted, "ZZZ"]
     assert [piece.span and (piece.span.tale, piece.span.length) for piece in pieces] == [None, ("dagon", 137), None]
 

@@ -10,10 +10,10 @@ from lovecraft_jax.run import load_run
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.runtime.files import (
     GrowingFile,
-    located,
+    locked_workdir,
     on_store,
-    owned,
     read_rows,
+    resolve_path,
     trim_rows,
     trim_samples,
     write_json,
@@ -23,20 +23,20 @@ from tests.helpers import store
 
 OWNER = """
 import sys
-from lovecraft_jax.workdir import owned
-with owned(sys.argv[1]):
+from lovecraft_jax.runtime.files import locked_workdir
+with locked_workdir(sys.argv[1]):
     print("owned", flush=True)
     sys.stdin.read()
 """
 
 
 def test_a_run_has_one_owner_at_a_time(tmp_path: Path) -> None:
-    with owned(str(tmp_path / "new" / "run")) as workdir:
+    with locked_workdir(str(tmp_path / "new" / "run")) as workdir:
         assert Path(workdir) == tmp_path / "new" / "run"
         assert workdir.is_dir()
-        with pytest.raises(UserError, match="new/run: in use by another run"), owned(str(workdir)):
+        with pytest.raises(UserError, match="new/run: in use by another run"), locked_workdir(str(workdir)):
             pass
-    with owned(str(tmp_path / "new" / "run")), owned(str(tmp_path / "other")):
+    with locked_workdir(str(tmp_path / "new" / "run")), locked_workdir(str(tmp_path / "other")):
         pass  # free again, and another folder was never taken
 
 
@@ -44,17 +44,17 @@ def test_another_process_holds_the_run_until_it_is_killed(tmp_path: Path) -> Non
     with _owner(tmp_path) as process:
         try:
             assert process.stdout.readline() == "owned\n"
-            with pytest.raises(UserError, match="in use by another run"), owned(str(tmp_path)):
+            with pytest.raises(UserError, match="in use by another run"), locked_workdir(str(tmp_path)):
                 pass
         finally:
             process.kill()
         assert process.wait() == -9
-        with owned(str(tmp_path)):
+        with locked_workdir(str(tmp_path)):
             pass
 
 
 def test_a_second_process_is_refused(tmp_path: Path) -> None:
-    with owned(str(tmp_path)), _owner(tmp_path) as process:
+    with locked_workdir(str(tmp_path)), _owner(tmp_path) as process:
         out, told = process.communicate()
     assert process.returncode == 1
     assert out == ""
@@ -62,16 +62,16 @@ def test_a_second_process_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_run_that_fails_lets_go(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), owned(str(tmp_path)):
+    with pytest.raises(ZeroDivisionError), locked_workdir(str(tmp_path)):
         raise ZeroDivisionError
-    with owned(str(tmp_path)):
+    with locked_workdir(str(tmp_path)):
         pass
 
 
 def test_a_workdir_may_be_relative_or_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    with owned("runs/a") as here, owned("~/b") as home:
+    with locked_workdir("runs/a") as here, locked_workdir("~/b") as home:
         assert Path(here) == tmp_path / "runs" / "a"
         assert Path(home) == tmp_path / "home" / "b"
 
@@ -79,7 +79,7 @@ def test_a_workdir_may_be_relative_or_at_home(tmp_path: Path, monkeypatch: pytes
 def test_a_file_is_no_workdir(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(UserError, match=f"--workdir={path}: cannot be written"), owned(str(path)):
+        with pytest.raises(UserError, match=f"--workdir={path}: cannot be written"), locked_workdir(str(path)):
             pass
 
 
@@ -152,15 +152,15 @@ def test_samples_after_a_step_and_those_of_an_end_are_removed(workdir: epath.Pat
 def test_a_path_on_a_store_is_absolute(tmp_path: Path) -> None:
     store.use(tmp_path)
     for path in ("gs://bucket/runs/a", "gs://bucket/runs/a/"):
-        assert str(located(path)) == "gs://bucket/runs/a"
-        assert on_store(located(path))
-    assert not on_store(located(tmp_path))
+        assert str(resolve_path(path)) == "gs://bucket/runs/a"
+        assert on_store(resolve_path(path))
+    assert not on_store(resolve_path(tmp_path))
 
 
 def test_a_store_without_its_driver_is_one_line_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "gs", raising=False)
     monkeypatch.setitem(sys.modules, "gcsfs", None)  # cannot be imported
-    for use in (lambda: owned("gs://bucket/a").__enter__(), lambda: load_run("gs://bucket/a")):
+    for use in (lambda: locked_workdir("gs://bucket/a").__enter__(), lambda: load_run("gs://bucket/a")):
         with pytest.raises(
             UserError, match=r"^--workdir=gs://bucket/a: pip install gcsfs, through which gs://"
         ) as error:
@@ -171,14 +171,14 @@ def test_a_store_without_its_driver_is_one_line_that_says_what_to_install(monkey
 @pytest.mark.parametrize("path", ["s3://bucket/a", "gcs://bucket/a", "file:///tmp/a"])
 def test_another_kind_of_store_is_none(path: str) -> None:
     with pytest.raises(UserError, match=f"--workdir={path}: expected a folder, or gs://bucket/folder"):
-        located(path)
+        resolve_path(path)
 
 
 def test_a_workdir_on_a_store_that_is_no_run(tmp_path: Path) -> None:
     store.use(tmp_path / "objects")
     with pytest.raises(UserError, match="--workdir=gs://bucket/a: no such folder"):
         load_run("gs://bucket/a")
-    write_json(located("gs://bucket/a") / "config.json", {})
+    write_json(resolve_path("gs://bucket/a") / "config.json", {})
     with pytest.raises(UserError, match=r"--workdir=gs://bucket/a: not a run \(vocab.json is missing\)"):
         load_run("gs://bucket/a")
 

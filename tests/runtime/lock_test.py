@@ -17,7 +17,7 @@ from etils import epath
 
 from lovecraft_jax.runtime import lock
 from lovecraft_jax.runtime.errors import UserError
-from lovecraft_jax.runtime.files import owned
+from lovecraft_jax.runtime.files import locked_workdir
 from tests.helpers import store
 
 RUN = "gs://bucket/runs/a"
@@ -25,13 +25,13 @@ LOCK = epath.Path(RUN) / "lock"
 SHORT = {"RENEW_EVERY": 0.1, "DEAD_AFTER": 1.0, "LOOK_EVERY": 0.02, "SETTLE": 0.2}
 OWNER = f"""
 import sys
-from lovecraft_jax import lock
-from lovecraft_jax.workdir import owned
+from lovecraft_jax.runtime import lock
+from lovecraft_jax.runtime.files import locked_workdir
 from tests.helpers import store
 store.use(sys.argv[1])
 for name, value in {SHORT}.items():
     setattr(lock, name, value)
-with owned({RUN!r}):
+with locked_workdir({RUN!r}):
     print("owned", flush=True)
     sys.stdin.read()
 """
@@ -51,10 +51,10 @@ def objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_a_second_start_is_refused_as_soon_as_the_first_is_seen_to_live(objects: Path) -> None:
-    with owned(RUN) as workdir:
+    with locked_workdir(RUN) as workdir:
         assert str(workdir) == RUN
         began = time.monotonic()
-        with pytest.raises(UserError) as refused, owned(RUN):
+        with pytest.raises(UserError) as refused, locked_workdir(RUN):
             pass
         assert time.monotonic() - began < lock.DEAD_AFTER / 2
         line = str(refused.value)
@@ -62,16 +62,16 @@ def test_a_second_start_is_refused_as_soon_as_the_first_is_seen_to_live(objects:
         assert ", last renewed 20" in line
         assert line.endswith(" UTC); wait for it or name another folder")
         assert "\n" not in line
-        with owned("gs://bucket/runs/b"):
+        with locked_workdir("gs://bucket/runs/b"):
             pass  # another folder was never taken
-    with owned(RUN):
+    with locked_workdir(RUN):
         pass  # free again
 
 
 def test_another_process_holds_it_for_as_long_as_it_lives(objects: Path) -> None:
     with _owner(objects) as process:
         time.sleep(1.5 * lock.DEAD_AFTER)
-        with pytest.raises(UserError, match=f"in use by another run .process {process.pid} on "), owned(RUN):
+        with pytest.raises(UserError, match=f"in use by another run .process {process.pid} on "), locked_workdir(RUN):
             pass
         process.communicate("")  # its input ends, and so its run
         assert process.returncode == 0
@@ -84,14 +84,14 @@ def test_a_killed_process_is_succeeded_once_it_has_not_renewed_for_long_enough(o
         process.wait()
         assert LOCK.exists()
         began = time.monotonic()
-        with owned(RUN):
+        with locked_workdir(RUN):
             assert time.monotonic() - began > lock.DEAD_AFTER
             assert json.loads(LOCK.read_text())["pid"] == os.getpid()
 
 
 def test_who_waits_for_a_dead_owner_says_so(objects: Path, capsys: pytest.CaptureFixture) -> None:
     LOCK.write_text('{"pid": 7, "host": "h", "renewed": "2031-02-03 04:05:06.789", "id": "x"}')
-    with owned(RUN):  # its clock, years ahead of ours, is not asked
+    with locked_workdir(RUN):  # its clock, years ahead of ours, is not asked
         pass
     told = capsys.readouterr().err
     assert (
@@ -104,7 +104,7 @@ def test_who_waits_for_a_dead_owner_says_so(objects: Path, capsys: pytest.Captur
 def test_what_no_owner_wrote_is_no_owner(content: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "DEAD_AFTER", 0.1)
     LOCK.write_text(content)
-    with owned(RUN):
+    with locked_workdir(RUN):
         assert json.loads(LOCK.read_text())["pid"] == os.getpid()
 
 
@@ -112,7 +112,7 @@ def test_who_lets_go_while_another_looks_is_succeeded_at_once() -> None:
     LOCK.write_text('{"id": "x"}')
     began = time.monotonic()
     threading.Timer(0.3, LOCK.unlink).start()
-    with owned(RUN):
+    with locked_workdir(RUN):
         assert time.monotonic() - began < lock.DEAD_AFTER
 
 
@@ -131,7 +131,7 @@ def test_of_several_starts_at_once_one_goes_on(conditional: bool, dead: bool, mo
 def test_an_owner_that_was_taken_over_while_it_slept_ends_and_writes_nothing_more(objects: Path) -> None:
     with _owner(objects) as process:
         process.send_signal(signal.SIGSTOP)
-        with owned(RUN):
+        with locked_workdir(RUN):
             process.send_signal(signal.SIGCONT)
             assert process.wait(10) == 75
             assert json.loads(LOCK.read_text())["pid"] == os.getpid()
@@ -157,7 +157,7 @@ def test_a_store_out_of_reach_for_a_while_ends_nothing(monkeypatch: pytest.Monke
     def fail(*args: object, **kwargs: object) -> None:
         raise Gone
 
-    with owned(RUN):
+    with locked_workdir(RUN):
         with monkeypatch.context() as patch:
             patch.setattr(store.Store, "cat_file", fail)
             time.sleep(3 * lock.RENEW_EVERY)
@@ -167,19 +167,19 @@ def test_a_store_out_of_reach_for_a_while_ends_nothing(monkeypatch: pytest.Monke
         before = LOCK.read_text()
         time.sleep(3 * lock.RENEW_EVERY)
         assert LOCK.read_text() != before  # renewed again
-    with owned(RUN):
+    with locked_workdir(RUN):
         monkeypatch.setattr(store.Store, "cat_file", fail)  # to its end: which is no error either
 
 
 def test_only_its_own_lock_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "RENEW_EVERY", 60.0)  # so that it does not see it before
-    with owned(RUN):
+    with locked_workdir(RUN):
         LOCK.write_text('{"id": "another"}')
     assert LOCK.read_text() == '{"id": "another"}'
 
 
 def test_a_run_that_fails_lets_go() -> None:
-    with pytest.raises(ZeroDivisionError), owned(RUN):
+    with pytest.raises(ZeroDivisionError), locked_workdir(RUN):
         raise ZeroDivisionError
     assert not LOCK.exists()
 
@@ -189,7 +189,7 @@ def test_a_store_that_refuses_is_one_line(monkeypatch: pytest.MonkeyPatch) -> No
         raise PermissionError("Forbidden: bucket\nand what the server says about it")
 
     monkeypatch.setattr(store.Store, "pipe_file", refuse)
-    with pytest.raises(UserError) as refused, owned(RUN):
+    with pytest.raises(UserError) as refused, locked_workdir(RUN):
         pass
     assert (
         str(refused.value)
@@ -221,7 +221,7 @@ def _starts(count: int) -> list[str]:
         barrier.wait()
         time.sleep(random.uniform(0, 0.04))
         try:
-            with owned(RUN):
+            with locked_workdir(RUN):
                 ends.append("owned")
                 while len(ends) < count:
                     time.sleep(0.01)

@@ -8,10 +8,10 @@ from lovecraft_jax.runtime.mesh import (
     BY_ROW,
     BY_ROW_STACKED,
     REPLICATED,
-    by_rows,
     make_mesh,
+    shard_rows,
     sharding,
-    total,
+    sum_over_devices,
 )
 
 
@@ -48,9 +48,9 @@ def test_each_device_sees_its_own_rows_and_the_total_of_all() -> None:
     mesh = make_mesh(16)
 
     def local(row_B: jax.Array, one: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        return row_B * one, *total((row_B.sum(), one))
+        return row_B * one, *sum_over_devices((row_B.sum(), one))
 
-    each = by_rows(mesh, local, in_specs=(BY_ROW, REPLICATED), out_specs=(BY_ROW, REPLICATED, REPLICATED))
+    each = shard_rows(mesh, local, in_specs=(BY_ROW, REPLICATED), out_specs=(BY_ROW, REPLICATED, REPLICATED))
     rows, rows_total, devices = jax.jit(each)(np.arange(16), np.int32(1))
     np.testing.assert_array_equal(rows, np.arange(16))
     assert (int(rows_total), int(devices)) == (120, 8)

@@ -6,22 +6,22 @@ from collections.abc import Iterator
 
 import pytest
 
-from lovecraft_jax.runtime.signals import caught_signals
+from lovecraft_jax.runtime.signals import collect_signals
 
 
 def test_a_block_in_another_leaves_nothing_unheard() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with caught_signals() as outer:
-        with caught_signals() as inner:
+    with collect_signals() as outer:
+        with collect_signals() as inner:
             os.kill(os.getpid(), signal.SIGTERM)
         assert outer == inner == [signal.SIGTERM]
-        with caught_signals() as later:
+        with collect_signals() as later:
             assert not later
     assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_the_second_signal_ends_it_as_always(listening: None) -> None:
-    with caught_signals() as outer, caught_signals():
+    with collect_signals() as outer, collect_signals():
         os.kill(os.getpid(), signal.SIGINT)
         assert outer == [signal.SIGINT]
         with pytest.raises(KeyboardInterrupt):

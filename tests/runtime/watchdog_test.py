@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import sys, time
-from lovecraft_jax.watchdog import Watchdog
+from lovecraft_jax.runtime.watchdog import Watchdog
 fed, closed = sys.argv[1:] == ["fed"], sys.argv[1:] == ["closed"]
 watchdog = Watchdog(1.0, lambda: print("stuck", flush=True), 75)
 for _ in range(20 if fed else 0):

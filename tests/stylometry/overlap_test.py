@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lovecraft_jax.data import corpus
-from lovecraft_jax.stylometry.overlap import Copying, Span
+from lovecraft_jax.stylometry.overlap import Overlap, Span
 
 TEXTS = st.one_of(
     st.text("ab", max_size=40), st.text("abc", max_size=40), st.text("a\n\u00e9\u4e2d\U0001f980", max_size=30)
@@ -26,11 +26,11 @@ def tales() -> dict[str, str]:
 @example({"z": "ab", "y": "xab"}, "ab", 2)  # in two tales: the first by name, not the first given
 @example({"z": "aaaaa"}, "a" * 12, 3)
 def test_spans_are_those_of_a_search_of_all_places(tales: dict[str, str], text: str, least: int) -> None:
-    copying, expected = Copying(tales), _all_spans(tales, text)
-    assert copying.spans(text, least) == [span for span in expected if span.length >= least]
+    overlap, expected = Overlap(tales), _all_spans(tales, text)
+    assert overlap.spans(text, least) == [span for span in expected if span.length >= least]
     longest = max(expected, key=lambda span: span.length, default=None)
-    assert copying.longest(text) == longest
-    assert copying.shares(text, (least, 2 * least)) == {
+    assert overlap.longest(text) == longest
+    assert overlap.shares(text, (least, 2 * least)) == {
         size: _share(expected, text, size) for size in (least, 2 * least)
     }
 
@@ -38,51 +38,51 @@ def test_spans_are_those_of_a_search_of_all_places(tales: dict[str, str], text: 
 def test_a_planted_span_is_told_with_its_tale_and_place(tales: dict[str, str]) -> None:
     names = sorted(tales)
     held_out, copied = names[:3], names[20]
-    copying = Copying({name: tales[name] for name in names[3:]})
+    overlap = Overlap({name: tales[name] for name in names[3:]})
     own = "\n\n".join(tales[name] for name in held_out)
     planted = tales[copied][1234 : 1234 + 137]
     # Neighbours that the span has nowhere in its tale, so that it is 137 characters and no more.
     text = f"{own[:5000]}#{planted}#{own[5000:]}"
-    assert [span for span in copying.spans(text) if span.length > 100] == [Span(5001, 5138, copied, 1234)]
-    assert copying.longest(text) == Span(5001, 5138, copied, 1234)
-    assert copying.shares(text, (100,)) == {100: 137 / len(text)}
-    assert copying.longest(own).length < 50  # type: ignore[union-attr]
+    assert [span for span in overlap.spans(text) if span.length > 100] == [Span(5001, 5138, copied, 1234)]
+    assert overlap.longest(text) == Span(5001, 5138, copied, 1234)
+    assert overlap.shares(text, (100,)) == {100: 137 / len(text)}
+    assert overlap.longest(own).length < 50  # type: ignore[union-attr]
 
 
 def test_offsets_are_in_characters_whatever_their_bytes() -> None:
-    copying = Copying({"greek": "\u1f00\u03bd\u03ae\u03c1 \U0001f980\U0001f980 end", "latin": "an end"})
-    assert copying.spans("...\U0001f980\U0001f980 end", 3) == [Span(3, 9, "greek", 5)]
-    assert copying.spans("n end", 3) == [Span(0, 5, "latin", 1)]
+    overlap = Overlap({"greek": "\u1f00\u03bd\u03ae\u03c1 \U0001f980\U0001f980 end", "latin": "an end"})
+    assert overlap.spans("...\U0001f980\U0001f980 end", 3) == [Span(3, 9, "greek", 5)]
+    assert overlap.spans("n end", 3) == [Span(0, 5, "latin", 1)]
 
 
 def test_nothing_is_shared_with_or_by_nothing() -> None:
     for tales, text in (({}, "text"), ({"empty": ""}, "text"), ({"tale": "abc"}, ""), ({"tale": "abc"}, "xyz")):
-        copying = Copying(tales)
-        assert copying.spans(text, 1) == []
-        assert copying.longest(text) is None
-        assert copying.figures(text) == {"copied_longest": 0, "copied_20": 0, "copied_50": 0, "copied_100": 0}
+        overlap = Overlap(tales)
+        assert overlap.spans(text, 1) == []
+        assert overlap.longest(text) is None
+        assert overlap.figures(text) == {"copied_longest": 0, "copied_20": 0, "copied_50": 0, "copied_100": 0}
 
 
 def test_shares_count_a_character_once_however_many_spans_hold_it() -> None:
-    copying = Copying({"one": "abcdef", "two": "defghi"})
-    assert copying.spans("abcdefghi##def", 4) == [Span(0, 6, "one", 0), Span(3, 9, "two", 0)]
-    assert copying.shares("abcdefghi##def", (4, 7)) == {4: 9 / 14, 7: 0.0}
-    assert copying.shares("abcdefghi##def", (3,)) == {3: 12 / 14}
+    overlap = Overlap({"one": "abcdef", "two": "defghi"})
+    assert overlap.spans("abcdefghi##def", 4) == [Span(0, 6, "one", 0), Span(3, 9, "two", 0)]
+    assert overlap.shares("abcdefghi##def", (4, 7)) == {4: 9 / 14, 7: 0.0}
+    assert overlap.shares("abcdefghi##def", (3,)) == {3: 12 / 14}
 
 
 def test_what_the_author_repeats_is_read_in_pieces_of_one_length() -> None:
-    copying = Copying({"tale": "the quick brown fox jumps over the lazy dog"})
+    overlap = Overlap({"tale": "the quick brown fox jumps over the lazy dog"})
     own = ["the quick brown fox jum" + "#" * 23, "#" * 50]  # pieces of 23: the first copied whole, the others not
-    figures = copying.author(own, 23)
+    figures = overlap.author(own, 23)
     assert figures["copied_longest"] == pytest.approx((0, 0, 0.925 * 23))  # of 23, 0, 0, 0
     assert figures["copied_20"] == pytest.approx((0, 0, 92.5))
     assert figures["copied_50"] == (0, 0, 0)
-    assert copying.author(["the quick brown fox jum"], 1000)["copied_longest"] == (23, 23, 23)  # shorter: whole
+    assert overlap.author(["the quick brown fox jum"], 1000)["copied_longest"] == (23, 23, 23)  # shorter: whole
 
 
 def test_no_text_takes_long(tales: dict[str, str]) -> None:
     long = "".join(random.Random(0).choices("eta ", k=400_000))
-    copying = Copying(tales | {"long": long})
+    overlap = Overlap(tales | {"long": long})
     texts = {
         "copied": long,
         "two copied halves": long[200_000:] + long[:200_000],
@@ -91,7 +91,7 @@ def test_no_text_takes_long(tales: dict[str, str]) -> None:
     }
     for name, text in texts.items():
         began = time.process_time()
-        copying.longest(text)
+        overlap.longest(text)
         assert time.process_time() - began < 5, name  # half a second at most; by the square of it: minutes
 
 

@@ -136,7 +136,7 @@ def test_large_layers_start_without_waiting_for_each_other_for_ever() -> None:
     """On all cores, in a process of its own: what once hung was two layers' factorisations on one pool of threads."""
     program = (
         "import os; os.sched_setaffinity(0, range(os.cpu_count()))\n"
-        "import jax; from configs import tiny; from lovecraft_jax.program import make_program\n"
+        "import jax; from configs import tiny; from lovecraft_jax.training.compiled import make_program\n"
         "config = tiny.get_config(); config.model.units = 512\n"
         "jax.block_until_ready(make_program(config, 11, 40).init(0))"
     )

@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 
 from configs import c100
 from lovecraft_jax.data.batches import Batch
+from lovecraft_jax.model.losses import binary_cross_entropy
 from lovecraft_jax.training.compiled import make_program
-from lovecraft_jax.training.step import binary
 from tests.helpers.trees import assert_close
 
 KERAS = json.loads((Path(__file__).parents[1] / "fixtures" / "keras.json").read_text())
@@ -23,7 +23,7 @@ V, H, B, T = 5, 2, 4, 6
 def test_the_loss_is_keras_s_from_unsure_to_where_it_clips() -> None:
     logits_NV, targets_N = (np.concatenate(KERAS["loss"][name]) for name in ("logits", "targets"))
     for logits_V, target, loss in zip(logits_NV, targets_N, np.concatenate(KERAS["loss"]["losses"]), strict=True):
-        actual = binary(jnp.float32(logits_V)[None, None], batch(np.array([[target, target]]))) / V
+        actual = binary_cross_entropy(jnp.float32(logits_V)[None, None], batch(np.array([[target, target]]))) / V
         assert float(actual) == pytest.approx(loss, rel=1e-5)
 
 

@@ -16,7 +16,7 @@ from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.runtime.mesh import make_mesh
 from lovecraft_jax.training.checkpoint import Checkpoints
 from lovecraft_jax.training.compiled import Program, make_program
-from lovecraft_jax.training.cpu_devices import cores_that_pay
+from lovecraft_jax.training.cpu_devices import best_core_count
 from lovecraft_jax.training.optimizer import make_optimizer
 from lovecraft_jax.training.state import TrainState
 from lovecraft_jax.training.step import make_gradient, make_train_step
@@ -95,9 +95,9 @@ def test_what_cannot_be_had_with_a_norm_is_refused(norm: str, key: str, value: A
 def test_batch_norms_take_one_device_of_a_cpu_or_a_collective(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
     config = settings_of("batch", **{"model.units": 150, "data.batch_size": 64, "data.seq_len": 50})
-    assert cores_that_pay(config) == 1
+    assert best_core_count(config) == 1
     config.model.norm = "layer"
-    assert cores_that_pay(config) == 6
+    assert best_core_count(config) == 6
     config.model.norm = "batch"
     with pytest.raises(UserError, match="norm='batch' on 2 cores"):
         make_program(config, V, TOTAL, cores=2)

@@ -13,7 +13,7 @@ from etils import epath
 
 from lovecraft_jax.run import load_run
 from lovecraft_jax.runtime.errors import UserError
-from lovecraft_jax.runtime.files import owned
+from lovecraft_jax.runtime.files import locked_workdir
 from tests.helpers import store
 from tests.helpers.runs import assert_same_run, rows, samples, started, wait_for
 
@@ -21,7 +21,9 @@ ROOT = Path(__file__).parents[2]
 ON_STORE = """
 import runpy, sys
 from etils import epath
-from lovecraft_jax import lock, loop
+from lovecraft_jax.runtime import lock
+from lovecraft_jax.training import loop
+from lovecraft_jax.training import loop
 from tests.helpers import store
 store.use(sys.argv.pop(1))
 kept = epath.Path(sys.argv.pop(1))
@@ -179,7 +181,7 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tu
         seen = len(rows(workdir))
         with started("lovecraft_jax.train", TINY, LONG, f"--workdir={workdir}") as process:
             wait_for(lambda seen=seen: len(rows(workdir)) > seen + 1, process)
-            with pytest.raises(UserError, match="in use"), owned(str(workdir)):
+            with pytest.raises(UserError, match="in use"), locked_workdir(str(workdir)):
                 pass
             process.send_signal(number)
             ends.append((process.wait(60), process.communicate()[1]))

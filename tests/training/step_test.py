@@ -11,12 +11,13 @@ from ml_collections import ConfigDict
 
 from configs import tiny
 from lovecraft_jax.data.batches import Batch
-from lovecraft_jax.model.lm import make_model
+from lovecraft_jax.model.lm import make_model, reset_carry
+from lovecraft_jax.model.losses import cross_entropy
 from lovecraft_jax.runtime.mesh import make_mesh
 from lovecraft_jax.training.compiled import Program, make_program
 from lovecraft_jax.training.optimizer import make_optimizer
 from lovecraft_jax.training.state import TrainState
-from lovecraft_jax.training.step import forget, make_gradient, make_train_step, nats
+from lovecraft_jax.training.step import make_gradient, make_train_step
 from tests.helpers.trees import assert_close, on_host
 
 V, B, T, TOTAL = 11, 8, 6, 100
@@ -48,14 +49,14 @@ def start(program: Program) -> TrainState:
 def test_nats_are_the_weighted_sum_of_the_targets_negative_log_probability() -> None:
     logits_BTV = jnp.log(jnp.array([[[0.5, 0.25, 0.25], [0.125, 0.125, 0.75]], [[0.25, 0.25, 0.5], [0.5, 0.4, 0.1]]]))
     y_BT, weight_BT = np.array([[0, 1], [2, 2]], np.uint8), np.array([[1, 2], [1, 0]], np.uint8)
-    total, weights = nats(logits_BTV, Batch(y_BT, y_BT, weight_BT, np.zeros(2, bool)))
+    total, weights = cross_entropy(logits_BTV, Batch(y_BT, y_BT, weight_BT, np.zeros(2, bool)))
     # -log2 of 1/2, of 1/8 twice, and of 1/2.
     assert (float(total), float(weights)) == (pytest.approx((1 + 2 * 3 + 1) * np.log(2), rel=1e-6), 4)
 
 
 def test_forget_zeroes_the_rows_that_start_over_and_no_other() -> None:
     carry = ((jnp.full((3, 2), 7.0), jnp.full((3, 2), jnp.nan)),)
-    ((c_BH, h_BH),) = forget(carry, np.array([True, False, True]))
+    ((c_BH, h_BH),) = reset_carry(carry, np.array([True, False, True]))
     np.testing.assert_array_equal(c_BH, [[0, 0], [7, 7], [0, 0]])
     np.testing.assert_array_equal(h_BH, [[0, 0], [np.nan, np.nan], [0, 0]])
 

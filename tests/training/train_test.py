@@ -159,14 +159,14 @@ def test_the_window_regime_reports_both_scores(windows: tuple) -> None:
     run = load_run(workdir)
     text = run.split("test")
     pad = -len(text.ids) % 8
-    inputs = np.pad(np.concatenate([[run.vocab.start_id], text.ids[:-1]]), (0, pad)).reshape(-1, 8).astype(np.int32)
+    inputs = np.pad(np.concatenate([[run.tokenizer.start_id], text.ids[:-1]]), (0, pad)).reshape(-1, 8).astype(np.int32)
     _, logits = forward(run.model, run.state.variables, run.model.initial_carry(len(inputs)), inputs)
-    log_probs = np.asarray(jax.nn.log_softmax(logits), np.float64).reshape(-1, run.vocab.size)[: len(text.ids)]
+    log_probs = np.asarray(jax.nn.log_softmax(logits), np.float64).reshape(-1, run.tokenizer.size)[: len(text.ids)]
     bpc = -np.mean(log_probs[np.arange(len(text.ids)), text.ids]) / math.log(2)
     final = _rows(workdir)[-1]
     assert final["bpc_window"] == pytest.approx(bpc, rel=1e-5)
     assert abs(final["bpc"] / bpc - 1) > 1e-3
-    right = np.where(np.eye(run.vocab.size)[text.ids] == 1, np.exp(log_probs), 1 - np.exp(log_probs))
+    right = np.where(np.eye(run.tokenizer.size)[text.ids] == 1, np.exp(log_probs), 1 - np.exp(log_probs))
     assert final["bce_window"] == pytest.approx(-np.mean(np.log(right)), rel=1e-5)
 
 
