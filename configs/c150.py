@@ -12,16 +12,17 @@ The third is the article's own recipe, 850 passes of it; `--config.train.stop_at
 
 from ml_collections import ConfigDict
 
+from lovecraft_jax.config import default_config
+
 
 def get_config(variant: str | None = None) -> ConfigDict:
     """The whole experiment, every number with its unit or its reason.
 
     `quick` is the same in about a minute, `article` as it was done in 2019.
     """
-    config = ConfigDict()
+    config = default_config()
     config.seed = 0
 
-    config.data = ConfigDict()
     config.data.corpus = "auto"  # the 67 tales where they can be had, else the bundled ones; or a path
     config.data.level = "chars"  # what a token is
     config.data.alphabet = "ascii"  # "unicode" keeps every character
@@ -30,10 +31,10 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config.data.seq_len = 50  # tokens of backpropagation through time
     config.data.batch_size = 64  # lanes, over all devices
 
-    config.model = ConfigDict()
+    config.model.cell = "lstm"
     # "auto": "native", its loops in C++, on a CPU with a C++ compiler, else "fused". "scan" is a plain Flax cell,
     # slower; "cudnn" is for NVIDIA GPUs.
-    config.model.lstm = "auto"
+    config.model.backend = "auto"
     config.model.layers = 2
     config.model.units = 150
     config.model.embed = 64  # width of the embedding; 0 feeds one-hot vectors, as the article did, and learns slower
@@ -48,7 +49,6 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config.model.remat = 0
     config.model.dtype = "float32"  # of the operands of products; sums, gates and carry stay float32
 
-    config.optimizer = ConfigDict()
     config.optimizer.lr = 0.008  # peak
     config.optimizer.schedule = "cosine"  # or "constant", after the warmup
     config.optimizer.warmup = 200  # steps
@@ -59,7 +59,6 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config.optimizer.eps_hat = False  # True adds eps before Adam corrects its bias, as Keras does
     config.optimizer.clip = 1.0  # global norm of the gradient; 0 does not
 
-    config.train = ConfigDict()
     # "binary_cross_entropy" is the article's: every character of the vocabulary a yes or no of its own (step.py).
     config.train.loss = "cross_entropy"
     config.train.epochs = 20.0  # passes over the training text
@@ -68,12 +67,12 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config.train.steps_per_dispatch = 20  # steps the device takes without the host
     config.train.log_every = 100  # steps
     config.train.eval_every = 1000  # steps
-    config.train.eval_lanes = 32  # lanes that the scheduled score reads side by side
+    config.train.eval_lanes = None  # rows that the scheduled score reads side by side; None: 32, of short texts fewer
     config.train.checkpoint_every = 500  # steps; every evaluation saves as well
     config.train.keep = 2  # latest checkpoints; the best stays besides
     config.train.watchdog = 900.0  # seconds without a finished step or score after which a run ends; 0 waits for ever
 
-    config.sample = ConfigDict()  # what is written at every evaluation
+    # What is generated at every evaluation.
     config.sample.prompt = "The ancient house"
     config.sample.length = 500  # new tokens
     config.sample.temperature = 0.7

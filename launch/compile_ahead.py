@@ -13,14 +13,14 @@ os.environ["TPU_SKIP_MDS_QUERY"] = "1"
 os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # several at once, or beside a training
 
 import json
-from typing import Any
 
 from absl import flags
 
 from launch.ahead import topologies
 from launch.ahead.compile import compile_config, total_steps
 from launch.ahead.report import Result, lines, table
-from lovecraft_jax import cli, settings
+from lovecraft_jax import cli
+from lovecraft_jax.config import Config
 from lovecraft_jax.data import dataset
 from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import DONE, FAILED, UserError
@@ -30,10 +30,9 @@ from lovecraft_jax.training.compiled import dispatch_steps
 def main() -> int:
     """Compiles for each topology and prints what came of it; FAILED where a device of one has too little memory."""
     F = flags.FLAGS
-    config: Any = cli.required("config", "configs/c150.py")
-    settings.check(config)
-    if config.model.lstm == "cudnn":
-        raise UserError("config.model.lstm='cudnn': cuDNN plans its layer on the GPU itself; use fused")
+    config = Config.of(cli.required("config", "configs/c150.py"))
+    if config.model.backend == "cudnn":
+        raise UserError("config.model.backend='cudnn': cuDNN plans its layer on the GPU itself; use fused")
     names = [name.strip() for given in cli.required("topology", "v5e:16x16") for name in given.split(",")]
     places = [topologies.find(name) for name in names]  # all of them, before anything is compiled
     prepared = dataset.prepare(config)
@@ -41,7 +40,7 @@ def main() -> int:
     log(f"the dispatch of {dispatch_steps(config)} steps; corpus {prepared.name}, {prepared.tokenizer.size} ids")
     results = []
     for place in places:
-        config.data.batch_size = F.batch_per_chip * place.chips
+        config = config.replace(**{"data.batch_size": F.batch_per_chip * place.chips})
         log(f"compiling for {place.name} ...")
         if (needed := config.data.batch_size * config.data.seq_len) > tokens:
             log(f"a batch is {needed:,} tokens: to train with it, the text needs more than its {tokens:,}")

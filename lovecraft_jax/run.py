@@ -6,14 +6,14 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
+from lovecraft_jax.config import Config
 from lovecraft_jax.data import dataset
 from lovecraft_jax.data.cleaning import clean_all
 from lovecraft_jax.data.tokenizer import Encoded, Tokenizer
 from lovecraft_jax.inference.generate import Sampling, encode_prompt, most_likely_next, write
 from lovecraft_jax.inference.scoring import Score, Scorer
-from lovecraft_jax.model import backend
+from lovecraft_jax.model.backend import fastest_backend
 from lovecraft_jax.model.lm import LanguageModel, make_model
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.runtime.files import resolve_path
@@ -30,7 +30,7 @@ STREAM_CHUNK = 100
 class Run:
     """A run's parts, and what people do with them. `state.variables` are the model's weights."""
 
-    config: ConfigDict
+    config: Config
     tokenizer: Tokenizer
     model: LanguageModel
     state: TrainState
@@ -89,7 +89,7 @@ def load_run(workdir: str, checkpoint: str | int = "best") -> Run:
     config, tokenizer, corpus = read_run_files(path)
     if not (path / "checkpoints").is_dir():
         raise UserError(f"--workdir={workdir}: no checkpoint yet; train until the first is saved")
-    model = make_model(config, tokenizer.size, backend.fastest(config.model))  # whatever trained it, it runs anywhere
+    model = make_model(config, tokenizer.size, fastest_backend(config.model))  # any backend runs it
     checkpoints = Checkpoints(path, read_only=True)
     restored = checkpoints.restore_newest(state_target(config, model), _wanted(checkpoints, checkpoint, workdir))
     checkpoints.close()
@@ -98,7 +98,7 @@ def load_run(workdir: str, checkpoint: str | int = "best") -> Run:
     return Run(config, tokenizer, model, restored.state, corpus)
 
 
-def state_target(config: ConfigDict, model: LanguageModel) -> TrainState:
+def state_target(config: Config, model: LanguageModel) -> TrainState:
     """Shapes of a run's state, on the first device."""
     optimizer = make_optimizer(config.optimizer, total_steps=1)
     shapes = jax.eval_shape(lambda: init_state(model, optimizer.adam, config.data.batch_size, 0))

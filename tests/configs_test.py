@@ -9,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 import configs
-from lovecraft_jax import settings
+from lovecraft_jax.config import Config, flatten
 from lovecraft_jax.model.lm import make_model
 
 FILES = sorted(path.stem for path in Path(configs.__file__).parent.glob("*.py") if path.stem != "__init__")
@@ -22,7 +22,7 @@ each_config = pytest.mark.parametrize(
 
 @each_config
 def test_every_value_is_of_its_type_and_in_its_range(name: str, variant: str | None) -> None:
-    settings.check(get_config(name, variant))
+    Config.of(get_config(name, variant))
 
 
 @each_config
@@ -73,11 +73,11 @@ def test_quick_is_the_same_model_on_the_same_data_for_under_a_million_characters
 
 @pytest.mark.parametrize(("name", "epochs"), [("c100", 500), ("c125", 500), ("c150", 850), ("c10", 500)])
 def test_the_article_s_recipe_is_the_same_for_all_four_but_for_sizes_and_epochs(name: str, epochs: int) -> None:
-    recipe = settings.flatten(get_config(name, "article"))
+    recipe = flatten(Config.of(get_config(name, "article")))
     asked = {"data.regime": "window", "model.embed": 0, "train.loss": "binary_cross_entropy", "train.epochs": epochs}
     asked |= {"optimizer.lr": 0.001, "optimizer.clip": 0, "optimizer.schedule": "constant", "optimizer.warmup": 0}
     assert recipe.items() >= asked.items()
-    of_c150 = settings.flatten(get_config("c150", "article"))
+    of_c150 = flatten(Config.of(get_config("c150", "article")))
     differing = {key for key, value in recipe.items() if of_c150[key] != value}
     assert differing <= {"model.units", "data.seq_len", "train.epochs"}
 

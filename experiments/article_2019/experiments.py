@@ -6,7 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import c150
-from lovecraft_jax.settings import flatten
+from lovecraft_jax.config import Config, flatten
 
 CONTEXTS = (10, 30, 50, 100, 200)
 UNITS = (100, 125, 150, 256, 512)
@@ -102,7 +102,7 @@ def paced_as(setting: str) -> str:
 
 
 def _cost(setting: str) -> dict[str, Any]:
-    return {key: value for key, value in flatten(_CONFIGS[setting]).items() if key not in FREE_OF_COST}
+    return {key: value for key, value in flatten(Config.of(_CONFIGS[setting])).items() if key not in FREE_OF_COST}
 
 
 def settings() -> tuple[str, ...]:

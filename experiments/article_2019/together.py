@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from lovecraft_jax import settings
+from lovecraft_jax.config import Config
 from lovecraft_jax.data.batches import Batch
 from lovecraft_jax.model.lm import make_model
 from lovecraft_jax.runtime.console import log
@@ -38,9 +38,8 @@ def train(configs: Mapping[Path, ConfigDict]) -> int:
     with collect_signals() as signals, ExitStack() as stack:
         runs = []
         for workdir, config in configs.items():
-            settings.check(config)
             path = stack.enter_context(locked_workdir(str(workdir)))
-            runs.append(Training(config, path, signals, stack, 1))
+            runs.append(Training(Config.of(config), path, signals, stack, 1))
         if len({run.step for run in runs}) > 1:
             log(f"{', '.join(map(str, configs))}: at different steps, so they go on one after another")
             return DONE

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from experiments.article_2019 import experiments, results, together
 from experiments.article_2019.plan import DISPATCH
+from lovecraft_jax.config import Config
 from lovecraft_jax.data import dataset
 from lovecraft_jax.data.batches import Batches
 from lovecraft_jax.inference.generate import Sampling
@@ -37,12 +38,12 @@ def pace(config: ConfigDict, least: float) -> float:
     Measured for at least so many seconds; of the dispatches the quickest tenth counts, since whatever else the machine
     does only ever slows them.
     """
-    read = dataset.prepare(config)
-    section = config.data
-    batches = Batches(read.encoded["train"].ids, section.batch_size, section.seq_len, section.regime, config.seed)
-    program = make_program(config, read.tokenizer.size, 10**6)
+    typed = Config.of(config)
+    read, section = dataset.prepare(typed), typed.data
+    batches = Batches(read.encoded["train"].ids, section.batch_size, section.seq_len, section.regime, typed.seed)
+    program = make_program(typed, read.tokenizer.size, 10**6)
     clock = time.process_time if program.devices[0].platform == "cpu" else time.perf_counter
-    state, K = program.init(config.seed), dispatch_steps(config)
+    state, K = program.init(typed.seed), dispatch_steps(typed)
     seconds: list[float] = []
     while sum(seconds[1:]) < least:
         began = clock()
@@ -86,8 +87,7 @@ def _multiple(steps: float) -> int:
 def measure(setting: str, workdir: Path, seconds: float) -> list[results.Row]:
     """Rows of a finished run: of what it writes, and for the article's recipe of what it had for writing."""
     run = load_run(str(workdir))
-    whole = run.config.copy_and_resolve_references()
-    whole.data.share = 1.0  # fewer tales train it, all of them judge it
+    whole = run.config.replace(**{"data.share": 1.0})  # fewer tales train it, all of them judge it
     texts = dataset.prepare(whole, run.corpus, run.tokenizer).splits.by_tale
     trained_on = dataset.prepare(run.config, run.corpus, run.tokenizer).splits.by_tale["train"]
     held_out = texts["valid"] | texts["test"]

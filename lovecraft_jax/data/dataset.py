@@ -3,14 +3,12 @@
 import dataclasses
 from typing import Any
 
-from ml_collections import ConfigDict
-
+from lovecraft_jax.config import Config
 from lovecraft_jax.data import corpus
 from lovecraft_jax.data.cleaning import make_cleaning
 from lovecraft_jax.data.corpus import Splits
 from lovecraft_jax.data.tokenizer import Encoded, Tokenizer, build_tokenizer
 from lovecraft_jax.runtime.errors import UserError
-from lovecraft_jax.settings import BEFORE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +22,7 @@ class Data:
     encoded: dict[str, Encoded]
 
 
-def prepare(config: ConfigDict, recorded: dict[str, Any] | None = None, tokenizer: Tokenizer | None = None) -> Data:
+def prepare(config: Config, recorded: dict[str, Any] | None = None, tokenizer: Tokenizer | None = None) -> Data:
     """Loads what `config.data` names. A run that goes on passes what it `recorded`, and its vocabulary.
 
     Then "auto" means the corpus that was recorded, and another text is a UserError.
@@ -39,7 +37,7 @@ def prepare(config: ConfigDict, recorded: dict[str, Any] | None = None, tokenize
             f"{recorded['sha256'][:12]} there, named {recorded['name']}): give that one, or another --workdir"
         )
     cleaning = tokenizer.cleaning if tokenizer else make_cleaning(config.data.alphabet)
-    splits = corpus.split(found, cleaning, config.data.get("share", BEFORE["data.share"]))
+    splits = corpus.split(found, cleaning, config.data.share)
     tokenizer = tokenizer or build_tokenizer(config.data.level, splits.text["train"], cleaning)
     encoded = {part: tokenizer.encode(text) for part, text in splits.text.items()}
     return Data(found.name, found.sha256, splits, tokenizer, encoded)

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lovecraft_jax.config import NORMS_IN_CELL
 from lovecraft_jax.model.lm import Carry, LanguageModel, Variables, forward
 from lovecraft_jax.model.lstm_fused import LayerCarry, activate, scale_and_shift
 from lovecraft_jax.model.matmul import dot
 from lovecraft_jax.model.native import ops
-from lovecraft_jax.settings import IN_CELL
 
 
 class Folded(NamedTuple):
@@ -34,7 +34,7 @@ Decoder = Folded | Variables
 
 def make_decoder(model: LanguageModel, variables: Variables) -> Decoder:
     """The weights as `decode` wants them."""
-    if model.norm in IN_CELL:
+    if model.norm in NORMS_IN_CELL:
         return variables
 
     def of(model: LanguageModel) -> Folded:
@@ -46,7 +46,7 @@ def make_decoder(model: LanguageModel, variables: Variables) -> Decoder:
         kernels = [first.kernel_h]
         kernels += [jnp.concatenate([kernel, cell.kernel_h]) for cell, kernel in zip(others, kernels_x, strict=True)]
         head_HV = model.embedding.T if model.tie else model.head_kernel
-        if model.lstm == "native":
+        if model.backend == "native":
             kernels, head_HV = [ops.pack_gates(kernel) for kernel in kernels], ops.pack(head_HV)
         biases_1G = (cell.bias[None] + shift for cell, shift in zip(others, shifts_1G, strict=True))
         starts = (first.normalise_input(table_VG) + first.bias[None], *biases_1G)
@@ -61,7 +61,7 @@ def decode(model: LanguageModel, decoder: Decoder, carry: Carry, ids_S: jax.Arra
     if not isinstance(decoder, Folded):
         carry, logits_S1V = forward(model, decoder, carry, ids_S[:, None])
         return carry, logits_S1V[:, 0]
-    if model.lstm == "native":
+    if model.backend == "native":
         return ops.token(ids_S, *decoder, carry)
     below_SH, scaled = jnp.zeros((len(ids_S), 0)), scale_and_shift(model.units)
     after: list[LayerCarry] = []

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from lovecraft_jax.config import NORMS_IN_CELL, NORMS_OF_BATCH
 from lovecraft_jax.model.lstm_fused import LayerCarry, fused_lstm
 from lovecraft_jax.model.matmul import add_bias, dense, dot
 from lovecraft_jax.model.normalization import (
@@ -28,7 +29,6 @@ from lovecraft_jax.model.normalization import (
     over_rows,
     running,
 )
-from lovecraft_jax.settings import IN_CELL, OF_BATCH
 
 
 class LSTMCell(nn.Module):
@@ -58,7 +58,7 @@ class LSTMCell(nn.Module):
         }
         if "c" in widths:
             self.shift_c = self.param("shift_c", nn.initializers.zeros, (self.units,))
-        if self.norm in OF_BATCH:
+        if self.norm in NORMS_OF_BATCH:
             self.running = {
                 part: (
                     self.variable(STATISTICS, f"mean_{part}", jnp.zeros, width),
@@ -110,7 +110,7 @@ class LSTMCell(nn.Module):
         """One part [..., B, F], and in training what was found of the batch."""
         if part not in self.scales:
             return x, {}
-        if self.norm not in OF_BATCH:
+        if self.norm not in NORMS_OF_BATCH:
             return normalise(x, self.scales[part], over_features)[0], {}
         if self.is_mutable_collection(STATISTICS) and not self.is_initializing():
             x, moments = normalise(x, self.scales[part], over_rows)
@@ -133,8 +133,8 @@ def run_layer(
         carry, (h_TBH, found) = scan(cell, carry, gates_x_TBG)
         cell.remember(found)
         return carry, h_TBH
-    if cell.norm in IN_CELL:
-        raise ValueError(f"norm={cell.norm!r} is for lstm='scan', not for {implementation!r}")
+    if cell.norm in NORMS_IN_CELL:
+        raise ValueError(f"norm={cell.norm!r} is for backend='scan', not for {implementation!r}")
     if implementation in ("fused", "native"):
         return fused_lstm(cell.kernel_h, cell.bias, gates_x_TBG, carry, cell.dtype, implementation == "native")
     raise ValueError(f"unknown LSTM implementation {implementation!r}")

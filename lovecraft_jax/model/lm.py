@@ -10,15 +10,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from ml_collections import ConfigDict
 
-from lovecraft_jax.model import backend
+from lovecraft_jax.config import Config
+from lovecraft_jax.model.backend import resolve_backend
 from lovecraft_jax.model.cells import LSTMCell, run_layer
 from lovecraft_jax.model.lstm_cudnn import run_cudnn
 from lovecraft_jax.model.lstm_fused import LayerCarry
 from lovecraft_jax.model.matmul import add_bias, dense
 from lovecraft_jax.model.normalization import STATISTICS
-from lovecraft_jax.settings import BEFORE
 
 Carry = tuple[LayerCarry, ...]
 """One (c_BH, h_BH) a layer."""
@@ -49,7 +48,7 @@ class LanguageModel(nn.Module):
     forget_bias: float = 1.0
     norm: str = "none"
     dtype: jnp.dtype = jnp.dtype("float32")
-    lstm: str = "scan"
+    backend: str = "scan"
     remat: int = 0
     loss: str = "cross_entropy"
 
@@ -59,9 +58,9 @@ class LanguageModel(nn.Module):
             normal = nn.initializers.normal(self.embed**-0.5)
             self.embedding = self.param("embedding", normal, (self.vocab_size, self.embed))
         widths = self._widths()
-        in_cpp = self.lstm == "native"
+        in_cpp = self.backend == "native"
         if in_cpp and self.dtype != jnp.float32:
-            raise ValueError(f"lstm='native' computes in float32, not in {self.dtype}")
+            raise ValueError(f"backend='native' computes in float32, not in {self.dtype}")
         self.cells = [
             LSTMCell(D, self.units, self.dtype, in_cpp, self.forget_bias, self.norm, name=f"lstm_{i}")
             for i, D in enumerate(widths[:-1])
@@ -76,15 +75,15 @@ class LanguageModel(nn.Module):
         h = x_BT.T
         new_carry: list[LayerCarry] = []
         for cell, layer_carry, mask_BH in zip(self.cells, carry, masks[1:], strict=True):
-            if self.lstm == "cudnn":
+            if self.backend == "cudnn":
                 layer_carry, h = run_cudnn(cell, layer_carry, h if new_carry else self._embed(h, masks[0]))
             else:
                 gates_x_TBG = cell.project(h) if new_carry else self._look_up(h, masks[0])
-                layer_carry, h = run_layer(cell, layer_carry, gates_x_TBG, self.lstm)
+                layer_carry, h = run_layer(cell, layer_carry, gates_x_TBG, self.backend)
             new_carry.append(layer_carry)
             h = h if mask_BH is None else h * mask_BH[None]
         kernel_HV = self.embedding.T if self.tie else self.head_kernel
-        logits_TBV = add_bias(dense(h, kernel_HV, self.dtype, self.lstm == "native"), self.head_bias)
+        logits_TBV = add_bias(dense(h, kernel_HV, self.dtype, self.backend == "native"), self.head_bias)
         return tuple(new_carry), logits_TBV.swapaxes(0, 1)
 
     def initial_carry(self, batch: int) -> Carry:
@@ -141,24 +140,24 @@ def reset_carry(carry: Carry, reset_B: ArrayLike) -> Carry:
     return jax.tree.map(lambda leaf_BH: jnp.where(jnp.asarray(reset_B)[:, None], 0.0, leaf_BH), carry)
 
 
-def make_model(config: ConfigDict, vocab_size: int, lstm: str = "") -> LanguageModel:
-    """The model that `config.model` describes, with another `lstm` where one is named.
+def make_model(config: Config, vocab_size: int, backend: str = "") -> LanguageModel:
+    """The model that `config.model` describes, computed by `backend`, or by that of the config where none is named.
 
-    Raises UserError where it cannot be had here.
+    Raises UserError where the config asks for a backend that this machine does not have.
     """
-    settings = config.model
+    model = config.model
     return LanguageModel(
         vocab_size=vocab_size,
-        layers=settings.layers,
-        units=settings.units,
-        embed=settings.embed,
-        dropout_input=settings.dropout_input,
-        dropout=settings.dropout,
-        tie=settings.tie,
-        forget_bias=settings.get("forget_bias", BEFORE["model.forget_bias"]),
-        norm=settings.get("norm", BEFORE["model.norm"]),
-        dtype=jnp.dtype(settings.dtype),
-        lstm=lstm or backend.resolve(settings),
-        remat=settings.get("remat", 0),  # runs from before it have none
-        loss=config.train.get("loss", BEFORE["train.loss"]),
+        layers=model.layers,
+        units=model.units,
+        embed=model.embed,
+        dropout_input=model.dropout_input,
+        dropout=model.dropout,
+        tie=model.tie,
+        forget_bias=model.forget_bias,
+        norm=model.norm,
+        dtype=jnp.dtype(model.dtype),
+        backend=backend or resolve_backend(model),
+        remat=model.remat,
+        loss=config.train.loss,
     )

@@ -1,4 +1,4 @@
-"""cuDNN's LSTM, on NVIDIA GPUs, as a third way to run a layer: `model.lstm = "cudnn"`, float32.
+"""cuDNN's LSTM, on NVIDIA GPUs, as a third way to run a layer: `model.backend = "cudnn"`, float32.
 
 Not measured: no GPU has been at hand. What it is given and gives is tested against JAX's own reference for it.
 """

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,8 @@ HEARTBEAT_SECONDS = 20
 """After so long without a sign from a process it counts as lost, and JAX aborts the others."""
 SHUTDOWN_SECONDS = 5
 """How long a process that is done waits for the others to be."""
+
+Result = TypeVar("Result")
 
 _THREADS = Path("/proc/self/task")
 _LOST = ("Gloo", "coordination", "UNAVAILABLE", "DEADLINE_EXCEEDED", "heartbeat", "Connection closed", "NCCL")
@@ -115,15 +117,16 @@ def gather(value: Any) -> list[Any]:
     return [json.loads(row[:length].tobytes()) for row, length in zip(rows, lengths, strict=True)]
 
 
-def on_all_processes(work: Callable[[], object]) -> None:
-    """Does `work` in every process. Where it raises UserError in one, that is raised in all of them."""
-    told = None
+def on_all_processes(work: Callable[[], Result]) -> Result:
+    """Returns what `work` returns. Where it raises UserError in one process, all processes raise it."""
+    told, result = None, None
     try:
-        work()
+        result = work()
     except UserError as error:
         told = str(error)
     for of_another in filter(None, gather(told)):
         raise UserError(told or of_another)
+    return result  # type: ignore[return-value]
 
 
 def assert_same_on_all_processes(values: dict[str, Any]) -> None:

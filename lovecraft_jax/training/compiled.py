@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
+from lovecraft_jax.config import NORMS_OF_BATCH, Config
 from lovecraft_jax.data.batches import Batch
 from lovecraft_jax.data.tokenizer import smallest_uint
 from lovecraft_jax.model import backend
@@ -26,7 +26,6 @@ from lovecraft_jax.runtime.mesh import (
     put_process_rows,
     sharding,
 )
-from lovecraft_jax.settings import OF_BATCH
 from lovecraft_jax.training.cpu_devices import best_core_count, core_devices, make_core_steps, put_rows
 from lovecraft_jax.training.optimizer import Optimizer, make_optimizer
 from lovecraft_jax.training.state import TrainState, init_state, state_shardings
@@ -60,10 +59,10 @@ class Program:
     target: TrainState
 
 
-def make_program(config: ConfigDict, vocab_size: int, total_steps: int, cores: int = 1) -> Program:
+def make_program(config: Config, vocab_size: int, total_steps: int, cores: int = 1) -> Program:
     """The program of `config` over all devices that JAX has; with `cores` > 1, over so many cores of its CPU; with 0,
     over as many of these as pay."""
-    backend.check(config)
+    backend.check_cudnn(config)
     optimizer = make_optimizer(config.optimizer, total_steps)
     mesh = make_mesh(config.data.batch_size, jax.devices()[:1] if cores > 1 else None)
     init, target = _first_state(config, vocab_size, optimizer, mesh)
@@ -72,7 +71,7 @@ def make_program(config: ConfigDict, vocab_size: int, total_steps: int, cores: i
     model, cores = make_model(config, vocab_size), cores or best_core_count(config)
     rows = process_rows(mesh, config.data.batch_size)
     if cores > 1:
-        if model.norm in OF_BATCH:
+        if model.norm in NORMS_OF_BATCH:
             raise UserError(
                 f"config.model.norm={model.norm!r} on {cores} cores: each would have a batch of its own; leave "
                 "--num_cpu_devices out"
@@ -87,13 +86,13 @@ def make_program(config: ConfigDict, vocab_size: int, total_steps: int, cores: i
     return Program(model, devices, init, rows, put, train_steps, target)
 
 
-def dispatch_steps(config: ConfigDict) -> int:
+def dispatch_steps(config: Config) -> int:
     """The steps of one dispatch, K: as many as asked for, but dispatches end where anything is due."""
     due = config.train
     return math.gcd(due.steps_per_dispatch, due.log_every, due.eval_every, due.checkpoint_every)
 
 
-def lower_ahead(config: ConfigDict, vocab_size: int, total_steps: int, mesh: Mesh) -> jax.stages.Lowered:
+def lower_ahead(config: Config, vocab_size: int, total_steps: int, mesh: Mesh) -> jax.stages.Lowered:
     """A dispatch of the program over a mesh whose devices need not be there, from shapes alone, ready to compile."""
     optimizer = make_optimizer(config.optimizer, total_steps)
     _, target = _first_state(config, vocab_size, optimizer, mesh)
@@ -101,11 +100,11 @@ def lower_ahead(config: ConfigDict, vocab_size: int, total_steps: int, mesh: Mes
     by_row = sharding(mesh, BY_ROW_STACKED)
     leaves: Any = [((K, B, T), ids), ((K, B, T), ids), ((K, B, T), jnp.uint8), ((K, B), jnp.bool_)]
     shapes: Any = [jax.ShapeDtypeStruct(shape, dtype, sharding=by_row) for shape, dtype in leaves]
-    model = make_model(config, vocab_size, backend.resolve(config.model, mesh.devices.flat[0].platform))
+    model = make_model(config, vocab_size, backend.resolve_backend(config.model, mesh.devices.flat[0].platform))
     return _over_mesh(model, optimizer, mesh).trace(target, Batch(*shapes)).lower()
 
 
-def _first_state(config: ConfigDict, vocab_size: int, optimizer: Optimizer, mesh: Mesh) -> tuple[Any, TrainState]:
+def _first_state(config: Config, vocab_size: int, optimizer: Optimizer, mesh: Mesh) -> tuple[Any, TrainState]:
     """Jitted: a seed to the state before the first step; and its shapes, with where each part of it lies."""
     model = make_model(config, vocab_size, "scan")  # all layers start alike
     first = functools.partial(init_state, model, optimizer.adam, config.data.batch_size)

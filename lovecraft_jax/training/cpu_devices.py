@@ -22,12 +22,11 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 from jaxlib import xla_client
-from ml_collections import ConfigDict
 
+from lovecraft_jax.config import NORMS_OF_BATCH, Config
 from lovecraft_jax.data.batches import Batch
 from lovecraft_jax.model import backend
 from lovecraft_jax.model.lm import Carry, LanguageModel, Variables
-from lovecraft_jax.settings import OF_BATCH
 from lovecraft_jax.training.optimizer import Optimizer
 from lovecraft_jax.training.state import TrainState
 from lovecraft_jax.training.step import Metrics, Sums, all_finite, make_gradient, make_update
@@ -50,14 +49,14 @@ LEAST_ROWS = 8
 """Of a batch, for one core. Chosen, not measured: two cores were all there were to measure on."""
 
 
-def best_core_count(config: ConfigDict) -> int:
+def best_core_count(config: Config) -> int:
     """How many of this machine's cores to train `config` on as devices (cores.py), where it trains on a CPU.
 
     One device where the layer runs in C++, which takes to all cores by itself, and where batch norms need collectives.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     model, data = config.model, config.data
-    if model.norm in OF_BATCH or model.units > MOST_UNITS or backend.resolve(model) == "native":
+    if model.norm in NORMS_OF_BATCH or model.units > MOST_UNITS or backend.resolve_backend(model) == "native":
         return 1
     work = 6 * (8 * model.layers * model.units**2) * data.batch_size * data.seq_len
     return max(1, min(cores, data.batch_size // LEAST_ROWS)) if work > LEAST_WORK else 1

@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from etils import epath
-from ml_collections import ConfigDict
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from lovecraft_jax.config import Config
 from lovecraft_jax.data.cleaning import Counts
 from lovecraft_jax.data.dataset import Data
 from lovecraft_jax.inference import generate
@@ -89,7 +89,7 @@ class Display:
 class Logger:
     """Of a run in `path` that goes on at `step`. `prompt`: the ids that samples go on from."""
 
-    def __init__(self, path: epath.Path, config: ConfigDict, data: Data, prompt: np.ndarray) -> None:
+    def __init__(self, path: epath.Path, config: Config, data: Data, prompt: np.ndarray) -> None:
         self._path, self._config, self._data, self._prompt = path, config, data, prompt
         self.record = run_record(config, data)
 
@@ -193,9 +193,7 @@ class Logger:
             self._baselines_logged = True
 
 
-def plan(
-    config: ConfigDict, data: Data, parameters: int, devices: Sequence[jax.Device], passes: float, steps: int
-) -> str:
+def plan(config: Config, data: Data, parameters: int, devices: Sequence[jax.Device], passes: float, steps: int) -> str:
     """What is about to happen, in a few lines."""
     characters = {split: len(text) for split, text in data.splits.text.items()}
     lengths = ", ".join(f"{split} {n:,}" for split, n in characters.items())

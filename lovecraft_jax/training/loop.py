@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from lovecraft_jax import settings
+from lovecraft_jax.config import Config, flatten
 from lovecraft_jax.data import dataset
 from lovecraft_jax.data.batches import Batches
 from lovecraft_jax.inference import generate
@@ -31,8 +31,11 @@ from lovecraft_jax.training.metrics import FILE
 from lovecraft_jax.training.run_files import check_same_run, read_run_files
 from lovecraft_jax.training.state import TrainState
 
+EVAL_LANES = 32
+"""Rows that a scheduled score reads side by side, where train.eval_lanes leaves it open and the text is long enough."""
 
-def train(config: ConfigDict, workdir: str, cores: int = 0) -> int:
+
+def train(config: ConfigDict | Config, workdir: str, cores: int = 0) -> int:
     """Trains `config` in `workdir`, or goes on with what is there; returns an exit code. `cores`: as `make_program`.
 
     Raises UserError for wrong input, RunError where the loss or its gradient blew up or nothing can be saved.
@@ -40,13 +43,13 @@ def train(config: ConfigDict, workdir: str, cores: int = 0) -> int:
     where = resolve_path(workdir)
     exit_on_peer_failure = distributed.exit_on_peer_failure(lambda: max(saved_steps(where), default=None))
     with collect_signals() as signals, ExitStack() as stack, exit_on_peer_failure:
-        distributed.on_all_processes(lambda: settings.check(config))
-        distributed.assert_same_on_all_processes(settings.flatten(config) | {"--workdir": str(where)})
-        backend.prepare(config.model)  # while the corpus is read
+        typed = distributed.on_all_processes(lambda: config if isinstance(config, Config) else Config.of(config))
+        distributed.assert_same_on_all_processes(flatten(typed) | {"--workdir": str(where)})
+        backend.start_compiling(typed.model)  # while the corpus is read
         distributed.on_all_processes(
             lambda: stack.enter_context(locked_workdir(workdir)) if distributed.is_main_process() else None
         )
-        training = Training(config, where, signals, stack, cores)
+        training = Training(typed, where, signals, stack, cores)
         with training.report_disk_errors():
             return training.run()
 
@@ -54,7 +57,7 @@ def train(config: ConfigDict, workdir: str, cores: int = 0) -> int:
 class Training:
     """One start of a run, new or resumed, until it ends or `signals` has one. `stack` closes what it opens."""
 
-    def __init__(self, config: ConfigDict, path: epath.Path, signals: list[int], stack: ExitStack, cores: int) -> None:
+    def __init__(self, config: Config, path: epath.Path, signals: list[int], stack: ExitStack, cores: int) -> None:
         self.config, self.path, self.signals, self.stack = config, path, signals, stack
         self.checkpoints = Checkpoints(path, config.train.keep)
         stack.callback(self.checkpoints.close)
@@ -74,15 +77,14 @@ class Training:
         """All that each process makes for itself, and that wrong input can spoil."""
         config, tokenizer, corpus = self.config, None, None
         if self.checkpoints.steps:
-            old, tokenizer, corpus = read_run_files(self.path)
-            check_same_run(self.path, old, config)
+            recorded, tokenizer, corpus = read_run_files(self.path)
+            config = config.filled_from(recorded)
+            check_same_run(self.path, recorded, config)
         self.data = dataset.prepare(config, corpus, tokenizer)
+        self.eval_lanes = _eval_lanes(config, len(self.data.encoded["valid"].ids))
+        config = self.config = config.replace(**{"train.eval_lanes": self.eval_lanes})
         ids = self.data.encoded["train"].ids
         self.batches = Batches(ids, config.data.batch_size, config.data.seq_len, config.data.regime, config.seed)
-        if config.train.eval_lanes > (tokens := len(self.data.encoded["valid"].ids)):
-            raise UserError(
-                f"config.train.eval_lanes={config.train.eval_lanes}: valid has {tokens:,} tokens; use fewer lanes"
-            )
         prompt = generate.encode_prompt(self.data.tokenizer, config.sample.prompt, "config.sample.prompt")
         self.total = config.train.steps or math.ceil(config.train.epochs * self.batches.steps_per_epoch)
         self.program = make_program(config, self.data.tokenizer.size, self.total, cores)
@@ -221,8 +223,8 @@ class Training:
 
     def _evaluate(self) -> None:
         """Scores the valid split, writes a sample, saves with the score."""
-        lanes, variables = self.config.train.eval_lanes, distributed.local_copy(self.state.variables)
-        score = self.scorer.scheduled(variables, self.data.encoded["valid"], lanes)
+        variables = distributed.local_copy(self.state.variables)
+        score = self.scorer.scheduled(variables, self.data.encoded["valid"], self.eval_lanes)
         row = score_row(self.step, "valid", "scheduled", score) | self._window_score("valid", variables)
         self.logger.evaluation(row, self.program.model, variables)
         self.save(score.bpc)
@@ -248,6 +250,15 @@ class Training:
         """In the window regime, the score as trained: every window from a zero carry."""
         if self.config.data.regime != "window":
             return {}
-        lanes, seq_len = self.config.train.eval_lanes, self.config.data.seq_len
-        score = self.scorer.windows(variables, self.data.encoded[split], lanes, seq_len)
+        score = self.scorer.windows(variables, self.data.encoded[split], self.eval_lanes, self.config.data.seq_len)
         return {"bpc_window": score.bpc, "bce_window": score.bce}
+
+
+def _eval_lanes(config: Config, tokens: int) -> int:
+    """The rows of a scheduled score, chosen here where the config says None. Raises UserError for a short split."""
+    lanes = config.train.eval_lanes
+    if lanes is None:
+        return max(1, min(EVAL_LANES, tokens))
+    if lanes > tokens:
+        raise UserError(f"config.train.eval_lanes={lanes}: valid has {tokens:,} tokens; use fewer, or None")
+    return lanes

@@ -5,12 +5,11 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import optax
-from ml_collections import ConfigDict
 
-from lovecraft_jax.settings import BEFORE
+from lovecraft_jax.config import OptimizerConfig
 
 
-def make_schedule(config: ConfigDict, total_steps: int) -> optax.Schedule:
+def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
     """The learning rate's share of its peak at each step: linear warmup from 0, then a cosine to `end`, or 1."""
     warmup = min(config.warmup, total_steps)
     if config.schedule == "constant":
@@ -29,7 +28,7 @@ class Optimizer:
     clip: float
 
 
-def make_optimizer(config: ConfigDict, total_steps: int) -> Optimizer:
+def make_optimizer(config: OptimizerConfig, total_steps: int) -> Optimizer:
     """optax Adam (Kingma and Ba 2015), scaled by the schedule's share.
 
     The peak rate is a leaf of the state (`inject_hyperparams`), so that one compiled step serves many rates at once.
@@ -37,7 +36,7 @@ def make_optimizer(config: ConfigDict, total_steps: int) -> Optimizer:
     by sqrt(1 - beta2^t), where gradients near it then move little in the first steps.
     """
     schedule, beta2, eps = make_schedule(config, total_steps), config.beta2, config.eps
-    eps_hat = config.get("eps_hat", BEFORE["optimizer.eps_hat"])
+    eps_hat = config.eps_hat
     adam = optax.inject_hyperparams(optax.adam, static_args=("b1", "b2") if eps_hat else ("b1", "b2", "eps"))
     corrected = lambda count: eps / jnp.sqrt(1 - beta2 ** (count.astype(jnp.float32) + 1))  # noqa: E731
     chain = optax.chain(

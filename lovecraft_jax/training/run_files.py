@@ -7,10 +7,9 @@ from typing import Any
 
 import jax
 from etils import epath
-from ml_collections import ConfigDict
 
 import lovecraft_jax
-from lovecraft_jax import settings
+from lovecraft_jax.config import Config
 from lovecraft_jax.data.dataset import Data
 from lovecraft_jax.data.tokenizer import Tokenizer, load_tokenizer
 from lovecraft_jax.runtime.errors import UserError
@@ -20,7 +19,7 @@ from lovecraft_jax.runtime.hardware import cpu_name
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
-def run_record(config: ConfigDict, data: Data) -> dict[str, Any]:
+def run_record(config: Config, data: Data) -> dict[str, Any]:
     """All that explains a state: what config.json, vocab.json, corpus.json and versions.json hold."""
     return {
         "config": config.to_dict(),
@@ -52,22 +51,22 @@ def write_run_files(path: epath.Path, recorded: dict[str, Any]) -> None:
     write_text(path / "vocab.json", recorded["vocab"] + "\n")
 
 
-def read_run_files(path: epath.Path) -> tuple[ConfigDict, Tokenizer, dict[str, Any]]:
+def read_run_files(path: epath.Path) -> tuple[Config, Tokenizer, dict[str, Any]]:
     """Config, vocabulary and corpus of the run in `path`. Raises UserError where it is none."""
     texts = []
     try:
         for name in ("config.json", "vocab.json", "corpus.json"):
             texts.append((path / name).read_text())
-        return ConfigDict(json.loads(texts[0])), load_tokenizer(texts[1]), json.loads(texts[2])
+        return Config.of(json.loads(texts[0])), load_tokenizer(texts[1]), json.loads(texts[2])
     except FileNotFoundError:  # whose own `filename` is None on an object store
         raise UserError(f"--workdir={path}: not a run ({name} is missing); train first, or name another") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"--workdir={path}: its JSON files are damaged ({error}); name another") from None
 
 
-def check_same_run(path: epath.Path, old: ConfigDict, new: ConfigDict) -> None:
+def check_same_run(path: epath.Path, old: Config, new: Config) -> None:
     """Raises UserError, with the first differences, where `new` would not go on as `old` began."""
-    differing = settings.differences(settings.flatten(old), settings.flatten(new))
+    differing = new.differences(old)
     if differing:
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
         raise UserError(

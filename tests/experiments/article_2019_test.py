@@ -10,7 +10,7 @@ import pytest
 from configs import c150
 from experiments.article_2019 import __main__ as article
 from experiments.article_2019 import experiments, figure, plan, results, table, training
-from lovecraft_jax import settings
+from lovecraft_jax.config import Config, flatten
 from lovecraft_jax.runtime.errors import DONE
 from tests.helpers.runs import rows
 
@@ -27,24 +27,25 @@ CHANGED = {
 
 
 def test_each_rung_changes_what_it_says_and_no_more() -> None:
-    flat = {name: settings.flatten(experiments.get_config(name)) for name, _, _ in experiments.LADDER}
-    assert flat["article"] == settings.flatten(c150.get_config("article"))
+    flat = {name: flatten(Config.of(experiments.get_config(name))) for name, _, _ in experiments.LADDER}
+    assert flat["article"] == flatten(Config.of(c150.get_config("article")))
     for (before, _, _), (name, _, _) in zip(experiments.LADDER, experiments.LADDER[1:], strict=False):
         assert {key for key in flat[name] if flat[name][key] != flat[before][key]} == CHANGED[name], name
-    told = settings.differences(settings.flatten(c150.get_config()), flat[experiments.BEST])
+    best = Config.of(experiments.get_config(experiments.BEST))
+    told = best.differences(Config.of(c150.get_config()))
     assert [line.partition(":")[0] for line in told] == ["train.epochs"]  # the benchmark gives steps instead
 
 
 @pytest.mark.parametrize("name", experiments.settings())
 def test_every_setting_is_a_config_that_can_train(name: str) -> None:
-    settings.check(experiments.get_config(name))
+    Config.of(experiments.get_config(name))
 
 
 def test_side_questions_change_one_thing_of_c150_or_two_of_the_context() -> None:
-    best = settings.flatten(experiments.get_config(experiments.BEST))
+    best = flatten(Config.of(experiments.get_config(experiments.BEST)))
     ladder = [name for name, _, _ in experiments.LADDER]
     for name in set(experiments.settings()) - set(ladder):
-        config = settings.flatten(experiments.get_config(name))
+        config = flatten(Config.of(experiments.get_config(name)))
         changed = {key for key in config if config[key] != best.get(key)}
         assert changed <= {"data.seq_len", "data.regime"} or len(changed) == 1, (name, changed)
         assert changed

@@ -22,9 +22,9 @@ def settings_of(norm: str, **changes: Any) -> ConfigDict:
     return config
 
 
-def drawn(norm: str, lstm: str = "", **changes: Any) -> tuple[LanguageModel, Any]:
+def drawn(norm: str, backend: str = "", **changes: Any) -> tuple[LanguageModel, Any]:
     """A model, and random variables, of which statistics tell of no small numbers."""
-    model = make_model(settings_of(norm, **{f"model.{key}": value for key, value in changes.items()}), V, lstm)
+    model = make_model(settings_of(norm, **{f"model.{key}": value for key, value in changes.items()}), V, backend)
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(model.init, jax.random.key(5), model.initial_carry(1), jnp.zeros((1, 1), jnp.int32))
 

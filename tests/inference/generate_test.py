@@ -26,7 +26,7 @@ SHARES = [0.5, 0.2, 0.15, 0.1, 0.05]
 @pytest.fixture(scope="module", params=["fused", "auto"])
 def model(request: pytest.FixtureRequest) -> LanguageModel:
     config = tiny.get_config()
-    config.model.update({"layers": 1, "embed": 0, "lstm": request.param})
+    config.model.update({"layers": 1, "embed": 0, "backend": request.param})
     return make_model(config, V)
 
 

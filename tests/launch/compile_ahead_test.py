@@ -70,8 +70,11 @@ def test_what_does_not_fit_is_one_line_with_its_numbers_and_the_others_are_still
         (("--topology=v5e:3x7",), ["--topology=v5e:3x7", "not divisible"]),
         (("--topology=h100:2x2x2",), ["--topology=h100:2x2x2", "h100:8", "h100:2x8"]),
         (("--topology=v5e:2x2", "--batch_per_chip=0"), ["batch_per_chip", "0"]),
-        (("--topology=v5e:2x2", "--config.model.lstm=native"), ["'native'", "it runs on CPUs, found tpu", "use auto"]),
-        (("--topology=v5e:2x2", "--config.model.lstm=cudnn"), ["'cudnn'", "use fused"]),
+        (
+            ("--topology=v5e:2x2", "--config.model.backend=native"),
+            ["'native'", "it runs on CPUs, found tpu", "use auto"],
+        ),
+        (("--topology=v5e:2x2", "--config.model.backend=cudnn"), ["'cudnn'", "use fused"]),
         (("--topology=v5e:2x2", "--config.model.units=0"), ["config.model.units=0"]),
     ],
     ids=" ".join,

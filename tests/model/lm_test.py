@@ -34,8 +34,8 @@ del TREE["tie"]["head_kernel"]
     ("name", "settings"), [("embed=0", {}), ("embed=6", {"embed": 6}), ("tie", {"embed": H, "tie": True})]
 )
 def test_parameter_tree_is_the_promised_one(name: str, settings: dict[str, Any]) -> None:
-    for lstm in ("scan", "fused"):
-        variables = shapes_of(make(lstm=lstm, **settings))
+    for backend in ("scan", "fused"):
+        variables = shapes_of(make(backend=backend, **settings))
         leaves = jax.tree_util.tree_leaves_with_path(variables["params"])
         shapes = {"/".join(key.key for key in path): leaf.shape for path, leaf in leaves}
         assert variables.keys() == {"params"}
@@ -45,15 +45,15 @@ def test_parameter_tree_is_the_promised_one(name: str, settings: dict[str, Any])
 
 def test_every_setting_reaches_the_model() -> None:
     settings = {"layers": 3, "units": 7, "embed": 7, "dropout_input": 0.3, "dropout": 0.4, "tie": True}
-    model = make(lstm="fused", dtype="bfloat16", **settings)
+    model = make(backend="fused", dtype="bfloat16", **settings)
     assert {name: getattr(model, name) for name in settings} == settings
-    assert (model.vocab_size, model.lstm, model.dtype) == (V, "fused", jnp.bfloat16)
+    assert (model.vocab_size, model.backend, model.dtype) == (V, "fused", jnp.bfloat16)
     assert jax.tree.map(jnp.shape, model.initial_carry(5)) == (((5, 7), (5, 7)),) * 3
 
 
-@pytest.mark.parametrize("lstm", ["scan", "fused"])
-def test_a_split_sequence_with_the_carry_equals_the_whole(lstm: str) -> None:
-    model, x_BT = make(lstm=lstm), ids()
+@pytest.mark.parametrize("backend", ["scan", "fused"])
+def test_a_split_sequence_with_the_carry_equals_the_whole(backend: str) -> None:
+    model, x_BT = make(backend=backend), ids()
     variables, start = variables_of(model), model.initial_carry(B)
     carry, whole_BTV = run(model, variables, start, x_BT)
     middle, first_BTV = run(model, variables, start, x_BT[:, :4])
@@ -64,9 +64,9 @@ def test_a_split_sequence_with_the_carry_equals_the_whole(lstm: str) -> None:
     assert np.max(np.abs(forgetful_BTV[:, 0] - whole_BTV[:, 4])) > 0.1
 
 
-@pytest.mark.parametrize("lstm", ["scan", "fused"])
-def test_a_future_token_never_changes_a_past_logit(lstm: str) -> None:
-    model, x_BT = make(lstm=lstm), ids()
+@pytest.mark.parametrize("backend", ["scan", "fused"])
+def test_a_future_token_never_changes_a_past_logit(backend: str) -> None:
+    model, x_BT = make(backend=backend), ids()
     variables, start = variables_of(model), model.initial_carry(B)
     changed_BT = x_BT.copy()
     changed_BT[:, 6] = (x_BT[:, 6] + 1) % V
@@ -79,13 +79,15 @@ def test_a_future_token_never_changes_a_past_logit(lstm: str) -> None:
 def test_scan_and_fused_give_the_same_logits_and_gradients() -> None:
     x_BT, variables = ids(), variables_of(make())
 
-    def loss(variables: Any, lstm: str) -> jax.Array:
-        model = make(lstm=lstm, dropout=0.5)
+    def loss(variables: Any, backend: str) -> jax.Array:
+        model = make(backend=backend, dropout=0.5)
         masks = model.dropout_masks(jax.random.key(1), B)
         carry, logits_BTV = run(model, variables, model.initial_carry(B), x_BT, masks)
         return jnp.sum(jnp.sin(logits_BTV)) + sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(carry))
 
-    scan, fused = (jax.jit(jax.value_and_grad(loss), static_argnums=1)(variables, lstm) for lstm in ("scan", "fused"))
+    scan, fused = (
+        jax.jit(jax.value_and_grad(loss), static_argnums=1)(variables, backend) for backend in ("scan", "fused")
+    )
     assert_close(fused, scan)
 
 
@@ -157,7 +159,7 @@ def test_a_mask_holds_for_its_row_and_the_whole_window_and_not_for_the_carry() -
 def make(**settings: Any) -> LanguageModel:
     """Two layers on one-hot input, without dropout, changed by `settings`."""
     config = tiny.get_config()
-    plain = {"lstm": "scan", "layers": 2, "units": H, "embed": 0, "dropout_input": 0.0, "dropout": 0.0}
+    plain = {"backend": "scan", "layers": 2, "units": H, "embed": 0, "dropout_input": 0.0, "dropout": 0.0}
     config.model.update(plain | settings)
     return make_model(config, V)
 

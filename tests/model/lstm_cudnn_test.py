@@ -12,7 +12,7 @@ import pytest
 from jax.experimental import rnn
 from ml_collections import ConfigDict
 
-from lovecraft_jax import settings
+from lovecraft_jax.config import Config
 from lovecraft_jax.model import lstm_cudnn
 from lovecraft_jax.model.lm import make_model
 from lovecraft_jax.runtime.errors import UserError
@@ -38,7 +38,7 @@ def reference(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_model_of_cudnn_layers_equals_one_of_fused_layers(
     reference: None, config: ConfigDict, embed: int, masked: bool
 ) -> None:
-    config.model.update({"embed": embed, "units": 6, "lstm": "cudnn"})
+    config.model.update({"embed": embed, "units": 6, "backend": "cudnn"})
     model = make_model(config, 11)
     rng = np.random.default_rng(0)
     x_BT = rng.integers(11, size=(3, 7), dtype=np.int32)
@@ -55,15 +55,15 @@ def test_a_model_of_cudnn_layers_equals_one_of_fused_layers(
 
     with jax.numpy_rank_promotion("allow"):  # the reference adds [H] to [B, H]
         cudnn_s = jax.value_and_grad(loss, (1, 2))(model, variables, carry)
-    fused = jax.value_and_grad(loss, (1, 2))(model.clone(lstm="fused"), variables, carry)
+    fused = jax.value_and_grad(loss, (1, 2))(model.clone(backend="fused"), variables, carry)
     assert_close(on_host(cudnn_s), on_host(fused))
 
 
 def test_without_an_nvidia_gpu_it_is_refused_by_name(config: ConfigDict) -> None:
-    config.model.lstm = "cudnn"
-    settings.check(config)
+    config.model.backend = "cudnn"
+    Config.of(config)
     with pytest.raises(UserError, match=r"'cudnn': needs an NVIDIA GPU, found cpu .*use fused"):
         make_program(config, 11, 40)
     config.model.dtype = "bfloat16"
     with pytest.raises(UserError, match="float32 only"):
-        settings.check(config)
+        Config.of(config)

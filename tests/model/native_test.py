@@ -55,7 +55,7 @@ def test_a_product_is_what_it_is_with_the_kernel_as_it_lies_or_transposed(N: int
 def test_a_token_gives_what_xla_gives(S: int) -> None:
     # Vocabularies of a part of a vector, and of more than the four that a panel of the head takes.
     for layers, units, V, more in [(1, 5, 3, {"embed": 0}), (3, 20, 150, {"embed": 20, "tie": True})]:
-        in_cpp, in_xla = (LanguageModel(V, layers, units, lstm=lstm, **more) for lstm in ("native", "fused"))
+        in_cpp, in_xla = (LanguageModel(V, layers, units, backend=backend, **more) for backend in ("native", "fused"))
         assert_close(after_a_token(in_cpp, S), after_a_token(in_xla, S))
 
 
@@ -67,7 +67,7 @@ def test_all_threads_give_what_one_gives_to_the_last_bit() -> None:
         "from tests.model.native_test import LanguageModel, after_a_token, gradients\n"
         "hasattr(os, 'sched_setaffinity') and os.sched_setaffinity(0, range(os.cpu_count()))\n"  # conftest took one
         "leaves = jax.tree.leaves([gradients(9, H, True, 50) for H in (40, 304)])\n"
-        "leaves += jax.tree.leaves(after_a_token(LanguageModel(150, 2, 100, lstm='native'), 3))\n"
+        "leaves += jax.tree.leaves(after_a_token(LanguageModel(150, 2, 100, backend='native'), 3))\n"
         "sys.stdout.buffer.write(b''.join(np.asarray(leaf).tobytes() for leaf in leaves))"
     )
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
@@ -101,7 +101,7 @@ def test_without_a_compiler_auto_takes_the_fused_layer_and_says_so_and_native_is
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("slower than it could be") == 1
     assert told in done.stderr
-    done = command("train", *flags, "--config.model.lstm=native", env={"CXX": compiler})
+    done = command("train", *flags, "--config.model.backend=native", env={"CXX": compiler})
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.endswith("use auto, which then takes the fused layer")

@@ -25,24 +25,24 @@ each_norm = pytest.mark.parametrize("norm", NORMS)
 
 
 @pytest.mark.parametrize(
-    ("norm", "lstm", "devices"),
+    ("norm", "backend", "devices"),
     [
         ("layer", "scan", 1),
         ("batch", "scan", 1),
         ("batch", "scan", 8),
         ("batch_input", "scan", 8),
         ("batch_input", "fused", 1),
-        ("batch_input", backend.fastest(tiny.get_config().model), 1),
+        ("batch_input", backend.fastest_backend(tiny.get_config().model), 1),
     ],
 )
-def test_value_gradients_and_statistics_equal_a_loop_over_flaxs_norms(norm: str, lstm: str, devices: int) -> None:
+def test_value_gradients_and_statistics_equal_a_loop_over_flaxs_norms(norm: str, backend: str, devices: int) -> None:
     params, statistics, inputs, cotangents = draw(norm)
     cell = LSTMCell(D, H, norm=norm)
 
     def dense(params: Arrays, inputs: Arrays, cotangents: Any) -> Any:
         def result(params: Arrays, inputs: Arrays) -> Any:
             variables = {"params": params, **statistics}
-            return cell.apply(variables, inputs, lstm, method=layer, mutable=["batch_stats"])
+            return cell.apply(variables, inputs, backend, method=layer, mutable=["batch_stats"])
 
         outputs, pull, changed = jax.vjp(result, params, inputs, has_aux=True)
         param_grads, input_grads = pull(cotangents)
@@ -87,9 +87,9 @@ def test_in_evaluation_no_row_sees_another_and_no_token_a_later_one(norm: str) -
     assert np.abs(of_later[:, 3:] - logits[:, 3:]).max() > 0.1
 
 
-@pytest.mark.parametrize(("norm", "lstm"), [*((norm, "") for norm in NORMS), ("batch_input", "fused")])
-def test_one_token_at_a_time_gives_what_a_text_at_once_does(norm: str, lstm: str) -> None:
-    model, variables = drawn(norm, lstm, embed=6, layers=2)
+@pytest.mark.parametrize(("norm", "backend"), [*((norm, "") for norm in NORMS), ("batch_input", "fused")])
+def test_one_token_at_a_time_gives_what_a_text_at_once_does(norm: str, backend: str) -> None:
+    model, variables = drawn(norm, backend, embed=6, layers=2)
     carry = model.initial_carry(B)
     expected = forward(model, variables, carry, tokens(0))
     logits, decoder = [], make_decoder(model, variables)
@@ -114,8 +114,8 @@ def draw(norm: str, seed: int = 0) -> tuple[Arrays, Arrays, Arrays, Any]:
     return params, {"batch_stats": found} if found else {}, inputs, cotangents
 
 
-def layer(cell: LSTMCell, inputs: Arrays, lstm: str = "scan") -> Any:
-    return run_layer(cell, (inputs["c"], inputs["h"]), cell.project(inputs["x"]), lstm)
+def layer(cell: LSTMCell, inputs: Arrays, backend: str = "scan") -> Any:
+    return run_layer(cell, (inputs["c"], inputs["h"]), cell.project(inputs["x"]), backend)
 
 
 def reference(norm: str, params: Arrays, inputs: Arrays, running: Arrays | None = None) -> Any:

@@ -69,6 +69,6 @@ def test_a_small_model_takes_one_core_and_a_large_one_all_that_have_rows(monkeyp
     ):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)), raising=False)
         config = tiny.get_config()
-        config.model.lstm = "fused"
+        config.model.backend = "fused"
         config.model.units, config.data.batch_size, config.data.seq_len = units, batch_size, 50
         assert cpu_devices.best_core_count(config) == count

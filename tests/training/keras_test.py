@@ -27,10 +27,10 @@ def test_the_loss_is_keras_s_from_unsure_to_where_it_clips() -> None:
         assert float(actual) == pytest.approx(loss, rel=1e-5)
 
 
-@pytest.mark.parametrize(("lstm", "cores"), [("scan", 1), ("native", 1), ("fused", 2)])
-def test_three_steps_of_the_article_are_keras_s(lstm: str, cores: int) -> None:
+@pytest.mark.parametrize(("backend", "cores"), [("scan", 1), ("native", 1), ("fused", 2)])
+def test_three_steps_of_the_article_are_keras_s(backend: str, cores: int) -> None:
     config = recipe()
-    config.model.lstm = lstm
+    config.model.backend = backend
     program = make_program(config, V, total_steps=100, cores=cores)
     state = program.init(0)
     for step in KERAS["steps"]:

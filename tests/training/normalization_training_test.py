@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from lovecraft_jax import settings
+from lovecraft_jax.config import NORMS_OF_BATCH, Config
 from lovecraft_jax.data.batches import Batch
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.runtime.mesh import make_mesh
@@ -26,7 +26,7 @@ from tests.helpers.trees import assert_close, on_host
 TOTAL = 100
 
 
-@pytest.fixture(scope="module", params=settings.OF_BATCH)
+@pytest.fixture(scope="module", params=NORMS_OF_BATCH)
 def program(request: pytest.FixtureRequest) -> Program:
     """Dispatches of two steps over eight devices."""
     return make_program(settings_of(request.param), V, TOTAL)
@@ -79,17 +79,17 @@ def test_chunks_of_time_computed_again_give_the_same_under_layer_norm() -> None:
 @pytest.mark.parametrize(
     ("norm", "key", "value"),
     [
-        ("layer", "lstm", "native"),
-        ("batch", "lstm", "fused"),
-        ("batch_input", "lstm", "cudnn"),
+        ("layer", "backend", "native"),
+        ("batch", "backend", "fused"),
+        ("batch_input", "backend", "cudnn"),
         ("batch_input", "remat", 4),
         ("batch", "remat", 4),
     ],
 )
 def test_what_cannot_be_had_with_a_norm_is_refused(norm: str, key: str, value: Any) -> None:
-    settings.check(settings_of(norm))
+    Config.of(settings_of(norm))
     with pytest.raises(UserError, match=f"config.model.{key}={value!r} with norm={norm!r}"):
-        settings.check(settings_of(norm, **{f"model.{key}": value}))
+        Config.of(settings_of(norm, **{f"model.{key}": value}))
 
 
 def test_batch_norms_take_one_device_of_a_cpu_or_a_collective(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +101,7 @@ def test_batch_norms_take_one_device_of_a_cpu_or_a_collective(monkeypatch: pytes
     config.model.norm = "batch"
     with pytest.raises(UserError, match="norm='batch' on 2 cores"):
         make_program(config, V, TOTAL, cores=2)
-    assert make_program(settings_of("layer"), V, TOTAL, cores=2).model.lstm == "scan"
+    assert make_program(settings_of("layer"), V, TOTAL, cores=2).model.backend == "scan"
 
 
 def train(program: Program, state: TrainState, *batches: Batch) -> tuple[TrainState, Any]:

@@ -72,7 +72,12 @@ def test_what_computes_the_same_may_change_on_resume(
 ) -> None:
     workdir = shutil.copytree(half, tmp_path / "run")
     intervals = [f"--config.train.{name}=20" for name in ("log_every", "checkpoint_every", "eval_every")]
-    free = ["--config.model.lstm=fused", "--config.model.remat=4", "--config.train.keep=3", "--config.sample.length=30"]
+    free = [
+        "--config.model.backend=fused",
+        "--config.model.remat=4",
+        "--config.train.keep=3",
+        "--config.sample.length=30",
+    ]
     same_text = "--config.data.corpus=lovecraft_jax/data/tales/*.txt"
     done = command("train", TINY, f"--workdir={workdir}", same_text, *free, *intervals)
     assert done.returncode == 0, done.stderr

@@ -94,8 +94,8 @@ def test_loss_and_gradient_are_the_weighted_mean_over_all_rows(program: Program,
     assert_close(moments, jax.tree.map(lambda grad: (1 - small().optimizer.beta1) * grad, grads))
 
 
-@pytest.mark.parametrize("lstm", ["scan", "fused", "native"])
-def test_chunks_of_time_computed_again_give_the_same_gradient_and_carry(lstm: str) -> None:
+@pytest.mark.parametrize("backend", ["scan", "fused", "native"])
+def test_chunks_of_time_computed_again_give_the_same_gradient_and_carry(backend: str) -> None:
     config = small()
     config.model.layers = 2
     rng = np.random.default_rng(0)
@@ -103,7 +103,7 @@ def test_chunks_of_time_computed_again_give_the_same_gradient_and_carry(lstm: st
     results = []
     for remat in (0, 2):
         config.model.remat = remat
-        model = make_model(config, V, lstm)
+        model = make_model(config, V, backend)
         carry = jax.tree.map(lambda leaf: jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape), model.initial_carry(B))
         variables = model.init(jax.random.key(1), carry, jnp.zeros((B, T), jnp.int32))
         masks = model.dropout_masks(jax.random.key(2), B)

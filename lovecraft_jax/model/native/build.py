@@ -1,4 +1,4 @@
-"""Compiles and loads the C++ sources in cpp/: `model.lstm = "native"`, for CPUs.
+"""Compiles and loads the C++ sources in cpp/: `model.backend = "native"`, for CPUs.
 
 They are compiled at the first start on a kind of machine and kept in the user's cache folder; $CXX names the compiler,
 $CXXFLAGS adds to its options.

@@ -1,3 +1,4 @@
+import dataclasses
 import importlib
 import math
 from pathlib import Path
@@ -6,14 +7,17 @@ from typing import Any
 import pytest
 from ml_collections import ConfigDict
 
-from lovecraft_jax import settings
+from lovecraft_jax.config import Config, all_settings, default_config, flatten
 from lovecraft_jax.runtime.errors import UserError
 
 CONFIGS = sorted(path.stem for path in (Path(__file__).parents[1] / "configs").glob("[!_]*.py"))
-KEYS = sorted(settings.RULES)
-INTS = [key for key in KEYS if settings.RULES[key][0] is int]
-FLOATS = [key for key in KEYS if settings.RULES[key][0] is float]
-TEXTS = [key for key in KEYS if settings.RULES[key][0] is str]
+SETTINGS = all_settings()
+KEYS = sorted(SETTINGS)
+INTS = [key for key in KEYS if SETTINGS[key].type in (int, int | None)]
+FLOATS = [key for key in KEYS if SETTINGS[key].type is float]
+TEXTS = [key for key in KEYS if SETTINGS[key].type is str]
+OPTIONAL = {"train.eval_lanes"}
+WITH_DEFAULT = {key for key in KEYS if SETTINGS[key].default is not dataclasses.MISSING}
 
 
 @pytest.mark.parametrize(
@@ -21,8 +25,7 @@ TEXTS = [key for key in KEYS if settings.RULES[key][0] is str]
 )
 def test_every_config_passes(name: str, variant: str | None) -> None:
     config = importlib.import_module(f"configs.{name}").get_config(variant)
-    settings.check(config)
-    assert settings.flatten(config).keys() == settings.RULES.keys()
+    assert flatten(Config.of(config)).keys() == SETTINGS.keys()
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -42,7 +45,7 @@ def test_an_unknown_variant_is_refused_by_name(name: str) -> None:
         ("data.alphabet", "latin"),
         ("data.seq_len", 0),
         ("data.batch_size", 0),
-        ("model.lstm", "gru"),
+        ("model.backend", "gru"),
         ("model.layers", 0),
         ("model.units", -1),
         ("model.embed", -1),
@@ -107,7 +110,7 @@ def test_a_value_out_of_range_is_named_with_what_was_expected(config: ConfigDict
     ],
 )
 def test_the_ends_of_a_range_pass(config: ConfigDict, key: str, value: Any) -> None:
-    settings.check(_with(config, key, value))
+    Config.of(_with(config, key, value))
 
 
 @pytest.mark.parametrize("key", INTS + FLOATS)
@@ -120,14 +123,17 @@ def test_nan_is_never_accepted(config: ConfigDict, key: str) -> None:
     _refused(_with(config, key, math.nan), rf"config\.{key}=nan: expected ")
 
 
-@pytest.mark.parametrize(("keys", "value"), [(INTS, 1.0), (INTS + FLOATS, "1"), (TEXTS, 1), (KEYS, None)])
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [(INTS, 1.0), (INTS + FLOATS, "1"), (TEXTS, 1), ([key for key in KEYS if key not in OPTIONAL], None)],
+)
 def test_a_value_of_another_type_is_named(config: ConfigDict, keys: list[str], value: Any) -> None:
     for key in keys:
         _refused(_with(config, key, value), rf"config\.{key}={value!r}: expected ")
 
 
-def test_every_missing_key_is_named(config: ConfigDict) -> None:
-    for key in KEYS:
+def test_a_missing_key_without_a_default_is_named(config: ConfigDict) -> None:
+    for key in sorted(set(KEYS) - WITH_DEFAULT):
         plain = config.to_dict()
         section, _, name = key.rpartition(".")
         del (plain[section] if section else plain)[name]
@@ -142,25 +148,25 @@ def test_an_unknown_key_is_named(config: ConfigDict, key: str) -> None:
 def test_a_run_needs_a_length(config: ConfigDict) -> None:
     nothing = _with(_with(config, "train.epochs", 0.0), "train.steps", 0)
     _refused(nothing, r"train\.epochs=0 and config\.train\.steps=0")
-    settings.check(_with(nothing, "train.epochs", 0.5))
-    settings.check(_with(nothing, "train.steps", 1))
+    Config.of(_with(nothing, "train.epochs", 0.5))
+    Config.of(_with(nothing, "train.steps", 1))
 
 
 def test_tied_weights_need_an_embedding_as_wide_as_the_layers(config: ConfigDict) -> None:
     tied = _with(config, "model.tie", True)
     _refused(tied, r"model\.tie=True with embed=0 and units=16")
     _refused(_with(tied, "model.embed", 15), r"model\.tie=True with embed=15 and units=16")
-    settings.check(_with(tied, "model.embed", 16))
+    Config.of(_with(tied, "model.embed", 16))
 
 
 def test_chunks_of_time_divide_the_window(config: ConfigDict) -> None:
     _refused(_with(config, "model.remat", 3), r"model\.remat=3: data\.seq_len=8 does not divide by it")
-    settings.check(_with(config, "model.remat", 4))
+    Config.of(_with(config, "model.remat", 4))
 
 
 FREE = {
     "data.corpus",
-    "model.lstm",
+    "model.backend",
     "model.remat",
     "train.stop_at_step",
     "train.steps_per_dispatch",
@@ -177,31 +183,64 @@ FREE = {
 }
 
 
-def test_all_that_changes_what_is_learnt_is_a_difference_and_nothing_else(config: ConfigDict) -> None:
-    old = settings.flatten(config)
-    assert settings.differences(old, dict(old)) == []
+def test_every_setting_that_changes_what_is_learnt_counts_as_a_difference_and_no_other(config: ConfigDict) -> None:
+    old = Config.of(_with(config, "model.embed", 16))  # so that tie may be either
+    assert old.differences(old) == []
     for key in KEYS:
-        expected = [] if key in FREE else [f"{key}: {old[key]!r} -> 'changed'"]
-        assert settings.differences(old, old | {key: "changed"}) == expected
+        was = flatten(old)[key]
+        changed = old.replace(**{key: other_value(key, was)})
+        expected = [] if key in FREE else [f"{key}: {was!r} -> {flatten(changed)[key]!r}"]
+        assert changed.differences(old) == expected
 
 
-def test_a_run_from_before_a_setting_goes_on_as_it_did_then(config: ConfigDict) -> None:
-    now = settings.flatten(config)
-    before = {key: value for key, value in now.items() if key not in settings.BEFORE}
-    assert len(before) == len(now) - len(settings.BEFORE)
-    assert settings.differences(before, now) == []
-    other = now | {"train.loss": "binary_cross_entropy", "optimizer.eps_hat": True, "data.share": 0.5}
-    assert settings.differences(before, other) == [
+def other_value(key: str, value: Any) -> Any:
+    """A value of the same type that no rule between settings forbids."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, str):
+        return "scan" if key == "model.backend" else value + "x"
+    if key == "model.remat":
+        return 4
+    if key == "data.seq_len":
+        return 16
+    return 1 if value is None else value + type(value)(1)
+
+
+def test_a_config_from_before_a_setting_means_what_runs_did_then(config: ConfigDict) -> None:
+    now = Config.of(config)
+    old = config.to_dict()
+    for key in WITH_DEFAULT - OPTIONAL:
+        section, _, name = key.rpartition(".")
+        del old[section][name]
+    assert Config.of(old).differences(now) == []
+    other = now.replace(**{"train.loss": "binary_cross_entropy", "optimizer.eps_hat": True, "data.share": 0.5})
+    assert other.differences(Config.of(old)) == [
         "data.share: 1.0 -> 0.5",
         "optimizer.eps_hat: False -> True",
         "train.loss: 'cross_entropy' -> 'binary_cross_entropy'",
     ]
 
 
-def test_differences_come_in_order_and_count_missing_keys(config: ConfigDict) -> None:
-    old = settings.flatten(config)
-    new = {key: value for key, value in old.items() if key != "model.units"} | {"data.seq_len": 9, "sample.top_k": 1}
-    assert settings.differences(old, new) == ["data.seq_len: 8 -> 9", "model.units: 16 -> None"]
+def test_model_lstm_the_old_name_of_the_backend_still_loads(config: ConfigDict) -> None:
+    old = config.to_dict()
+    del old["model"]["backend"]
+    old["model"]["lstm"] = "fused"
+    assert Config.of(old).model.backend == "fused"
+
+
+def test_what_was_chosen_at_the_start_is_kept_on_resume_and_compared_where_it_is_given(config: ConfigDict) -> None:
+    asked = Config.of(_with(config, "train.eval_lanes", None))
+    began = asked.replace(**{"train.eval_lanes": 32})
+    assert asked.filled_from(began) == began
+    other = asked.replace(**{"train.eval_lanes": 4})
+    assert other.filled_from(began).differences(began) == ["train.eval_lanes: 32 -> 4"]
+
+
+def test_configs_begin_with_every_default_so_that_flags_can_change_them() -> None:
+    plain = default_config().to_dict()
+    for key in WITH_DEFAULT:
+        section, _, name = key.rpartition(".")
+        assert plain[section][name] == SETTINGS[key].default, key
 
 
 def _with(config: ConfigDict, key: str, value: Any) -> ConfigDict:
@@ -214,4 +253,4 @@ def _with(config: ConfigDict, key: str, value: Any) -> ConfigDict:
 
 def _refused(config: ConfigDict, told: str) -> None:
     with pytest.raises(UserError, match=told):
-        settings.check(config)
+        Config.of(config)

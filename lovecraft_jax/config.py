@@ -1,0 +1,307 @@
+"""Every setting of a run: its type, its range, its default, and whether it may change when a run resumes.
+
+configs/*.py build ConfigDicts, which flags can change. `Config.of` turns one into the frozen dataclasses below, once,
+at the top; everything beneath takes these. To add a setting, add its line here and the line that uses it. Its default
+is what runs did before there was such a setting, so that their config.json still loads.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from lovecraft_jax.runtime.errors import UserError
+
+REQUIRED: Any = dataclasses.MISSING
+
+NORMS_IN_CELL = ("layer", "batch")
+"""Kinds of model.norm inside the recurrence, which only the scan backend has."""
+NORMS_OF_BATCH = ("batch_input", "batch")
+"""Kinds of model.norm whose statistics are the batch's, and so those of all devices together."""
+
+
+def setting(
+    expected: str, allowed: Callable[[Any], bool] = lambda value: True, default: Any = REQUIRED, resume: str = "same"
+) -> Any:
+    """A field of a section. `expected` says in an error message what `allowed` accepts, beyond the annotated type.
+
+    Every config must give a value where there is no `default`. With resume="free" a run may go on with another value:
+    the setting changes how something is computed or kept, and never what is learnt.
+    """
+    assert resume in ("same", "free")
+    return dataclasses.field(
+        default=default, kw_only=True, metadata={"expected": expected, "allowed": allowed, "resume": resume}
+    )
+
+
+def at_least(low: int, default: Any = REQUIRED, resume: str = "same") -> Any:
+    """An integer setting, of at least `low`."""
+    return setting(f"int of at least {low}", lambda value: value >= low, default, resume)
+
+
+def one_of(*choices: str, default: Any = REQUIRED, resume: str = "same") -> Any:
+    """A string setting, with these choices."""
+    return setting("one of " + ", ".join(choices), lambda value: value in choices, default, resume)
+
+
+def flag(default: Any = REQUIRED, resume: str = "same") -> Any:
+    """A setting that is true or false."""
+    return setting("true or false", default=default, resume=resume)
+
+
+def probability(default: Any = REQUIRED) -> Any:
+    """A float setting, from 0 up to, not including, 1."""
+    return setting("a float from 0 up to, not including, 1", lambda value: 0 <= value < 1, default)
+
+
+def positive(default: Any = REQUIRED) -> Any:
+    """A finite float setting, above 0."""
+    return setting("a finite float above 0", lambda value: 0 < value < float("inf"), default)
+
+
+def nonnegative(default: Any = REQUIRED, below: float = float("inf"), resume: str = "same") -> Any:
+    """A finite float setting, of at least 0."""
+    return setting("a finite float of at least 0", lambda value: 0 <= value < below, default, resume)
+
+
+def share(default: Any = REQUIRED, resume: str = "same") -> Any:
+    """A float setting, above 0 and up to 1."""
+    return setting("a float above 0 and up to 1", lambda value: 0 < value <= 1, default, resume)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """config.data: the text, its tokens, and how batches are cut from it."""
+
+    # On resume the text itself is compared, by its hash.
+    corpus: str = setting("auto, lovecraft, bundled, or a path", bool, resume="free")
+    level: str = one_of("chars")
+    regime: str = one_of("stream", "window")
+    alphabet: str = one_of("ascii", "unicode")
+    share: float = share(default=1.0)
+    seq_len: int = at_least(1)
+    batch_size: int = at_least(1)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """config.model: what is computed (cell, sizes, norm, dropout) and how (backend, remat, dtype)."""
+
+    cell: str = one_of("lstm", default="lstm")
+    backend: str = one_of("auto", "scan", "fused", "native", "cudnn", default="auto", resume="free")
+    layers: int = at_least(1)
+    units: int = at_least(1)
+    embed: int = at_least(0)
+    dropout_input: float = probability()
+    dropout: float = probability()
+    forget_bias: float = setting("a finite float", lambda value: abs(value) < float("inf"), default=1.0)
+    norm: str = one_of("none", "layer", "batch_input", "batch", default="none")
+    tie: bool = flag()
+    remat: int = at_least(0, default=0, resume="free")
+    dtype: str = one_of("float32", "bfloat16")
+
+    def __post_init__(self) -> None:
+        if self.backend in ("native", "cudnn") and self.dtype != "float32":
+            raise UserError(
+                f"config.model.backend={self.backend!r} with dtype={self.dtype}: it computes in float32 only; use auto"
+            )
+        if (self.norm in NORMS_IN_CELL and self.backend not in ("auto", "scan")) or (
+            self.norm != "none" and self.backend == "cudnn"
+        ):
+            raise UserError(f"config.model.backend={self.backend!r} with norm={self.norm!r}: not available; use auto")
+        if self.remat and self.norm in NORMS_OF_BATCH:
+            raise UserError(
+                f"config.model.remat={self.remat} with norm={self.norm!r}: its statistics are those of all time steps, "
+                "not of a chunk; use remat=0, or norm='layer'"
+            )
+        if self.tie and self.embed != self.units:
+            raise UserError(
+                f"config.model.tie=True with embed={self.embed} and units={self.units}: "
+                "tied weights need embed equal to units"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """config.optimizer: the update rule, the learning rate's schedule, clipping."""
+
+    name: str = one_of("adam", "adamw", "sgd", default="adam")
+    lr: float = positive()
+    schedule: str = one_of("cosine", "constant")
+    warmup: int = at_least(0)
+    end: float = setting("a float from 0 to 1", lambda value: 0 <= value <= 1)
+    beta1: float = probability()
+    beta2: float = probability()
+    eps: float = positive()
+    eps_hat: bool = flag(default=False)
+    weight_decay: float = nonnegative(default=0.0)
+    clip: float = nonnegative()
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """config.train: the loss, how long, and what is due how often."""
+
+    loss: str = one_of("cross_entropy", "binary_cross_entropy", default="cross_entropy")
+    epochs: float = nonnegative(below=1e9)
+    steps: int = at_least(0)
+    stop_at_step: int = at_least(0, resume="free")
+    steps_per_dispatch: int = at_least(1, resume="free")
+    log_every: int = at_least(1, resume="free")
+    eval_every: int = at_least(1, resume="free")
+    eval_lanes: int | None = at_least(1)
+    checkpoint_every: int = at_least(1, resume="free")
+    keep: int = at_least(2, resume="free")
+    watchdog: float = nonnegative(below=1e9, resume="free")
+
+    def __post_init__(self) -> None:
+        if self.epochs == 0 and self.steps == 0:
+            raise UserError("config.train.epochs=0 and config.train.steps=0: set one of them above 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleConfig:
+    """config.sample: the text that is generated at every evaluation."""
+
+    prompt: str = setting("text", resume="free")
+    length: int = at_least(1, resume="free")
+    temperature: float = nonnegative(resume="free")
+    top_k: int = at_least(0, resume="free")
+    top_p: float = share(resume="free")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A whole experiment. `Config.of` builds it from a ConfigDict and checks every value."""
+
+    seed: int = setting("int from 0 to 2**31 - 1", lambda value: 0 <= value < 2**31)
+    data: DataConfig = dataclasses.field(kw_only=True)
+    model: ModelConfig = dataclasses.field(kw_only=True)
+    optimizer: OptimizerConfig = dataclasses.field(kw_only=True)
+    train: TrainConfig = dataclasses.field(kw_only=True)
+    sample: SampleConfig = dataclasses.field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.model.remat and self.data.seq_len % self.model.remat:
+            raise UserError(
+                f"config.model.remat={self.model.remat}: data.seq_len={self.data.seq_len} does not divide by it"
+            )
+
+    @classmethod
+    def of(cls, config: ConfigDict | Mapping[str, Any]) -> "Config":
+        """The typed config. Raises UserError at the first value that is missing, unknown, of another type or range."""
+        values = config.to_dict() if isinstance(config, ConfigDict) else config
+        model = dict(values.get("model", {}))
+        if "lstm" in model:  # the name of model.backend in runs and configs that are older than it
+            model.setdefault("backend", model.pop("lstm"))
+            values = {**values, "model": model}
+        return _read(cls, values, "config")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested dictionaries, as config.json holds them."""
+        return dataclasses.asdict(self)
+
+    def replace(self, **values: Any) -> "Config":
+        """A copy with other values, given by their dotted names: replace(**{"model.units": 64})."""
+        config = self
+        for name, value in values.items():
+            section, _, key = name.rpartition(".")
+            if section:
+                value = dataclasses.replace(getattr(config, section), **{key: value})
+            config = dataclasses.replace(config, **{section or key: value})
+        return config
+
+    def filled_from(self, recorded: "Config") -> "Config":
+        """A copy in which what is None, to be chosen at the start, is as it was chosen when the run began."""
+        mine, theirs = flatten(self), flatten(recorded)
+        return self.replace(**{name: theirs[name] for name, value in mine.items() if value is None})
+
+    def differences(self, recorded: "Config") -> list[str]:
+        """What prevents going on with a run of another config: "name: old -> new" for every difference that counts."""
+        new, old = flatten(self), flatten(recorded)
+        return [
+            f"{name}: {old[name]!r} -> {new[name]!r}"
+            for name, field in all_settings().items()
+            if field.metadata["resume"] == "same" and new[name] != old[name]
+        ]
+
+
+def default_config() -> ConfigDict:
+    """The ConfigDict that configs/*.py begin with: every setting that has a default, with that default."""
+    config = ConfigDict({section.name: ConfigDict() for section in _sections()})
+    for name, field in all_settings().items():
+        if field.default is not REQUIRED:
+            section, _, key = name.rpartition(".")
+            kinds = _kinds(field)
+            default = config_dict.placeholder(kinds[0]) if field.default is None else field.default
+            (config[section] if section else config)[key] = default
+    return config
+
+
+def all_settings() -> dict[str, dataclasses.Field]:
+    """Every setting by its dotted name, as "model.units"."""
+    return dict(_settings(Config))
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """{"model.units": 150, ...}"""
+    return dict(_walk(config.to_dict(), ""))
+
+
+def _walk(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _walk(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _sections() -> list[dataclasses.Field]:
+    return [field for field in dataclasses.fields(Config) if dataclasses.is_dataclass(field.type)]
+
+
+def _settings(section: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
+    """Every setting with its dotted name."""
+    for field in dataclasses.fields(section):
+        if dataclasses.is_dataclass(field.type):
+            yield from _settings(field.type, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, field
+
+
+def _kinds(field: dataclasses.Field) -> tuple[type, ...]:
+    """The types that a setting's annotation allows: int | None gives (int, NoneType)."""
+    return typing.get_args(field.type) if isinstance(field.type, types.UnionType) else (field.type,)  # type: ignore[return-value]
+
+
+def _read(section: Any, values: Any, name: str) -> Any:
+    """An instance of a section from a mapping, every value checked."""
+    if not isinstance(values, Mapping):
+        raise UserError(f"{name}={values!r}: expected a section with the settings of configs/c150.py")
+    fields = {field.name: field for field in dataclasses.fields(section)}
+    for key in sorted(values.keys() - fields.keys()):
+        raise UserError(f"{name}.{key} is not a setting; lovecraft_jax/config.py has them all")
+    read = {}
+    for key, field in fields.items():
+        if dataclasses.is_dataclass(field.type):
+            read[key] = _read(field.type, values.get(key, {}), f"{name}.{key}")
+        elif key in values:
+            read[key] = _checked(field, values[key], f"{name}.{key}")
+        elif field.default is REQUIRED:
+            raise UserError(f"{name}.{key} is missing from the config; configs/c150.py has all that are needed")
+    return section(**read)
+
+
+def _checked(field: dataclasses.Field, value: Any, name: str) -> Any:
+    kinds, expected = _kinds(field), field.metadata["expected"]
+    if value is None and type(None) in kinds:
+        return None
+    accepted = (int, float) if float in kinds else kinds
+    right_type = isinstance(value, accepted) and (bool in kinds or not isinstance(value, bool))
+    if not right_type or not field.metadata["allowed"](value):
+        or_none = ", or None" if type(None) in kinds else ""
+        raise UserError(f"{name}={value!r}: expected {expected}{or_none}")
+    return float(value) if float in kinds else value
