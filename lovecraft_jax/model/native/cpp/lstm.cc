@@ -55,14 +55,18 @@ void run(const XLA_FFI_CallFrame* call, const std::vector<Step>& steps) {
   });
 }
 
-// XLA first asks what a function was built for, then calls it.
-bool asked_for_version(const XLA_FFI_CallFrame* call) {
-  const XLA_FFI_Extension_Base* asked = call->extension_start;
-  if (!asked || asked->type != XLA_FFI_Extension_Metadata) return false;
-  XLA_FFI_Metadata* told = reinterpret_cast<const XLA_FFI_Metadata_Extension*>(asked)->metadata;
-  told->api_version = {XLA_FFI_Api_Version_STRUCT_SIZE, nullptr, XLA_FFI_API_MAJOR, XLA_FFI_API_MINOR};
-  told->traits = 0;
-  told->state_type_id = XLA_FFI_UNKNOWN_TYPE_ID;
+// Before XLA uses a function it calls it once with a request for metadata: the version of XLA's interface that the
+// function was compiled for. Returns whether this is that call, and then answers it.
+//
+// `auto`: the interface calls this list of extensions XLA_FFI_Extension_Base up to jax 0.11 and
+// XLA_FFI_InternalExtension from jax 0.12 on. The layout and the names of the fields are the same.
+bool answers_metadata_request(const XLA_FFI_CallFrame* call) {
+  const auto* extension = call->extension_start;
+  if (!extension || extension->type != XLA_FFI_Extension_Metadata) return false;
+  XLA_FFI_Metadata* metadata = reinterpret_cast<const XLA_FFI_Metadata_Extension*>(extension)->metadata;
+  metadata->api_version = {XLA_FFI_Api_Version_STRUCT_SIZE, nullptr, XLA_FFI_API_MAJOR, XLA_FFI_API_MINOR};
+  metadata->traits = 0;
+  metadata->state_type_id = XLA_FFI_UNKNOWN_TYPE_ID;
   return true;
 }
 
@@ -83,7 +87,7 @@ extern "C" int lanes() { return LANES; }
 
 // kernel_HG, bias_G, gates_TBG, c_BH, h_BH -> gates_TBG (the same memory), c_TBH, h_TBH, packed
 extern "C" XLA_FFI_Error* lstm_forward(XLA_FFI_CallFrame* call) {
-  if (asked_for_version(call)) return nullptr;
+  if (answers_metadata_request(call)) return nullptr;
   const Sizes n = sizes(call);
   const int64_t T = n.T, B = n.B, H = n.H, G = GATES * H;
   const float *kernel_HG = in(call, 0), *bias_G = in(call, 1), *c_BH = in(call, 3), *h_BH = in(call, 4);
@@ -108,7 +112,7 @@ extern "C" XLA_FFI_Error* lstm_forward(XLA_FFI_CallFrame* call) {
 // kernel_HG, the first c_BH, c_TBH, gates_TBG, then gradients: of the last c_BH and h_BH, of h_TBH
 // -> dz_TBG (in the gates' memory), that of the first c_BH (in the last one's), packed
 extern "C" XLA_FFI_Error* lstm_backward(XLA_FFI_CallFrame* call) {
-  if (asked_for_version(call)) return nullptr;
+  if (answers_metadata_request(call)) return nullptr;
   const Sizes n = sizes(call);
   const int64_t T = n.T, B = n.B, H = n.H, G = GATES * H;
   const float *kernel_HG = in(call, 0), *first_c_BH = in(call, 1), *c_TBH = in(call, 2);
@@ -131,19 +135,19 @@ extern "C" XLA_FFI_Error* lstm_backward(XLA_FFI_CallFrame* call) {
 
 // a_NK, kernel_KC -> a @ kernel [N, C], packed
 extern "C" XLA_FFI_Error* product(XLA_FFI_CallFrame* call) {
-  if (asked_for_version(call)) return nullptr;
+  if (answers_metadata_request(call)) return nullptr;
   return multiply(call, arg(call, 1).dims[1], false);
 }
 
 // a_NK, kernel_CK -> a @ the kernel's transpose [N, C], packed
 extern "C" XLA_FFI_Error* product_transposed(XLA_FFI_CallFrame* call) {
-  if (asked_for_version(call)) return nullptr;
+  if (answers_metadata_request(call)) return nullptr;
   return multiply(call, arg(call, 1).dims[0], true);
 }
 
 // a_NR, b_NC -> a's transpose @ b [R, C]
 extern "C" XLA_FFI_Error* outer(XLA_FFI_CallFrame* call) {
-  if (asked_for_version(call)) return nullptr;
+  if (answers_metadata_request(call)) return nullptr;
   const int64_t *NR = arg(call, 0).dims, C = arg(call, 1).dims[1];
   const Outer sum{NR[0], NR[1], C, threads(call), in(call, 0), in(call, 1), out(call, 0)};
   share(call, 1, sum.parts(), [&](int64_t, int64_t n) { sum.part(n); });
@@ -153,7 +157,7 @@ extern "C" XLA_FFI_Error* outer(XLA_FFI_CallFrame* call) {
 // ids_S, packed, bias_V of the head, then of each layer gates_VG (of the others than the first its bias), packed, c_SH,
 // h_SH -> logits_SV, then of each layer c_SH, h_SH
 extern "C" XLA_FFI_Error* lstm_token(XLA_FFI_CallFrame* call) {
-  if (asked_for_version(call)) return nullptr;
+  if (answers_metadata_request(call)) return nullptr;
   const int64_t S = arg(call, 0).dims[0], layers = (call->args.size - 3) / 4;
   std::vector<Layer> all;
   const float* below_SX = nullptr;
