@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
-# Runs the whole test suite: bash launch/test.sh [any argument of pytest]
+# Runs the test suite: bash launch/test.sh [any argument of pytest]
+#
+# PYTHON names another Python, VENV the folder of its virtual environment (.venv).
 set -euo pipefail
 source "$(dirname "$0")/install.sh"
-install_venv test
+venv=${VENV:-.venv}
+install_venv test "$venv"
 
-exec .venv/bin/python -m pytest "$@"
+exec "$venv/bin/python" -m pytest "$@"

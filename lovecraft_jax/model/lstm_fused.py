@@ -61,7 +61,7 @@ def _backward(dtype: jnp.dtype, in_cpp: bool, saved: Saved, cotangents: tuple[La
     h_before_NH = jnp.concatenate([first_h_BH[None], h_TBH[:-1]]).reshape(-1, H)
     grad_NG = grad_TBG.reshape(-1, 4 * H)
     carry_grad = c_grad_BH, dot(grad_TBG[0], kernel_h_HG.T, dtype)
-    kernel_grad_HG = ops.outer(h_before_NH, grad_NG) if in_cpp else dot(h_before_NH.T, grad_NG, dtype)
+    kernel_grad_HG = ops.matmul_tn(h_before_NH, grad_NG) if in_cpp else dot(h_before_NH.T, grad_NG, dtype)
     return kernel_grad_HG, sum_rows(grad_NG), grad_TBG, carry_grad
 
 

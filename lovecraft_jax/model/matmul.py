@@ -21,12 +21,12 @@ def dense(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype, in_cpp: bool) -> ja
 
 @jax.custom_vjp
 def _matmul(x_ND: jax.Array, kernel_DC: jax.Array) -> jax.Array:
-    return ops.product(x_ND, kernel_DC)
+    return ops.matmul(x_ND, kernel_DC)
 
 
 def _matmul_backward(saved: tuple[jax.Array, jax.Array], grad_NC: jax.Array) -> tuple[jax.Array, jax.Array]:
     x_ND, kernel_DC = saved
-    return ops.product_transposed(grad_NC, kernel_DC), ops.outer(x_ND, grad_NC)
+    return ops.matmul_nt(grad_NC, kernel_DC), ops.matmul_tn(x_ND, grad_NC)
 
 
 _matmul.defvjp(lambda x_ND, kernel_DC: (_matmul(x_ND, kernel_DC), (x_ND, kernel_DC)), _matmul_backward)

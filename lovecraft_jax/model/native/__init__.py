@@ -1,1 +1,1 @@
-"""The LSTM on CPUs in C++: cpp/ the sources, build compiles and loads them, ops calls them from JAX."""
+"""The LSTM in C++ for CPUs: cpp/ has the sources, build compiles and loads them, ops makes them JAX operations."""

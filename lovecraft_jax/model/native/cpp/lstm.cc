@@ -1,180 +1,196 @@
-// What XLA calls: the two loops of the fused LSTM layer (fused.py), its products, and a token of decode.py, for CPUs.
+// The functions that XLA calls, for CPUs: the time loops of the fused LSTM layer (model/lstm_fused.py), its matmuls,
+// and one token of the decoder (inference/decoder.py).
 //
-// XLA runs each time step as a product, which packs the same kernel anew every time, and then as passes over the gates
-// in memory. Here the kernel is packed once, for all time steps, and each of these is done tile by tile.
+// XLA runs each time step as a matmul, for which it packs the same kernel again, and as operations on the gates, each
+// of which reads them from memory and writes them back. Here the kernel is packed once for all time steps, and the
+// gates of a tile are activated while they are in registers.
 //
-// Axes in names as in model.py: T time, B batch, H units, G gates (4H, in the order i, f, g, o); all float32.
+// Axes in names: T time, B batch, H units, G gates (4H, in the order i, f, g, o), N rows, K and C rows and columns of a
+// kernel, S streams; all float32.
 
 #include <cstdint>
 #include <vector>
 
-#include "matmul.h"
-#include "work_sharing.h"
 #include "lstm_step.h"
 #include "lstm_token.h"
+#include "matmul.h"
+#include "work_sharing.h"
 #include "xla/ffi/api/c_api.h"
 
 namespace {
 
-constexpr int64_t CORE_CACHE = 1 << 20;   // bytes; a usual size of the second level
-constexpr int64_t HANDED_OVER = 1 << 14;  // multiplications that take as long as to hand them over
+constexpr int64_t CORE_CACHE_BYTES = 1 << 20;          // a common size of a core's second-level cache
+constexpr int64_t HANDOVER_MULTIPLICATIONS = 1 << 14;  // take as long as handing a part to another thread
 
-const XLA_FFI_Buffer& arg(const XLA_FFI_CallFrame* call, int n) {
+const XLA_FFI_Buffer& argument(const XLA_FFI_CallFrame* call, int n) {
   return *static_cast<const XLA_FFI_Buffer*>(call->args.args[n]);
 }
 
-const float* in(const XLA_FFI_CallFrame* call, int n) { return static_cast<const float*>(arg(call, n).data); }
+const float* input(const XLA_FFI_CallFrame* call, int n) { return static_cast<const float*>(argument(call, n).data); }
 
-float* out(const XLA_FFI_CallFrame* call, int n) {
+float* output(const XLA_FFI_CallFrame* call, int n) {
   return static_cast<float*>(static_cast<XLA_FFI_Buffer*>(call->rets.rets[n])->data);
 }
 
-struct Sizes {
-  int64_t T, B, H;
-};
-
-// Of both loops, whose operands begin with kernel_HG and have [T, B, ...] third.
-Sizes sizes(const XLA_FFI_CallFrame* call) {
-  const int64_t* TB = arg(call, 2).dims;
-  return {TB[0], TB[1], arg(call, 0).dims[0]};
-}
-
-// All time steps. While a core's own cache holds the packed kernel, a part is some rows and goes through all of them by
-// itself. Of a larger one each step is a phase and a part is a column of it: so the kernel is read once a step, and not
-// once a thread.
-template <class Step>
-void run(const XLA_FFI_CallFrame* call, const std::vector<Step>& steps) {
-  if (steps.empty()) return;
-  const int64_t B = steps[0].B, columns = steps[0].columns();
-  if (4 * GATES * steps[0].H * steps[0].H > CORE_CACHE)
-    return share(call, steps.size(), columns, [&](int64_t step, int64_t n) { steps[step].column(n, 0, B); });
-  const int64_t parts = least(threads(call), B);
-  share(call, 1, parts, [&](int64_t, int64_t part) {
-    for (const Step& step : steps)
-      for (int64_t n = 0; n < columns; ++n) step.column(n, B * part / parts, B * (part + 1) / parts);
-  });
-}
-
-// XLA first asks what a function was built for, then calls it.
-bool asked_for_version(const XLA_FFI_CallFrame* call) {
-  const XLA_FFI_Extension_Base* asked = call->extension_start;
-  if (!asked || asked->type != XLA_FFI_Extension_Metadata) return false;
-  XLA_FFI_Metadata* told = reinterpret_cast<const XLA_FFI_Metadata_Extension*>(asked)->metadata;
-  told->api_version = {XLA_FFI_Api_Version_STRUCT_SIZE, nullptr, XLA_FFI_API_MAJOR, XLA_FFI_API_MINOR};
-  told->traits = 0;
-  told->state_type_id = XLA_FFI_UNKNOWN_TYPE_ID;
+// Before XLA uses a function it calls it once with a request for metadata: the version of XLA's C interface that the
+// function was compiled for. Returns whether this is that call, after answering it.
+//
+// `auto`, as version 0.3 of the interface (jax 0.10) calls the type XLA_FFI_Extension_Base and version 0.4 (jax 0.11)
+// XLA_FFI_InternalExtension. The layout and the names of the fields are the same.
+bool answers_metadata_request(const XLA_FFI_CallFrame* call) {
+  const auto* extension = call->extension_start;
+  if (!extension || extension->type != XLA_FFI_Extension_Metadata) return false;
+  XLA_FFI_Metadata* metadata = reinterpret_cast<const XLA_FFI_Metadata_Extension*>(extension)->metadata;
+  metadata->api_version = {XLA_FFI_Api_Version_STRUCT_SIZE, nullptr, XLA_FFI_API_MAJOR, XLA_FFI_API_MINOR};
+  metadata->traits = 0;
+  metadata->state_type_id = XLA_FFI_UNKNOWN_TYPE_ID;
   return true;
 }
 
-XLA_FFI_Error* multiply(const XLA_FFI_CallFrame* call, int64_t C, bool transposed) {
-  const int64_t N = arg(call, 0).dims[0], K = arg(call, 0).dims[1];
-  float* packed = out(call, 1);
-  share(call, 1, panels(C), [&](int64_t, int64_t n) {
-    (transposed ? pack_transpose : pack)(in(call, 1), K, C, n, packed + n * MOST_VECTORS * LANES * K);
+struct LoopSizes {
+  int64_t T, B, H;
+};
+
+// The sizes of either time loop: argument 0 is kernel_HG, argument 2 is [T, B, ...].
+LoopSizes loop_sizes(const XLA_FFI_CallFrame* call) {
+  const int64_t* TB = argument(call, 2).dims;
+  return {TB[0], TB[1], argument(call, 0).dims[0]};
+}
+
+// Runs all time steps. If the packed kernel fits in a core's cache, a part is a share of the rows, which goes through
+// all steps without waiting for the others. If it does not, each step is a phase and a part is one of its columns: so
+// each step reads the kernel from memory once, and not once a thread.
+template <class Step>
+void run_steps(const XLA_FFI_CallFrame* call, const std::vector<Step>& steps) {
+  if (steps.empty()) return;
+  const int64_t B = steps[0].B, columns = steps[0].column_count();
+  if (4 * GATES * steps[0].H * steps[0].H > CORE_CACHE_BYTES)
+    return run_in_parallel(call, steps.size(), columns,
+                           [&](int64_t step, int64_t column) { steps[step].compute_column(column, 0, B); });
+  const int64_t parts = min(thread_count(call), B);
+  run_in_parallel(call, 1, parts, [&](int64_t, int64_t part) {
+    for (const Step& step : steps)
+      for (int64_t n = 0; n < columns; ++n) step.compute_column(n, B * part / parts, B * (part + 1) / parts);
   });
-  const Product rows{N, K, C, in(call, 0), packed, nullptr, out(call, 0)};
-  share(call, 1, rows.parts(), [&](int64_t, int64_t n) { rows.part(n); });
+}
+
+// Packs the kernel, input 1, into output 1, then multiplies input 0 with it into output 0, which has C columns.
+XLA_FFI_Error* pack_and_multiply(const XLA_FFI_CallFrame* call, int64_t C, bool transposed) {
+  const int64_t N = argument(call, 0).dims[0], K = argument(call, 0).dims[1];
+  float* packed = output(call, 1);
+  run_in_parallel(call, 1, panel_count(C), [&](int64_t, int64_t n) {
+    float* to = packed + n * MAX_TILE_VECTORS * LANES * K;
+    (transposed ? pack_transposed_panel : pack_panel)(input(call, 1), K, C, n, to);
+  });
+  const Matmul rows{N, K, C, input(call, 0), packed, nullptr, output(call, 0)};
+  run_in_parallel(call, 1, rows.part_count(), [&](int64_t, int64_t part) { rows.compute_part(part); });
   return nullptr;
 }
 
 }  // namespace
 
+// Above each function: its inputs -> its outputs. `packed` is working memory for the packed kernel.
+
 extern "C" int lanes() { return LANES; }
 
-// kernel_HG, bias_G, gates_TBG, c_BH, h_BH -> gates_TBG (the same memory), c_TBH, h_TBH, packed
+// kernel_HG, bias_G, gates_TBG (the input's part), c_BH, h_BH
+// -> gates_TBG (activated, in the same memory), c_TBH, h_TBH, packed
 extern "C" XLA_FFI_Error* lstm_forward(XLA_FFI_CallFrame* call) {
-  if (asked_for_version(call)) return nullptr;
-  const Sizes n = sizes(call);
-  const int64_t T = n.T, B = n.B, H = n.H, G = GATES * H;
-  const float *kernel_HG = in(call, 0), *bias_G = in(call, 1), *c_BH = in(call, 3), *h_BH = in(call, 4);
-  float *gates_TBG = out(call, 0), *c_TBH = out(call, 1), *h_TBH = out(call, 2), *packed = out(call, 3);
-  share(call, 1, vectors(H), [&](int64_t, int64_t n) {
+  if (answers_metadata_request(call)) return nullptr;
+  const LoopSizes sizes = loop_sizes(call);
+  const int64_t T = sizes.T, B = sizes.B, H = sizes.H, G = GATES * H;
+  const float *kernel_HG = input(call, 0), *bias_G = input(call, 1), *c_BH = input(call, 3), *h_BH = input(call, 4);
+  float *gates_TBG = output(call, 0), *c_TBH = output(call, 1), *h_TBH = output(call, 2), *packed = output(call, 3);
+  run_in_parallel(call, 1, vector_count(H), [&](int64_t, int64_t n) {
     float* to = packed + n * H * GATES * LANES;
     for (int64_t k = 0; k < H; ++k)
       for (int gate = 0; gate < GATES; ++gate, to += LANES)
-        store(to, load(kernel_HG + k * G + gate * H + n * LANES, held(n * LANES, H)));
+        store(to, load(kernel_HG + k * G + gate * H + n * LANES, lanes_used(n * LANES, H)));
   });
-  std::vector<Forward> steps;
+  std::vector<ForwardStep> steps;
   for (int64_t t = 0; t < T; ++t) {
     float *next_c_BH = c_TBH + t * B * H, *next_h_BH = h_TBH + t * B * H;
     steps.push_back({B, H, packed, bias_G, h_BH, c_BH, gates_TBG + t * B * G, next_c_BH, next_h_BH});
     c_BH = next_c_BH;
     h_BH = next_h_BH;
   }
-  run(call, steps);
+  run_steps(call, steps);
   return nullptr;
 }
 
-// kernel_HG, the first c_BH, c_TBH, gates_TBG, then gradients: of the last c_BH and h_BH, of h_TBH
-// -> dz_TBG (in the gates' memory), that of the first c_BH (in the last one's), packed
+// kernel_HG, first_c_BH, c_TBH, gates_TBG (activated), then the gradients of the last c_BH, the last h_BH and h_TBH
+// -> dz_TBG (in the memory of gates_TBG), the gradient of first_c_BH (in that of the last c_BH's gradient), packed
 extern "C" XLA_FFI_Error* lstm_backward(XLA_FFI_CallFrame* call) {
-  if (asked_for_version(call)) return nullptr;
-  const Sizes n = sizes(call);
-  const int64_t T = n.T, B = n.B, H = n.H, G = GATES * H;
-  const float *kernel_HG = in(call, 0), *first_c_BH = in(call, 1), *c_TBH = in(call, 2);
-  const float *dh_BH = in(call, 5), *to_h_TBH = in(call, 6), *next_dz_BG = nullptr;
-  float *gates_TBG = out(call, 0), *dc_BH = out(call, 1), *packed = out(call, 2);
-  share(call, 1, panels(H),
-        [&](int64_t, int64_t n) { pack_transpose(kernel_HG, G, H, n, packed + n * MOST_VECTORS * LANES * G); });
-  std::vector<Backward> steps;
+  if (answers_metadata_request(call)) return nullptr;
+  const LoopSizes sizes = loop_sizes(call);
+  const int64_t T = sizes.T, B = sizes.B, H = sizes.H, G = GATES * H;
+  const float *kernel_HG = input(call, 0), *first_c_BH = input(call, 1), *c_TBH = input(call, 2);
+  const float *last_dh_BH = input(call, 5), *out_dh_TBH = input(call, 6), *next_dz_BG = nullptr;
+  float *gates_TBG = output(call, 0), *dc_BH = output(call, 1), *packed = output(call, 2);
+  run_in_parallel(call, 1, panel_count(H), [&](int64_t, int64_t n) {
+    pack_transposed_panel(kernel_HG, G, H, n, packed + n * MAX_TILE_VECTORS * LANES * G);
+  });
+  std::vector<BackwardStep> steps;
   for (int64_t t = T - 1; t >= 0; --t) {
     const float* c_before_BH = t ? c_TBH + (t - 1) * B * H : first_c_BH;
     float* gates_BG = gates_TBG + t * B * G;
-    steps.push_back(
-        {B, H, packed, next_dz_BG, dh_BH, to_h_TBH + t * B * H, c_TBH + t * B * H, c_before_BH, gates_BG, dc_BH});
+    steps.push_back({B, H, packed, next_dz_BG, last_dh_BH, out_dh_TBH + t * B * H, c_TBH + t * B * H, c_before_BH,
+                     gates_BG, dc_BH});
     next_dz_BG = gates_BG;
-    dh_BH = nullptr;
+    last_dh_BH = nullptr;
   }
-  run(call, steps);
+  run_steps(call, steps);
   return nullptr;
 }
 
 // a_NK, kernel_KC -> a @ kernel [N, C], packed
-extern "C" XLA_FFI_Error* product(XLA_FFI_CallFrame* call) {
-  if (asked_for_version(call)) return nullptr;
-  return multiply(call, arg(call, 1).dims[1], false);
+extern "C" XLA_FFI_Error* matmul(XLA_FFI_CallFrame* call) {
+  if (answers_metadata_request(call)) return nullptr;
+  return pack_and_multiply(call, argument(call, 1).dims[1], false);
 }
 
-// a_NK, kernel_CK -> a @ the kernel's transpose [N, C], packed
-extern "C" XLA_FFI_Error* product_transposed(XLA_FFI_CallFrame* call) {
-  if (asked_for_version(call)) return nullptr;
-  return multiply(call, arg(call, 1).dims[0], true);
+// a_NK, kernel_CK -> a @ kernel.T [N, C], packed
+extern "C" XLA_FFI_Error* matmul_nt(XLA_FFI_CallFrame* call) {
+  if (answers_metadata_request(call)) return nullptr;
+  return pack_and_multiply(call, argument(call, 1).dims[0], true);
 }
 
-// a_NR, b_NC -> a's transpose @ b [R, C]
-extern "C" XLA_FFI_Error* outer(XLA_FFI_CallFrame* call) {
-  if (asked_for_version(call)) return nullptr;
-  const int64_t *NR = arg(call, 0).dims, C = arg(call, 1).dims[1];
-  const Outer sum{NR[0], NR[1], C, threads(call), in(call, 0), in(call, 1), out(call, 0)};
-  share(call, 1, sum.parts(), [&](int64_t, int64_t n) { sum.part(n); });
+// a_NK, b_NC -> a.T @ b [K, C]
+extern "C" XLA_FFI_Error* matmul_tn(XLA_FFI_CallFrame* call) {
+  if (answers_metadata_request(call)) return nullptr;
+  const int64_t *NK = argument(call, 0).dims, C = argument(call, 1).dims[1];
+  const MatmulTN sum{NK[0], NK[1], C, thread_count(call), input(call, 0), input(call, 1), output(call, 0)};
+  run_in_parallel(call, 1, sum.part_count(), [&](int64_t, int64_t part) { sum.compute_part(part); });
   return nullptr;
 }
 
-// ids_S, packed, bias_V of the head, then of each layer gates_VG (of the others than the first its bias), packed, c_SH,
-// h_SH -> logits_SV, then of each layer c_SH, h_SH
+// ids_S, the head's packed kernel and bias_V, then of each layer: start_VG (after the first layer [1, G]), its packed
+// kernel, c_SH, h_SH -> logits_SV, then of each layer: c_SH, h_SH
 extern "C" XLA_FFI_Error* lstm_token(XLA_FFI_CallFrame* call) {
-  if (asked_for_version(call)) return nullptr;
-  const int64_t S = arg(call, 0).dims[0], layers = (call->args.size - 3) / 4;
-  std::vector<Layer> all;
+  if (answers_metadata_request(call)) return nullptr;
+  const int64_t S = argument(call, 0).dims[0], layer_count = (call->args.size - 3) / 4;
+  std::vector<TokenLayer> layers;
   const float* below_SX = nullptr;
-  for (int64_t n = 0, X = 0, H; n < layers; ++n, X = H) {
+  for (int64_t n = 0, X = 0, H; n < layer_count; ++n, X = H) {
     const int at = 3 + 4 * n;
-    H = arg(call, at + 2).dims[1];
-    float* next_h_SH = out(call, 2 + 2 * n);
-    all.push_back({S, X, H, n ? nullptr : static_cast<const int32_t*>(arg(call, 0).data), in(call, at),
-                   in(call, at + 1), below_SX, in(call, at + 2), in(call, at + 3), out(call, 1 + 2 * n), next_h_SH});
+    H = argument(call, at + 2).dims[1];
+    float* next_h_SH = output(call, 2 + 2 * n);
+    layers.push_back({S, X, H, n ? nullptr : static_cast<const int32_t*>(argument(call, 0).data), input(call, at),
+                      input(call, at + 1), below_SX, input(call, at + 2), input(call, at + 3), output(call, 1 + 2 * n),
+                      next_h_SH});
     below_SX = next_h_SH;
   }
-  const Layer& last = all.back();
-  const Product head{S, last.H, arg(call, 2).dims[0], below_SX, in(call, 1), in(call, 2), out(call, 0)};
-  const int64_t parts = 1 + least(threads(call) - 1, S * (last.X + last.H) * GATES * last.H / (2 * HANDED_OVER));
-  share(call, layers + 1, parts, [&](int64_t phase, int64_t part) {
-    const int64_t count = phase < layers ? all[phase].columns() : panels(head.C);
+  const TokenLayer& last = layers.back();
+  const Matmul head{S, last.H, argument(call, 2).dims[0], below_SX, input(call, 1), input(call, 2), output(call, 0)};
+  const int64_t multiplications = S * (last.X + last.H) * GATES * last.H;
+  const int64_t parts = 1 + min(thread_count(call) - 1, multiplications / (2 * HANDOVER_MULTIPLICATIONS));
+  run_in_parallel(call, layer_count + 1, parts, [&](int64_t phase, int64_t part) {
+    const int64_t count = phase < layer_count ? layers[phase].column_count() : panel_count(head.C);
     for (int64_t n = count * part / parts; n < count * (part + 1) / parts; ++n)
-      if (phase < layers)
-        all[phase].column(n);
+      if (phase < layer_count)
+        layers[phase].compute_column(n);
       else
-        head.panel(n, 0, S);
+        head.compute_panel(n, 0, S);
   });
   return nullptr;
 }

@@ -1,7 +1,4 @@
-// One token of each of S streams through a layer, as decode.py has it.
-//
-// The kernel comes packed as [columns, X + H, 4, LANES], a column being the gates of as many units as a vector has
-// lanes: it is read from the first float to the last.
+// One token of each of S streams through a layer, for the decoder of inference/decoder.py.
 //
 // Axes in names: S streams, X features from the layer below, H units, G gates (4H, in the order i, f, g, o), V
 // vocabulary; all float32.
@@ -10,40 +7,42 @@
 
 #include <cstdint>
 
-#include "simd.h"
 #include "lstm_step.h"
+#include "simd.h"
 
 namespace {
 
-// One layer. Each stream's gates begin as a row of gates_VG: that of its id, or where no ids are given the first.
-struct Layer {
+// One layer. A stream's gates start as a row of start_VG: in the first layer that of its token, in the others, which
+// have no ids_S, the only one (the bias). `packed` is the kernel as [columns, X + H, 4, LANES], where a column is the
+// four gates of LANES units: so it is read from the first float to the last.
+struct TokenLayer {
   int64_t S, X, H;
   const int32_t* ids_S;
-  const float *gates_VG, *packed, *below_SX, *c_SH, *h_SH;
+  const float *start_VG, *packed, *below_SX, *c_SH, *h_SH;
   float *next_c_SH, *next_h_SH;
 
   template <int R>
-  void tile(int64_t row, int64_t column) const {
-    const int64_t unit = column * LANES, count = held(unit, H);
+  void compute_tile(int64_t row, int64_t column) const {
+    const int64_t unit = column * LANES, count = lanes_used(unit, H);
     const float* kernel = packed + column * (X + H) * GATES * LANES;
     Vector sums[R][GATES];
     for (int r = 0; r < R; ++r)
       for (int gate = 0; gate < GATES; ++gate)
-        sums[r][gate] = load(gates_VG + ((ids_S ? ids_S[row + r] : 0) * GATES + gate) * H + unit, count);
-    add_product<R, GATES>(below_SX + row * X, X, kernel, X, sums);
-    add_product<R, GATES>(h_SH + row * H, H, kernel + X * GATES * LANES, H, sums);
+        sums[r][gate] = load(start_VG + ((ids_S ? ids_S[row + r] : 0) * GATES + gate) * H + unit, count);
+    add_matmul<R, GATES>(below_SX + row * X, X, kernel, X, sums);
+    add_matmul<R, GATES>(h_SH + row * H, H, kernel + X * GATES * LANES, H, sums);
     for (int r = 0; r < R; ++r) {
       const int64_t at = (row + r) * H + unit;
-      const Activated a(sums[r], load(c_SH + at, count));
-      store(next_c_SH + at, a.c, count);
-      store(next_h_SH + at, a.h, count);
+      const Cell cell(sums[r], load(c_SH + at, count));
+      store(next_c_SH + at, cell.c, count);
+      store(next_h_SH + at, cell.h, count);
     }
   }
 
-  int64_t columns() const { return vectors(H); }
+  int64_t column_count() const { return vector_count(H); }
 
-  void column(int64_t n) const {
-    tiles(0, S, [&](auto R, int64_t row) { tile<R>(row, n); });
+  void compute_column(int64_t column) const {
+    for_each_tile(0, S, [&](auto R, int64_t row) { compute_tile<R>(row, column); });
   }
 };
 

@@ -1,4 +1,6 @@
-// The products outside of the loops: of many rows with a kernel, and the gradient of a kernel.
+// The matmuls outside of the time loops: all rows of a batch with a kernel, and the gradient of a kernel.
+//
+// Axes in names: N rows of a batch, K and C the rows and columns of the kernel that multiplies them; all float32.
 
 #pragma once
 
@@ -9,113 +11,125 @@
 
 namespace {
 
-constexpr int64_t DEPTH = 512;     // rows of a panel that stay in a core's cache while tile after tile reads them
-constexpr int64_t SOME_ROWS = 96;  // that a thread takes at a time: enough for a panel to be worth reading
+constexpr int64_t PANEL_BLOCK = 512;   // rows of a panel that fit in a core's cache while many tiles read them
+constexpr int64_t ROWS_PER_PART = 96;  // rows that a thread takes at a time: enough to make up for loading a panel
 
-// Panels of 4 vectors, the last of what is left, in which C columns lie.
-inline int64_t panels(int64_t C) { return (vectors(C) + MOST_VECTORS - 1) / MOST_VECTORS; }
+// A kernel is packed into panels: each holds the next MAX_TILE_VECTORS vectors of columns (the last one what is left),
+// row after row, so that a tile reads it from the first float to the last.
+inline int64_t panel_count(int64_t C) { return (vector_count(C) + MAX_TILE_VECTORS - 1) / MAX_TILE_VECTORS; }
 
-// One panel of a kernel [K, C] to [K, vectors, LANES], with zeros at the end.
-inline void pack(const float* kernel_KC, int64_t K, int64_t C, int64_t panel, float* to) {
-  const int64_t first = panel * MOST_VECTORS * LANES, last = least(C, first + MOST_VECTORS * LANES);
+// Packs one panel of a kernel [K, C] as [K, vectors, LANES]; lanes beyond C are 0.
+inline void pack_panel(const float* kernel_KC, int64_t K, int64_t C, int64_t panel, float* to) {
+  const int64_t begin = panel * MAX_TILE_VECTORS * LANES, end = min(C, begin + MAX_TILE_VECTORS * LANES);
   for (int64_t k = 0; k < K; ++k)
-    for (int64_t c = first; c < last; c += LANES, to += LANES) {
+    for (int64_t c = begin; c < end; c += LANES, to += LANES) {
       __builtin_prefetch(kernel_KC + (k + 16) * C + c);
-      store(to, load(kernel_KC + k * C + c, held(c, C)));
+      store(to, load(kernel_KC + k * C + c, lanes_used(c, C)));
     }
 }
 
-// One panel of the transpose of a kernel [C, K], likewise.
-inline void pack_transpose(const float* kernel_CK, int64_t K, int64_t C, int64_t panel, float* to) {
-  const int64_t first = panel * MOST_VECTORS * LANES;
-  const int64_t width = least(MOST_VECTORS, vectors(C - first)) * LANES;
-  for (int64_t some = 0; some < K; some += LANES)  // of which a cache has room for all columns
+// Packs one panel of the transpose of a kernel [C, K], in the same format. Goes through K in blocks of LANES: the cache
+// has room for that many of all the panel's columns.
+inline void pack_transposed_panel(const float* kernel_CK, int64_t K, int64_t C, int64_t panel, float* to) {
+  const int64_t begin = panel * MAX_TILE_VECTORS * LANES;
+  const int64_t width = min(MAX_TILE_VECTORS, vector_count(C - begin)) * LANES;
+  for (int64_t block = 0; block < K; block += LANES)
     for (int64_t c = 0; c < width; ++c)
-      for (int64_t k = some; k < least(some + LANES, K); ++k)
-        to[k * width + c] = first + c < C ? kernel_CK[(first + c) * K + k] : 0.0f;
+      for (int64_t k = block; k < min(block + LANES, K); ++k)
+        to[k * width + c] = begin + c < C ? kernel_CK[(begin + c) * K + k] : 0.0f;
 }
 
-// to_NC = a_NK @ the packed kernel [K, C] + the bias, if there is one.
-struct Product {
+// to_NC = a_NK @ the packed kernel [K, C], plus bias_C unless that is null.
+struct Matmul {
   int64_t N, K, C;
   const float *a_NK, *packed, *bias_C;
   float* to_NC;
 
+  // Adds the rows of the kernel from `k` up to `k_end` to R rows by V vectors of the result.
   template <int R, int V>
-  void tile(int64_t row, int64_t column, int64_t k, int64_t last) const {
+  void compute_tile(int64_t row, int64_t column, int64_t k, int64_t k_end) const {
     Vector sums[R][V];
     for (int r = 0; r < R; ++r)
       for (int v = 0; v < V; ++v) {
         const int64_t at = column + v * LANES;
         const float* start = k ? to_NC + (row + r) * C : bias_C;
-        sums[r][v] = start ? load(start + at, held(at, C)) : Vector{};
+        sums[r][v] = start ? load(start + at, lanes_used(at, C)) : Vector{};
       }
-    add_product<R, V>(a_NK + row * K + k, K, packed + column * K + k * V * LANES, last - k, sums);
+    add_matmul<R, V>(a_NK + row * K + k, K, packed + column * K + k * V * LANES, k_end - k, sums);
     for (int r = 0; r < R; ++r)
       for (int v = 0; v < V; ++v) {
         const int64_t at = column + v * LANES;
-        store(to_NC + (row + r) * C + at, sums[r][v], held(at, C));
+        store(to_NC + (row + r) * C + at, sums[r][v], lanes_used(at, C));
       }
   }
 
-  // Of the rows from `first` on.
-  void panel(int64_t p, int64_t first, int64_t last) const {
-    const int64_t column = p * MOST_VECTORS * LANES;
-    constant<MOST_VECTORS>(least(MOST_VECTORS, vectors(C - column)), [&](auto V) {
-      for (int64_t k = 0; k < K; k += DEPTH)
-        tiles(first, last, [&](auto R, int64_t row) { tile<R, V>(row, column, k, least(K, k + DEPTH)); });
+  // Computes the columns of a panel for the rows from `begin` up to `end`.
+  void compute_panel(int64_t panel, int64_t begin, int64_t end) const {
+    const int64_t column = panel * MAX_TILE_VECTORS * LANES;
+    with_constant<MAX_TILE_VECTORS>(min(MAX_TILE_VECTORS, vector_count(C - column)), [&](auto V) {
+      for (int64_t k = 0; k < K; k += PANEL_BLOCK)
+        for_each_tile(begin, end, [&](auto R, int64_t row) {
+          compute_tile<R, V>(row, column, k, min(K, k + PANEL_BLOCK));
+        });
     });
   }
 
-  int64_t parts() const { return (N + SOME_ROWS - 1) / SOME_ROWS; }
+  // A part is a share of the rows with all of their columns.
+  int64_t part_count() const { return (N + ROWS_PER_PART - 1) / ROWS_PER_PART; }
 
-  void part(int64_t n) const {
-    for (int64_t p = 0; p < panels(C); ++p) panel(p, N * n / parts(), N * (n + 1) / parts());
+  void compute_part(int64_t part) const {
+    for (int64_t panel = 0; panel < panel_count(C); ++panel)
+      compute_panel(panel, N * part / part_count(), N * (part + 1) / part_count());
   }
 };
 
-// sum_RC = a_NR's transpose @ b_NC: the gradient of a kernel, from all N rows that went through it. A panel of b is
-// packed as it comes.
-struct Outer {
-  int64_t N, R, C, threads;
-  const float *a_NR, *b_NC;
-  float* sum_RC;
+// to_KC = a_NK.T @ b_NC: the gradient of a kernel, summed over the N rows that it was multiplied with. Panels of b are
+// packed when they are needed.
+struct MatmulTN {
+  int64_t N, K, C, threads;
+  const float *a_NK, *b_NC;
+  float* to_KC;
 
-  template <int M, int V>
-  void tile(int64_t row, int64_t column, int64_t n, int64_t last, const float* packed) const {
-    Vector sums[M][V];
-    for (int r = 0; r < M; ++r)
+  // Adds the rows of a and b from `n` up to `n_end` to R rows by V vectors of the result. `packed`: these rows of b.
+  template <int R, int V>
+  void compute_tile(int64_t row, int64_t column, int64_t n, int64_t n_end, const float* packed) const {
+    Vector sums[R][V];
+    for (int r = 0; r < R; ++r)
       for (int v = 0; v < V; ++v) {
         const int64_t at = column + v * LANES;
-        sums[r][v] = n ? load(sum_RC + (row + r) * C + at, held(at, C)) : Vector{};
+        sums[r][v] = n ? load(to_KC + (row + r) * C + at, lanes_used(at, C)) : Vector{};
       }
-    for (; n < last; ++n) {
+    for (; n < n_end; ++n) {
       Vector b[V];
       for (int v = 0; v < V; ++v, packed += LANES) b[v] = load(packed);
-      for (int r = 0; r < M; ++r) {
-        const Vector x = all(a_NR[n * R + row + r]);
+      for (int r = 0; r < R; ++r) {
+        const Vector x = broadcast(a_NK[n * K + row + r]);
         for (int v = 0; v < V; ++v) sums[r][v] += x * b[v];
       }
     }
-    for (int r = 0; r < M; ++r)
+    for (int r = 0; r < R; ++r)
       for (int v = 0; v < V; ++v) {
         const int64_t at = column + v * LANES;
-        store(sum_RC + (row + r) * C + at, sums[r][v], held(at, C));
+        store(to_KC + (row + r) * C + at, sums[r][v], lanes_used(at, C));
       }
   }
 
-  // Each is a panel of b by all of a's columns; by some, which packs the panel anew, only where threads would be idle.
-  int64_t parts() const { return panels(C) * least((R + SOME_ROWS - 1) / SOME_ROWS, 1 + 2 * threads / panels(C)); }
+  // A part is a panel of b with all columns of a. Where that gives too few parts for the threads, the columns of a are
+  // divided as well, and each part packs its panel again.
+  int64_t part_count() const {
+    return panel_count(C) * min((K + ROWS_PER_PART - 1) / ROWS_PER_PART, 1 + 2 * threads / panel_count(C));
+  }
 
-  void part(int64_t n) const {
-    const int64_t p = n % panels(C), count = parts() / panels(C), row = n / panels(C);
-    const int64_t column = p * MOST_VECTORS * LANES, first_row = R * row / count, last_row = R * (row + 1) / count;
-    std::vector<float> packed(DEPTH * MOST_VECTORS * LANES);
-    constant<MOST_VECTORS>(least(MOST_VECTORS, vectors(C - column)), [&](auto V) {
-      for (int64_t k = 0, last; k < N; k = last) {
-        last = least(N, k + DEPTH);
-        pack(b_NC + k * C, last - k, C, p, packed.data());
-        tiles(first_row, last_row, [&](auto M, int64_t r) { tile<M, V>(r, column, k, last, packed.data()); });
+  void compute_part(int64_t part) const {
+    const int64_t panel = part % panel_count(C), share = part / panel_count(C), shares = part_count() / panel_count(C);
+    const int64_t column = panel * MAX_TILE_VECTORS * LANES, begin = K * share / shares, end = K * (share + 1) / shares;
+    std::vector<float> packed(PANEL_BLOCK * MAX_TILE_VECTORS * LANES);
+    with_constant<MAX_TILE_VECTORS>(min(MAX_TILE_VECTORS, vector_count(C - column)), [&](auto V) {
+      for (int64_t n = 0, n_end; n < N; n = n_end) {
+        n_end = min(N, n + PANEL_BLOCK);
+        pack_panel(b_NC + n * C, n_end - n, C, panel, packed.data());
+        for_each_tile(begin, end,
+                      [&](auto R, int64_t row) { compute_tile<R, V>(row, column, n, n_end, packed.data()); });
       }
     });
   }
