@@ -106,7 +106,7 @@ def load_run(workdir: str, checkpoint: str | int = "best") -> Run:
 def state_target(config: Config, model: LanguageModel) -> TrainState:
     """Shapes of a run's state, on the first device."""
     optimizer = make_optimizer(config.optimizer, total_steps=1)
-    shapes = jax.eval_shape(lambda: init_state(model, optimizer.adam, config.data.batch_size, 0))
+    shapes = jax.eval_shape(lambda: init_state(model, optimizer.transform, config.data.batch_size, 0))
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), shapes)
 

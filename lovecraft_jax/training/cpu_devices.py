@@ -193,7 +193,11 @@ def _owners(optimizer: Optimizer, shapes: TrainState, cores: int) -> Owners:
     of_params = jax.tree.unflatten(structure, [owner[n] for n in range(len(params))])
     of_variables = jax.tree.map(lambda _: EVERYONE, shapes.variables) | {"params": of_params}
     of_opt_state = optax.tree_map_params(
-        optimizer.adam, lambda _, owner: owner, shapes.opt_state, of_params, transform_non_params=lambda _: EVERYONE
+        optimizer.transform,
+        lambda _, owner: owner,
+        shapes.opt_state,
+        of_params,
+        transform_non_params=lambda _: EVERYONE,
     )
     return Owners(of_variables, of_opt_state)
 
