@@ -128,6 +128,7 @@ class ModelConfig:
 class OptimizerConfig:
     """config.optimizer: the update rule, the learning rate's schedule, clipping."""
 
+    # sgd is optax.sgd: its momentum is beta1 (0 for none), and it has no use for beta2, eps and eps_hat.
     name: str = one_of("adam", "adamw", "sgd", default="adam")
     lr: float = positive()
     schedule: str = one_of("cosine", "constant")
@@ -137,8 +138,15 @@ class OptimizerConfig:
     beta2: float = probability()
     eps: float = positive()
     eps_hat: bool = flag(default=False)
-    weight_decay: float = nonnegative(default=0.0)
+    weight_decay: float = nonnegative(default=0.0)  # of adamw, on matrices only, scaled by the learning rate
     clip: float = nonnegative()
+
+    def __post_init__(self) -> None:
+        if self.weight_decay and self.name != "adamw":
+            raise UserError(
+                f"config.optimizer.weight_decay={self.weight_decay} with name={self.name!r}: only adamw decays "
+                "weights; use name='adamw', or weight_decay=0"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ from lovecraft_jax.config import Config
 from lovecraft_jax.data import dataset
 from lovecraft_jax.data.cleaning import clean_all
 from lovecraft_jax.data.tokenizer import Encoded, Tokenizer
-from lovecraft_jax.inference.generate import Sampling, encode_prompt, most_likely_next, write
+from lovecraft_jax.inference.generate import Sampling, encode_prompt, generate_tokens, most_likely_next
 from lovecraft_jax.inference.scoring import Score, Scorer
 from lovecraft_jax.model.backend import fastest_backend
 from lovecraft_jax.model.lm import LanguageModel, make_model
@@ -36,12 +36,15 @@ class Run:
     state: TrainState
     corpus: dict[str, Any]
 
-    def write(
+    def generate(
         self, prompt: str = "", length: int = 1000, seed: int = 0, sampling: Sampling | None = None, samples: int = 1
     ) -> list[str]:
-        """`samples` texts of `length` new tokens, without the prompt."""
+        """Returns `samples` texts of `length` new tokens each, without the prompt."""
         parts = list(self.stream(prompt, length, seed, sampling, samples, chunk=None))
         return [self.tokenizer.decode(ids) for ids in np.concatenate(parts, axis=1)]
+
+    write = generate
+    """The name of `generate` in earlier versions."""
 
     def stream(
         self,
@@ -54,7 +57,9 @@ class Run:
     ) -> Iterator[np.ndarray]:
         """The same texts as ids [S, <= chunk], as they are written."""
         ids = encode_prompt(self.tokenizer, prompt)
-        return write(self.model, self.state.variables, ids, length, seed, sampling or Sampling(), samples, chunk)
+        return generate_tokens(
+            self.model, self.state.variables, ids, length, seed, sampling or Sampling(), samples, chunk
+        )
 
     def teacher_forced(self, ids: np.ndarray, seq_len: int = 0) -> np.ndarray:
         """The likeliest token after each of `ids` [N] but the last [N - 1], given those that truly stand before it.
@@ -101,7 +106,7 @@ def load_run(workdir: str, checkpoint: str | int = "best") -> Run:
 def state_target(config: Config, model: LanguageModel) -> TrainState:
     """Shapes of a run's state, on the first device."""
     optimizer = make_optimizer(config.optimizer, total_steps=1)
-    shapes = jax.eval_shape(lambda: init_state(model, optimizer.adam, config.data.batch_size, 0))
+    shapes = jax.eval_shape(lambda: init_state(model, optimizer.transform, config.data.batch_size, 0))
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), shapes)
 

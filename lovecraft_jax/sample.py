@@ -51,7 +51,7 @@ def main() -> int:
             sys.stdout.flush()
         sys.stdout.write("\n")
         return 0
-    texts = run.write(F.prompt, F.length, F.seed, sampling, F.samples)
+    texts = run.generate(F.prompt, F.length, F.seed, sampling, F.samples)
     if F.json:
         print(json.dumps({"prompt": F.prompt, "samples": texts, "seed": F.seed, "step": int(run.state.step)}))
     else:

@@ -49,31 +49,35 @@ def test_best_latest_and_every_step_can_be_had(trained: Path, run: Run, tmp_path
 
 
 def test_the_same_seed_writes_the_same_text(run: Run) -> None:
-    text = run.write("The", length=40, seed=3)
-    assert text == run.write("The", length=40, seed=3)
-    assert text != run.write("The", length=40, seed=4)
+    text = run.generate("The", length=40, seed=3)
+    assert text == run.generate("The", length=40, seed=3)
+    assert text != run.generate("The", length=40, seed=4)
     assert [len(sample) for sample in text] == [40]
 
 
+def test_write_is_the_old_name_of_generate(run: Run) -> None:
+    assert run.write("The", length=5) == run.generate("The", length=5)
+
+
 def test_samples_differ_and_do_not_depend_on_their_number(run: Run) -> None:
-    three = run.write("The", length=40, samples=3)
+    three = run.generate("The", length=40, samples=3)
     assert len(set(three)) == 3
-    assert three[:1] == run.write("The", length=40)
+    assert three[:1] == run.generate("The", length=40)
 
 
 def test_a_stream_is_the_same_text_in_pieces(run: Run) -> None:
     pieces = [run.tokenizer.decode(ids_SN[0]) for ids_SN in run.stream("The", length=40, chunk=15)]
     assert [len(piece) for piece in pieces] == [15, 15, 10]
-    assert ["".join(pieces)] == run.write("The", length=40)
+    assert ["".join(pieces)] == run.generate("The", length=40)
 
 
 def test_greedy_writing_needs_no_seed(run: Run) -> None:
     greedy = Sampling(temperature=0.0)
-    assert run.write("The", 40, seed=1, sampling=greedy) == run.write("The", 40, seed=2, sampling=greedy)
+    assert run.generate("The", 40, seed=1, sampling=greedy) == run.generate("The", 40, seed=2, sampling=greedy)
 
 
 def test_an_empty_prompt_is_the_start_of_a_text(run: Run) -> None:
-    assert run.write("", 40) == run.write("\n", 40)
+    assert run.generate("", 40) == run.generate("\n", 40)
 
 
 def test_a_text_is_cleaned_as_the_training_text_was(run: Run) -> None:

@@ -19,7 +19,7 @@ def test_it_prints_the_prompt_and_as_many_new_characters_as_asked(plain: str) ->
 
 
 def test_it_prints_what_the_python_api_writes(plain: str, trained: Path) -> None:
-    (text,) = load_run(trained).write(PROMPT, LENGTH, seed=0, sampling=Sampling(temperature=0.7))
+    (text,) = load_run(trained).generate(PROMPT, LENGTH, seed=0, sampling=Sampling(temperature=0.7))
     assert plain == PROMPT + text + "\n"
 
 
@@ -59,7 +59,7 @@ def test_teacher_forcing_shows_the_likeliest_character_after_each_window_s_true_
     assert 100 * result["right"] == sum(a == b for a, b in zip(result["text"], result["likeliest"], strict=True))
     for n in (0, 1, T - 1, T, T + 1, 99):  # what the model itself would go on with, after the window's beginning
         window = truth[start - 1 + n // T * T : start + n]
-        assert run.write(window, length=1, sampling=Sampling(temperature=0.0)) == [result["likeliest"][n]]
+        assert run.generate(window, length=1, sampling=Sampling(temperature=0.0)) == [result["likeliest"][n]]
 
     pairs = [pair.split("\n") for pair in lines.stdout.removesuffix("\n\n").split("\n\n")]
     true, likeliest = ("".join(column) for column in zip(*pairs, strict=True))

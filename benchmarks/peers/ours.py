@@ -42,7 +42,9 @@ def write(config: ConfigDict, streams: int, printing: bool) -> Callable[[int], N
     def characters(count: int) -> None:
         for seed in range(count // CHARACTERS_A_CALL):
             sampling = generate.Sampling()
-            for ids_SN in generate.write(model, variables, prompt, CHARACTERS_A_CALL, seed, sampling, streams, chunk):
+            for ids_SN in generate.generate_tokens(
+                model, variables, prompt, CHARACTERS_A_CALL, seed, sampling, streams, chunk
+            ):
                 texts = [tokenizer.decode(ids) for ids in ids_SN]
                 if printing:
                     out.write(texts[0])

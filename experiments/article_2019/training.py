@@ -92,7 +92,7 @@ def measure(setting: str, workdir: Path, seconds: float) -> list[results.Row]:
     trained_on = dataset.prepare(run.config, run.corpus, run.tokenizer).splits.by_tale["train"]
     held_out = texts["valid"] | texts["test"]
     author, overlap = Author(texts["train"] | held_out, held_out.keys()), Overlap(trained_on)
-    written = {"written": run.write("", LENGTH, 0, Sampling(TEMPERATURE), STREAMS)}
+    written = {"written": run.generate("", LENGTH, 0, Sampling(TEMPERATURE), STREAMS)}
     if setting == experiments.LADDER[0][0]:
         ids = run.split("valid").ids[: STREAMS * LENGTH + 1]
         guessed = run.tokenizer.decode(run.teacher_forced(ids))

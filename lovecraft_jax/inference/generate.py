@@ -46,7 +46,7 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str, name: str = "--prompt") -> 
     return tokenizer.encode(cleaned).ids if cleaned else np.array([tokenizer.start_id])
 
 
-def write(
+def generate_tokens(
     model: LanguageModel,
     variables: Variables,
     prompt: np.ndarray,

@@ -146,7 +146,7 @@ def find(workdir: str, checkpoint: str, name: str) -> Findings:
     held_out = texts["valid"] | texts["test"]
     author = Author(texts["train"] | held_out, held_out.keys())
     written = [
-        _written(temperature, run.write("", LENGTH, 0, Sampling(temperature), STREAMS), overlap, author)
+        _written(temperature, run.generate("", LENGTH, 0, Sampling(temperature), STREAMS), overlap, author)
         for temperature in TEMPERATURES
     ]
     log(f"{name}: rare words, single units, held-out tales")

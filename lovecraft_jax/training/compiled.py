@@ -107,7 +107,7 @@ def lower_ahead(config: Config, vocab_size: int, total_steps: int, mesh: Mesh) -
 def _first_state(config: Config, vocab_size: int, optimizer: Optimizer, mesh: Mesh) -> tuple[Any, TrainState]:
     """Jitted: a seed to the state before the first step; and its shapes, with where each part of it lies."""
     model = make_model(config, vocab_size, "scan")  # all layers start alike
-    first = functools.partial(init_state, model, optimizer.adam, config.data.batch_size)
+    first = functools.partial(init_state, model, optimizer.transform, config.data.batch_size)
     shardings = state_shardings(mesh)
     return jax.jit(first, out_shardings=shardings), _placed(jax.eval_shape(first, 0), shardings)
 

@@ -163,7 +163,9 @@ class Logger:
         """Writes a text of config.sample, and returns it without the prompt."""
         config = self._config.sample
         sampling = generate.Sampling(config.temperature, config.top_k, config.top_p)
-        parts = generate.write(model, dict(variables), self._prompt, config.length, self._config.seed, sampling)
+        parts = generate.generate_tokens(
+            model, dict(variables), self._prompt, config.length, self._config.seed, sampling
+        )
         written = self._data.tokenizer.decode(np.concatenate(list(parts), axis=1)[0])
         (self._path / "samples").mkdir(exist_ok=True)
         write_text(self._path / "samples" / name, config.prompt + written + "\n")

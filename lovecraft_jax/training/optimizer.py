@@ -1,4 +1,4 @@
-"""Clip by global norm, Adam, and a schedule whose peak is a leaf of the optimiser's state."""
+"""The optimiser: clipping by the global norm, an update rule, and a learning-rate schedule."""
 
 import dataclasses
 
@@ -9,40 +9,26 @@ import optax
 from lovecraft_jax.config import OptimizerConfig
 
 
-def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
-    """The learning rate's share of its peak at each step: linear warmup from 0, then a cosine to `end`, or 1."""
-    warmup = min(config.warmup, total_steps)
-    if config.schedule == "constant":
-        return optax.linear_schedule(0.0, 1.0, warmup) if warmup else optax.constant_schedule(1.0)
-    return optax.warmup_cosine_decay_schedule(
-        0.0 if warmup else 1.0, 1.0, warmup, max(total_steps, warmup + 1), config.end
-    )
-
-
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """Adam with a schedule, after a clip by the global norm (0: none), which `step.make_update` makes with its mean."""
+    """An update rule with its schedule, as one optax transform, and the norm that gradients are clipped to first.
 
-    adam: optax.GradientTransformation
+    `clip` is 0 for no clipping. `step.make_update` does the clipping, in the pass that divides the gradients' sum.
+    """
+
+    transform: optax.GradientTransformation
     schedule: optax.Schedule
     clip: float
 
 
 def make_optimizer(config: OptimizerConfig, total_steps: int) -> Optimizer:
-    """optax Adam (Kingma and Ba 2015), scaled by the schedule's share.
+    """Returns the optimiser that `config` describes.
 
-    The peak rate is a leaf of the state (`inject_hyperparams`), so that one compiled step serves many rates at once.
-    With `eps_hat` epsilon is added before the bias is corrected, as at the end of their section 2 and in Keras: divided
-    by sqrt(1 - beta2^t), where gradients near it then move little in the first steps.
+    The schedule multiplies what the update rule gives at the peak learning rate. The peak is a leaf of the optimiser's
+    state, so that runs with different learning rates can share one compiled program.
     """
-    schedule, beta2, eps = make_schedule(config, total_steps), config.beta2, config.eps
-    eps_hat = config.eps_hat
-    adam = optax.inject_hyperparams(optax.adam, static_args=("b1", "b2") if eps_hat else ("b1", "b2", "eps"))
-    corrected = lambda count: eps / jnp.sqrt(1 - beta2 ** (count.astype(jnp.float32) + 1))  # noqa: E731
-    chain = optax.chain(
-        adam(learning_rate=config.lr, b1=config.beta1, b2=beta2, eps=corrected if eps_hat else eps),
-        optax.scale_by_schedule(schedule),
-    )
+    schedule = make_schedule(config, total_steps)
+    chain = optax.chain(_update_rule(config), optax.scale_by_schedule(schedule))
 
     def update(grads: optax.Updates, opt_state: optax.OptState, params: optax.Params | None = None) -> tuple:
         with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer power; all else here is strict
@@ -51,12 +37,61 @@ def make_optimizer(config: OptimizerConfig, total_steps: int) -> Optimizer:
     return Optimizer(optax.GradientTransformation(chain.init, update), schedule, config.clip)
 
 
-def global_norm(tree: optax.Updates) -> jax.Array:
-    """The Euclidean norm over all leaves. As optax.tree.norm, with products: XLA's sums take twice as long on a
-    CPU, in two passes."""
-    return jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(tree)))
+def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
+    """Returns the function from a step to its learning rate as a fraction of the peak.
+
+    Linear warmup from 0 to 1, then constant, or a cosine that falls to `config.end` at `total_steps`.
+    """
+    warmup = min(config.warmup, total_steps)
+    if config.schedule == "constant":
+        return optax.linear_schedule(0.0, 1.0, warmup) if warmup else optax.constant_schedule(1.0)
+    return optax.warmup_cosine_decay_schedule(
+        0.0 if warmup else 1.0, 1.0, warmup, max(total_steps, warmup + 1), config.end
+    )
 
 
 def learning_rate(opt_state: optax.OptState, schedule: optax.Schedule, step: jax.Array) -> jax.Array:
-    """The rate that `step` uses: the peak in the state times the schedule's share."""
+    """Returns the learning rate of `step`: the peak, from the optimiser's state, times the schedule."""
     return opt_state[0].hyperparams["learning_rate"] * schedule(step.astype(jnp.float32))
+
+
+def global_norm(tree: optax.Updates) -> jax.Array:
+    """Returns the Euclidean norm over all leaves.
+
+    The same as optax.tree.norm, by dot products: on a CPU, XLA takes twice as long for a square and a sum.
+    """
+    return jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(tree)))
+
+
+def _update_rule(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Returns the update rule `config.name` at the peak learning rate.
+
+    To add a rule, add a branch here and its name to `OptimizerConfig.name`. `inject_hyperparams` is what makes the
+    peak a leaf of the state: every rule needs it.
+    """
+    beta1, beta2 = config.beta1, config.beta2
+    eps, static = (_eps_hat(config), ("b1", "b2")) if config.eps_hat else (config.eps, ("b1", "b2", "eps"))
+    if config.name == "adam":  # Kingma and Ba 2015
+        adam = optax.inject_hyperparams(optax.adam, static_args=static)
+        return adam(learning_rate=config.lr, b1=beta1, b2=beta2, eps=eps)
+    if config.name == "adamw":  # Loshchilov and Hutter 2019
+        adamw = optax.inject_hyperparams(optax.adamw, static_args=(*static, "mask"))
+        return adamw(config.lr, beta1, beta2, eps, weight_decay=config.weight_decay, mask=_is_matrix)
+    if config.name == "sgd":
+        sgd = optax.inject_hyperparams(optax.sgd, static_args="momentum")
+        return sgd(learning_rate=config.lr, momentum=beta1 or None)
+    raise ValueError(f"optimizer.name={config.name!r}: expected adam, adamw or sgd")
+
+
+def _eps_hat(config: OptimizerConfig) -> optax.Schedule:
+    """Returns Adam's epsilon at each step where it is added before the bias correction, as Keras does.
+
+    This is epsilon-hat of Kingma and Ba 2015, end of section 2. It equals an epsilon of config.eps / sqrt(1 - beta2^t)
+    after the correction, so that gradients of about config.eps move the weights little in the first steps.
+    """
+    return lambda count: config.eps / jnp.sqrt(1 - config.beta2 ** (count.astype(jnp.float32) + 1))
+
+
+def _is_matrix(params: optax.Params) -> optax.Params:
+    """Returns which leaves have two axes or more: kernels and embeddings, but no biases and no gains."""
+    return jax.tree.map(lambda leaf: jnp.ndim(leaf) >= 2, params)

@@ -84,7 +84,7 @@ def make_update(optimizer: Optimizer) -> Callable[[TrainState, Sums, jax.Array],
         scale = mean * jnp.minimum(1.0, optimizer.clip / grad_norm) if optimizer.clip else mean
         grads = jax.tree.map(lambda grad: grad * scale, sums.grads)
         params = state.variables["params"]
-        updates, opt_state = optimizer.adam.update(grads, state.opt_state, params)
+        updates, opt_state = optimizer.transform.update(grads, state.opt_state, params)
         variables = state.variables | {"params": optax.apply_updates(params, updates)}
         after = dataclasses.replace(state, step=state.step + 1, variables=variables, opt_state=opt_state)
         metrics = {

@@ -10,7 +10,7 @@ import pytest
 from configs import tiny
 from lovecraft_jax.data.cleaning import make_cleaning
 from lovecraft_jax.data.tokenizer import UNKNOWN_ID, Tokenizer, build_tokenizer
-from lovecraft_jax.inference.generate import Sampling, encode_prompt, sample_token, write
+from lovecraft_jax.inference.generate import Sampling, encode_prompt, generate_tokens, sample_token
 from lovecraft_jax.model.lm import LanguageModel, forward, make_model
 from lovecraft_jax.runtime.errors import UserError
 
@@ -60,11 +60,11 @@ def test_a_seed_writes_one_text_and_another_seed_another(model: LanguageModel, v
 
 
 def test_the_text_does_not_depend_on_its_pieces(model: LanguageModel, variables: Any) -> None:
-    pieces = list(write(model, variables, PROMPT, LENGTH, 0, BOLD, 3, chunk=5))
+    pieces = list(generate_tokens(model, variables, PROMPT, LENGTH, 0, BOLD, 3, chunk=5))
     assert [piece.shape for piece in pieces] == [(3, 5), (3, 5), (3, 2)]
     expected = whole(model, variables, BOLD, samples=3)
     np.testing.assert_array_equal(np.concatenate(pieces, axis=1), expected)
-    (one,) = write(model, variables, PROMPT, LENGTH, 0, BOLD, 3, chunk=LENGTH + 1)
+    (one,) = generate_tokens(model, variables, PROMPT, LENGTH, 0, BOLD, 3, chunk=LENGTH + 1)
     np.testing.assert_array_equal(one, expected)
 
 
@@ -82,7 +82,7 @@ def test_every_position_is_drawn_anew(model: LanguageModel, variables: Any) -> N
 
 
 def test_the_text_depends_on_the_prompt(model: LanguageModel, variables: Any) -> None:
-    (other,) = write(model, variables, PROMPT[::-1].copy(), LENGTH, 0, GREEDY)
+    (other,) = generate_tokens(model, variables, PROMPT[::-1].copy(), LENGTH, 0, GREEDY)
     assert np.any(other != whole(model, variables, GREEDY))
 
 
@@ -199,6 +199,6 @@ def test_a_prompt_that_training_never_showed_is_an_error_that_names_it(
 
 def whole(model: LanguageModel, variables: Any, sampling: Sampling, seed: int = 0, samples: int = 1) -> np.ndarray:
     """All new tokens at once, [S, LENGTH]."""
-    (ids_SN,) = write(model, variables, PROMPT, LENGTH, seed, sampling, samples)
+    (ids_SN,) = generate_tokens(model, variables, PROMPT, LENGTH, seed, sampling, samples)
     assert ids_SN.shape == (samples, LENGTH)
     return ids_SN

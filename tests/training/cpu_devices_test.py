@@ -1,4 +1,4 @@
-"""The cores of a CPU as devices: a thread each, rows in order, resumed bit for bit."""
+"""The cores of a CPU as devices: one thread each, rows in order, the same results, exact resuming."""
 
 import os
 from collections.abc import Callable
@@ -14,16 +14,16 @@ from lovecraft_jax.training import cpu_devices
 from tests.helpers.runs import assert_same_run
 
 
-def test_each_core_is_a_client_of_its_own_with_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = []
+def test_each_core_has_a_client_of_its_own_with_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = []
     make = cpu_devices.xla_client.make_cpu_client
     monkeypatch.setattr(
-        cpu_devices.xla_client, "make_cpu_client", lambda **k: told.append(os.environ["NPROC"]) or make(**k)
+        cpu_devices.xla_client, "make_cpu_client", lambda **k: threads.append(os.environ["NPROC"]) or make(**k)
     )
-    cpu_devices._client.cache_clear()
+    cpu_devices._make_client.cache_clear()
     monkeypatch.setenv("NPROC", "7")
     devices = cpu_devices.core_devices(3)
-    assert (told, os.environ["NPROC"]) == (["1", "1", "1"], "7")
+    assert (threads, os.environ["NPROC"]) == (["1", "1", "1"], "7")
     assert len({id(device.client) for device in devices}) == 3
     assert jax.devices()[0].client not in {device.client for device in devices}
     assert cpu_devices.core_devices(2) == devices[:2]
@@ -32,7 +32,7 @@ def test_each_core_is_a_client_of_its_own_with_one_thread(monkeypatch: pytest.Mo
     assert "NPROC" not in os.environ
 
 
-def test_each_core_gets_its_rows_of_every_step() -> None:
+def test_put_rows_sends_each_core_its_rows_of_every_step() -> None:
     tokens_KBT = np.arange(2 * 6 * 3, dtype=np.uint8).reshape(2, 6, 3)
     batches = Batch(tokens_KBT, tokens_KBT + 1, np.ones_like(tokens_KBT), np.zeros((2, 6), bool))
     devices = cpu_devices.core_devices(3)
@@ -43,9 +43,7 @@ def test_each_core_gets_its_rows_of_every_step() -> None:
         np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole)
 
 
-def test_a_run_on_two_cores_equals_one_on_one_and_resumes_bit_for_bit(
-    trained: Path, command: Callable, tmp_path: Path
-) -> None:
+def test_two_cores_equal_one_and_resume_bit_for_bit(trained: Path, command: Callable, tmp_path: Path) -> None:
     flags = ["--config=configs/tiny.py", "--num_cpu_devices=2"]
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     done = command("train", *flags, f"--workdir={whole}")
@@ -58,7 +56,9 @@ def test_a_run_on_two_cores_equals_one_on_one_and_resumes_bit_for_bit(
     assert (whole / "samples" / "best.txt").read_text() == (trained / "samples" / "best.txt").read_text()
 
 
-def test_a_small_model_takes_one_core_and_a_large_one_all_that_have_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_best_core_count_depends_on_size_and_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     for cores, batch_size, units, count in (
         (6, 64, 150, 6),
         (6, 64, 16, 1),
