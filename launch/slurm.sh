@@ -40,7 +40,8 @@ task='trap : TERM; code=0; "$@" || code=$?; echo "$code" >"$CODES/$SLURM_PROCID"
 # --kill-on-bad-exit would kill the tasks that are still saving when the first has done so: they get --wait seconds.
 command=(srun --ntasks="$tasks" --kill-on-bad-exit=0 --wait=60 --gpu-bind=none
   ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} # newer sruns do not take it from sbatch
-  bash -c "$task" task "${PYTHON:-.venv/bin/python}" -m lovecraft_jax.train --distributed --start_timeout=300 "$@")
+  bash -c "$task" task "${PYTHON:-.venv/bin/python}" -m lovecraft_jax.train --distributed --start_timeout=300
+  ${SLURM_RESTART_COUNT:+--take_over} "$@") # queued again: the lock that a killed start left is this job's own
 if [ -n "${DRY_RUN:-}" ]; then
   printf '%q ' "${command[@]}" && echo
   exit

@@ -7,7 +7,9 @@
 set -euo pipefail
 source "$(dirname "$0")/install.sh"
 
-command=(bash launch/again.sh .venv/bin/python -m lovecraft_jax.train --distributed --start_timeout=600 "$@")
+# After a reboot the lock of the start before is still in the workdir, hence --take_over.
+command=(bash launch/again.sh
+  .venv/bin/python -m lovecraft_jax.train --distributed --start_timeout=600 --take_over "$@")
 unit="[Unit]
 Description=lovecraft_jax
 Wants=network-online.target

@@ -27,9 +27,12 @@ def define_config_flag() -> None:
 
 
 def define_train_flags() -> None:
-    """--config, --workdir, --platform, --num_cpu_devices, and those of many processes."""
+    """--config, --workdir, --take_over, --platform, --num_cpu_devices, and those of many processes."""
     define_config_flag()
-    flags.DEFINE_string("workdir", None, "Where the run is kept; runs/<config>[-<variant>] by default.")
+    flags.DEFINE_string("workdir", None, "The run's folder; runs/<config>[-<variant>] by default.")
+    flags.DEFINE_bool(
+        "take_over", False, "Start although the lock file of another process, which was killed, is in the workdir."
+    )
     flags.DEFINE_integer(
         "num_cpu_devices", 0, "Cores of a CPU to train on as devices; 0: what is fastest.", lower_bound=0
     )

@@ -1,4 +1,4 @@
-"""The Python API to a run: load_run, write, score, encode, split."""
+"""The Python API to a run: load_run, generating, scoring, encoding, splits."""
 
 import dataclasses
 import json
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from etils import epath
 
+import lovecraft_jax
 from configs import tiny
 from lovecraft_jax.inference.generate import Sampling
 from lovecraft_jax.run import Run, load_run
@@ -17,16 +18,23 @@ from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.training.checkpoint import Checkpoints
 
 
-def test_a_run_knows_what_it_was_trained_on(run: Run, trained: Path) -> None:
+def test_the_package_exports_the_api() -> None:
+    for name, value in {"Run": Run, "Sampling": Sampling, "load_run": load_run}.items():
+        assert getattr(lovecraft_jax, name) is value
+    with pytest.raises(AttributeError, match="no attribute 'load_runs'"):
+        lovecraft_jax.load_runs  # noqa: B018
+
+
+def test_a_run_has_the_config_corpus_and_vocabulary_it_was_trained_with(run: Run, trained: Path) -> None:
     assert run.config.to_dict() == tiny.get_config().to_dict()
     assert run.corpus == json.loads((trained / "corpus.json").read_text())
     assert run.tokenizer.chars == json.loads((trained / "vocab.json").read_text())["chars"]
     assert int(run.state.step) == 40
 
 
-def test_loading_changes_nothing(trained: Path, tmp_path: Path) -> None:
+def test_loading_leaves_the_folder_as_it_was(trained: Path, tmp_path: Path) -> None:
     workdir = shutil.copytree(trained, tmp_path / "run")
-    (workdir / "checkpoints" / "50.orbax-checkpoint-tmp").mkdir()  # as of a run at work
+    (workdir / "checkpoints" / "50.orbax-checkpoint-tmp").mkdir()  # as a run leaves it while it saves
     before = sorted((path, path.stat().st_mtime_ns) for path in workdir.rglob("*"))
     load_run(workdir)
     assert sorted((path, path.stat().st_mtime_ns) for path in workdir.rglob("*")) == before
@@ -37,7 +45,7 @@ def test_a_path_may_be_relative(trained: Path, monkeypatch: pytest.MonkeyPatch) 
     assert int(load_run(trained.name).state.step) == 40
 
 
-def test_best_latest_and_every_step_can_be_had(trained: Path, run: Run, tmp_path: Path) -> None:
+def test_best_latest_and_every_saved_step_can_be_loaded(trained: Path, run: Run, tmp_path: Path) -> None:
     workdir = shutil.copytree(trained, tmp_path / "run")
     checkpoints = Checkpoints(epath.Path(workdir), keep=3)
     checkpoints.save(50, run.state.replace(step=jnp.int32(50)), {}, bpc=99.0)
@@ -48,46 +56,42 @@ def test_best_latest_and_every_step_can_be_had(trained: Path, run: Run, tmp_path
         load_run(workdir, 7)
 
 
-def test_the_same_seed_writes_the_same_text(run: Run) -> None:
+def test_the_same_seed_generates_the_same_text(run: Run) -> None:
     text = run.generate("The", length=40, seed=3)
     assert text == run.generate("The", length=40, seed=3)
     assert text != run.generate("The", length=40, seed=4)
     assert [len(sample) for sample in text] == [40]
 
 
-def test_write_is_the_old_name_of_generate(run: Run) -> None:
-    assert run.write("The", length=5) == run.generate("The", length=5)
-
-
-def test_samples_differ_and_do_not_depend_on_their_number(run: Run) -> None:
+def test_samples_differ_from_each_other_and_do_not_depend_on_their_number(run: Run) -> None:
     three = run.generate("The", length=40, samples=3)
     assert len(set(three)) == 3
     assert three[:1] == run.generate("The", length=40)
 
 
-def test_a_stream_is_the_same_text_in_pieces(run: Run) -> None:
+def test_streaming_yields_the_same_text_in_chunks(run: Run) -> None:
     pieces = [run.tokenizer.decode(ids_SN[0]) for ids_SN in run.stream("The", length=40, chunk=15)]
     assert [len(piece) for piece in pieces] == [15, 15, 10]
     assert ["".join(pieces)] == run.generate("The", length=40)
 
 
-def test_greedy_writing_needs_no_seed(run: Run) -> None:
+def test_greedy_sampling_does_not_depend_on_the_seed(run: Run) -> None:
     greedy = Sampling(temperature=0.0)
     assert run.generate("The", 40, seed=1, sampling=greedy) == run.generate("The", 40, seed=2, sampling=greedy)
 
 
-def test_an_empty_prompt_is_the_start_of_a_text(run: Run) -> None:
+def test_an_empty_prompt_is_the_same_as_a_newline(run: Run) -> None:
     assert run.generate("", 40) == run.generate("\n", 40)
 
 
-def test_a_text_is_cleaned_as_the_training_text_was(run: Run) -> None:
+def test_a_text_is_cleaned_like_the_training_text(run: Run) -> None:
     encoded = run.encode("\u201cl\u2019\u00e9t\u00e9\u201d\r\n\ufeff")
     assert run.tokenizer.decode(encoded.ids) == '"l\'ete"\n'
     assert encoded.n_chars == len(encoded.ids) == 8
     assert encoded.extra_nats == 0
 
 
-def test_a_split_is_the_recorded_one(run: Run) -> None:
+def test_splits_have_the_recorded_numbers_of_characters(run: Run) -> None:
     for name, characters in run.corpus["characters"].items():
         assert len(run.split(name).ids) == run.split(name).n_chars == characters
 
@@ -98,7 +102,7 @@ def test_a_split_of_another_text_is_refused(run: Run) -> None:
         moved.split("test")
 
 
-def test_the_score_of_a_split_is_the_final_one(run: Run, trained: Path) -> None:
+def test_the_score_of_the_test_split_is_the_final_score_of_training(run: Run, trained: Path) -> None:
     final = json.loads((trained / "metrics.jsonl").read_text().splitlines()[-1])
     score = run.score(run.split("test"))
     np.testing.assert_allclose(
@@ -107,7 +111,7 @@ def test_the_score_of_a_split_is_the_final_one(run: Run, trained: Path) -> None:
     assert score.tokens == score.chars == run.corpus["characters"]["test"]
 
 
-def test_an_untrained_character_costs_its_spelling(run: Run) -> None:
+def test_a_character_outside_the_vocabulary_costs_its_spelling(run: Run) -> None:
     known, unknown = run.encode("The house"), run.encode("The h~use")
     assert "~" not in run.tokenizer.chars
     assert unknown.extra_nats == pytest.approx(np.log(96))  # one of the 95 printable characters or a newline
@@ -119,3 +123,7 @@ def test_an_untrained_character_costs_its_spelling(run: Run) -> None:
 @pytest.fixture(scope="module")
 def run(trained: Path) -> Run:
     return load_run(trained)
+
+
+def test_write_is_the_old_name_of_generate(run: Run) -> None:
+    assert run.write("The", length=5) == run.generate("The", length=5)

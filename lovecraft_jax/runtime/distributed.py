@@ -174,7 +174,7 @@ class Stop:
 
 
 @contextmanager
-def exit_on_peer_failure(last_saved: Callable[[], int | None]) -> Iterator[None]:
+def exit_on_peer_failure(last_saved: Callable[[], int | None], command: str) -> Iterator[None]:
     """Ends this process at once where it fails by itself, or where another one is lost: the tidy way out would wait for
     the others, who do not come. What all were told together is raised as ever."""
     try:
@@ -188,7 +188,7 @@ def exit_on_peer_failure(last_saved: Callable[[], int | None]) -> Iterator[None]
         told, code = first_line if isinstance(error, RunError) else traceback.format_exc(), FAILED
         if any(sign in str(error) for sign in _LOST):
             way = "begins anew: nothing was saved yet" if saved is None else f"goes on from step {saved:,}"
-            told = f"another process was lost ({first_line}); the same command, given to all, {way}"
+            told = f"another process was lost ({first_line}); {command}, given to all, {way}"
             code = INTERRUPTED
         log(f"process {jax.process_index()}: {told}", always=True)
         sys.stdout.flush()

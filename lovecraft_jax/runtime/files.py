@@ -11,7 +11,7 @@ import fsspec
 from etils import epath
 
 from lovecraft_jax.runtime.errors import UserError
-from lovecraft_jax.runtime.lock import locked_on_disk, locked_on_store
+from lovecraft_jax.runtime.lock import locked
 
 Row = dict[str, Any]
 """{"step": ..., "split": "train" | "valid" | "test", "loss": nats per token, "bpc": ..., ...}"""
@@ -38,11 +38,10 @@ def on_store(path: epath.Path) -> bool:
 
 
 @contextmanager
-def locked_workdir(path: str) -> Iterator[epath.Path]:
-    """The absolute directory, locked against a second start. Raises UserError."""
+def locked_workdir(path: str, take_over: bool = False) -> Iterator[epath.Path]:
+    """The absolute directory, locked against a second start; `take_over` as in `locked`. Raises UserError."""
     workdir = resolve_path(path)
-    locked = locked_on_store if on_store(workdir) else locked_on_disk
-    with locked(workdir, path):
+    with locked(workdir, path, take_over):
         yield workdir
 
 

@@ -1,31 +1,37 @@
-"""Ends a run that is stuck: in a collective, a driver, a file system; what was saved stays."""
+"""Ends a run that hangs: in a collective, a driver, a file system. What was saved stays."""
 
+import faulthandler
 import os
 import threading
 from collections.abc import Callable
 
+from lovecraft_jax.runtime.console import log
+
 TICK = 1.0
+"""Seconds between two looks."""
+_STANDARD_ERROR = 2
 
 
 class Watchdog:
-    """Calls `tell` and leaves with `code` once `feed` was not called for `seconds`; 0 waits for ever.
+    """Prints the stacks of all threads, calls `report` and exits with `code` when `feed` was not called for `seconds`.
 
-    Counts time in ticks, so that a process that was stopped, or a laptop asleep, is not taken for a stuck one.
+    0 seconds never do that. Time is counted in ticks, so that a process that was stopped, or a laptop that slept, is
+    not taken for one that hangs.
     """
 
-    def __init__(self, seconds: float, tell: Callable[[], None], code: int) -> None:
-        self._seconds, self._tell, self._code = seconds, tell, code
+    def __init__(self, seconds: float, report: Callable[[], None], code: int) -> None:
+        self._seconds, self._report, self._code = seconds, report, code
         self._hungry = 0.0
         self._closed = threading.Event()
         if seconds:
             threading.Thread(target=self._watch, daemon=True).start()
 
     def feed(self) -> None:
-        """The run has come on."""
+        """Says that the run has made progress."""
         self._hungry = 0.0
 
     def close(self) -> None:
-        """Watches no longer."""
+        """Stops watching."""
         self._closed.set()
 
     def _watch(self) -> None:
@@ -33,5 +39,7 @@ class Watchdog:
         while not self._closed.wait(tick):
             self._hungry += tick
             if self._hungry > self._seconds:
-                self._tell()
-                os._exit(self._code)  # whoever is stuck cannot be asked
+                log(f"no progress for {self._seconds} s; where each thread of process {os.getpid()} is:", always=True)
+                faulthandler.dump_traceback(_STANDARD_ERROR)  # not sys.stderr, which tests and notebooks replace
+                self._report()
+                os._exit(self._code)  # a thread that hangs cannot be asked to end

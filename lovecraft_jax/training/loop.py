@@ -22,6 +22,7 @@ from lovecraft_jax.runtime import distributed
 from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import DONE, INTERRUPTED, RunError, UserError
 from lovecraft_jax.runtime.files import Row, locked_workdir, read_rows, resolve_path
+from lovecraft_jax.runtime.lock import command_after_kill
 from lovecraft_jax.runtime.signals import collect_signals
 from lovecraft_jax.runtime.watchdog import Watchdog
 from lovecraft_jax.training.checkpoint import Checkpoints, saved_steps
@@ -35,19 +36,22 @@ EVAL_LANES = 32
 """Rows that a scheduled score reads side by side, where train.eval_lanes leaves it open and the text is long enough."""
 
 
-def train(config: ConfigDict | Config, workdir: str, cores: int = 0) -> int:
+def train(config: ConfigDict | Config, workdir: str, cores: int = 0, take_over: bool = False) -> int:
     """Trains `config` in `workdir`, or goes on with what is there; returns an exit code. `cores`: as `make_program`.
+    `take_over` as in `locked`.
 
     Raises UserError for wrong input, RunError where the loss or its gradient blew up or nothing can be saved.
     """
     where = resolve_path(workdir)
-    exit_on_peer_failure = distributed.exit_on_peer_failure(lambda: max(saved_steps(where), default=None))
+    exit_on_peer_failure = distributed.exit_on_peer_failure(
+        lambda: max(saved_steps(where), default=None), command_after_kill(where)
+    )
     with collect_signals() as signals, ExitStack() as stack, exit_on_peer_failure:
         typed = distributed.on_all_processes(lambda: config if isinstance(config, Config) else Config.of(config))
         distributed.assert_same_on_all_processes(flatten(typed) | {"--workdir": str(where)})
         backend.start_compiling(typed.model)  # while the corpus is read
         distributed.on_all_processes(
-            lambda: stack.enter_context(locked_workdir(workdir)) if distributed.is_main_process() else None
+            lambda: stack.enter_context(locked_workdir(workdir, take_over)) if distributed.is_main_process() else None
         )
         training = Training(typed, where, signals, stack, cores)
         with training.report_disk_errors():
@@ -214,7 +218,7 @@ class Training:
     def _report_stuck(self) -> None:
         log(
             f"stuck: no step has finished for {self.config.train.watchdog} s (config.train.watchdog), at step "
-            f"{self.step:,}; the same command goes on from the last checkpoint: {self._last_saved()}"
+            f"{self.step:,}; {command_after_kill(self.path)} goes on from the last checkpoint: {self._last_saved()}"
         )
 
     def _last_saved(self) -> str:

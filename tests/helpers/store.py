@@ -3,7 +3,6 @@
 import io
 import os
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -12,12 +11,11 @@ import fsspec
 
 
 class Store(fsspec.AbstractFileSystem):
-    """Objects have names and contents, and that is all: no folders, no appending, no renaming; a write is atomic."""
+    """Objects have names and contents: no folders, no appending, no renaming. A write is atomic, and so is creating an
+    object only where there is none."""
 
     protocol = ("gs", "gcs")
     folder: Path
-    conditional = True
-    """Whether it can create an object only where there is none in one go; not every store can."""
 
     def info(self, path: str, **kwargs: Any) -> dict[str, Any]:
         path = self._strip_protocol(path)
@@ -25,7 +23,7 @@ class Store(fsspec.AbstractFileSystem):
             return {"name": path, "size": self._at(path).stat().st_size, "type": "file"}
         if any(name.startswith(path + "/") for name in self._names()):
             return {"name": path, "size": 0, "type": "directory"}
-        raise FileNotFoundError(path)  # says its path, and has no `filename`, as gcsfs's
+        raise FileNotFoundError(path)  # the path is its only argument, and `filename` None, as with gcsfs
 
     def ls(self, path: str, detail: bool = True, **kwargs: Any) -> list[Any]:
         path = self._strip_protocol(path)
@@ -54,14 +52,10 @@ class Store(fsspec.AbstractFileSystem):
             raise FileNotFoundError(path) from None
 
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: Any) -> None:
-        if mode == "create" and not self.conditional:
-            if self._at(path).exists():
-                raise FileExistsError(path)
-            time.sleep(0.02)
         number, partial = tempfile.mkstemp(dir=self.folder, prefix="#")
         with os.fdopen(number, "wb") as file:
             file.write(value)
-        if mode == "create" and self.conditional:
+        if mode == "create":
             try:
                 os.link(partial, self._at(path))
             finally:
@@ -97,7 +91,7 @@ class _Upload(io.BytesIO):
 
 
 def use(folder: Path | str) -> None:
-    """From here on gs:// is kept in `folder`."""
+    """Keeps what is written to gs:// in `folder`, from here on."""
     Store.folder = Path(folder)
     Store.folder.mkdir(exist_ok=True)
     for scheme in Store.protocol:

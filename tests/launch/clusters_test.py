@@ -56,7 +56,8 @@ def test_again_starts_what_was_interrupted_and_nothing_else(bin: Bin, tmp_path: 
     env = bin.environment(CODES=codes, PAUSE="0", STARTS="3" if codes == "75 75 75 75" else "10")
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, timeout=60, check=False)
     assert done.returncode == int(codes.split()[starts - 1])
-    assert (tmp_path / "said").read_text() == (" ".join(FLAGS) + "\n") * starts
+    flags = " ".join(FLAGS)
+    assert (tmp_path / "said").read_text() == f"{flags}\n" + f"{flags} --take_over\n" * (starts - 1)
 
 
 def test_again_forgets_short_starts_after_a_long_one(bin: Bin, tmp_path: Path) -> None:
@@ -158,6 +159,11 @@ def test_slurm_starts_so_many_tasks_with_the_flags(bin: Bin, tmp_path: Path) -> 
     assert bin.calls("train") == [train, train]
     printed = in_slurm(bin, tmp_path, *FLAGS, **gpus, SLURM_CPUS_PER_TASK="6", DRY_RUN="1").stdout
     assert words(printed) == [srun]
+
+
+def test_slurm_takes_over_the_lock_where_the_job_was_queued_again(bin: Bin, tmp_path: Path) -> None:
+    in_slurm(bin, tmp_path, *FLAGS, SLURM_RESTART_COUNT="1")
+    assert [call[-len(FLAGS) - 1 :] for call in bin.calls("train")] == [["--take_over", *FLAGS]] * 2
 
 
 def test_slurm_refuses_tasks_that_would_share_or_leave_gpus(bin: Bin, tmp_path: Path) -> None:

@@ -170,7 +170,14 @@ def test_a_worker_installs_and_hands_the_training_to_systemd(bin: Bin, worker: P
     assert {"KillMode=mixed", f"WorkingDirectory={worker}", f"ExecStart=/bin/bash {worker}/command.sh"} <= set(unit)
 
     subprocess.run([BASH, "command.sh"], cwd=worker, env=bin.environment(), check=True)  # as systemd would
-    assert bin.calls()[-1][1:] == ["-m", "lovecraft_jax.train", "--distributed", "--start_timeout=600", *FLAGS]
+    assert bin.calls()[-1][1:] == [
+        "-m",
+        "lovecraft_jax.train",
+        "--distributed",
+        "--start_timeout=600",
+        "--take_over",
+        *FLAGS,
+    ]
 
 
 def test_a_worker_whose_python_is_too_old_fetches_a_newer_one(bin: Bin, worker: Path) -> None:

@@ -1,5 +1,4 @@
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -21,66 +20,12 @@ from lovecraft_jax.runtime.files import (
 )
 from tests.helpers import store
 
-OWNER = """
-import sys
-from lovecraft_jax.runtime.files import locked_workdir
-with locked_workdir(sys.argv[1]):
-    print("owned", flush=True)
-    sys.stdin.read()
-"""
-
-
-def test_a_run_has_one_owner_at_a_time(tmp_path: Path) -> None:
-    with locked_workdir(str(tmp_path / "new" / "run")) as workdir:
-        assert Path(workdir) == tmp_path / "new" / "run"
-        assert workdir.is_dir()
-        with pytest.raises(UserError, match="new/run: in use by another run"), locked_workdir(str(workdir)):
-            pass
-    with locked_workdir(str(tmp_path / "new" / "run")), locked_workdir(str(tmp_path / "other")):
-        pass  # free again, and another folder was never taken
-
-
-def test_another_process_holds_the_run_until_it_is_killed(tmp_path: Path) -> None:
-    with _owner(tmp_path) as process:
-        try:
-            assert process.stdout.readline() == "owned\n"
-            with pytest.raises(UserError, match="in use by another run"), locked_workdir(str(tmp_path)):
-                pass
-        finally:
-            process.kill()
-        assert process.wait() == -9
-        with locked_workdir(str(tmp_path)):
-            pass
-
-
-def test_a_second_process_is_refused(tmp_path: Path) -> None:
-    with locked_workdir(str(tmp_path)), _owner(tmp_path) as process:
-        out, told = process.communicate()
-    assert process.returncode == 1
-    assert out == ""
-    assert "in use by another run" in told
-
-
-def test_a_run_that_fails_lets_go(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), locked_workdir(str(tmp_path)):
-        raise ZeroDivisionError
-    with locked_workdir(str(tmp_path)):
-        pass
-
 
 def test_a_workdir_may_be_relative_or_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    with locked_workdir("runs/a") as here, locked_workdir("~/b") as home:
-        assert Path(here) == tmp_path / "runs" / "a"
-        assert Path(home) == tmp_path / "home" / "b"
-
-
-def test_a_file_is_no_workdir(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    for path in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(UserError, match=f"--workdir={path}: cannot be written"), locked_workdir(str(path)):
-            pass
+    assert Path(resolve_path("runs/a")) == tmp_path / "runs" / "a"
+    assert Path(resolve_path("~/b")) == tmp_path / "home" / "b"
 
 
 def test_a_file_is_replaced_whole_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
@@ -189,15 +134,3 @@ def _text(path: epath.Path) -> str:
 
 def _names(folder: epath.Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name != "objects")
-
-
-def _owner(workdir: Path) -> subprocess.Popen:
-    """A process that owns `workdir`, says so, and goes on until its input ends."""
-    return subprocess.Popen(
-        [sys.executable, "-c", OWNER, str(workdir)],
-        cwd=Path(__file__).parents[2],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )

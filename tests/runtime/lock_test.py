@@ -1,13 +1,10 @@
-"""A run's directory has one owner at a time, on a disk and on an object store, however its processes end."""
+"""One run at a time in a run's directory: by flock on a disk, by a lock file on an object store and without flock."""
 
 import json
 import os
-import random
-import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,218 +12,206 @@ from pathlib import Path
 import pytest
 from etils import epath
 
-from lovecraft_jax.runtime import lock
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.runtime.files import locked_workdir
 from tests.helpers import store
 
+ROOT = Path(__file__).parents[2]
 RUN = "gs://bucket/runs/a"
 LOCK = epath.Path(RUN) / "lock"
-SHORT = {"RENEW_EVERY": 0.1, "DEAD_AFTER": 1.0, "LOOK_EVERY": 0.02, "SETTLE": 0.2}
-OWNER = f"""
+OWNER = """
 import sys
-from lovecraft_jax.runtime import lock
 from lovecraft_jax.runtime.files import locked_workdir
 from tests.helpers import store
 store.use(sys.argv[1])
-for name, value in {SHORT}.items():
-    setattr(lock, name, value)
-with locked_workdir({RUN!r}):
-    print("owned", flush=True)
+with locked_workdir(sys.argv[2]):
+    print("locked", flush=True)
     sys.stdin.read()
+"""
+WITHOUT_FCNTL = """
+import os, sys
+sys.modules["fcntl"] = None  # cannot be imported, as on Windows
+from lovecraft_jax import cli, run
+from lovecraft_jax.runtime.errors import UserError
+from lovecraft_jax.runtime.files import locked_workdir
+from lovecraft_jax.training import loop
+
+def refusal(**flags):
+    try:
+        with locked_workdir(sys.argv[1], **flags):
+            return None
+    except UserError as error:
+        return str(error)
+
+with locked_workdir(sys.argv[1]):
+    assert f"in use by process {os.getpid()} on " in refusal()
+assert refusal() is None
+open(os.path.join(sys.argv[1], "lock"), "w").close()  # of a killed run
+assert refusal().endswith("in use by an unknown process; if that process is gone, add --take_over")
+assert refusal(take_over=True) is None
+assert not os.path.exists(os.path.join(sys.argv[1], "lock"))
 """
 
 
 @pytest.fixture(autouse=True)
-def objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where the store keeps its objects. All times are short, and no owner in this process may have to end it."""
-    ended: list[int] = []
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "_exit", ended.append)
-        for name, value in SHORT.items():
-            patch.setattr(lock, name, value)
-        store.use(tmp_path / "objects")
-        yield tmp_path / "objects"
-    assert not ended
+def objects(tmp_path: Path) -> Path:
+    """Where the object store keeps its objects."""
+    store.use(tmp_path / "objects")
+    return tmp_path / "objects"
 
 
-def test_a_second_start_is_refused_as_soon_as_the_first_is_seen_to_live(objects: Path) -> None:
-    with locked_workdir(RUN) as workdir:
-        assert str(workdir) == RUN
-        began = time.monotonic()
-        with pytest.raises(UserError) as refused, locked_workdir(RUN):
-            pass
-        assert time.monotonic() - began < lock.DEAD_AFTER / 2
-        line = str(refused.value)
-        assert line.startswith(f"--workdir={RUN}: in use by another run (process {os.getpid()} on ")
-        assert ", last renewed 20" in line
-        assert line.endswith(" UTC); wait for it or name another folder")
-        assert "\n" not in line
-        with locked_workdir("gs://bucket/runs/b"):
-            pass  # another folder was never taken
-    with locked_workdir(RUN):
-        pass  # free again
+# On a disk and on an object store
 
 
-def test_another_process_holds_it_for_as_long_as_it_lives(objects: Path) -> None:
-    with _owner(objects) as process:
-        time.sleep(1.5 * lock.DEAD_AFTER)
-        with pytest.raises(UserError, match=f"in use by another run .process {process.pid} on "), locked_workdir(RUN):
-            pass
+def test_a_second_start_is_refused_while_the_first_runs(workdir: epath.Path) -> None:
+    with locked_workdir(str(workdir)) as locked:
+        assert locked == workdir
+        with pytest.raises(UserError, match=f"--workdir={workdir}: in use by ") as refused:
+            _start(workdir)
+        assert "\n" not in str(refused.value)
+        _start(workdir / "another")
+    _start(workdir)
+
+
+def test_a_run_that_fails_releases_its_lock(workdir: epath.Path) -> None:
+    with pytest.raises(ZeroDivisionError), locked_workdir(str(workdir)):
+        raise ZeroDivisionError
+    _start(workdir)
+
+
+def test_another_process_is_refused_and_may_start_after_the_first_has_ended(workdir: epath.Path, objects: Path) -> None:
+    with _owner(objects, workdir) as process:
+        with pytest.raises(UserError, match="in use by"):
+            _start(workdir)
         process.communicate("")  # its input ends, and so its run
         assert process.returncode == 0
-        assert not LOCK.exists()
+        _start(workdir)
 
 
-def test_a_killed_process_is_succeeded_once_it_has_not_renewed_for_long_enough(objects: Path) -> None:
-    with _owner(objects) as process:
+def test_of_several_starts_at_once_one_runs(workdir: epath.Path) -> None:
+    for _ in range(8):
+        assert sorted(_start_at_once(workdir, 3)) == ["locked", "refused", "refused"]
+
+
+# On a disk
+
+
+def test_a_killed_process_releases_its_flock(tmp_path: Path, objects: Path) -> None:
+    with _owner(objects, tmp_path) as process:
         process.kill()
         process.wait()
-        assert LOCK.exists()
-        began = time.monotonic()
-        with locked_workdir(RUN):
-            assert time.monotonic() - began > lock.DEAD_AFTER
-            assert json.loads(LOCK.read_text())["pid"] == os.getpid()
+        _start(tmp_path)
 
 
-def test_who_waits_for_a_dead_owner_says_so(objects: Path, capsys: pytest.CaptureFixture) -> None:
-    LOCK.write_text('{"pid": 7, "host": "h", "renewed": "2031-02-03 04:05:06.789", "id": "x"}')
-    with locked_workdir(RUN):  # its clock, years ahead of ours, is not asked
-        pass
-    told = capsys.readouterr().err
-    assert (
-        told
-        == f"{RUN}: locked by process 7 on h, last renewed 2031-02-03 04:05:06 UTC; taken over if not renewed for 1 s\n"
-    )
+def test_the_flock_of_a_living_process_is_not_taken_over(tmp_path: Path, objects: Path) -> None:
+    with _owner(objects, tmp_path), pytest.raises(UserError, match="in use by another run"):
+        _start(tmp_path, take_over=True)
+
+
+@pytest.mark.parametrize("name", ["file", "file/run"])
+def test_a_file_is_no_workdir(name: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=f"--workdir={tmp_path / name}: cannot be written"):
+        _start(tmp_path / name)
+
+
+def test_without_fcntl_the_package_imports_and_locks_by_a_file(tmp_path: Path) -> None:
+    line = [sys.executable, "-c", WITHOUT_FCNTL, str(tmp_path / "run")]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+# By a lock file
+
+
+def test_after_a_kill_a_start_is_refused_until_it_takes_over(objects: Path, capsys: pytest.CaptureFixture) -> None:
+    with _owner(objects, RUN) as process:
+        process.kill()
+        process.wait()
+    with pytest.raises(UserError) as refused:
+        _start(RUN)
+    owner = f"process {process.pid} on {os.uname().nodename} since {json.loads(LOCK.read_text())['since'][:19]} UTC"
+    hint = "if that process is gone, add --take_over"
+    assert str(refused.value) == f"--workdir={RUN}: in use by {owner}; {hint}"
+    with locked_workdir(RUN, take_over=True):
+        assert json.loads(LOCK.read_text())["pid"] == os.getpid()
+    assert not LOCK.exists()
+    assert capsys.readouterr().err == f"WARNING: {RUN}: taking over from {owner}, as --take_over asks\n"
+
+
+def test_there_need_not_be_a_lock_to_take_over(capsys: pytest.CaptureFixture) -> None:
+    _start(RUN, take_over=True)
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", "no JSON"])
-def test_what_no_owner_wrote_is_no_owner(content: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "DEAD_AFTER", 0.1)
+def test_a_lock_file_that_names_no_process_refuses_too(content: str) -> None:
     LOCK.write_text(content)
-    with locked_workdir(RUN):
-        assert json.loads(LOCK.read_text())["pid"] == os.getpid()
+    with pytest.raises(UserError, match=r"in use by an unknown process; .* --take_over"):
+        _start(RUN)
+    assert LOCK.read_text() == content
 
 
-def test_who_lets_go_while_another_looks_is_succeeded_at_once() -> None:
-    LOCK.write_text('{"id": "x"}')
-    began = time.monotonic()
-    threading.Timer(0.3, LOCK.unlink).start()
-    with locked_workdir(RUN):
-        assert time.monotonic() - began < lock.DEAD_AFTER
-
-
-@pytest.mark.parametrize("conditional", [True, False])
-@pytest.mark.parametrize("dead", [True, False])
-def test_of_several_starts_at_once_one_goes_on(conditional: bool, dead: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store.Store, "conditional", conditional)
-    monkeypatch.setattr(lock, "DEAD_AFTER", 0.1)
-    for _ in range(8):
-        if dead:
-            LOCK.write_text('{"id": "x"}')
-        assert sorted(_starts(3)) == ["in use", "in use", "owned"]
-        assert not LOCK.exists()
-
-
-def test_an_owner_that_was_taken_over_while_it_slept_ends_and_writes_nothing_more(objects: Path) -> None:
-    with _owner(objects) as process:
-        process.send_signal(signal.SIGSTOP)
-        with locked_workdir(RUN):
-            process.send_signal(signal.SIGCONT)
-            assert process.wait(10) == 75
-            assert json.loads(LOCK.read_text())["pid"] == os.getpid()
-            time.sleep(2 * lock.RENEW_EVERY)
-            assert json.loads(LOCK.read_text())["pid"] == os.getpid()
-        out, told = process.communicate()
-        assert out == ""  # what `with` would have done after it was not done
-        assert f"{RUN}: taken over by process {os.getpid()} on " in told
-        assert told.count("\n") == 1
-
-
-def test_an_owner_whose_lock_was_removed_ends(objects: Path) -> None:
-    with _owner(objects) as process:
-        LOCK.unlink()
-        assert process.wait(10) == 75
-        assert "taken over by an unknown owner" in process.communicate()[1]
-
-
-def test_a_store_out_of_reach_for_a_while_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Gone(Exception):
-        """As gcsfs's HttpError, which is no OSError."""
-
-    def fail(*args: object, **kwargs: object) -> None:
-        raise Gone
-
-    with locked_workdir(RUN):
-        with monkeypatch.context() as patch:
-            patch.setattr(store.Store, "cat_file", fail)
-            time.sleep(3 * lock.RENEW_EVERY)
-        with monkeypatch.context() as patch:
-            patch.setattr(store.Store, "pipe_file", fail)
-            time.sleep(3 * lock.RENEW_EVERY)
-        before = LOCK.read_text()
-        time.sleep(3 * lock.RENEW_EVERY)
-        assert LOCK.read_text() != before  # renewed again
-    with locked_workdir(RUN):
-        monkeypatch.setattr(store.Store, "cat_file", fail)  # to its end: which is no error either
-
-
-def test_only_its_own_lock_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "RENEW_EVERY", 60.0)  # so that it does not see it before
+def test_a_run_that_was_taken_over_leaves_the_lock_of_its_successor() -> None:
     with locked_workdir(RUN):
         LOCK.write_text('{"id": "another"}')
     assert LOCK.read_text() == '{"id": "another"}'
 
 
-def test_a_run_that_fails_lets_go() -> None:
-    with pytest.raises(ZeroDivisionError), locked_workdir(RUN):
-        raise ZeroDivisionError
-    assert not LOCK.exists()
+def test_a_store_out_of_reach_at_the_end_of_a_run_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    class HttpError(Exception):
+        """As gcsfs's, which is no OSError."""
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise HttpError
+
+    with locked_workdir(RUN):
+        monkeypatch.setattr(store.Store, "cat_file", fail)
 
 
-def test_a_store_that_refuses_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_refuses_to_write_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object, **kwargs: object) -> None:
-        raise PermissionError("Forbidden: bucket\nand what the server says about it")
+        raise PermissionError("Forbidden: bucket\nand more that the server answers")
 
     monkeypatch.setattr(store.Store, "pipe_file", refuse)
-    with pytest.raises(UserError) as refused, locked_workdir(RUN):
+    with pytest.raises(UserError) as refused:
+        _start(RUN)
+    reason = "cannot be written (PermissionError: Forbidden: bucket); name a folder of yours"
+    assert str(refused.value) == f"--workdir={RUN}: {reason}"
+
+
+def _start(workdir: object, take_over: bool = False) -> None:
+    """A run that starts and ends at once."""
+    with locked_workdir(str(workdir), take_over):
         pass
-    assert (
-        str(refused.value)
-        == f"--workdir={RUN}: cannot be written (PermissionError: Forbidden: bucket); name a folder of yours"
-    )
 
 
 @contextmanager
-def _owner(objects: Path) -> Iterator[subprocess.Popen]:
-    """A process that owns RUN until its input ends. It does not outlive the block."""
-    line = [sys.executable, "-c", OWNER, str(objects)]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(
-        line, cwd=Path(__file__).parents[2], stdin=pipe, stdout=pipe, stderr=pipe, text=True
-    ) as process:
+def _owner(objects: Path, workdir: object) -> Iterator[subprocess.Popen]:
+    """A process that holds the lock of `workdir` until its input ends. It does not outlive the block."""
+    line, pipe = [sys.executable, "-c", OWNER, str(objects), str(workdir)], subprocess.PIPE
+    with subprocess.Popen(line, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
         try:
-            assert process.stdout.readline() == "owned\n", process.communicate()[1]
+            assert process.stdout.readline() == "locked\n", process.communicate()[1]
             yield process
         finally:
             process.kill()
 
 
-def _starts(count: int) -> list[str]:
-    """How so many starts at once end; who owns goes on until the others have ended."""
+def _start_at_once(workdir: epath.Path, count: int) -> list[str]:
+    """How so many starts end; the one that has the lock keeps it until the others have ended."""
     ends: list[str] = []
     barrier = threading.Barrier(count)
 
     def start() -> None:
         barrier.wait()
-        time.sleep(random.uniform(0, 0.04))
         try:
-            with locked_workdir(RUN):
-                ends.append("owned")
+            with locked_workdir(str(workdir)):
+                ends.append("locked")
                 while len(ends) < count:
-                    time.sleep(0.01)
+                    pass
         except UserError:
-            ends.append("in use")
+            ends.append("refused")
 
     threads = [threading.Thread(target=start) for _ in range(count)]
     for thread in threads:

@@ -21,15 +21,12 @@ ROOT = Path(__file__).parents[2]
 ON_STORE = """
 import runpy, sys
 from etils import epath
-from lovecraft_jax.runtime import lock
-from lovecraft_jax.training import loop
 from lovecraft_jax.training import loop
 from tests.helpers import store
 store.use(sys.argv.pop(1))
 kept = epath.Path(sys.argv.pop(1))
 checkpoints = loop.Checkpoints
 loop.Checkpoints = lambda workdir, keep: checkpoints(kept, keep)
-lock.RENEW_EVERY, lock.DEAD_AFTER, lock.LOOK_EVERY, lock.SETTLE = 0.2, 2.0, 0.1, 0.1
 runpy.run_module("lovecraft_jax.train", run_name="__main__")
 """
 """Training in the tests' own object store; its checkpoints on the disk, since TensorStore has drivers of its own."""
@@ -57,9 +54,13 @@ def test_a_killed_run_on_an_object_store_goes_on_to_the_same_end(trained: Path, 
         finally:
             process.kill()
     assert (workdir / "lock").exists()
-    done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    run = {"cwd": ROOT, "env": environment, "capture_output": True, "text": True, "timeout": 200, "check": False}
+    done = subprocess.run(line, **run)
+    assert done.returncode == 2
+    assert f"in use by process {process.pid} on " in done.stderr
+    done = subprocess.run([*line, "--take_over"], **run)
     assert done.returncode == 0, done.stderr
-    assert f"locked by process {process.pid} on " in done.stderr
+    assert f"taking over from process {process.pid} on " in done.stderr
     assert "resuming at step " in done.stderr
     assert rows(workdir) == rows(trained)
     assert samples(workdir) == samples(trained)
