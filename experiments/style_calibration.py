@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lovecraft_jax.data import corpus
 from lovecraft_jax.data.cleaning import make_cleaning
-from lovecraft_jax.stylometry.authorship import LENGTHS, LEVEL, Author
+from lovecraft_jax.stylometry.authorship import PIECE_LENGTHS, SIGNIFICANCE_LEVEL, Author
 
 Write = Callable[[str, str, int, random.Random], str]
 """(a tale that is left out, the other tales, length, rng) -> a text of that length."""
@@ -22,7 +22,7 @@ def main() -> None:
     """Prints, for each length of a piece, how many of each kind of text are accepted."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", default="lovecraft", help="as data.corpus")
-    parser.add_argument("--lengths", nargs="+", type=int, default=LENGTHS, help="characters of a piece")
+    parser.add_argument("--lengths", nargs="+", type=int, default=PIECE_LENGTHS, help="characters of a piece")
     parser.add_argument("--rounds", type=int, default=2, help="in which every tale is left out once")
     parser.add_argument("--out", type=int, default=5, help="tales left out at a time")
     parser.add_argument("--seed", type=int, default=0)
@@ -47,7 +47,7 @@ def main() -> None:
                         parser.error(f"too few tales are left to judge {length:,} characters by; leave fewer --out")
                     p_values[kind] += found.p_values
         for kind, values in p_values.items():
-            accepted = sum(p > LEVEL for p in values)
+            accepted = sum(p > SIGNIFICANCE_LEVEL for p in values)
             print(f"| {length:,} | {kind} | {accepted} | {len(values)} | {accepted / len(values):.1%} |", flush=True)
 
 

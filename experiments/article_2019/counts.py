@@ -13,7 +13,7 @@ from lovecraft_jax import cli
 from lovecraft_jax.data import corpus
 from lovecraft_jax.data.cleaning import make_cleaning
 from lovecraft_jax.runtime.errors import DONE, UserError
-from lovecraft_jax.stylometry.features import FIGURES, measure
+from lovecraft_jax.stylometry.features import FEATURES, measure
 from lovecraft_jax.stylometry.reference import Reference
 
 ARTICLE = {"the": "740", "tion_end": "37", "tion_inside": "3", "ing": "115", "word_length": "mostly 2 to 5"}
@@ -48,7 +48,7 @@ def _print(folder: Path, of_corpus: str) -> int:
     author = measure("\n\n\n".join(everything.values()), Reference(tales["train"], held_out))
     heads = ["", "unit", "the article", "the author", *(head for head, _, _ in TEXTS)]
     print("| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
-    for figure in filter(lambda figure: figure.article, FIGURES):
+    for figure in filter(lambda figure: figure.article, FEATURES):
         means = [
             results.mean(figure.key, [row for row in rows if (row["setting"], row["text"]) == (setting, text)])
             for _, setting, text in TEXTS

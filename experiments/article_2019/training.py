@@ -125,9 +125,9 @@ def _scores(run: Run, workdir: Path) -> results.Row:
 
 def _style(texts: list[str], overlap: Overlap, author: Author) -> results.Row:
     found = author.compare("".join(texts))
-    copied = [overlap.figures(text) for text in texts]
+    copied = [overlap.measure(text) for text in texts]
     return (
-        {row.figure.key: row.value for row in found.rows}
+        {row.feature.key: row.value for row in found.features}
         | {"copied_longest": max(figures["copied_longest"] for figures in copied)}
         | {"p_value": found.p_value, "accepted_share": found.accepted_share}
     )

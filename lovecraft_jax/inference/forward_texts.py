@@ -1,4 +1,8 @@
-"""A model reads several texts side by side, each from a zero carry, and what was asked for is kept of every token."""
+"""Runs a model over several texts as one batch, each from a zero carry, and returns something for every token.
+
+What is returned is up to the caller: the surprisal of each token (probing/surprisal.py), the activations of the units
+(probing/units.py).
+"""
 
 import dataclasses
 import functools
@@ -13,81 +17,89 @@ from lovecraft_jax.inference.decoder import Decoder, decode, make_decoder
 from lovecraft_jax.model.lm import Carry, LanguageModel, Variables, reset_carry
 
 CHUNK = 500
-"""Tokens of a lane in one dispatch."""
+"""Tokens of a row in one dispatch."""
 
-See = Callable[[Carry, jax.Array, jax.Array], jax.Array]
-"""(carry after a token, logits_BV of the next, the next y_B) -> what is kept, [B, ...]. A function of a module: it is
-what `jax.jit` compiles for."""
+Observe = Callable[[Carry, jax.Array, jax.Array], jax.Array]
+"""(carry after a token, logits_BV of the next token, its id y_B) -> the value to return for that token [B, ...].
 
-decoder_of = jax.jit(make_decoder, static_argnums=0)
+It is a static argument of `jax.jit`: pass a module-level function, since each new lambda would be compiled anew.
+"""
+
+jitted_make_decoder = jax.jit(make_decoder, static_argnums=0)
 
 
 class Tokens(NamedTuple):
-    """What goes in, what comes next, and whether a text begins there, so that what was before is forgotten."""
+    """Input ids, the ids that follow them, and whether a text starts there (then the carry is reset first)."""
 
     x_TB: np.ndarray
     y_TB: np.ndarray
-    begins_TB: np.ndarray
+    starts_TB: np.ndarray
 
 
-def read(
-    model: LanguageModel, variables: Variables, x: Sequence[np.ndarray], y: Sequence[np.ndarray], see: See
+def forward_texts(
+    model: LanguageModel, variables: Variables, x: Sequence[np.ndarray], y: Sequence[np.ndarray], observe: Observe
 ) -> list[np.ndarray]:
-    """What `see` keeps of the ids `x` of each text [N, ...], where `y` are the ids that follow each."""
+    """Returns for each text what `observe` returns at each of its N tokens [N, ...].
+
+    `x` holds the ids of each text, `y` the ids that follow them.
+    """
     packing = pack([len(ids) for ids in x])
-    begins = [np.arange(len(ids)) == 0 for ids in x]
-    tokens = Tokens(packing.put(x, np.int32), packing.put(y, np.int32), packing.put(begins, bool))
-    decoder, carry = decoder_of(model, variables), model.initial_carry(packing.lanes)
-    seen = []
+    starts = [np.arange(len(ids)) == 0 for ids in x]
+    tokens = Tokens(packing.to_rows(x, np.int32), packing.to_rows(y, np.int32), packing.to_rows(starts, bool))
+    decoder, carry = jitted_make_decoder(model, variables), model.initial_carry(packing.rows)
+    observed = []
     for start in range(0, packing.steps, CHUNK):
-        carry, part = scan(model, decoder, carry, Tokens(*(leaf[start : start + CHUNK] for leaf in tokens)), see)
-        seen.append(part)
-    return packing.take(np.concatenate(jax.device_get(seen)))
+        chunk = Tokens(*(leaf[start : start + CHUNK] for leaf in tokens))
+        carry, values_TB = scan_tokens(model, decoder, carry, chunk, observe)
+        observed.append(values_TB)
+    return packing.to_texts(np.concatenate(jax.device_get(observed)))
 
 
-@functools.partial(jax.jit, static_argnames=("model", "see"))
-def scan(model: LanguageModel, decoder: Decoder, carry: Carry, tokens: Tokens, see: See) -> tuple[Carry, jax.Array]:
-    """The carry after the tokens, and what `see` keeps of each, [T, B, ...]."""
+@functools.partial(jax.jit, static_argnames=("model", "observe"))
+def scan_tokens(
+    model: LanguageModel, decoder: Decoder, carry: Carry, tokens: Tokens, observe: Observe
+) -> tuple[Carry, jax.Array]:
+    """Returns the carry after the tokens, and what `observe` returns at each of them [T, B, ...]."""
 
-    def one(carry: Carry, token: tuple[jax.Array, ...]) -> tuple[Carry, jax.Array]:
-        x_B, y_B, begins_B = token
-        carry, logits_BV = decode(model, decoder, reset_carry(carry, begins_B), x_B)
-        return carry, see(carry, logits_BV, y_B)
+    def step(carry: Carry, token: tuple[jax.Array, ...]) -> tuple[Carry, jax.Array]:
+        x_B, y_B, starts_B = token
+        carry, logits_BV = decode(model, decoder, reset_carry(carry, starts_B), x_B)
+        return carry, observe(carry, logits_BV, y_B)
 
-    return jax.lax.scan(one, carry, tuple(map(jnp.asarray, tokens)))
+    return jax.lax.scan(step, carry, tuple(map(jnp.asarray, tokens)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Packing:
-    """Where texts of these lengths lie: end to end in as few lanes as the longest allows."""
+    """Where each text lies in a batch: texts follow each other in a row, and rows are as long as the longest text."""
 
     lengths: list[int]
-    places: list[tuple[int, int]]  # lane and first step
-    lanes: int
+    places: list[tuple[int, int]]  # row and first step of each text
+    rows: int
     steps: int  # a multiple of CHUNK
 
-    def put(self, texts: Sequence[np.ndarray], dtype: type) -> np.ndarray:
-        """The texts in their lanes [steps, lanes], zeros between."""
-        array_TB: np.ndarray = np.zeros((self.steps, self.lanes), dtype)
-        for text, length, (lane, start) in zip(texts, self.lengths, self.places, strict=True):
-            array_TB[start : start + length, lane] = text
+    def to_rows(self, texts: Sequence[np.ndarray], dtype: type) -> np.ndarray:
+        """Returns the texts as one array [steps, rows], with zeros where there is no text."""
+        array_TB: np.ndarray = np.zeros((self.steps, self.rows), dtype)
+        for text, length, (row, start) in zip(texts, self.lengths, self.places, strict=True):
+            array_TB[start : start + length, row] = text
         return array_TB
 
-    def take(self, array_TB: np.ndarray) -> list[np.ndarray]:
-        """The texts out of their lanes."""
-        spots = zip(self.lengths, self.places, strict=True)
-        return [array_TB[start : start + length, lane] for length, (lane, start) in spots]
+    def to_texts(self, array_TB: np.ndarray) -> list[np.ndarray]:
+        """Returns the parts of an array [steps, rows, ...] that belong to each text."""
+        places = zip(self.lengths, self.places, strict=True)
+        return [array_TB[start : start + length, row] for length, (row, start) in places]
 
 
 def pack(lengths: list[int]) -> Packing:
-    """The longest text first, each into the first lane that has room."""
-    room = -(-max(lengths) // CHUNK) * CHUNK
+    """Packs texts into few rows: the longest first, each into the first row with enough space."""
+    steps = -(-max(lengths) // CHUNK) * CHUNK
     ends: list[int] = []
     places = [(0, 0)] * len(lengths)
     for text in sorted(range(len(lengths)), key=lambda text: -lengths[text]):
-        lane = next((lane for lane, end in enumerate(ends) if end + lengths[text] <= room), len(ends))
-        if lane == len(ends):
+        row = next((row for row, end in enumerate(ends) if end + lengths[text] <= steps), len(ends))
+        if row == len(ends):
             ends.append(0)
-        places[text] = lane, ends[lane]
-        ends[lane] += lengths[text]
-    return Packing(lengths, places, len(ends), room)
+        places[text] = row, ends[row]
+        ends[row] += lengths[text]
+    return Packing(lengths, places, len(ends), steps)

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from lovecraft_jax.data.tokenizer import UNKNOWN_ID
-from lovecraft_jax.inference.forward_texts import read
+from lovecraft_jax.inference.forward_texts import forward_texts
 from lovecraft_jax.model.lm import Carry
 from lovecraft_jax.run import Run
 
@@ -67,7 +67,7 @@ def bits(run: Run, texts: Sequence[str]) -> list[np.ndarray]:
     """
     encoded = [run.tokenizer.encode(text) for text in texts]
     before = [np.concatenate([[run.tokenizer.start_id], text.ids[:-1]]) for text in encoded]
-    costs = read(run.model, run.state.variables, before, [text.ids for text in encoded], _nats)
+    costs = forward_texts(run.model, run.state.variables, before, [text.ids for text in encoded], _nats)
     for cost, text in zip(costs, encoded, strict=True):
         unknown = text.ids == UNKNOWN_ID
         cost[unknown] += text.extra_nats / max(1, int(np.count_nonzero(unknown)))

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lovecraft_jax.inference.forward_texts import read
+from lovecraft_jax.inference.forward_texts import forward_texts
 from lovecraft_jax.model.lm import Carry
 from lovecraft_jax.run import Run
 from lovecraft_jax.runtime.errors import UserError
@@ -190,7 +190,7 @@ def _beginnings(tales: Mapping[str, str], units: int) -> dict[str, str]:
 
 def _cells(run: Run, texts: list[str]) -> Cells:
     ids = [np.insert(run.tokenizer.encode(text).ids, 0, run.tokenizer.start_id) for text in texts]
-    cells = read(run.model, run.state.variables, ids, ids, _held)
+    cells = forward_texts(run.model, run.state.variables, ids, ids, _held)
     return Cells("".join(texts), np.concatenate([cell[1:] for cell in cells]), np.concatenate([n[1:] for n in ids]))
 
 

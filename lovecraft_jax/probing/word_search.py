@@ -14,7 +14,7 @@ import numpy as np
 
 from lovecraft_jax.data.tokenizer import UNKNOWN_ID
 from lovecraft_jax.inference.decoder import Decoder, decode
-from lovecraft_jax.inference.forward_texts import Tokens, decoder_of, scan
+from lovecraft_jax.inference.forward_texts import Tokens, jitted_make_decoder, scan_tokens
 from lovecraft_jax.model.lm import Carry, LanguageModel
 from lovecraft_jax.run import Run
 
@@ -89,13 +89,17 @@ def after(run: Run, texts: Sequence[str]) -> State:
     start = np.array([run.tokenizer.start_id])
     ends = [np.concatenate([start, run.tokenizer.encode(text).ids])[-CONTEXT:] for text in texts]
     x_TB = np.zeros((CONTEXT, len(texts)), np.int32)
-    begins_TB = np.zeros(x_TB.shape, bool)
+    starts_TB = np.zeros(x_TB.shape, bool)
     for lane, ids in enumerate(ends):
         x_TB[CONTEXT - len(ids) :, lane] = ids
-        begins_TB[CONTEXT - len(ids), lane] = True
+        starts_TB[CONTEXT - len(ids), lane] = True
     model, variables = run.model, run.state.variables
-    carry, log_probs_TBV = scan(
-        model, decoder_of(model, variables), model.initial_carry(len(texts)), Tokens(x_TB, x_TB, begins_TB), _log_probs
+    carry, log_probs_TBV = scan_tokens(
+        model,
+        jitted_make_decoder(model, variables),
+        model.initial_carry(len(texts)),
+        Tokens(x_TB, x_TB, starts_TB),
+        _log_probs,
     )
     return State([np.asarray(leaf) for leaf in jax.tree.leaves(carry)], np.asarray(log_probs_TBV[-1]))
 
@@ -213,7 +217,7 @@ def _words(run: Run, found: list[tuple], unseen: int) -> Words:
 
 def _step(run: Run, state: State, row_N: np.ndarray, ids_N: np.ndarray) -> State:
     """Rows of a state, some of them perhaps several times, each after one token more."""
-    decoder = decoder_of(run.model, run.state.variables)
+    decoder = jitted_make_decoder(run.model, run.state.variables)
     structure = jax.tree.structure(run.model.initial_carry(1))
     blocks = []
     for start in range(0, len(row_N), BLOCK):

@@ -16,8 +16,7 @@ from lovecraft_jax.run import load_run
 from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.runtime.files import Row, read_rows, resolve_path
-from lovecraft_jax.stylometry.authorship import Author, Comparison
-from lovecraft_jax.stylometry.authorship import Row as StyleRow
+from lovecraft_jax.stylometry.authorship import Author, Comparison, FeatureComparison
 from lovecraft_jax.stylometry.features import measure
 from lovecraft_jax.stylometry.overlap import Overlap, Span
 from lovecraft_jax.stylometry.reference import Reference
@@ -41,7 +40,7 @@ SHOWN = 5
 class Stage:
     """What the run wrote at an evaluation, the prompt before it, and its valid score then, where it was kept.
 
-    `figures` are those of `style.measure` and `Copying.figures`, of the text without the prompt.
+    `figures` are those of `style.measure` and `Overlap.measure`, of the text without the prompt.
     """
 
     step: int
@@ -54,7 +53,7 @@ class Stage:
 class Written:
     """What the model writes at a temperature, from nothing but a newline.
 
-    `spans` are those of the first text. `copied` are the means of `Copying.figures` over the texts; `longest` is the
+    `spans` are those of the first text. `copied` are the means of `Overlap.measure` over the texts; `longest` is the
     longest span of all, with its words.
     """
 
@@ -104,9 +103,9 @@ class Findings:
         return max((at.longest[0].length for at in self.written if at.longest), default=0)
 
     @property
-    def real(self) -> StyleRow:
+    def real(self) -> FeatureComparison:
         """The rate of real words at the highest temperature, beside the author's."""
-        return next(row for row in self.written[-1].style.rows if row.figure.key == "real")
+        return next(row for row in self.written[-1].style.features if row.feature.key == "real")
 
     @property
     def clear_units(self) -> list[Unit]:
@@ -124,9 +123,9 @@ class Findings:
         return self.steps * self.chars_per_step / self.corpus["characters"]["train"]
 
     @property
-    def style_rows(self) -> list[tuple[StyleRow, ...]]:
+    def style_rows(self) -> list[tuple[FeatureComparison, ...]]:
         """Each figure of style at every temperature."""
-        return list(zip(*(at.style.rows for at in self.written), strict=True))
+        return list(zip(*(at.style.features for at in self.written), strict=True))
 
     def final(self, split: str) -> float | None:
         """The published score, in bits per character; None where it is not of this checkpoint."""
@@ -164,7 +163,7 @@ def find(workdir: str, checkpoint: str, name: str) -> Findings:
         training_seconds=_seconds(rows, config["data"]["batch_size"] * config["data"]["seq_len"]),
         stages=_stages(path / "samples", rows, config["sample"]["prompt"], author.reference, overlap),
         written=written,
-        copied_by_author=overlap.author(held_out.values(), LENGTH),
+        copied_by_author=overlap.quantiles(held_out.values(), LENGTH),
         words=rare_words.study(run, texts, everything) if run.tokenizer.level == "chars" else None,
         units=units.study(run, texts) if run.tokenizer.level == "chars" else None,
         surprise=surprisal.study(run, texts),
@@ -172,7 +171,7 @@ def find(workdir: str, checkpoint: str, name: str) -> Findings:
 
 
 def _written(temperature: float, texts: list[str], overlap: Overlap, author: Author) -> Written:
-    figures = [overlap.figures(text) for text in texts]
+    figures = [overlap.measure(text) for text in texts]
     copied = {key: sum(of_text[key] for of_text in figures) / len(texts) for key in figures[0]}
     longest = [(span, text[span.start : span.end]) for text in texts if (span := overlap.longest(text))]
     of_all = max(longest, key=lambda pair: pair[0].length, default=None)
@@ -213,6 +212,6 @@ def _stages(folder: epath.Path, rows: list[Row], prompt: str, reference: Referen
     for path in samples:
         step, text = int(path.stem), path.read_text().removesuffix("\n")
         written = text.removeprefix(prompt)
-        figures = measure(written, reference) | overlap.figures(written)
+        figures = measure(written, reference) | overlap.measure(written)
         stages.append(Stage(step, text, bpc.get(step), figures))
     return stages

@@ -12,8 +12,8 @@ from lovecraft_jax.report import plots
 from lovecraft_jax.report.collect import Findings
 from lovecraft_jax.report.excerpts import BITS, copied, held, shortened, surprising
 from lovecraft_jax.report.palette import DARK, LIGHT, RUNS
-from lovecraft_jax.stylometry.authorship import Curve, Row
-from lovecraft_jax.stylometry.overlap import LEAST
+from lovecraft_jax.stylometry.authorship import DistributionComparison, FeatureComparison
+from lovecraft_jax.stylometry.overlap import MIN_SPAN
 
 SHOWN = 900
 """Characters of a sample on the page."""
@@ -25,7 +25,7 @@ CURVES = {
     "zipf": ("Frequencies of words by rank", "rank of the word", "share of words"),
     "type_token": ("Distinct words", "running words", "distinct words"),
 }
-"""Key of `Comparison.curves` -> what it is, its axes."""
+"""Key of `Comparison.distributions` -> what it is, its axes."""
 
 LEARNING = {
     "real": "real words, %",
@@ -38,7 +38,7 @@ LEARNING = {
 def render(runs: Sequence[Findings]) -> str:
     """The page of one run, or of several side by side."""
     environment = Environment(
-        loader=PackageLoader("lovecraft_jax"),
+        loader=PackageLoader("lovecraft_jax.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -50,7 +50,7 @@ def render(runs: Sequence[Findings]) -> str:
     scores = {run.name: {score.tale: score.bpc for score in run.surprise.scores} for run in runs}
     return environment.get_template("report.html").render(
         runs=[(run, colour, _figures(run, colour)) for run, colour in zip(runs, RUNS, strict=False)],
-        least=LEAST,
+        least=MIN_SPAN,
         shown=SHOWN,
         light=LIGHT,
         dark=DARK,
@@ -69,12 +69,14 @@ def _figures(run: Findings, colour: str) -> dict[str, Markup]:
     """What is drawn of one run, by name."""
     last = run.written[-1]
     name = f"{run.name} at {last.temperature}"
-    drawn = {"letters": plots.letters(f"at {last.temperature}", last.style.curves["letters"], colour)}
+    drawn = {"letters": plots.letters(f"at {last.temperature}", last.style.distributions["letters"], colour)}
     for key, (_, xlabel, ylabel) in CURVES.items():
-        texts = {f"at {written.temperature}": written.style.curves[key] for written in run.written}
+        texts = {f"at {written.temperature}": written.style.distributions[key] for written in run.written}
         if key != "letters":
             drawn[key] = plots.lines(texts, xlabel, ylabel, colour, logarithmic=key == "zipf")
-    labels = {key: _beside_label(f"{title} of {name}", last.style.curves[key]) for key, (title, _, _) in CURVES.items()}
+    labels = {
+        key: _beside_label(f"{title} of {name}", last.style.distributions[key]) for key, (title, _, _) in CURVES.items()
+    }
     if run.stages:
         read = [stage.step * run.chars_per_step / 1e6 for stage in run.stages]
         values = {key: [stage.figures[key] for stage in run.stages] for key in LEARNING}
@@ -92,14 +94,14 @@ def _figures(run: Findings, colour: str) -> dict[str, Markup]:
     return {key: Markup(plots.svg(figure, labels[key], f"{run.name}-{key}")) for key, figure in drawn.items()}
 
 
-def _beside_label(title: str, text: Curve) -> str:
+def _beside_label(title: str, text: DistributionComparison) -> str:
     if np.isnan(text.low).all():
         return f"{title}; of the author there are too few pieces to show."
     outside = int(np.count_nonzero((text.value < text.low) | (text.value > text.high)))
     return f"{title}, beside the author's: outside the 95 % interval at {outside} of {len(text.x)} places."
 
 
-def _place(row: Row) -> float:
+def _place(row: FeatureComparison) -> float:
     """Where a value lies in a strip of 100 of which the author's interval takes the middle 40."""
     middle, half = (row.low + row.high) / 2, (row.high - row.low) / 2
     off = row.value - middle

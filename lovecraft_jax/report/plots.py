@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from lovecraft_jax.report.palette import LIGHT, RUNS
 from lovecraft_jax.runtime.files import Row
-from lovecraft_jax.stylometry.authorship import Curve as Beside
+from lovecraft_jax.stylometry.authorship import DistributionComparison
 
 matplotlib.rcParams["text.parse_math"] = False  # a dollar in the name of a run or a tale is a dollar
 
@@ -85,7 +85,7 @@ def learning(read: Sequence[float], figures: Sequence[tuple[str, Sequence[float]
     return figure
 
 
-def letters(name: str, text: Beside, colour: str) -> Figure:
+def letters(name: str, text: DistributionComparison, colour: str) -> Figure:
     """The frequency of each letter in per cent: the author's interval as a bar, the text's as a dot."""
     figure, axes = _figure(2.9)
     places = np.arange(len(text.x))
@@ -99,7 +99,9 @@ def letters(name: str, text: Beside, colour: str) -> Figure:
     return figure
 
 
-def lines(texts: dict[str, Beside], xlabel: str, ylabel: str, colour: str, logarithmic: bool = False) -> Figure:
+def lines(
+    texts: dict[str, DistributionComparison], xlabel: str, ylabel: str, colour: str, logarithmic: bool = False
+) -> Figure:
     """The author's interval as a band with its median, each text as a line; the last is the most important."""
     figure, axes = _figure(2.9)
     for (name, text), dashes in zip(reversed(texts.items()), LINES, strict=False):

@@ -1,1 +1,1 @@
-"""A text against an author: style features, verbatim overlap, authorship. numpy only, no jax."""
+"""Compares a text with an author: features of style, verbatim overlap, authorship. numpy only, no jax."""

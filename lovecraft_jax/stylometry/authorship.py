@@ -1,11 +1,12 @@
-"""Could a text be one of the author's pieces? Its figures beside theirs, and one p-value for all figures together.
+"""The authorship decision: could a text be by the author? All features are weighed together in one p-value.
 
-The author's pieces are cut from all tales, those that were trained on and those held out, and each is measured against
-the other tales. The text is measured against all of them, as one more tale would be. So both are asked the same: how
-does this look beside the author's other writing? That a model has read most of that gives it nothing an author lacks,
-and may tell against it: every tale of an author's has words that no other tale has, and a model that only repeats its
-training has none; nor has a copy, and most copies are refused for it. To judge a text out of one of the tales, leave
-that tale out of the author.
+The author's tales, both those of the training text and those held out, are cut into pieces. Each piece is measured
+against all tales but its own, and a new text against all tales. So both answer the same question: how does this look
+beside the author's other tales?
+
+A model gains nothing by having read those tales. It can even lose by it: every tale has words that occur in no other,
+which a model that repeats its training text lacks. A copied passage lacks them too, and most are rejected for it. To
+test a passage of one of the tales, leave that tale out of the author's.
 """
 
 import dataclasses
@@ -16,27 +17,28 @@ from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 
-from lovecraft_jax.stylometry.conformal import Conformal, combined, tale_weights
-from lovecraft_jax.stylometry.distributions import axes, curves
-from lovecraft_jax.stylometry.features import FIGURES, Figure, measure
+from lovecraft_jax.stylometry.conformal import Conformal, combine_p_values, tale_weights
+from lovecraft_jax.stylometry.distributions import axes, distributions
+from lovecraft_jax.stylometry.features import FEATURES, Feature, measure
 from lovecraft_jax.stylometry.reference import Reference
 from lovecraft_jax.stylometry.text import words
 
-LENGTHS = (10_000, 5_000, 2_000)
-"""Characters of a piece: the most of these that the text has, and enough tales."""
-ENOUGH = 39
-"""Tales, so that twice the least p-value there can be, 1 / (tales + 1), reaches the level."""
-LEVEL = 0.05
-INTERVAL = (0.025, 0.5, 0.975)
+PIECE_LENGTHS = (10_000, 5_000, 2_000)
+"""Characters of a piece: the first of these that the text and enough tales have."""
+MIN_TALES = 39
+"""With fewer tales nothing could be rejected: the combined p-value of several pieces can be no less than about
+2 / (tales + 1)."""
+SIGNIFICANCE_LEVEL = 0.05
+QUANTILES = (0.025, 0.5, 0.975)
 
 _WHOLE_WORDS = re.compile(r"(?<=\s)\S.*\S(?=\s)", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """A figure: the mean of the text's pieces; and of the author's, each by itself, 95 % interval and median."""
+class FeatureComparison:
+    """A feature's mean over the text's pieces; the 95 % interval and median of the author's individual pieces."""
 
-    figure: Figure
+    feature: Feature
     value: float
     low: float
     median: float
@@ -48,8 +50,8 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
-class Curve:
-    """The same at every place of an axis. NaN where not every piece reaches."""
+class DistributionComparison:
+    """A distribution's mean, interval and median at each x; NaN where a piece is too short to have a value."""
 
     x: np.ndarray
     value: np.ndarray
@@ -60,17 +62,18 @@ class Curve:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """A text beside the author. Where there is no verdict `reason` says why: no `p_values`, and intervals of NaN.
+    """A text beside the author's pieces, and the authorship decision.
 
-    `length` is a piece's, in characters; `tales` and `pieces` are the author's. `curves` has those of curves.py, and
-    `plausible` and `implausible` the words that no tale has, the most frequent first.
+    `length` is that of a piece in characters; `tales` and `pieces` count the author's. `plausible` and `implausible`
+    are the invented words (those that occur in no tale), the most frequent first. If no decision is possible, `reason`
+    says why; there are no `p_values` then, and all intervals are NaN. Otherwise `reason` is empty.
     """
 
     length: int
     tales: int
     pieces: int
-    rows: tuple[Row, ...]
-    curves: dict[str, Curve]
+    features: tuple[FeatureComparison, ...]
+    distributions: dict[str, DistributionComparison]
     plausible: tuple[str, ...]
     implausible: tuple[str, ...]
     p_values: tuple[float, ...]
@@ -78,22 +81,22 @@ class Comparison:
 
     @property
     def p_value(self) -> float | None:
-        """One for all pieces of the text together."""
-        return combined(np.array(self.p_values)) if self.p_values else None
+        """One p-value for all pieces of the text together."""
+        return combine_p_values(np.array(self.p_values)) if self.p_values else None
 
     @property
     def accepted(self) -> bool | None:
-        """Whether the text could be the author's, at LEVEL."""
-        return None if self.p_value is None else self.p_value > LEVEL
+        """Whether the text could be by the author, at SIGNIFICANCE_LEVEL."""
+        return None if self.p_value is None else self.p_value > SIGNIFICANCE_LEVEL
 
     @property
     def accepted_share(self) -> float | None:
-        """Of the text's pieces; of an author's own 1 - LEVEL are to be expected."""
-        return float(np.mean(np.array(self.p_values) > LEVEL)) if self.p_values else None
+        """The share of the text's pieces that are accepted; of the author's own, 1 - SIGNIFICANCE_LEVEL would be."""
+        return float(np.mean(np.array(self.p_values) > SIGNIFICANCE_LEVEL)) if self.p_values else None
 
 
 class Author:
-    """All tales of an author, name -> text, and which of them no training saw."""
+    """All tales of an author (name -> text), of which those named in `held_out` are not in the training text."""
 
     def __init__(self, tales: Mapping[str, str], held_out: Collection[str]) -> None:
         self._tales = dict(tales)
@@ -101,90 +104,98 @@ class Author:
             {name: text for name, text in tales.items() if name not in held_out},
             {name: text for name, text in tales.items() if name in held_out},
         )
-        self._own: dict[int, _Own] = {}
+        self._pieces: dict[int, _AuthorPieces] = {}
 
     def compare(self, text: str) -> Comparison:
-        """Measures a text, cleaned as the tales are, piece by piece, and judges each where that can be done.
+        """Cuts a text into pieces, measures each, and decides about each if that is possible.
 
-        What is left over after the last whole piece is not judged. The first text of a length waits until the author's
-        pieces of that length are measured: some seconds for three million characters.
+        The text must be cleaned as the tales are. Characters after the last whole piece are ignored. The first text of
+        a piece length waits for the author's pieces to be measured: some seconds for three million characters.
         """
-        length, reason = self._length_for(text)
-        own = None if reason else self._own_of(length)
-        figures_MF, curves_MX = _measure((piece, self.reference) for piece in cut(text, length) or [text])
-        figures_3F = own.figures_3F if own else np.full((3, len(FIGURES)), np.nan)
+        length, reason = self._piece_length(text)
+        author = None if reason else self._author_pieces(length)
+        features_MF, distributions_MX = _measure(
+            (piece, self.reference) for piece in cut_pieces(text, length) or [text]
+        )
+        intervals_3F = author.features_3F if author else np.full((3, len(FEATURES)), np.nan)
         by_count = Counter(word.lower() for word in words(text)).most_common()
-        invented = [word for word, _ in by_count if not self.reference.has(word)]
+        invented = [word for word, _ in by_count if not self.reference.is_real_word(word)]
         return Comparison(
             length=length,
-            tales=own.tales if own else 0,
-            pieces=own.pieces if own else 0,
-            rows=tuple(map(Row, FIGURES, figures_MF.mean(0).tolist(), *figures_3F.tolist())),
-            curves={
-                key: Curve(x, curves_MX[key].mean(0), *(own.curves_3X[key] if own else np.full((3, len(x)), np.nan)))
+            tales=author.tales if author else 0,
+            pieces=author.pieces if author else 0,
+            features=tuple(map(FeatureComparison, FEATURES, features_MF.mean(0).tolist(), *intervals_3F.tolist())),
+            distributions={
+                key: DistributionComparison(
+                    x,
+                    distributions_MX[key].mean(0),
+                    *(author.distributions_3X[key] if author else np.full((3, len(x)), np.nan)),
+                )
                 for key, x in axes(self.reference).items()
             },
-            plausible=tuple(filter(self.reference.is_plausible, invented)),
-            implausible=tuple(itertools.filterfalse(self.reference.is_plausible, invented)),
-            p_values=tuple(own.conformal.p_values(_even(figures_MF)).tolist()) if own else (),
+            plausible=tuple(filter(self.reference.is_plausible_word, invented)),
+            implausible=tuple(itertools.filterfalse(self.reference.is_plausible_word, invented)),
+            p_values=tuple(author.conformal.p_values(_stabilize_variance(features_MF)).tolist()) if author else (),
             reason=reason,
         )
 
-    def _own_of(self, length: int) -> "_Own":
-        if length not in self._own:
-            self._own[length] = _Own(self._tales, self.reference, length)
-        return self._own[length]
+    def _author_pieces(self, length: int) -> "_AuthorPieces":
+        if length not in self._pieces:
+            self._pieces[length] = _AuthorPieces(self._tales, self.reference, length)
+        return self._pieces[length]
 
-    def _length_for(self, text: str) -> tuple[int, str]:
-        """The characters of a piece, and why there can be no verdict, or ""."""
-        least = LENGTHS[-1]
-        tales_of = {length: sum(len(tale) >= length for tale in self._tales.values()) for length in LENGTHS}
-        if tales_of[least] < ENOUGH:
-            return least, f"{tales_of[least]} tales have {least:,} characters; a verdict needs {ENOUGH} of them"
-        if len(text) < least:
-            return least, f"the text has {len(text):,} characters; a verdict needs {least:,}"
-        return next(length for length in LENGTHS if len(text) >= length and tales_of[length] >= ENOUGH), ""
+    def _piece_length(self, text: str) -> tuple[int, str]:
+        """The characters of a piece, and why no decision is possible ("" if it is)."""
+        shortest = PIECE_LENGTHS[-1]
+        tales_of = {length: sum(len(tale) >= length for tale in self._tales.values()) for length in PIECE_LENGTHS}
+        if tales_of[shortest] < MIN_TALES:
+            return shortest, f"{tales_of[shortest]} tales have {shortest:,} characters; a decision needs {MIN_TALES}"
+        if len(text) < shortest:
+            return shortest, f"the text has {len(text):,} characters; a decision needs {shortest:,}"
+        return next(length for length in PIECE_LENGTHS if len(text) >= length and tales_of[length] >= MIN_TALES), ""
 
 
-def cut(text: str, length: int) -> list[str]:
-    """Pieces of so many characters, one after the other, less the words that a cut may have gone through."""
+def cut_pieces(text: str, length: int) -> list[str]:
+    """Cuts a text into consecutive pieces of `length` characters, less the words at both ends, which may be cut."""
     pieces = (text[start : start + length] for start in range(0, len(text) - length + 1, length))
     return [found.group() if (found := _WHOLE_WORDS.search(piece)) else piece for piece in pieces]
 
 
-class _Own:
-    """The author's pieces of a length: low, median and high of their figures and curves, and what judges by them."""
+class _AuthorPieces:
+    """The author's pieces of one length: the quantiles of what was measured on them, and the test fitted to them."""
 
     def __init__(self, tales: Mapping[str, str], reference: Reference, length: int) -> None:
-        pieces = [(name, piece) for name, text in tales.items() for piece in cut(text, length)]
-        tale_of = np.array([name for name, _ in pieces])
-        figures_NF, curves_NX = _measure((piece, reference.without(name)) for name, piece in pieces)
-        weights = tale_weights(tale_of)
+        pieces = [(name, piece) for name, text in tales.items() for piece in cut_pieces(text, length)]
+        tale_N = np.array([name for name, _ in pieces])
+        features_NF, distributions_NX = _measure((piece, reference.without(name)) for name, piece in pieces)
+        weights_N = tale_weights(tale_N)
 
-        def band(values_NX: np.ndarray) -> np.ndarray:
-            return np.quantile(values_NX, INTERVAL, axis=0, weights=weights, method="inverted_cdf")
+        def quantiles(values_NX: np.ndarray) -> np.ndarray:
+            return np.quantile(values_NX, QUANTILES, axis=0, weights=weights_N, method="inverted_cdf")
 
-        self.tales, self.pieces = len(set(tale_of)), len(pieces)
-        self.figures_3F = band(figures_NF)
-        self.curves_3X = {key: band(values_NX) for key, values_NX in curves_NX.items()}
-        self.conformal = Conformal(_even(figures_NF), tale_of)
+        self.tales, self.pieces = len(set(tale_N)), len(pieces)
+        self.features_3F = quantiles(features_NF)
+        self.distributions_3X = {key: quantiles(values_NX) for key, values_NX in distributions_NX.items()}
+        self.conformal = Conformal(_stabilize_variance(features_NF), tale_N)
 
 
 def _measure(pieces: Iterable[tuple[str, Reference]]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Figures [N, F] in the order of FIGURES, and curves [N, X] by name."""
-    figures, lines = [], []
+    """The pieces' features in the order of FEATURES [N, F], and their distributions by name [N, X]."""
+    features, curves = [], []
     for text, reference in pieces:
         measured = measure(text, reference)
-        figures.append([measured[figure.key] for figure in FIGURES])
-        lines.append(curves(text, reference))
-    return np.array(figures), {key: np.stack([line[key] for line in lines]) for key in lines[0]}
+        features.append([measured[feature.key] for feature in FEATURES])
+        curves.append(distributions(text, reference))
+    return np.array(features), {key: np.stack([curve[key] for curve in curves]) for key in curves[0]}
 
 
-def _even(figures_NF: np.ndarray) -> np.ndarray:
-    """Figures on scales on which they spread alike high and low: arcsine for shares, logarithm for sizes."""
-    wholes = [figure.whole for figure in FIGURES]
+def _stabilize_variance(features_NF: np.ndarray) -> np.ndarray:
+    """Transforms features so that their variance depends less on their mean.
+
+    Shares become the arcsine of their root, sizes the logarithm of 1 + x.
+    """
     columns = [
-        np.log1p(column) if whole is None else np.arcsin(np.sqrt(np.clip(column / whole, 0, 1)))
-        for column, whole in zip(figures_NF.T, wholes, strict=True)
+        np.log1p(column) if feature.out_of is None else np.arcsin(np.sqrt(np.clip(column / feature.out_of, 0, 1)))
+        for column, feature in zip(features_NF.T, FEATURES, strict=True)
     ]
     return np.stack(columns, axis=1)

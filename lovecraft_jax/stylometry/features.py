@@ -1,4 +1,4 @@
-"""Figures of a text's style: the article's and better ones, each countable by hand."""
+"""Features of a text's style: those that the article of 2019 counted, and more. Each can be checked by hand."""
 
 import dataclasses
 import math
@@ -7,131 +7,151 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from lovecraft_jax.stylometry.reference import OVERLAPS, Reference
-from lovecraft_jax.stylometry.text import PREPOSITIONS, PRONOUNS, runs, sentences, words
+from lovecraft_jax.stylometry.reference import NGRAM_LENGTHS, Reference
+from lovecraft_jax.stylometry.text import PREPOSITIONS, PRONOUNS, ngrams, sentences, words
 
 WINDOW = 100
-"""Running words in which distinct ones are counted, so that the count does not grow with the text."""
+"""Distinct words are counted in windows of this many words, so that the count does not grow with the text."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Figure:
-    """One number about a text. `whole` is what a share is a share of; None where it is a size."""
+class Feature:
+    """Describes one feature; `measure` returns its value under `key`.
+
+    `out_of` is the largest possible value of a share (100 for a percentage) and None for a size. `article` marks the
+    features that the article of 2019 counted.
+    """
 
     key: str
     label: str
     unit: str
     decimals: int
-    whole: float | None = None
+    out_of: float | None = None
     article: bool = False
 
 
-def _per_10_000(key: str, label: str, article: bool = True) -> Figure:
-    return Figure(key, label, "per 10,000 words", 1, 1e4, article)
+def _per_10_000(key: str, label: str, article: bool = True) -> Feature:
+    return Feature(key, label, "per 10,000 words", 1, 1e4, article)
 
 
-FIGURES = (
-    Figure("word_length", "Mean word length", "letters", 2, article=True),
-    Figure("capitals", "Capitals that start a word", "% of capitals", 1, 100, True),
+FEATURES = (
+    Feature("word_length", "Mean word length", "letters", 2, article=True),
+    Feature("capitals", "Capitals that start a word", "% of capitals", 1, 100, True),
     _per_10_000("the", "\u201cthe\u201d"),
     _per_10_000("tion_end", "Words that end in -tion"),
     _per_10_000("tion_inside", "Words with -tion- before their end"),
     _per_10_000("ing", "Words that end in -ing"),
     _per_10_000("ed", "Words that end in -ed"),
-    Figure("pronouns", "Pronouns", "% of words", 1, 100, True),
-    Figure("prepositions", "Prepositions", "% of words", 1, 100, True),
-    Figure("once_distinct", "Words that occur once", "% of distinct words", 1, 100, True),
-    Figure("once_running", "Words that occur once", "% of words", 1, 100, True),
-    Figure("letters_tv", "Letter frequencies, total variation from the author's", "", 4, 1),
-    Figure("letters_js", "Letter frequencies, Jensen-Shannon distance from the author's", "", 4, 1),
-    Figure("word_spread", "Word lengths, standard deviation", "letters", 2),
-    Figure("sentence_length", "Mean sentence length", "words", 1),
-    Figure("sentence_spread", "Sentence lengths, standard deviation", "words", 1),
-    Figure("real_train", "Words that the training text has", "% of words", 2, 100),
-    Figure("real_held_out", "Words that the held-out text has", "% of words", 2, 100),
-    Figure("real", "Real words: those that either has", "% of words", 2, 100),
+    Feature("pronouns", "Pronouns", "% of words", 1, 100, True),
+    Feature("prepositions", "Prepositions", "% of words", 1, 100, True),
+    Feature("once_distinct", "Words that occur once", "% of distinct words", 1, 100, True),
+    Feature("once_running", "Words that occur once", "% of words", 1, 100, True),
+    Feature("letters_tv", "Letter frequencies, total variation from the author's", "", 4, 1),
+    Feature("letters_js", "Letter frequencies, Jensen-Shannon distance from the author's", "", 4, 1),
+    Feature("word_spread", "Word lengths, standard deviation", "letters", 2),
+    Feature("sentence_length", "Mean sentence length", "words", 1),
+    Feature("sentence_spread", "Sentence lengths, standard deviation", "words", 1),
+    Feature("real_train", "Words found in the training text", "% of words", 2, 100),
+    Feature("real_held_out", "Words found in the held-out text", "% of words", 2, 100),
+    Feature("real", "Real words: found in either", "% of words", 2, 100),
     _per_10_000("invented_plausible", "Invented words, plausible", article=False),
     _per_10_000("invented_other", "Invented words, implausible", article=False),
-    Figure("distinct_in_100", f"Distinct words among {WINDOW} running ones", "words", 1, WINDOW),
-    Figure("zipf", "Zipf exponent", "", 3),
-    Figure("distinct_1", "Distinct words", "% of words", 1, 100),
-    Figure("distinct_2", "Distinct pairs of words", "% of pairs", 1, 100),
-    Figure("distinct_3", "Distinct runs of three words", "% of runs", 1, 100),
-    Figure("repetition", "Longest run of words said twice at once", "words", 0),
-    Figure("overlap_2", "Pairs of words that the held-out text has", "% of pairs", 1, 100),
-    Figure("overlap_3", "Runs of three words that the held-out text has", "% of runs", 1, 100),
+    Feature("distinct_in_100", f"Distinct words among {WINDOW} consecutive ones", "words", 1, WINDOW),
+    Feature("zipf", "Zipf exponent", "", 3),
+    Feature("distinct_1", "Distinct words", "% of words", 1, 100),
+    Feature("distinct_2", "Distinct word bigrams", "% of bigrams", 1, 100),
+    Feature("distinct_3", "Distinct word trigrams", "% of trigrams", 1, 100),
+    Feature("repetition", "Longest n-gram repeated immediately", "words", 0),
+    Feature("overlap_2", "Word bigrams found in the held-out text", "% of bigrams", 1, 100),
+    Feature("overlap_3", "Word trigrams found in the held-out text", "% of trigrams", 1, 100),
 )
 
 
 def measure(text: str, reference: Reference) -> dict[str, float]:
-    """Every figure of FIGURES by its key. Words count in any case of their letters; what there is none of is 0."""
-    written = words(text)
-    lower = [word.lower() for word in written]
-    count = Counter(lower)
-    once = sum(times == 1 for times in count.values())
-    in_train, in_held_out = set(filter(reference.in_train, count)), set(filter(reference.in_held_out, count))
-    invented = count.keys() - in_train - in_held_out
-    plausible = set(filter(reference.is_plausible, invented))
-    word_lengths, sentence_lengths = [len(word) for word in written], [len(words(part)) for part in sentences(text)]
-    tv, js = letter_distances(reference.letters(text), reference.letters())
+    """Returns the value of each of FEATURES by its key. Case is ignored in words; a mean or share of nothing is 0."""
+    as_written = words(text)
+    lower = [word.lower() for word in as_written]
+    counts = Counter(lower)
+    once = sum(n == 1 for n in counts.values())
+    in_train, in_held_out = (
+        set(filter(reference.word_in_train, counts)),
+        set(filter(reference.word_in_held_out, counts)),
+    )
+    invented = counts.keys() - in_train - in_held_out
+    plausible = set(filter(reference.is_plausible_word, invented))
+    word_lengths, sentence_lengths = [len(word) for word in as_written], [len(words(part)) for part in sentences(text)]
+    tv, js = letter_distances(reference.letter_frequencies(text), reference.letter_frequencies())
 
-    def share(holds: Callable[[str], bool], of: float = 100) -> float:
-        return _share(sum(times for word, times in count.items() if holds(word)), len(lower), of)
+    grams = {n: ngrams(lower, n) for n in (1, 2, 3)}
+
+    def rate(matches: Callable[[str], bool], out_of: float = 100) -> float:
+        return _share(sum(n for word, n in counts.items() if matches(word)), len(lower), out_of)
 
     return {
         "word_length": _mean(word_lengths),
-        "capitals": _share(sum(word[0].isupper() for word in written), sum(map(str.isupper, text))),
-        "the": share(lambda word: word == "the", 1e4),
-        "tion_end": share(lambda word: word.endswith("tion"), 1e4),
-        "tion_inside": share(lambda word: "tion" in word[:-1], 1e4),
-        "ing": share(lambda word: word.endswith("ing"), 1e4),
-        "ed": share(lambda word: word.endswith("ed"), 1e4),
-        "pronouns": share(PRONOUNS.__contains__),
-        "prepositions": share(PREPOSITIONS.__contains__),
-        "once_distinct": _share(once, len(count)),
+        "capitals": _share(sum(word[0].isupper() for word in as_written), sum(map(str.isupper, text))),
+        "the": rate(lambda word: word == "the", 1e4),
+        "tion_end": rate(lambda word: word.endswith("tion"), 1e4),
+        "tion_inside": rate(lambda word: "tion" in word[:-1], 1e4),
+        "ing": rate(lambda word: word.endswith("ing"), 1e4),
+        "ed": rate(lambda word: word.endswith("ed"), 1e4),
+        "pronouns": rate(PRONOUNS.__contains__),
+        "prepositions": rate(PREPOSITIONS.__contains__),
+        "once_distinct": _share(once, len(counts)),
         "once_running": _share(once, len(lower)),
         "letters_tv": tv,
         "letters_js": js,
-        "word_spread": _spread(word_lengths),
+        "word_spread": _std(word_lengths),
         "sentence_length": _mean(sentence_lengths),
-        "sentence_spread": _spread(sentence_lengths),
-        "real_train": share(in_train.__contains__),
-        "real_held_out": share(in_held_out.__contains__),
-        "real": share((in_train | in_held_out).__contains__),
-        "invented_plausible": share(plausible.__contains__, 1e4),
-        "invented_other": share((invented - plausible).__contains__, 1e4),
-        "distinct_in_100": distinct_in(lower, WINDOW),
-        "zipf": zipf_exponent(count.values()),
-        **{f"distinct_{n}": _share(len(set(runs(lower, n))), len(runs(lower, n))) for n in (1, 2, 3)},
+        "sentence_spread": _std(sentence_lengths),
+        "real_train": rate(in_train.__contains__),
+        "real_held_out": rate(in_held_out.__contains__),
+        "real": rate((in_train | in_held_out).__contains__),
+        "invented_plausible": rate(plausible.__contains__, 1e4),
+        "invented_other": rate((invented - plausible).__contains__, 1e4),
+        "distinct_in_100": mean_distinct_words(lower, WINDOW),
+        "zipf": zipf_exponent(counts.values()),
+        **{f"distinct_{n}": _share(len(set(grams[n])), len(grams[n])) for n in grams},
         "repetition": longest_repetition(lower),
-        **{f"overlap_{n}": _mean([100 * reference.holds_out(run) for run in runs(lower, n)]) for n in OVERLAPS},
+        **{
+            f"overlap_{n}": _mean([100 * reference.ngram_in_held_out(gram) for gram in grams[n]]) for n in NGRAM_LENGTHS
+        },
     }
 
 
 def letter_distances(p: np.ndarray, q: np.ndarray) -> tuple[float, float]:
-    """Total variation, and Jensen-Shannon distance in base 2 (Endres and Schindelin 2003), of two distributions."""
+    """Returns the total variation distance and the Jensen-Shannon distance of two distributions.
+
+    The latter is the root of the divergence in bits (Endres and Schindelin 2003), so both lie between 0 and 1.
+    """
     middle = (p + q) / 2
     divergence = (_relative_entropy(p, middle) + _relative_entropy(q, middle)) / 2
     return float(np.abs(p - q).sum() / 2), math.sqrt(max(0.0, divergence))
 
 
-def distinct_in(lower: Sequence[str], window: int) -> float:
-    """Mean count of distinct words over all windows of so many running words (Covington and McFall 2010)."""
+def mean_distinct_words(lower: Sequence[str], window: int) -> float:
+    """Returns the mean number of distinct words over all windows of `window` words (Covington and McFall 2010).
+
+    This is their moving-average type-token ratio, times the window. A shorter text is one window.
+    """
     window = min(window, len(lower))
     if not window:
         return 0.0
     last: dict[str, int] = {}
-    found = 0
+    total = 0
     for i, word in enumerate(lower):
-        # The windows in which this is the word's first occurrence begin after the one before, and hold i.
+        # The windows that contain i but not the previous occurrence of this word: in each it is one more distinct word.
         first = max(last.get(word, -1) + 1, i - window + 1)
-        found += max(0, min(i, len(lower) - window) - first + 1)
+        total += max(0, min(i, len(lower) - window) - first + 1)
         last[word] = i
-    return found / (len(lower) - window + 1)
+    return total / (len(lower) - window + 1)
 
 
 def zipf_exponent(counts: Iterable[int]) -> float:
-    """The s of count ~ rank^-s by least squares in logarithms, over the words that occur more than once."""
+    """Returns the s of count ~ rank^-s, fitted by least squares in log-log space to the words that occur twice or more.
+
+    0 if there are fewer than two such words.
+    """
     repeated = np.array(sorted((count for count in counts if count > 1), reverse=True), float)
     if len(repeated) < 2:
         return 0.0
@@ -141,33 +161,34 @@ def zipf_exponent(counts: Iterable[int]) -> float:
 
 
 def longest_repetition(lower: Sequence[str]) -> int:
-    """The longest run of words that follows itself at once, in words: 3 for "and the sea and the sea"."""
-    number: dict[str, int] = {}
-    ids = np.array([number.setdefault(word, len(number)) for word in lower])
-    for length in range(len(ids) // 2, 0, -1):
-        same = ids[:-length] == ids[length:]
-        if np.count_nonzero(same) >= length and _longest_run(same) >= length:
-            return length
+    """Returns the n of the longest n-gram that is repeated immediately: 3 for "and the sea and the sea"."""
+    numbers: dict[str, int] = {}
+    ids = np.array([numbers.setdefault(word, len(numbers)) for word in lower])
+    for n in range(len(ids) // 2, 0, -1):
+        same = ids[:-n] == ids[n:]
+        if np.count_nonzero(same) >= n and _longest_streak(same) >= n:
+            return n
     return 0
 
 
-def _longest_run(flags: np.ndarray) -> int:
+def _longest_streak(flags: np.ndarray) -> int:
+    """The largest number of consecutive true flags."""
     breaks = np.flatnonzero(np.concatenate([[True], ~flags, [True]]))
     return int(np.diff(breaks).max()) - 1
 
 
 def _relative_entropy(p: np.ndarray, q: np.ndarray) -> float:
-    there = p > 0
-    return float((p[there] * np.log2(p[there] / q[there])).sum())
+    positive = p > 0
+    return float((p[positive] * np.log2(p[positive] / q[positive])).sum())
 
 
-def _share(part: float, whole: float, of: float = 100) -> float:
-    return of * part / whole if whole else 0.0
+def _share(part: float, whole: float, out_of: float = 100) -> float:
+    return out_of * part / whole if whole else 0.0
 
 
 def _mean(values: Sequence[int]) -> float:
     return sum(values) / len(values) if values else 0.0
 
 
-def _spread(values: Sequence[int]) -> float:
+def _std(values: Sequence[int]) -> float:
     return float(np.std(values)) if values else 0.0

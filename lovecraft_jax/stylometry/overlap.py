@@ -1,4 +1,4 @@
-"""Spans that a text shares with the training text: exact, by binary search in the tales' suffix array."""
+"""Verbatim overlap: the spans that a text shares with the training text, found exactly with a suffix array."""
 
 import dataclasses
 import itertools
@@ -8,15 +8,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 from pydivsufsort import divsufsort
 
-LEAST = 20
-"""Characters from which a shared span is told of: as many as a stock phrase has, not yet a theft."""
-LENGTHS = (LEAST, 50, 100)
-_BORDER = "\0"  # ends every tale; no text from a file has it (`corpus.read_tale`)
+MIN_SPAN = 20
+"""Characters. Shorter spans are not reported; one of about this length can still be a stock phrase."""
+SPAN_LENGTHS = (MIN_SPAN, 50, 100)
+_SEPARATOR = "\0"  # ends every tale; no text read from a file contains it (`corpus.read_tale`)
 
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-    """text[start:end] stands in `tale` too, from `offset` on."""
+    """The characters text[start:end], which also occur in `tale`, from `offset` on."""
 
     start: int
     end: int
@@ -30,90 +30,97 @@ class Span:
 
 
 class Overlap:
-    """What texts share with `tales` (name to text), of which there is one index: 0.2 s and 13 MB for 2.6 million
-    characters. No span runs on from one tale into the next. Of the places that hold a span, the first is named, the
-    tales in the order of their names."""
+    """Finds the spans that a text shares with `tales` (name -> text).
+
+    The suffix array of all tales is built once: 0.2 s and 13 MB for 2.6 million characters. A span lies within one
+    tale. If a span occurs at several places, the first is returned, in the alphabetical order of the tales' names.
+    """
 
     def __init__(self, tales: Mapping[str, str]) -> None:
         self._names = sorted(tales)
-        self._text = "".join(tales[name] + _BORDER for name in self._names)
+        self._text = "".join(tales[name] + _SEPARATOR for name in self._names)
         lengths = [len(tales[name]) + 1 for name in self._names]
         self._starts = list(itertools.accumulate(lengths, initial=0))[:-1]
         codes = np.frombuffer(self._text.encode("utf-32-le"), np.uint32)
-        codes = codes.astype(np.min_scalar_type(codes.max(initial=0)))  # bytes are sorted in least time and memory
+        codes = codes.astype(np.min_scalar_type(codes.max(initial=0)))  # bytes sort fastest, in the least memory
         suffixes = divsufsort(codes) if len(codes) else np.empty(0, np.int32)
-        self._suffixes = suffixes.view(np.uint8).data.cast("i")  # whose items are read far faster than numpy's
+        self._suffixes = suffixes.view(np.uint8).data.cast("i")  # indexing a memoryview is much faster than numpy
 
-    def spans(self, text: str, least: int = LEAST) -> list[Span]:
-        """Every span of at least `least` characters that can be lengthened on neither side, by `start`; they may
-        overlap. 100,000 characters take about a second."""
-        return [self._locate(text, start, end) for start, end in self._matches(text, least)]
+    def spans(self, text: str, min_length: int = MIN_SPAN) -> list[Span]:
+        """Returns all maximal shared spans of at least `min_length` characters, by `start`; they may overlap.
+
+        A span is maximal if it cannot be extended to either side. 100,000 characters take about a second.
+        """
+        return [self._locate(text, start, end) for start, end in self._matches(text, min_length)]
 
     def longest(self, text: str) -> Span | None:
-        """The longest span, the first of several; None where no character is shared."""
-        for least in (LEAST, LEAST // 2, LEAST // 4, 1):  # the shorter, the more of them there are
-            if matches := list(self._matches(text, least)):
+        """Returns the longest span, the first of equally long ones; None if no character is shared."""
+        for min_length in (MIN_SPAN, MIN_SPAN // 2, MIN_SPAN // 4, 1):  # the shorter, the more spans there are
+            if matches := list(self._matches(text, min_length)):
                 return self._locate(text, *max(matches, key=lambda match: match[1] - match[0]))
         return None
 
-    def shares(self, text: str, lengths: Sequence[int] = LENGTHS) -> dict[int, float]:
-        """By length, the share of the text's characters that lie inside spans of at least so many; 0 of no text."""
+    def shares(self, text: str, lengths: Sequence[int] = SPAN_LENGTHS) -> dict[int, float]:
+        """Returns for each length the share of the text's characters that lie in spans of at least that length."""
         matches = list(self._matches(text, min(lengths)))
         return {
-            least: _covered(match for match in matches if match[1] - match[0] >= least) / max(1, len(text))
-            for least in lengths
+            length: _covered(match for match in matches if match[1] - match[0] >= length) / max(1, len(text))
+            for length in lengths
         }
 
-    def figures(self, text: str) -> dict[str, float]:
-        """{"copied_longest": characters, "copied_20": % of the characters in spans of at least 20, ...}."""
+    def measure(self, text: str) -> dict[str, float]:
+        """Returns {"copied_longest": characters, "copied_20": % of the characters in spans of at least 20, ...}."""
         longest = self.longest(text)
-        shares = {f"copied_{least}": 100 * share for least, share in self.shares(text).items()}
+        shares = {f"copied_{length}": 100 * share for length, share in self.shares(text).items()}
         return {"copied_longest": float(longest.length if longest else 0)} | shares
 
-    def author(self, texts: Iterable[str], length: int) -> dict[str, tuple[float, float, float]]:
-        """What to read a text's figures against: the 2.5 %, 50 % and 97.5 % quantiles of those of the author's own
-        `texts` that are not in the index, in pieces of `length` characters; what is shorter is a piece too."""
+    def quantiles(self, texts: Iterable[str], length: int) -> dict[str, tuple[float, float, float]]:
+        """Returns the 2.5 %, 50 % and 97.5 % quantiles of each value of `measure` over pieces of other texts.
+
+        With the author's held-out tales as `texts`, these are the values to expect without memorisation. Each text is
+        cut into pieces of `length` characters; a shorter text is one piece.
+        """
         pieces = [text[at : at + length] for text in texts for at in range(0, max(1, len(text) - length + 1), length)]
-        found = [self.figures(piece) for piece in pieces]
+        measured = [self.measure(piece) for piece in pieces]
         return {
-            key: tuple(np.quantile([figures[key] for figures in found], (0.025, 0.5, 0.975)).tolist())
-            for key in found[0]
+            key: tuple(np.quantile([values[key] for values in measured], (0.025, 0.5, 0.975)).tolist())
+            for key in measured[0]
         }
 
-    def _matches(self, text: str, least: int) -> Iterator[tuple[int, int]]:
-        """(start, end) of every maximal match of at least `least` characters.
+    def _matches(self, text: str, min_length: int) -> Iterator[tuple[int, int]]:
+        """Yields (start, end) of each maximal match of at least `min_length` characters.
 
-        A part of what a tale holds is held too. So where `text` must match up to `end`, the starts from which it does
-        are all those from some first one on, which a binary search finds; what it passes over is never looked at.
+        Every substring of a match is a match too. So for a fixed `end`, if text[start:end] matches, it also matches
+        from every later start, and a binary search finds the first start. Positions it skips are never looked at.
         """
-        start, end = 0, least
+        start, end = 0, min_length
         while end <= len(text):
-            start = bisect_left(range(end), True, lo=start, key=lambda at: self._holds(text[at:end]))
-            if end - start >= least:
-                end = self._end(text, start, end)
+            start = bisect_left(range(end), True, lo=start, key=lambda at: self._contains(text[at:end]))
+            if end - start >= min_length:
+                end = self._extend(text, start, end)
                 yield start, end
-                end += 1  # the next match, not being inside this one, goes further
+                end += 1  # the next match is not inside this one, so it ends later
             else:
-                end = start + least
+                end = start + min_length
 
-    def _end(self, text: str, start: int, end: int) -> int:
-        """How far the match goes that begins at `start` and reaches `end`."""
+    def _extend(self, text: str, start: int, end: int) -> int:
+        """The end of the longest match that begins at `start`, given that text[start:end] matches."""
         step = 1
-        while end + step <= len(text) and self._holds(text[start : end + step]):
+        while end + step <= len(text) and self._contains(text[start : end + step]):
             end, step = end + step, 2 * step
-        beyond = range(end + 1, min(end + step, len(text) + 1))
-        return end + bisect_left(beyond, True, key=lambda to: not self._holds(text[start:to]))
+        candidates = range(end + 1, min(end + step, len(text) + 1))
+        return end + bisect_left(candidates, True, key=lambda to: not self._contains(text[start:to]))
 
-    def _holds(self, part: str) -> bool:
-        at = self._first(part)
+    def _contains(self, part: str) -> bool:
+        at = self._first_suffix(part)
         return at < len(self._suffixes) and self._text.startswith(part, self._suffixes[at])
 
-    def _first(self, part: str) -> int:
-        """The first suffix, in their order, that is not before `part`."""
+    def _first_suffix(self, part: str) -> int:
+        """The index of the first suffix, in sorted order, that is not smaller than `part`."""
         return bisect_left(self._suffixes, part, key=lambda at: self._text[at : at + len(part)])
 
     def _locate(self, text: str, start: int, end: int) -> Span:
-        part, first = text[start:end], self._first(text[start:end])
+        part, first = text[start:end], self._first_suffix(text[start:end])
         last = bisect_right(self._suffixes, part, lo=first, key=lambda at: self._text[at : at + len(part)])
         at = min(self._suffixes[first:last])
         tale = bisect_right(self._starts, at) - 1
@@ -121,7 +128,7 @@ class Overlap:
 
 
 def _covered(matches: Iterator[tuple[int, int]]) -> int:
-    """How many characters lie inside at least one, which come in the order of their starts and ends."""
+    """The number of characters that lie in at least one match; the matches are sorted by start."""
     covered, reached = 0, 0
     for start, end in matches:
         covered += end - max(start, reached)

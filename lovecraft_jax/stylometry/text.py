@@ -1,4 +1,4 @@
-"""Words and sentences as the style figures count them, and the lists of function words."""
+"""Splits a text into words, sentences and n-grams, and lists the function words that the features count."""
 
 import re
 from collections.abc import Sequence
@@ -19,19 +19,24 @@ _PREPOSITIONS = """
     save since through throughout till to toward towards under underneath unlike until unto up upon via with within
     without"""
 PRONOUNS, PREPOSITIONS = frozenset(_PRONOUNS.split()), frozenset(_PREPOSITIONS.split())
-"""By form alone: "that" is a pronoun and "to" a preposition wherever they stand, in the text as in the author's."""
+"""Matched by spelling alone: "that" always counts as a pronoun and "to" as a preposition, in every text alike."""
 
 
 def words(text: str) -> list[str]:
-    """Runs of letters as they are written; an apostrophe between letters belongs to its word, a hyphen parts two."""
+    """Returns the words of a text, in their original case.
+
+    A word is a maximal sequence of letters. An apostrophe between two letters is part of the word; a hyphen separates
+    two words.
+    """
     return _WORD.findall(text)
 
 
 def sentences(text: str) -> list[str]:
-    """The text's sentences, each with a word in it.
+    """Returns the sentences of a text that contain a word.
 
-    One ends at . ! ? or an ellipsis, with the quotes and brackets that close there, where white space and then no small
-    letter follow; at a blank line; and at the text's end. The full stop of a title or of an initial ends none.
+    A sentence ends at a blank line, at the end of the text, and at . ! ? or an ellipsis (plus closing quotes and
+    brackets) when white space follows and then no lower-case letter. The full stop after a title ("Dr.") or an
+    initial does not end a sentence.
     """
     found, begin = [], 0
     for end in _SENTENCE_END.finditer(text):
@@ -42,6 +47,6 @@ def sentences(text: str) -> list[str]:
     return [sentence for sentence in found if _WORD.search(sentence)]
 
 
-def runs(tokens: Sequence[str], length: int) -> list[tuple[str, ...]]:
-    """Every run of so many tokens (n-gram), in order."""
-    return list(zip(*(tokens[i:] for i in range(length)), strict=False))
+def ngrams(tokens: Sequence[str], n: int) -> list[tuple[str, ...]]:
+    """Returns all n-grams of the tokens, in order."""
+    return list(zip(*(tokens[i:] for i in range(n)), strict=False))

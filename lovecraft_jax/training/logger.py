@@ -174,7 +174,7 @@ class Logger:
     def _style(self, written: str) -> Row:
         """A few figures of `style` and `copying` that tell how the writing changes."""
         reference, overlap = self._author
-        figures = measure(written, reference) | overlap.figures(written)
+        figures = measure(written, reference) | overlap.measure(written)
         return {key: figures[key] for key in STYLE}
 
     @functools.cached_property

@@ -12,7 +12,7 @@ from lovecraft_jax.data import corpus
 from lovecraft_jax.data.cleaning import make_cleaning
 from lovecraft_jax.data.tokenizer import build_tokenizer
 from lovecraft_jax.runtime.errors import WRONG_INPUT
-from lovecraft_jax.stylometry.features import FIGURES
+from lovecraft_jax.stylometry.features import FEATURES
 from lovecraft_jax.stylometry.text import words
 
 STEPS = 10
@@ -48,7 +48,7 @@ def test_a_smaller_vocabulary_makes_the_same_figure_harder_to_reach(
 def test_the_authors_counts_are_those_of_all_tales_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    zeros = {figure.key: 0 for figure in FIGURES} | {
+    zeros = {figure.key: 0 for figure in FEATURES} | {
         "valid_bpc": 2.0,
         "corpus": corpus.load("bundled").sha256[: results.SHORT],
     }

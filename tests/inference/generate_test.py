@@ -1,4 +1,4 @@
-"""Writing: what is drawn, from which tokens, and what it may depend on."""
+"""Generation: which tokens are sampled, how often, and what the samples depend on."""
 
 from typing import Any
 
@@ -16,11 +16,11 @@ from lovecraft_jax.runtime.errors import UserError
 
 V, LENGTH = 11, 12
 PROMPT = np.array([4, 1, 9], np.uint8)
-BOLD = Sampling(temperature=1.0)
+PLAIN = Sampling(temperature=1.0)
 GREEDY = Sampling(temperature=0.0)
 
-# Of five tokens, the first is the unknown: the others' shares are 40, 30, 20 and 10 percent.
-SHARES = [0.5, 0.2, 0.15, 0.1, 0.05]
+# Five tokens, of which the first is the unknown: without it the others have 40, 30, 20 and 10 percent.
+PROBS = [0.5, 0.2, 0.15, 0.1, 0.05]
 
 
 @pytest.fixture(scope="module", params=["fused", "auto"])
@@ -32,79 +32,79 @@ def model(request: pytest.FixtureRequest) -> LanguageModel:
 
 @pytest.fixture(scope="module")
 def variables(model: LanguageModel) -> Any:
-    """Weights large enough that what is written depends on what was read; the unknown is always the likeliest."""
+    """Weights large enough that samples depend on the prompt; the unknown is always the most likely token."""
     rng, ids = np.random.default_rng(1), jnp.zeros((1, 1), jnp.int32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), model.initial_carry(1), ids)
-    drawn = jax.tree.map(lambda leaf: rng.normal(0, 2, leaf.shape).astype(np.float32), shapes)
-    drawn["params"]["head_bias"][UNKNOWN_ID] = 50
-    return drawn
+    weights = jax.tree.map(lambda leaf: rng.normal(0, 2, leaf.shape).astype(np.float32), shapes)
+    weights["params"]["head_bias"][UNKNOWN_ID] = 50
+    return weights
 
 
-def test_greedy_equals_refeeding_the_whole_prefix(model: LanguageModel, variables: Any) -> None:
-    read = jax.jit(lambda x_BT: forward(model, variables, model.initial_carry(1), x_BT)[1][0])
-    text = np.zeros(len(PROMPT) + LENGTH, np.int32)  # zeros stand behind what is read, and cannot be seen from there
+def test_greedy_decoding_equals_running_the_model_on_the_whole_prefix(model: LanguageModel, variables: Any) -> None:
+    logits_of = jax.jit(lambda x_BT: forward(model, variables, model.initial_carry(1), x_BT)[1][0])
+    text = np.zeros(len(PROMPT) + LENGTH, np.int32)  # the zeros after the prefix cannot affect its logits
     text[: len(PROMPT)] = PROMPT
     for n in range(len(PROMPT), len(text)):
-        logits_V = np.array(read(text[None])[n - 1])
+        logits_V = np.array(logits_of(text[None])[n - 1])
         logits_V[UNKNOWN_ID] = -np.inf
         text[n] = np.argmax(logits_V)
-    written = whole(model, variables, GREEDY)
-    np.testing.assert_array_equal(written[0], text[len(PROMPT) :])
-    assert len(set(written[0].tolist())) > 4
+    generated = generate_ids(model, variables, GREEDY)
+    np.testing.assert_array_equal(generated[0], text[len(PROMPT) :])
+    assert len(set(generated[0].tolist())) > 4
 
 
-def test_a_seed_writes_one_text_and_another_seed_another(model: LanguageModel, variables: Any) -> None:
-    first, again, other = (whole(model, variables, BOLD, seed=seed) for seed in (0, 0, 1))
+def test_samples_are_determined_by_the_seed(model: LanguageModel, variables: Any) -> None:
+    first, again, other = (generate_ids(model, variables, PLAIN, seed=seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert np.any(first != other)
 
 
-def test_the_text_does_not_depend_on_its_pieces(model: LanguageModel, variables: Any) -> None:
-    pieces = list(generate_tokens(model, variables, PROMPT, LENGTH, 0, BOLD, 3, chunk=5))
+def test_samples_do_not_depend_on_the_chunk_size(model: LanguageModel, variables: Any) -> None:
+    pieces = list(generate_tokens(model, variables, PROMPT, LENGTH, 0, PLAIN, 3, chunk=5))
     assert [piece.shape for piece in pieces] == [(3, 5), (3, 5), (3, 2)]
-    expected = whole(model, variables, BOLD, samples=3)
+    expected = generate_ids(model, variables, PLAIN, samples=3)
     np.testing.assert_array_equal(np.concatenate(pieces, axis=1), expected)
-    (one,) = generate_tokens(model, variables, PROMPT, LENGTH, 0, BOLD, 3, chunk=LENGTH + 1)
+    (one,) = generate_tokens(model, variables, PROMPT, LENGTH, 0, PLAIN, 3, chunk=LENGTH + 1)
     np.testing.assert_array_equal(one, expected)
 
 
-def test_a_sample_does_not_depend_on_how_many_there_are(model: LanguageModel, variables: Any) -> None:
-    three, one = whole(model, variables, BOLD, samples=3), whole(model, variables, BOLD)
+def test_a_sample_does_not_depend_on_the_number_of_samples(model: LanguageModel, variables: Any) -> None:
+    three, one = generate_ids(model, variables, PLAIN, samples=3), generate_ids(model, variables, PLAIN)
     np.testing.assert_array_equal(three[:1], one)
     assert len({row.tobytes() for row in three}) == 3
 
 
-def test_every_position_is_drawn_anew(model: LanguageModel, variables: Any) -> None:
-    uniform = {"params": jax.tree.map(np.zeros_like, variables["params"])}
-    ids_SN = whole(model, uniform, BOLD, samples=300)
-    pairs, share = 300 * (LENGTH - 1), 1 / (V - 1)
-    assert abs(np.mean(ids_SN[:, 1:] == ids_SN[:, :-1]) - share) < 4 * (share * (1 - share) / pairs) ** 0.5
+def test_positions_are_sampled_independently(model: LanguageModel, variables: Any) -> None:
+    zeros = {"params": jax.tree.map(np.zeros_like, variables["params"])}
+    ids_SN = generate_ids(model, zeros, PLAIN, samples=300)
+    pairs, prob = 300 * (LENGTH - 1), 1 / (V - 1)
+    assert abs(np.mean(ids_SN[:, 1:] == ids_SN[:, :-1]) - prob) < 4 * (prob * (1 - prob) / pairs) ** 0.5
 
 
-def test_the_text_depends_on_the_prompt(model: LanguageModel, variables: Any) -> None:
+def test_samples_depend_on_the_prompt(model: LanguageModel, variables: Any) -> None:
     (other,) = generate_tokens(model, variables, PROMPT[::-1].copy(), LENGTH, 0, GREEDY)
-    assert np.any(other != whole(model, variables, GREEDY))
+    assert np.any(other != generate_ids(model, variables, GREEDY))
 
 
-def test_top_1_equals_greedy(model: LanguageModel, variables: Any) -> None:
-    top_1 = whole(model, variables, Sampling(temperature=1.5, top_k=1), seed=7)
-    np.testing.assert_array_equal(top_1, whole(model, variables, GREEDY))
+def test_top_k_1_equals_greedy(model: LanguageModel, variables: Any) -> None:
+    top_1 = generate_ids(model, variables, Sampling(temperature=1.5, top_k=1), seed=7)
+    np.testing.assert_array_equal(top_1, generate_ids(model, variables, GREEDY))
 
 
-def test_the_unknown_is_never_written(model: LanguageModel, variables: Any) -> None:
+def test_the_unknown_token_is_never_sampled(model: LanguageModel, variables: Any) -> None:
     # `variables` make it the likeliest token everywhere.
-    for sampling in (GREEDY, BOLD):
-        assert np.all(whole(model, variables, sampling) != UNKNOWN_ID)
+    for sampling in (GREEDY, PLAIN):
+        assert np.all(generate_ids(model, variables, sampling) != UNKNOWN_ID)
 
 
 @pytest.mark.parametrize(
-    ("sampling", "shares"),
+    ("sampling", "probs"),
     [
         (Sampling(1.0), [0, 0.4, 0.3, 0.2, 0.1]),
         (Sampling(0.0), [0, 1, 0, 0, 0]),
         (Sampling(1e-38), [0, 1, 0, 0, 0]),
         (Sampling(5e-324), [0, 1, 0, 0, 0]),
-        (Sampling(0.5), [0, 16 / 30, 9 / 30, 4 / 30, 1 / 30]),  # their squares
+        (Sampling(0.5), [0, 16 / 30, 9 / 30, 4 / 30, 1 / 30]),  # probabilities squared
         (Sampling(1.0, top_k=1), [0, 1, 0, 0, 0]),
         (Sampling(1.0, top_k=3), [0, 4 / 9, 3 / 9, 2 / 9, 0]),
         (Sampling(1.0, top_k=4), [0, 0.4, 0.3, 0.2, 0.1]),
@@ -114,34 +114,36 @@ def test_the_unknown_is_never_written(model: LanguageModel, variables: Any) -> N
         (Sampling(1.0, top_p=0.41), [0, 4 / 7, 3 / 7, 0, 0]),
         (Sampling(1.0, top_p=0.75), [0, 4 / 9, 3 / 9, 2 / 9, 0]),
         (Sampling(1.0, top_p=0.95), [0, 0.4, 0.3, 0.2, 0.1]),
-        (Sampling(1.0, top_k=3, top_p=0.75), [0, 4 / 7, 3 / 7, 0, 0]),  # 7/9 reach 0.75, 7/10 did not
-        (Sampling(0.5, top_p=0.5), [0, 1, 0, 0, 0]),  # 16/30 reach it
+        (Sampling(1.0, top_k=3, top_p=0.75), [0, 4 / 7, 3 / 7, 0, 0]),  # 7/9 reaches 0.75, 7/10 does not
+        (Sampling(0.5, top_p=0.5), [0, 1, 0, 0, 0]),  # 16/30 reaches 0.5
     ],
 )
-def test_tokens_are_drawn_with_the_shares_that_are_left(sampling: Sampling, shares: list[float]) -> None:
+def test_tokens_are_sampled_with_the_probabilities_left_by_temperature_top_k_and_top_p(
+    sampling: Sampling, probs: list[float]
+) -> None:
     draws = 3000
-    rows = jnp.tile(jnp.log(jnp.array([SHARES])), (draws, 1))
+    rows = jnp.tile(jnp.log(jnp.array([PROBS])), (draws, 1))
     ids = np.asarray(sample_token(rows, jax.random.uniform(jax.random.key(0), (draws,)), sampling))
-    counts, expected = np.bincount(ids, minlength=5), np.array(shares)
+    counts, expected = np.bincount(ids, minlength=5), np.array(probs)
     assert np.all(counts[expected == 0] == 0)
     assert np.all(np.abs(counts / draws - expected) <= 4 * np.sqrt(expected * (1 - expected) / draws))
 
 
 @pytest.mark.parametrize("sampling", [Sampling(1.0, top_k=2), Sampling(1.0, top_p=0.4)])
-def test_of_equally_likely_tokens_no_more_stay_than_were_asked_for(sampling: Sampling) -> None:
+def test_ties_do_not_keep_more_tokens_than_top_k_and_top_p_ask_for(sampling: Sampling) -> None:
     rows = jnp.log(jnp.tile(jnp.array([[0.2, 0.25, 0.05, 0.25, 0.25]]), (300, 1)))
     assert set(sample_token(rows, jax.random.uniform(jax.random.key(0), (300,)), sampling).tolist()) == {1, 3}
 
 
 @pytest.mark.parametrize("sampling", [Sampling(1.0, top_k=1), Sampling(1.0, top_p=0.3)])
-def test_each_row_is_cut_by_its_own_logits(sampling: Sampling) -> None:
-    rows = jnp.log(jnp.array([SHARES, SHARES[::-1]] * 50))
+def test_rows_are_filtered_independently(sampling: Sampling) -> None:
+    rows = jnp.log(jnp.array([PROBS, PROBS[::-1]] * 50))
     ids = sample_token(rows, jax.random.uniform(jax.random.key(0), (100,)), sampling)
     np.testing.assert_array_equal(ids, [1, 4] * 50)
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"temperature": -0.1}, "temperature=-0.1: expected a finite number of at least 0"),
         ({"temperature": float("inf")}, "temperature=inf: expected a finite number"),
@@ -152,8 +154,8 @@ def test_each_row_is_cut_by_its_own_logits(sampling: Sampling) -> None:
         ({"top_p": float("nan")}, "top_p=nan: expected above 0 and up to 1"),
     ],
 )
-def test_a_sampling_that_makes_no_sense_is_an_error_with_its_value(settings: dict[str, Any], told: str) -> None:
-    with pytest.raises(UserError, match=told):
+def test_sampling_parameters_out_of_range_raise(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         Sampling(**settings)
 
 
@@ -163,7 +165,7 @@ def letters() -> Tokenizer:
 
 
 @pytest.mark.parametrize(
-    ("prompt", "read"),
+    ("prompt", "cleaned"),
     [
         ("the cafe", "the cafe"),
         ("the caf\u00e9", "the cafe"),
@@ -174,8 +176,8 @@ def letters() -> Tokenizer:
         ("\u00ad", "\n"),
     ],
 )
-def test_a_prompt_is_cleaned_as_the_training_text_was(letters: Tokenizer, prompt: str, read: str) -> None:
-    assert letters.decode(encode_prompt(letters, prompt)) == read
+def test_prompts_are_cleaned_like_the_training_text(letters: Tokenizer, prompt: str, cleaned: str) -> None:
+    assert letters.decode(encode_prompt(letters, prompt)) == cleaned
 
 
 @pytest.mark.parametrize(
@@ -183,22 +185,22 @@ def test_a_prompt_is_cleaned_as_the_training_text_was(letters: Tokenizer, prompt
     [
         ("The cafe", "'T'"),
         ("he that teaches Bob", "'s' 'B' 'o' 'b'"),
-        ("\u2603 tea \u2603", "'\u2603'"),  # dropped in training; a user should know
+        ("\u2603 tea \u2603", "'\u2603'"),  # cleaning drops it, which the user should know
         ("\u00c9t\u00e9", "'E'"),
     ],
 )
-def test_a_prompt_that_training_never_showed_is_an_error_that_names_it(
-    letters: Tokenizer, prompt: str, named: str
-) -> None:
+def test_a_prompt_with_unseen_characters_raises_and_names_them(letters: Tokenizer, prompt: str, named: str) -> None:
     with pytest.raises(UserError) as error:
         encode_prompt(letters, prompt)
     assert (
-        str(error.value) == f"--prompt={prompt!r}: this model's training text never had {named}; name a prompt without"
+        str(error.value) == f"--prompt={prompt!r}: the training text does not contain {named}; give a prompt without it"
     )
 
 
-def whole(model: LanguageModel, variables: Any, sampling: Sampling, seed: int = 0, samples: int = 1) -> np.ndarray:
-    """All new tokens at once, [S, LENGTH]."""
+def generate_ids(
+    model: LanguageModel, variables: Any, sampling: Sampling, seed: int = 0, samples: int = 1
+) -> np.ndarray:
+    """The ids of all samples [S, LENGTH]."""
     (ids_SN,) = generate_tokens(model, variables, PROMPT, LENGTH, seed, sampling, samples)
     assert ids_SN.shape == (samples, LENGTH)
     return ids_SN

@@ -28,19 +28,19 @@ def text_of(length: int, seed: int = 0) -> str:
 
 
 @pytest.mark.parametrize("lengths", [[1], [CHUNK], [CHUNK + 1, 1, CHUNK, 3], [20, 900, 30, 40, 700, 300]])
-def test_texts_lie_apart_in_lanes_no_longer_than_the_longest_needs(lengths: list[int]) -> None:
+def test_packed_texts_do_not_overlap_and_rows_are_as_long_as_the_longest_text(lengths: list[int]) -> None:
     packing = pack(lengths)
     assert packing.steps == -(-max(lengths) // CHUNK) * CHUNK
     texts = [np.full(length, n + 1) for n, length in enumerate(lengths)]
-    lanes = packing.put(texts, int)
-    assert lanes.shape == (packing.steps, packing.lanes)
-    assert np.count_nonzero(lanes) == sum(lengths)  # none over another
-    for text, taken in zip(texts, packing.take(lanes), strict=True):
-        np.testing.assert_array_equal(taken, text)
+    packed_TB = packing.to_rows(texts, int)
+    assert packed_TB.shape == (packing.steps, packing.rows)
+    assert np.count_nonzero(packed_TB) == sum(lengths)
+    for text, unpacked in zip(texts, packing.to_texts(packed_TB), strict=True):
+        np.testing.assert_array_equal(unpacked, text)
 
 
-def test_the_longest_are_packed_first() -> None:
-    assert pack([200, 200, 800, 800]).lanes == 2
+def test_the_longest_texts_are_packed_first() -> None:
+    assert pack([200, 200, 800, 800]).rows == 2
 
 
 def test_each_token_costs_what_the_model_gives_it(run: Run) -> None:

@@ -15,7 +15,7 @@ from lovecraft_jax.report import collect
 from lovecraft_jax.report.collect import Findings, find
 from lovecraft_jax.report.page import render
 from lovecraft_jax.runtime.errors import UserError
-from lovecraft_jax.stylometry.authorship import Comparison, Curve
+from lovecraft_jax.stylometry.authorship import Comparison, DistributionComparison
 from lovecraft_jax.stylometry.overlap import Span
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -83,12 +83,12 @@ def test_the_score_of_another_checkpoint_is_not_told(found: Findings) -> None:
 
 def test_where_there_is_no_verdict_nothing_is_said_of_an_interval(found: Findings) -> None:
     def without(style: Comparison) -> Comparison:
-        rows = tuple(dataclasses.replace(row, low=math.nan, median=math.nan, high=math.nan) for row in style.rows)
+        rows = tuple(dataclasses.replace(row, low=math.nan, median=math.nan, high=math.nan) for row in style.features)
         curves = {
-            key: Curve(curve.x, curve.value, *[np.full(len(curve.x), math.nan)] * 3)
-            for key, curve in style.curves.items()
+            key: DistributionComparison(curve.x, curve.value, *[np.full(len(curve.x), math.nan)] * 3)
+            for key, curve in style.distributions.items()
         }
-        return dataclasses.replace(style, rows=rows, curves=curves, p_values=(), reason="too few")
+        return dataclasses.replace(style, features=rows, distributions=curves, p_values=(), reason="too few")
 
     written = [dataclasses.replace(at, style=without(at.style)) for at in found.written]
     page = render([dataclasses.replace(found, written=written)])

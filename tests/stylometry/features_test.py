@@ -1,4 +1,4 @@
-"""Figures of style against counts made by hand, and against the plainest way to count them on random texts."""
+"""Features against values counted by hand, and against a direct implementation on random texts."""
 
 import math
 from collections.abc import Mapping
@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lovecraft_jax.stylometry.distributions import axes, curves
+from lovecraft_jax.stylometry.distributions import axes, distributions
 from lovecraft_jax.stylometry.features import (
-    FIGURES,
-    distinct_in,
+    FEATURES,
     letter_distances,
     longest_repetition,
+    mean_distinct_words,
     measure,
     zipf_exponent,
 )
@@ -26,9 +26,9 @@ TEXT = 'The sea! The sea and the sea. "Nation to nation," he cried, fishing at\n
 PER_10_000, PER_CENT = 1e4 / 17, 100 / 17
 
 
-def test_a_small_text_counted_by_hand() -> None:
+def test_all_features_of_a_small_text_by_hand() -> None:
     found = measure(TEXT, Reference(TRAIN, HELD_OUT))
-    assert list(found) == [figure.key for figure in FIGURES]
+    assert list(found) == [feature.key for feature in FEATURES]
     del found["letters_tv"], found["letters_js"]  # below
     assert found == pytest.approx(
         {
@@ -81,11 +81,11 @@ def test_letter_distances_by_hand() -> None:
         ("", 0),
     ],
 )
-def test_the_longest_immediate_repetition_by_hand(text: str, longest: int) -> None:
+def test_longest_repetition_by_hand(text: str, longest: int) -> None:
     assert longest_repetition(text.split()) == longest
 
 
-def test_a_text_without_words_has_zeros_and_is_as_far_as_can_be() -> None:
+def test_without_words_all_features_are_0_and_letter_distances_1() -> None:
     for text in ("", "-- 1 --"):
         found = measure(text, Reference(TRAIN, HELD_OUT))
         assert {key for key, value in found.items() if value} == {"letters_tv", "letters_js"}
@@ -100,18 +100,18 @@ TALES = st.dictionaries(st.sampled_from("abcd"), PROSE, min_size=1)
 
 @settings(deadline=None, max_examples=60)
 @given(PROSE, TALES, TALES, st.sampled_from("abcdABCD"))
-def test_every_figure_is_what_the_plainest_count_says(
+def test_all_features_match_a_direct_implementation_with_a_tale_left_out(
     text: str, train: dict[str, str], held: dict[str, str], out: str
 ) -> None:
     train, held_out = {**train, "always": "The sea"}, {name.upper(): tale for name, tale in held.items()}
     left = [{name: tale for name, tale in tales.items() if name != out} for tales in (train, held_out)]
     found = measure(text, Reference(train, held_out).without(out))
-    assert found == pytest.approx(_plainly(text, *left), abs=1e-7)
+    assert found == pytest.approx(_directly(text, *left), abs=1e-7)
 
 
-def _plainly(text: str, train: Mapping[str, str], held_out: Mapping[str, str]) -> dict[str, float]:
-    written = words(text)
-    lower = [word.lower() for word in written]
+def _directly(text: str, train: Mapping[str, str], held_out: Mapping[str, str]) -> dict[str, float]:
+    as_written = words(text)
+    lower = [word.lower() for word in as_written]
     total = len(lower)
     in_train = [word.lower() for tale in train.values() for word in words(tale)]
     in_held_out = [word.lower() for tale in held_out.values() for word in words(tale)]
@@ -121,7 +121,7 @@ def _plainly(text: str, train: Mapping[str, str], held_out: Mapping[str, str]) -
         word for word in invented
         if all(any(f"<{word}>"[i : i + 3] in f"<{other}>" for other in real) for i in range(len(word)))
     ]  # fmt: skip
-    lengths, by_sentence = [len(word) for word in written], [len(words(part)) for part in sentences(text)]
+    lengths, by_sentence = [len(word) for word in as_written], [len(words(part)) for part in sentences(text)]
     once = [word for word in lower if lower.count(word) == 1]
     repeated = sorted((lower.count(word) for word in set(lower) if lower.count(word) > 1), reverse=True)
     windows = [lower[i : i + 100] for i in range(max(1, total - 99))]
@@ -133,16 +133,16 @@ def _plainly(text: str, train: Mapping[str, str], held_out: Mapping[str, str]) -
     def grams(tokens: list[str], n: int) -> list[tuple[str, ...]]:
         return [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
 
-    def held(n: int) -> list[tuple[str, ...]]:
-        known = [run for tale in held_out.values() for run in grams([word.lower() for word in words(tale)], n)]
-        return [run for run in grams(lower, n) if run in known]
+    def overlap(n: int) -> list[tuple[str, ...]]:
+        known = [gram for tale in held_out.values() for gram in grams([word.lower() for word in words(tale)], n)]
+        return [gram for gram in grams(lower, n) if gram in known]
 
     def per(part: int, whole: int, of: float = 100) -> float:
         return of * part / whole if whole else 0
 
     return {
         "word_length": np.mean(lengths) if lengths else 0,
-        "capitals": per(sum(word[0].isupper() for word in written), sum(char.isupper() for char in text)),
+        "capitals": per(sum(word[0].isupper() for word in as_written), sum(char.isupper() for char in text)),
         "the": per(lower.count("the"), total, 1e4),
         "tion_end": per(sum(word[-4:] == "tion" for word in lower), total, 1e4),
         "tion_inside": per(sum(word.find("tion") not in (-1, len(word) - 4) for word in lower), total, 1e4),
@@ -165,38 +165,38 @@ def _plainly(text: str, train: Mapping[str, str], held_out: Mapping[str, str]) -
         "distinct_in_100": np.mean([len(set(window)) for window in windows]),
         "zipf": -np.polyfit(np.log(range(1, len(repeated) + 1)), np.log(repeated), 1)[0] if len(repeated) > 1 else 0,
         **{f"distinct_{n}": per(len(set(grams(lower, n))), len(grams(lower, n))) for n in (1, 2, 3)},
-        "repetition": max(n for n in range(total + 1) if any(run[:n] == run[n:] for run in grams(lower, 2 * n))),
-        **{f"overlap_{n}": per(len(held(n)), len(grams(lower, n))) for n in (2, 3)},
+        "repetition": max(n for n in range(total + 1) if any(gram[:n] == gram[n:] for gram in grams(lower, 2 * n))),
+        **{f"overlap_{n}": per(len(overlap(n)), len(grams(lower, n))) for n in (2, 3)},
     }  # fmt: skip
 
 
 @given(st.lists(st.sampled_from("abc"), max_size=30), st.integers(1, 8))
-def test_distinct_words_are_counted_in_every_window(tokens: list[str], window: int) -> None:
+def test_mean_distinct_words_averages_over_all_windows(tokens: list[str], window: int) -> None:
     windows = [tokens[i : i + window] for i in range(max(1, len(tokens) - window + 1))]
-    assert distinct_in(tokens, window) == pytest.approx(np.mean([len(set(part)) for part in windows]))
+    assert mean_distinct_words(tokens, window) == pytest.approx(np.mean([len(set(part)) for part in windows]))
 
 
-def test_zipf_finds_the_exponent_that_a_text_was_made_with() -> None:
+def test_zipf_exponent_recovers_the_exponent_of_the_counts() -> None:
     assert zipf_exponent([round(1e6 / rank**1.1) for rank in range(1, 1000)]) == pytest.approx(1.1, abs=1e-3)
     assert zipf_exponent([7, 1, 1]) == zipf_exponent([]) == 0
 
 
-def test_curves_of_a_small_text_by_hand() -> None:
+def test_distributions_of_a_small_text_by_hand() -> None:
     reference = Reference({"first": "ab"}, {"second": "BC"})
     sentence = "Abc" + " cq" * 5 + ". "
-    found = curves(sentence * 20 + "A.", reference)
+    found = distributions(sentence * 20 + "A.", reference)
     places = axes(reference)
     assert {key: value.shape for key, value in found.items()} == {key: x.shape for key, x in places.items()}
     assert "".join(places["letters"]) == "abc"
-    np.testing.assert_allclose(found["letters"], np.array([21, 20, 120]) / 261)  # the other hundred are q
+    np.testing.assert_allclose(found["letters"], np.array([21, 20, 120]) / 261)  # the other hundred letters are q
     np.testing.assert_allclose(found["word_lengths"][:4], np.array([1, 100, 20, 0]) / 121)
     np.testing.assert_allclose(found["sentence_lengths"][:3], np.array([1, 20, 0]) / 21)
     np.testing.assert_allclose(found["zipf"][:4], np.array([100 / 121, 20 / 121, 1 / 121, np.nan]))
     np.testing.assert_allclose(found["type_token"][:2], [2, np.nan])
 
 
-def test_what_is_longer_than_every_bin_is_in_the_last() -> None:
-    found = curves("b" * 50 + " b" * 300, Reference({"first": "b"}, {}))
+def test_the_last_bin_counts_all_longer_words_and_sentences() -> None:
+    found = distributions("b" * 50 + " b" * 300, Reference({"first": "b"}, {}))
     assert [len(found[key]) for key in ("word_lengths", "sentence_lengths")] == [20, 20]
     assert found["word_lengths"][-1] == pytest.approx(1 / 301)
     assert found["sentence_lengths"][-1] == 1

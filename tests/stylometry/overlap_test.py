@@ -22,26 +22,25 @@ def tales() -> dict[str, str]:
 
 @settings(deadline=None, max_examples=300)
 @given(TALES, TEXTS, st.integers(1, 6))
-@example({"z": "ab", "y": "ba"}, "abba", 1)  # a border inside
+@example({"z": "ab", "y": "ba"}, "abba", 1)  # one span ends where the next begins
 @example({"z": "ab", "y": "xab"}, "ab", 2)  # in two tales: the first by name, not the first given
 @example({"z": "aaaaa"}, "a" * 12, 3)
-def test_spans_are_those_of_a_search_of_all_places(tales: dict[str, str], text: str, least: int) -> None:
+def test_spans_match_an_exhaustive_search(tales: dict[str, str], text: str, min_length: int) -> None:
     overlap, expected = Overlap(tales), _all_spans(tales, text)
-    assert overlap.spans(text, least) == [span for span in expected if span.length >= least]
+    assert overlap.spans(text, min_length) == [span for span in expected if span.length >= min_length]
     longest = max(expected, key=lambda span: span.length, default=None)
     assert overlap.longest(text) == longest
-    assert overlap.shares(text, (least, 2 * least)) == {
-        size: _share(expected, text, size) for size in (least, 2 * least)
-    }
+    lengths = min_length, 2 * min_length
+    assert overlap.shares(text, lengths) == {length: _share(expected, text, length) for length in lengths}
 
 
-def test_a_planted_span_is_told_with_its_tale_and_place(tales: dict[str, str]) -> None:
+def test_a_planted_span_is_found_with_its_tale_and_offset(tales: dict[str, str]) -> None:
     names = sorted(tales)
     held_out, copied = names[:3], names[20]
     overlap = Overlap({name: tales[name] for name in names[3:]})
     own = "\n\n".join(tales[name] for name in held_out)
     planted = tales[copied][1234 : 1234 + 137]
-    # Neighbours that the span has nowhere in its tale, so that it is 137 characters and no more.
+    # Between characters that occur in no tale, so that the span cannot be longer.
     text = f"{own[:5000]}#{planted}#{own[5000:]}"
     assert [span for span in overlap.spans(text) if span.length > 100] == [Span(5001, 5138, copied, 1234)]
     assert overlap.longest(text) == Span(5001, 5138, copied, 1234)
@@ -49,54 +48,61 @@ def test_a_planted_span_is_told_with_its_tale_and_place(tales: dict[str, str]) -
     assert overlap.longest(own).length < 50  # type: ignore[union-attr]
 
 
-def test_offsets_are_in_characters_whatever_their_bytes() -> None:
+def test_offsets_count_characters_not_bytes() -> None:
     overlap = Overlap({"greek": "\u1f00\u03bd\u03ae\u03c1 \U0001f980\U0001f980 end", "latin": "an end"})
     assert overlap.spans("...\U0001f980\U0001f980 end", 3) == [Span(3, 9, "greek", 5)]
     assert overlap.spans("n end", 3) == [Span(0, 5, "latin", 1)]
 
 
-def test_nothing_is_shared_with_or_by_nothing() -> None:
+def test_empty_or_disjoint_texts_share_no_span() -> None:
     for tales, text in (({}, "text"), ({"empty": ""}, "text"), ({"tale": "abc"}, ""), ({"tale": "abc"}, "xyz")):
         overlap = Overlap(tales)
         assert overlap.spans(text, 1) == []
         assert overlap.longest(text) is None
-        assert overlap.figures(text) == {"copied_longest": 0, "copied_20": 0, "copied_50": 0, "copied_100": 0}
+        assert overlap.measure(text) == {"copied_longest": 0, "copied_20": 0, "copied_50": 0, "copied_100": 0}
 
 
-def test_shares_count_a_character_once_however_many_spans_hold_it() -> None:
+def test_shares_count_a_character_in_several_spans_once() -> None:
     overlap = Overlap({"one": "abcdef", "two": "defghi"})
     assert overlap.spans("abcdefghi##def", 4) == [Span(0, 6, "one", 0), Span(3, 9, "two", 0)]
     assert overlap.shares("abcdefghi##def", (4, 7)) == {4: 9 / 14, 7: 0.0}
     assert overlap.shares("abcdefghi##def", (3,)) == {3: 12 / 14}
 
 
-def test_what_the_author_repeats_is_read_in_pieces_of_one_length() -> None:
+def test_quantiles_over_pieces_of_one_length() -> None:
     overlap = Overlap({"tale": "the quick brown fox jumps over the lazy dog"})
-    own = ["the quick brown fox jum" + "#" * 23, "#" * 50]  # pieces of 23: the first copied whole, the others not
-    figures = overlap.author(own, 23)
-    assert figures["copied_longest"] == pytest.approx((0, 0, 0.925 * 23))  # of 23, 0, 0, 0
-    assert figures["copied_20"] == pytest.approx((0, 0, 92.5))
-    assert figures["copied_50"] == (0, 0, 0)
-    assert overlap.author(["the quick brown fox jum"], 1000)["copied_longest"] == (23, 23, 23)  # shorter: whole
+    own = [
+        "the quick brown fox jum" + "#" * 23,
+        "#" * 50,
+    ]  # pieces of 23: the first the first is in the tale, the others are not
+    quantiles = overlap.quantiles(own, 23)
+    assert quantiles["copied_longest"] == pytest.approx((0, 0, 0.925 * 23))  # of 23, 0, 0, 0
+    assert quantiles["copied_20"] == pytest.approx((0, 0, 92.5))
+    assert quantiles["copied_50"] == (0, 0, 0)
+    assert overlap.quantiles(["the quick brown fox jum"], 1000)["copied_longest"] == (
+        23,
+        23,
+        23,
+    )  # shorter than a piece
 
 
-def test_no_text_takes_long(tales: dict[str, str]) -> None:
+def test_search_time_is_not_quadratic(tales: dict[str, str]) -> None:
     long = "".join(random.Random(0).choices("eta ", k=400_000))
     overlap = Overlap(tales | {"long": long})
     texts = {
-        "copied": long,
-        "two copied halves": long[200_000:] + long[:200_000],
+        "the longest tale": long,
+        "its halves swapped": long[200_000:] + long[:200_000],
         "one letter": "a" * 20_000,
         "random": "".join(random.Random(1).choices("eta ", k=20_000)),
     }
     for name, text in texts.items():
         began = time.process_time()
         overlap.longest(text)
-        assert time.process_time() - began < 5, name  # half a second at most; by the square of it: minutes
+        assert time.process_time() - began < 5, name  # half a second at most; minutes if quadratic
 
 
 def _all_spans(tales: dict[str, str], text: str) -> list[Span]:
-    """Every place in the text, every length, every tale."""
+    """All maximal spans, by trying every start and end in every tale."""
 
     def holds(start: int, end: int) -> bool:
         return start >= 0 and end <= len(text) and any(text[start:end] in tale for tale in tales.values())
@@ -110,6 +116,6 @@ def _all_spans(tales: dict[str, str], text: str) -> list[Span]:
     return spans
 
 
-def _share(spans: list[Span], text: str, least: int) -> float:
-    inside = {at for span in spans if span.length >= least for at in range(span.start, span.end)}
+def _share(spans: list[Span], text: str, min_length: int) -> float:
+    inside = {at for span in spans if span.length >= min_length for at in range(span.start, span.end)}
     return len(inside) / max(1, len(text))

@@ -1,6 +1,6 @@
 import pytest
 
-from lovecraft_jax.stylometry.text import PREPOSITIONS, PRONOUNS, runs, sentences, words
+from lovecraft_jax.stylometry.text import PREPOSITIONS, PRONOUNS, ngrams, sentences, words
 
 
 @pytest.mark.parametrize(
@@ -13,7 +13,7 @@ from lovecraft_jax.stylometry.text import PREPOSITIONS, PRONOUNS, runs, sentence
         (" \n1,2. --", []),
     ],
 )  # fmt: skip
-def test_words_are_runs_of_letters_with_apostrophes_inside(text: str, found: list[str]) -> None:
+def test_words_are_sequences_of_letters_with_apostrophes_inside(text: str, found: list[str]) -> None:
     assert words(text) == found
 
 
@@ -29,16 +29,16 @@ def test_words_are_runs_of_letters_with_apostrophes_inside(text: str, found: lis
         ("...", []),
     ],
 )
-def test_a_sentence_ends_where_another_begins_and_a_title_or_initial_ends_none(text: str, found: list[str]) -> None:
+def test_sentences_end_at_stops_and_blank_lines_but_not_after_titles_and_initials(text: str, found: list[str]) -> None:
     assert sentences(text) == found
 
 
-def test_runs_are_all_that_follow_each_other() -> None:
-    assert runs("abcd", 2) == [("a", "b"), ("b", "c"), ("c", "d")]
-    assert runs("ab", 3) == []
+def test_ngrams_by_hand() -> None:
+    assert ngrams("abcd", 2) == [("a", "b"), ("b", "c"), ("c", "d")]
+    assert ngrams("ab", 3) == []
 
 
-def test_the_lists_are_of_words_as_they_are_counted() -> None:
+def test_function_words_are_single_lower_case_words() -> None:
     for word in PRONOUNS | PREPOSITIONS:
         assert words(word) == [word.lower()]
     assert {"he", "itself", "which"} <= PRONOUNS
