@@ -16,6 +16,7 @@ from lovecraft_jax.config import Config
 from lovecraft_jax.data import dataset
 from lovecraft_jax.data.batches import Batches
 from lovecraft_jax.inference.generate import Sampling
+from lovecraft_jax.inference.scoring import Scorer
 from lovecraft_jax.run import Run, load_run
 from lovecraft_jax.runtime.errors import DONE, INTERRUPTED
 from lovecraft_jax.runtime.files import read_rows, write_json
@@ -103,7 +104,7 @@ def measure(setting: str, workdir: Path, seconds: float) -> list[results.Row]:
 
 def _scores(run: Run, workdir: Path) -> results.Row:
     rows = read_rows(epath.Path(workdir / metrics.FILE))
-    final = {row["split"]: row for row in rows if row.get("scoring") == "final"}
+    final = {row["split"]: _bce(run, row["split"]) | row for row in rows if row.get("scoring") == "final"}
     scores = {
         f"{split}_{key}": final[split].get(key)
         for split in ("valid", "test")
@@ -121,6 +122,18 @@ def _scores(run: Run, workdir: Path) -> results.Row:
         "jax": versions["jax"],
         "hardware": versions["hardware"],
     }
+
+
+def _bce(run: Run, split: str) -> results.Row:
+    """Keras's binary cross-entropy of a split. Training computes it only for runs that minimise it."""
+    text, data = run.split(split), run.config.data
+    values: results.Row = {"bce": run.score(text, bce=True).bce}
+    if data.regime == "window":
+        rows = run.config.train.eval_lanes or 1
+        scorer = Scorer(run.model, run.tokenizer.start_id)
+        score = scorer.windows(run.state.variables, text, rows, data.seq_len, bce=True)
+        values["bce_window"] = score.bce
+    return values
 
 
 def _style(texts: list[str], overlap: Overlap, author: Author) -> results.Row:

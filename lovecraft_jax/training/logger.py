@@ -27,7 +27,7 @@ from lovecraft_jax.stylometry.features import measure
 from lovecraft_jax.stylometry.overlap import Overlap
 from lovecraft_jax.stylometry.reference import Reference
 from lovecraft_jax.training.compiled import Program
-from lovecraft_jax.training.metrics import MetricsWriter, results
+from lovecraft_jax.training.metrics import MetricsWriter, format_scores
 from lovecraft_jax.training.run_files import run_record, write_run_files
 
 BASELINE_SECONDS = 60
@@ -148,7 +148,7 @@ class Logger:
     @_main_process_only
     def results(self, rows: list[Row]) -> None:
         """Final scores, to standard output."""
-        print(results(rows), flush=True)
+        print(format_scores(rows), flush=True)
 
     def bpc(self, loss: float) -> float:
         """Nats per training token as bits per character."""

@@ -67,6 +67,7 @@ class Training:
         distributed.on_all_processes(lambda: self._prepare(cores))
         distributed.assert_same_on_all_processes({"the SHA-256 of data.corpus": self.data.sha256})
         self.scorer = Scorer(self.program.model, self.data.tokenizer.start_id)
+        self.bce = self.config.train.loss == "binary_cross_entropy"
 
         restored = self.checkpoints.restore_newest(self.program.target)
         self.step = restored.step if restored else 0
@@ -224,7 +225,7 @@ class Training:
     def _evaluate(self) -> None:
         """Scores the valid split, writes a sample, saves with the score."""
         variables = distributed.local_copy(self.state.variables)
-        score = self.scorer.scheduled(variables, self.data.encoded["valid"], self.eval_lanes)
+        score = self.scorer.scheduled(variables, self.data.encoded["valid"], self.eval_lanes, self.bce)
         row = score_row(self.step, "valid", "scheduled", score) | self._window_score("valid", variables)
         self.logger.evaluation(row, self.program.model, variables)
         self.save(score.bpc)
@@ -238,7 +239,7 @@ class Training:
         assert restored is not None, "the last step is always evaluated, and so saved"
         variables, rows = distributed.local_copy(restored.state.variables), []
         for split in ("valid", "test"):
-            score = self.scorer.final(variables, self.data.encoded[split])
+            score = self.scorer.final(variables, self.data.encoded[split], self.bce)
             row = score_row(self.total, split, "final", score) | self._window_score(split, variables)
             rows.append(row | {"checkpoint": restored.step})
             self.watchdog.feed()
@@ -250,8 +251,9 @@ class Training:
         """In the window regime, the score as trained: every window from a zero carry."""
         if self.config.data.regime != "window":
             return {}
-        score = self.scorer.windows(variables, self.data.encoded[split], self.eval_lanes, self.config.data.seq_len)
-        return {"bpc_window": score.bpc, "bce_window": score.bce}
+        T = self.config.data.seq_len
+        score = self.scorer.windows(variables, self.data.encoded[split], self.eval_lanes, T, self.bce)
+        return {"bpc_window": score.bpc} | ({"bce_window": score.bce} if self.bce else {})
 
 
 def _eval_lanes(config: Config, tokens: int) -> int:
