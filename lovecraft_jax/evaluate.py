@@ -13,7 +13,7 @@ from lovecraft_jax.runtime.files import strict
 
 
 def main() -> int:
-    """Prints one JSON line: loss (nats per token), bpc, perplexity, tokens, characters, what was scored, bce on request."""
+    """Prints one JSON line: loss (nats per token), bpc, perplexity, tokens, characters, what was scored; bce if asked."""
     F = flags.FLAGS
     if cli.given("text") and F["split"].present:
         raise UserError(f"--text={F.text} and --split={F.split}: give one of them")

@@ -25,6 +25,7 @@ from lovecraft_jax.stylometry.authorship import Author
 from lovecraft_jax.stylometry.overlap import Overlap
 from lovecraft_jax.training import loop, metrics
 from lovecraft_jax.training.compiled import dispatch_steps, make_program
+from lovecraft_jax.training.progress import Progress
 
 EVALUATIONS, SAVES = 4, 10
 """Of a run."""
@@ -104,7 +105,8 @@ def measure(setting: str, workdir: Path, seconds: float) -> list[results.Row]:
 
 def _scores(run: Run, workdir: Path) -> results.Row:
     rows = read_rows(epath.Path(workdir / metrics.FILE))
-    final = {row["split"]: _bce(run, row["split"]) | row for row in rows if row.get("scoring") == "final"}
+    final = {row["split"]: row for row in rows if row.get("scoring") == "final"}
+    final = {split: row if "bce" in row else row | _bce(run, split) for split, row in final.items()}
     scores = {
         f"{split}_{key}": final[split].get(key)
         for split in ("valid", "test")
@@ -112,10 +114,11 @@ def _scores(run: Run, workdir: Path) -> results.Row:
     }
     config, versions = run.config, json.loads((workdir / "versions.json").read_text())
     steps = config.train.steps
+    progress = Progress.of(config.data.batch_size, config.data.seq_len, run.corpus)
     return scores | {
         "seed": config.seed,
         "steps": steps,
-        "characters": steps * config.data.batch_size * config.data.seq_len,
+        "characters": round(steps * progress.chars_per_step),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(run.state.variables["params"])),
         "checkpoint": final["valid"]["checkpoint"],
         "corpus": run.corpus["sha256"][: results.SHORT],
@@ -125,7 +128,7 @@ def _scores(run: Run, workdir: Path) -> results.Row:
 
 
 def _bce(run: Run, split: str) -> results.Row:
-    """Keras's binary cross-entropy of a split. Training computes it only for runs that minimise it."""
+    """Keras's binary cross-entropy of a split, which training computes only in runs that minimise it."""
     text, data = run.split(split), run.config.data
     values: results.Row = {"bce": run.score(text, bce=True).bce}
     if data.regime == "window":

@@ -140,7 +140,7 @@ class Scorer:
         return self._score(variables, text, [0, len(text.ids)], CHUNK, bce)
 
     def scheduled(self, variables: Variables, text: Encoded, rows: int, bce: bool = False) -> Score:
-        """Scores the whole text in `rows` rows, each warmed up on the WARM_UP tokens before it, or as many there are."""
+        """Scores the whole text in `rows` rows, each warmed up on up to WARM_UP tokens before it."""
         return self._score(variables, text, _edges(len(text.ids), rows, 1), CHUNK, bce, warm_up=WARM_UP)
 
     def windows(self, variables: Variables, text: Encoded, rows: int, seq_len: int, bce: bool = False) -> Score:

@@ -28,6 +28,7 @@ def run_record(config: Config, data: Data) -> dict[str, Any]:
             "name": data.name,
             "sha256": data.sha256,
             "characters": {split: len(text) for split, text in data.splits.text.items()},
+            "tokens": {split: len(encoded.ids) for split, encoded in data.encoded.items()},
             "read": data.splits.counts.read,
             "folded": data.splits.counts.folded,
             "dropped": data.splits.counts.dropped,
