@@ -13,7 +13,7 @@ from lovecraft_jax.runtime.files import strict
 
 
 def main() -> int:
-    """Prints one JSON line: loss (nats per token), bpc, perplexity, tokens, characters, what was scored; bce if asked."""
+    """Prints one JSON line: loss (nats per token), bpc, bce with --bce, perplexity, tokens, characters and the text."""
     F = flags.FLAGS
     if cli.given("text") and F["split"].present:
         raise UserError(f"--text={F.text} and --split={F.split}: give one of them")
