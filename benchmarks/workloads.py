@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from ml_collections import ConfigDict
 
 from configs import c150
+from lovecraft_jax.config import Config
 from lovecraft_jax.data.batches import Batch, Batches
 from lovecraft_jax.data.dataset import Data, prepare
+from lovecraft_jax.model.lm import make_model
 
 SIZES = {
     "c100": {"units": 100, "batch_size": 64, "seq_len": 50},
@@ -51,11 +53,6 @@ def batches(config: ConfigDict, steps_per_call: int) -> Iterator[Batch]:
 
 
 def flops(config: ConfigDict) -> float:
-    """Of one training step, counting only the products that the model needs: each one's value and its two gradients.
-
-    Lookups, gates, softmax and optimiser are not counted.
-    """
-    units, embed, layers = config.model.units, config.model.embed, config.model.layers
-    gates = 4 * units
-    products = gates * (embed + units) + (layers - 1) * gates * 2 * units + units * text().tokenizer.size
-    return 3 * 2 * products * config.data.batch_size * config.data.seq_len
+    """Floating-point operations of a training step's matmuls: the forward pass's, and twice as many for gradients."""
+    model = make_model(Config.of(config), text().tokenizer.size, "scan")
+    return 3 * model.flops_per_token() * config.data.batch_size * config.data.seq_len

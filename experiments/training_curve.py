@@ -8,6 +8,7 @@ from etils import epath
 from lovecraft_jax.report.plots import Curve, curve
 from lovecraft_jax.runtime.files import read_rows
 from lovecraft_jax.training.metrics import FILE
+from lovecraft_jax.training.progress import Progress
 
 
 def main(argv: list[str]) -> None:
@@ -15,9 +16,9 @@ def main(argv: list[str]) -> None:
     del argv
     workdir = epath.Path(flags.FLAGS.workdir)
     baselines = json.loads((workdir / "baselines.json").read_text())
-    config = json.loads((workdir / "config.json").read_text())
-    chars_per_step = config["data"]["batch_size"] * config["data"]["seq_len"]
-    run = Curve(workdir.name, read_rows(workdir / FILE), chars_per_step, baselines)
+    config, corpus = (json.loads((workdir / f"{name}.json").read_text()) for name in ("config", "corpus"))
+    progress = Progress.of(config["data"]["batch_size"], config["data"]["seq_len"], corpus)
+    run = Curve(workdir.name, read_rows(workdir / FILE), progress.chars_per_step, baselines)
     curve([run]).savefig(flags.FLAGS.to, metadata={"Date": None})
 
 

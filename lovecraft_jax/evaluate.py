@@ -13,7 +13,7 @@ from lovecraft_jax.runtime.files import strict
 
 
 def main() -> int:
-    """Prints one JSON line: loss (nats per token), bpc, bce, perplexity, tokens, characters, and what was scored."""
+    """Prints one JSON line: loss (nats per token), bpc, bce with --bce, perplexity, tokens, characters and the text."""
     F = flags.FLAGS
     if cli.given("text") and F["split"].present:
         raise UserError(f"--text={F.text} and --split={F.split}: give one of them")
@@ -24,10 +24,9 @@ def main() -> int:
             raise UserError(f"--text={F.text}: no text in it after cleaning")
     else:
         what, text = {"split": F.split}, run.split(F.split)
-    score = run.score(text)
-    result = {"loss": score.loss, "bpc": score.bpc, "bce": score.bce, "perplexity": score.perplexity}
+    score = run.score(text, F.bce)
     read = {"tokens": score.tokens, "characters": score.chars, "step": int(run.state.step)}
-    print(json.dumps(strict(what | result | read)))
+    print(json.dumps(strict(what | score.values() | read)))
     return 0
 
 
@@ -35,4 +34,5 @@ if __name__ == "__main__":
     cli.define_run_flags()
     flags.DEFINE_enum("split", "test", ["train", "valid", "test"], "The run's own split to score.")
     flags.DEFINE_string("text", None, "A UTF-8 text file to score instead.")
+    flags.DEFINE_bool("bce", False, "Also compute Keras's binary_crossentropy, the loss of the 2019 article.")
     cli.run(main)

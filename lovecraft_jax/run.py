@@ -72,9 +72,9 @@ class Run:
         x_BT.flat[:after] = ids[:after]
         return most_likely_next(self.model, self.state.variables, x_BT).ravel()[:after]
 
-    def score(self, text: Encoded) -> Score:
-        """The final score of an encoded text."""
-        return Scorer(self.model, self.tokenizer.start_id).final(self.state.variables, text)
+    def score(self, text: Encoded, bce: bool = False) -> Score:
+        """The final score of an encoded text; with `bce` also Keras's binary cross-entropy, which takes more time."""
+        return Scorer(self.model, self.tokenizer.start_id).final(self.state.variables, text, bce)
 
     def encode(self, text: str) -> Encoded:
         """Any text, cleaned and encoded as this run's training text was. Raises UserError where over 1 % would go."""

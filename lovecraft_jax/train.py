@@ -10,9 +10,10 @@ def main() -> int:
     """Flags to `loop.train`."""
     config = cli.required("config", "configs/c150.py")
     workdir = cli.given("workdir") or cli.default_workdir()
-    return loop.train(config, workdir, cli.cores(), flags.FLAGS.take_over)
+    return loop.train(config, workdir, cli.cores(), flags.FLAGS.take_over, flags.FLAGS.profile)
 
 
 if __name__ == "__main__":
     cli.define_train_flags()
+    flags.DEFINE_integer("profile", 0, "Training steps to trace into WORKDIR/profile; 0: none.", lower_bound=0)
     cli.run(main)

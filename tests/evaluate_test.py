@@ -18,9 +18,17 @@ def test_the_test_split_scores_as_training_reported(evaluate: Callable[..., dict
     corpus = json.loads((trained / "corpus.json").read_text())
     result = evaluate()
     assert {key: result[key] for key in ("split", "step")} == {"split": "test", "step": 40}
-    for key in ("loss", "bpc", "bce", "perplexity"):
+    assert "bce" not in result
+    for key in ("loss", "bpc", "perplexity"):
         assert result[key] == pytest.approx(final[key], rel=1e-9)
     assert result["tokens"] == result["characters"] == corpus["characters"]["test"]
+
+
+def test_bce_is_computed_on_request(evaluate: Callable[..., dict], trained: Path) -> None:
+    run = load_run(trained)
+    asked, plain = evaluate("--bce", "--split=valid"), evaluate("--split=valid")
+    assert asked.pop("bce") == pytest.approx(run.score(run.split("valid"), bce=True).bce, rel=1e-6)
+    assert asked == plain
 
 
 def test_a_text_file_scores_as_it_does_from_python(
@@ -49,7 +57,7 @@ def test_what_training_never_showed_costs_more(trained: Path) -> None:
 
 
 def test_the_perplexity_of_a_hopeless_model_is_infinite() -> None:
-    assert Score(nats=7.1e3, tokens=10, chars=10, binary=0.0, vocab_size=2).perplexity == math.inf
+    assert Score(nats=7.1e3, tokens=10, chars=10, vocab_size=2).perplexity == math.inf
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from lovecraft_jax.data.tokenizer import load_tokenizer
 from lovecraft_jax.runtime.errors import DONE, UserError
 from lovecraft_jax.runtime.files import read_rows, resolve_path
 from lovecraft_jax.training import metrics
+from lovecraft_jax.training.progress import Progress
 
 
 def main() -> int:
@@ -42,13 +43,13 @@ def _print(given: argparse.Namespace) -> int:
         config, corpus = (json.loads((path / f"{name}.json").read_text()) for name in ("config", "corpus"))
         size = load_tokenizer((path / "vocab.json").read_text()).size
         rows = [row for row in read_rows(path / metrics.FILE) if row["split"] == "train" and row.get("bce") is not None]
-        batch = config["data"]["seq_len"] * config["data"]["batch_size"]
-        steps = corpus["characters"]["train"] // batch
+        progress = Progress.of(config["data"]["batch_size"], config["data"]["seq_len"], corpus)
+        steps, chars = progress.steps_per_epoch, progress.chars_per_step
         if not rows or rows[-1]["step"] < steps:
             told = f"its rows of training have no `bce` of a whole pass, which is {steps:,} steps"
             raise UserError(f"--workdir={given.workdir}: {told}; give a run of an :article variant that is as far")
         bce = by_pass(rows, steps)
-        seconds = steps * batch / (given.speed or float(np.median([row["chars_per_second"] for row in rows])))
+        seconds = steps * chars / (given.speed or float(np.median([row["chars_per_second"] for row in rows])))
     print(f"{len(bce)} passes of {steps:,} steps and {seconds:.1f} s; the last has {bce[-1]:.4f} over {size} classes\n")
     print("| classes | in ours | first pass | minutes |\n|---|---|---|---|")
     for classes in given.classes:

@@ -16,6 +16,7 @@ from lovecraft_jax.config import Config
 from lovecraft_jax.data import dataset
 from lovecraft_jax.data.batches import Batches
 from lovecraft_jax.inference.generate import Sampling
+from lovecraft_jax.inference.scoring import Scorer
 from lovecraft_jax.run import Run, load_run
 from lovecraft_jax.runtime.errors import DONE, INTERRUPTED
 from lovecraft_jax.runtime.files import read_rows, write_json
@@ -24,6 +25,7 @@ from lovecraft_jax.stylometry.authorship import Author
 from lovecraft_jax.stylometry.overlap import Overlap
 from lovecraft_jax.training import loop, metrics
 from lovecraft_jax.training.compiled import dispatch_steps, make_program
+from lovecraft_jax.training.progress import Progress
 
 EVALUATIONS, SAVES = 4, 10
 """Of a run."""
@@ -104,6 +106,7 @@ def measure(setting: str, workdir: Path, seconds: float) -> list[results.Row]:
 def _scores(run: Run, workdir: Path) -> results.Row:
     rows = read_rows(epath.Path(workdir / metrics.FILE))
     final = {row["split"]: row for row in rows if row.get("scoring") == "final"}
+    final = {split: row if "bce" in row else row | _bce(run, split) for split, row in final.items()}
     scores = {
         f"{split}_{key}": final[split].get(key)
         for split in ("valid", "test")
@@ -111,16 +114,29 @@ def _scores(run: Run, workdir: Path) -> results.Row:
     }
     config, versions = run.config, json.loads((workdir / "versions.json").read_text())
     steps = config.train.steps
+    progress = Progress.of(config.data.batch_size, config.data.seq_len, run.corpus)
     return scores | {
         "seed": config.seed,
         "steps": steps,
-        "characters": steps * config.data.batch_size * config.data.seq_len,
+        "characters": round(steps * progress.chars_per_step),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(run.state.variables["params"])),
         "checkpoint": final["valid"]["checkpoint"],
         "corpus": run.corpus["sha256"][: results.SHORT],
         "jax": versions["jax"],
         "hardware": versions["hardware"],
     }
+
+
+def _bce(run: Run, split: str) -> results.Row:
+    """Keras's binary cross-entropy of a split, which training computes only in runs that minimise it."""
+    text, data = run.split(split), run.config.data
+    values: results.Row = {"bce": run.score(text, bce=True).bce}
+    if data.regime == "window":
+        rows = run.config.train.eval_lanes or 1
+        scorer = Scorer(run.model, run.tokenizer.start_id)
+        score = scorer.windows(run.state.variables, text, rows, data.seq_len, bce=True)
+        values["bce_window"] = score.bce
+    return values
 
 
 def _style(texts: list[str], overlap: Overlap, author: Author) -> results.Row:

@@ -16,6 +16,7 @@ from launch.ahead.hlo import Collective
 from launch.ahead.topologies import Topology
 from lovecraft_jax.runtime.mesh import make_mesh
 from lovecraft_jax.training.compiled import lower_ahead
+from lovecraft_jax.training.progress import Progress
 
 DISPATCH = "jit(train_steps)/while"
 """JAX's name of the loop over the steps of a dispatch. XLA makes no loop of a single step."""
@@ -91,8 +92,7 @@ def compile_program(lowered: jax.stages.Lowered) -> Compiled:
 def total_steps(config: ConfigDict, tokens: int) -> int:
     """The steps of a run over a text of so many tokens, as the loop counts them, but at least one a pass: where the
     batch is larger than the text. Only the schedule depends on it."""
-    steps_per_epoch = tokens // config.data.seq_len // config.data.batch_size
-    return config.train.steps or math.ceil(config.train.epochs * max(1, steps_per_epoch))
+    return Progress(config.data.batch_size, config.data.seq_len, tokens, tokens).total_steps(config.train)
 
 
 def in_a_loop(collective: Collective) -> bool:

@@ -51,7 +51,7 @@ class Batches:
     @property
     def steps_per_epoch(self) -> int:
         """Steps in one pass over the text; what does not fill a step waits for the next pass's offset."""
-        return len(self.ids) // self.seq_len // self.batch_size
+        return steps_per_epoch(len(self.ids), self.batch_size, self.seq_len)
 
     def at(self, step: int, count: int, rows: slice = slice(None)) -> Batch:
         """The batches of steps step .. step + count - 1, stacked: x_KBT. `rows` picks those of one process."""
@@ -74,6 +74,11 @@ class Batches:
         if self.regime == "stream":
             return offset + (rows * self.steps_per_epoch + within) * self.seq_len
         return offset + slices[within * self.batch_size + rows] * self.seq_len
+
+
+def steps_per_epoch(tokens: int, batch_size: int, seq_len: int) -> int:
+    """Whole steps in one pass over a text of so many tokens."""
+    return tokens // seq_len // batch_size
 
 
 @functools.lru_cache(maxsize=2)

@@ -1,6 +1,6 @@
-"""Scores to read a loss against, in bits per character on the valid split: uniform, unigram, PPMd.
+"""Scores to compare a loss with, in bits per character on the valid split: uniform, unigram, PPMd.
 
-Worked out in a process of its own beside the training, which it never delays, and cached by the texts' hash.
+Computed in a process of its own, which never delays the training beside it, and cached by the hash of the texts.
 """
 
 import contextlib
@@ -18,23 +18,23 @@ import pooch
 import pyppmd
 
 PPMD_ORDER = 8
-PPMD_MEMORY = 1 << 28  # bytes; enough that the model of three million characters is never restarted
+PPMD_MEMORY = 1 << 28  # bytes; enough that three million characters never restart its model
 
 
 def uniform(train: str) -> float:
-    """Every character that training showed, and one for all others, as likely as any other."""
+    """Returns the bpc where all characters of the training text, and one for all others, are equally likely."""
     return math.log2(len(set(train)) + 1)
 
 
 def unigram(train: str, valid: str) -> float:
-    """Each character by its frequency in training, plus one; all unseen characters share one such count."""
+    """Returns the bpc of character frequencies in training, each count plus one; unseen ones share a count of one."""
     counts = Counter(train)
     total = len(train) + len(counts) + 1
     return sum(-n * math.log2((counts[char] + 1) / total) for char, n in Counter(valid).items()) / len(valid)
 
 
 def ppmd(train: str, valid: str) -> float:
-    """PPMd (variant H) of order 8 over UTF-8: what `valid` adds to the compressed size of `train`."""
+    """Returns what `valid` adds to the compressed size of `train`, in bpc: PPMd (variant H) of order 8 over UTF-8."""
     return 8 * (_compressed(train + valid) - _compressed(train)) / len(valid)
 
 
@@ -44,7 +44,7 @@ def _compressed(text: str) -> int:
 
 
 class Baselines:
-    """Starts the work, or finds it done; `result` is None until then."""
+    """Starts computing the baselines of two texts, or reads them from the cache; `result` is None until it is done."""
 
     def __init__(self, train: str, valid: str) -> None:
         key = hashlib.sha256("\0".join((train, valid)).encode()).hexdigest()[:24]
@@ -55,31 +55,31 @@ class Baselines:
         if self._result is None:
             command = [sys.executable, "-m", "lovecraft_jax.inference.baselines"]
             pipe = subprocess.PIPE
-            # A session of its own: Ctrl-C is for the training to answer.
+            # In a session of its own, so that Ctrl-C reaches the training only.
             self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, start_new_session=True)
-            # A pipe holds less than a corpus: a thread feeds it, so that nothing waits.
+            # A pipe holds less than a corpus, so a thread fills it.
             texts = json.dumps({"train": train, "valid": valid})
             self._thread = threading.Thread(target=self._work, args=(texts,), daemon=True)
             self._thread.start()
 
     def result(self) -> dict[str, float] | None:
-        """{"uniform": ..., "unigram": ..., "ppmd": ...} in bits per character, or None."""
+        """Returns {"uniform": ..., "unigram": ..., "ppmd": ...} in bits per character, or None."""
         return self._result
 
     def wait(self, seconds: float) -> dict[str, float] | None:
-        """The result, waited for up to so long."""
+        """Returns the result, waiting for it up to so long."""
         if self._result is None:
             self._thread.join(seconds)
         return self._result
 
     def close(self) -> None:
-        """Ends the work, finished or not."""
+        """Ends the computation, finished or not."""
         if hasattr(self, "_process"):
             self._process.kill()
             self._thread.join()
 
     def _work(self, texts: str) -> None:
-        with contextlib.suppress(OSError, ValueError):  # closed before it had read or answered all
+        with contextlib.suppress(OSError, ValueError):  # closed before it had read or printed everything
             self._result = json.loads(self._process.communicate(texts)[0])
             self._cached.parent.mkdir(parents=True, exist_ok=True)
             partial = self._cached.with_name(f"{self._cached.name}.{self._process.pid}")

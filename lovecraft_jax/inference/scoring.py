@@ -1,8 +1,11 @@
-"""How well a model predicts a text: exact sums over the whole of it, by two definitions.
+"""How well a model predicts a text: exact sums over all of its tokens, by three definitions.
 
-- `final`: one lane, zero carry, a newline as first input; every token is a target once. What is published.
-- `scheduled`: several lanes side by side, each warmed on the tokens before it. Fast, for scores during training.
-A third, `windows`, forgets everything every T tokens, as a model in the window regime was trained.
+- `final`: one row, zero carry, a newline as the first input; every token is a target once. The published number.
+- `scheduled`: several rows side by side, each warmed up on the tokens before it. Fast, for scores during training.
+- `windows`: every T tokens from a zero carry, as a model in the window regime was trained.
+
+Each is a fold over chunks of the text, `step(state, chunk) -> (state, costs)`. The state holds whatever a method of
+scoring keeps: the one here, `static`, leaves the model alone and keeps its carry.
 """
 
 import dataclasses
@@ -10,50 +13,81 @@ import functools
 import math
 import sys
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lovecraft_jax.data.batches import Batch
 from lovecraft_jax.data.tokenizer import Encoded
 from lovecraft_jax.model.lm import Carry, LanguageModel, Variables, forward, reset_carry
-from lovecraft_jax.model.losses import binary_cross_entropy, cross_entropy
+from lovecraft_jax.model.losses import token_binary_cross_entropy, token_cross_entropy
 from lovecraft_jax.runtime import distributed
 from lovecraft_jax.runtime.files import Row
 
-WARM_TOKENS = 1000
+WARM_UP = 1000
+"""Unscored tokens before a row of a scheduled score, where there are as many."""
 CHUNK = 500
-"""Tokens of a lane in one dispatch."""
+"""Tokens of a row in one dispatch."""
 
 
-class Cost(NamedTuple):
-    """What a text costs a model, summed over its tokens: `nats`, and what `binary` says."""
+class Costs(NamedTuple):
+    """Cross-entropy of every target in nats, and where asked for its binary cross-entropy, summed over the vocabulary.
 
-    nats: jax.Array
-    binary: jax.Array
+    Both are 0 at positions of weight 0.
+    """
+
+    nats_BT: jax.Array
+    binary_BT: jax.Array | None = None
 
 
-def make_eval_step(model: LanguageModel) -> Callable[[Variables, Carry, Batch], tuple[Variables, Carry, Cost]]:
-    """(variables, carry, chunk) -> (variables, carry, cost): a fold, so that dynamic evaluation is another step."""
+class Method(NamedTuple):
+    """A way to score a text: `init(variables, rows)` is the state before the first token, `step` reads a chunk of it.
 
-    def eval_step(variables: Variables, carry: Carry, batch: Batch) -> tuple[Variables, Carry, Cost]:
-        carry, logits_BTV = forward(model, variables, reset_carry(carry, batch.reset_B), batch.x_BT)
-        return variables, carry, Cost(cross_entropy(logits_BTV, batch)[0], binary_cross_entropy(logits_BTV, batch))
+    A method that adapts to the text is another pair of functions, with whatever it keeps in its state.
+    """
 
-    return eval_step
+    init: Callable[[Variables, int], Any]
+    step: Callable[[Any, Batch], tuple[Any, Costs]]
+
+
+class StaticState(NamedTuple):
+    """What `static` keeps between chunks."""
+
+    variables: Variables
+    carry: Carry
+
+
+@functools.cache
+def static(model: LanguageModel, bce: bool = False) -> Method:
+    """The model as it is, which learns nothing from what it reads. With `bce` it computes binary_BT too."""
+
+    def init(variables: Variables, rows: int) -> StaticState:
+        return StaticState(variables, model.initial_carry(rows))
+
+    def step(state: StaticState, chunk: Batch) -> tuple[StaticState, Costs]:
+        carry = reset_carry(state.carry, chunk.reset_B)
+        carry, logits_BTV = forward(model, state.variables, carry, chunk.x_BT)
+        binary_BT = token_binary_cross_entropy(logits_BTV, chunk) if bce else None
+        return state._replace(carry=carry), Costs(token_cross_entropy(logits_BTV, chunk), binary_BT)
+
+    return Method(init, step)
 
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """What a text cost in all. `nats` has what spelling out unknown tokens costs; `binary`, the sum of the binary
-    cross-entropies (step.py) over its tokens and all `vocab_size` of them that there are, has not."""
+    """What a whole text costs. `nats` includes what spelling out unknown tokens costs.
+
+    `binary`, where it was computed, is the sum of the binary cross-entropies over all tokens and the `vocab_size`
+    entries of the vocabulary, without that spelling.
+    """
 
     nats: float
     tokens: int
     chars: int
-    binary: float
     vocab_size: int
+    binary: float | None = None
 
     @property
     def loss(self) -> float:
@@ -66,90 +100,103 @@ class Score:
         return self.nats / self.chars / math.log(2)
 
     @property
-    def bce(self) -> float:
-        """Keras's `binary_crossentropy`, a mean over the vocabulary too: larger ones make it smaller."""
+    def bce(self) -> float | None:
+        """Keras's `binary_crossentropy`: a mean over the vocabulary too, so a larger one makes it smaller."""
         return self.bce_over(self.vocab_size)
 
-    def bce_over(self, classes: int) -> float:
-        """The same model's in a vocabulary of so many, those beyond its own never likely."""
-        return self.binary / self.tokens / classes
+    def bce_over(self, classes: int) -> float | None:
+        """The same in a vocabulary of `classes` entries, where those beyond the model's own are never likely."""
+        return None if self.binary is None else self.binary / self.tokens / classes
 
     @property
     def perplexity(self) -> float:
         """exp of the loss, per token; infinite where a float cannot hold it."""
         return math.exp(self.loss) if self.loss < math.log(sys.float_info.max) else math.inf
 
+    def values(self) -> dict[str, float]:
+        """{"loss": ..., "bpc": ..., "perplexity": ...}, and "bce" where it was computed."""
+        bce = {} if self.bce is None else {"bce": self.bce}
+        return {"loss": self.loss, "bpc": self.bpc} | bce | {"perplexity": self.perplexity}
+
 
 def score_row(step: int, split: str, scoring: str, score: Score) -> Row:
-    """A score as a row of metrics.jsonl."""
-    values = {"loss": score.loss, "bpc": score.bpc, "bce": score.bce, "perplexity": score.perplexity}
-    return {"step": step, "split": split, "scoring": scoring, **values}
+    """Returns a score as a row of metrics.jsonl."""
+    return {"step": step, "split": split, "scoring": scoring} | score.values()
 
 
 @dataclasses.dataclass(frozen=True)
 class Scorer:
-    """Scores texts with one model; a text that nothing stands before starts from `start_id`.
+    """Scores texts with one model. `start_id` is the input before a text's first token.
 
-    Processes share out the lanes, and all must ask. `variables` lie on this process's own devices.
+    Processes share the rows of a text, and all must call the same method. `variables` must be on this process's own
+    devices. `bce` computes the binary cross-entropy too, which takes another pass over [rows, tokens, V].
     """
 
     model: LanguageModel
     start_id: int
 
-    def final(self, variables: Variables, text: Encoded) -> Score:
-        """The whole text in one lane."""
-        return self._score(variables, text, [0, len(text.ids)], CHUNK)
+    def final(self, variables: Variables, text: Encoded, bce: bool = False) -> Score:
+        """Scores the whole text in one row."""
+        return self._score(variables, text, [0, len(text.ids)], CHUNK, bce)
 
-    def scheduled(self, variables: Variables, text: Encoded, lanes: int) -> Score:
-        """The whole text in `lanes` lanes, each warmed on up to WARM_TOKENS unscored tokens before it."""
-        return self._score(variables, text, _edges(len(text.ids), lanes, 1), CHUNK, warm=WARM_TOKENS)
+    def scheduled(self, variables: Variables, text: Encoded, rows: int, bce: bool = False) -> Score:
+        """Scores the whole text in `rows` rows, each warmed up on up to WARM_UP tokens before it."""
+        return self._score(variables, text, _edges(len(text.ids), rows, 1), CHUNK, bce, warm_up=WARM_UP)
 
-    def windows(self, variables: Variables, text: Encoded, lanes: int, seq_len: int) -> Score:
-        """The whole text in windows of `seq_len` tokens, each from a zero carry."""
-        return self._score(variables, text, _edges(len(text.ids), lanes, seq_len), seq_len, forget=True)
+    def windows(self, variables: Variables, text: Encoded, rows: int, seq_len: int, bce: bool = False) -> Score:
+        """Scores the whole text in windows of `seq_len` tokens, each from a zero carry."""
+        return self._score(variables, text, _edges(len(text.ids), rows, seq_len), seq_len, bce, reset=True)
 
     def _score(
-        self, variables: Variables, text: Encoded, edges: list[int], chunk: int, warm: int = 0, forget: bool = False
+        self,
+        variables: Variables,
+        text: Encoded,
+        edges: list[int],
+        chunk: int,
+        bce: bool,
+        warm_up: int = 0,
+        reset: bool = False,
     ) -> Score:
-        lanes = distributed.process_share(len(edges) - 1)
-        own = edges[lanes.start : lanes.stop + 1]
-        cost = self._cost(variables, text.ids, own, chunk, warm, forget) if lanes else (0.0, 0.0)
-        nats, binary = np.sum(distributed.gather(cost), axis=0).tolist()
-        return Score(nats + text.extra_nats, len(text.ids), text.n_chars, binary, self.model.vocab_size)
-
-    def _cost(
-        self, variables: Variables, ids: np.ndarray, edges: list[int], chunk: int, warm: int, forget: bool
-    ) -> tuple[float, float]:
-        lanes = _lanes(ids, self.start_id, edges, chunk, warm)
-        rows, length = lanes.x_BT.shape
-        carry = self.model.initial_carry(rows)
-        reset_B = np.full(rows, forget)
-        costs = []
-        for start in range(0, length, chunk):
-            part = slice(start, start + chunk)
-            batch = Batch(lanes.x_BT[:, part], lanes.y_BT[:, part], lanes.weight_BT[:, part], reset_B)
-            variables, carry, cost = _eval_step(self.model, variables, carry, batch)
-            costs.append(cost)
-        # Added up in float64 on the host; within a chunk float32 is exact enough.
-        nats, binary = np.array(jax.device_get(costs), np.float64).reshape(-1, 2).sum(axis=0).tolist()
-        return nats, binary
+        """Scores the rows between `edges`, `chunk` tokens at a time, with `reset` each chunk from a zero carry."""
+        share = distributed.process_share(len(edges) - 1)
+        own = edges[share.start : share.stop + 1]
+        sums = [0.0, 0.0] if bce else [0.0]
+        if own[0] < own[-1]:
+            batch = _rows(text.ids, self.start_id, own, chunk, warm_up)
+            sums = _fold(static(self.model, bce), variables, batch._replace(reset_B=batch.reset_B | reset), chunk)
+        nats, *binary = np.sum(distributed.gather(sums), axis=0).tolist()
+        return Score(nats + text.extra_nats, len(text.ids), text.n_chars, self.model.vocab_size, *binary)
 
 
-@functools.partial(jax.jit, static_argnames="model")
-def _eval_step(model: LanguageModel, variables: Variables, carry: tuple, batch: Batch) -> tuple[Variables, tuple, Cost]:
-    return make_eval_step(model)(variables, carry, batch)
+def _fold(method: Method, variables: Variables, text: Batch, chunk: int) -> list[float]:
+    """Folds the method's step over the text, and returns the sum of each cost over it."""
+    rows, length = text.x_BT.shape
+    state, costs = method.init(variables, rows), []
+    for start in range(0, length, chunk):
+        part = slice(start, start + chunk)
+        batch = Batch(text.x_BT[:, part], text.y_BT[:, part], text.weight_BT[:, part], text.reset_B)
+        state, sums = _step_and_sum(method.step, state, batch)
+        costs.append(jax.tree.leaves(sums))
+    # Summed in float64 on the host; within a chunk float32 is exact enough.
+    return np.array(jax.device_get(costs), np.float64).sum(axis=0).tolist()
 
 
-def _edges(length: int, lanes: int, unit: int) -> list[int]:
-    """Where `lanes` lanes of nearly equal length begin and end, each a multiple of `unit` but the last."""
+@functools.partial(jax.jit, static_argnames="step")
+def _step_and_sum(step: Callable[[Any, Batch], tuple[Any, Costs]], state: Any, batch: Batch) -> tuple[Any, Costs]:
+    state, costs = step(state, batch)
+    return state, jax.tree.map(jnp.sum, costs)
+
+
+def _edges(length: int, rows: int, unit: int) -> list[int]:
+    """Where `rows` rows of nearly equal length begin and end, each a multiple of `unit` but the last."""
     units = math.ceil(length / unit)
-    return [min(length, units * lane // lanes * unit) for lane in range(lanes + 1)]
+    return [min(length, units * row // rows * unit) for row in range(rows + 1)]
 
 
-def _lanes(ids: np.ndarray, start_id: int, edges: list[int], chunk: int, warm: int) -> Batch:
-    """The text as rows [lanes, N], N a multiple of `chunk`: weight 0 on the warm-up before and the padding behind."""
+def _rows(ids: np.ndarray, start_id: int, edges: list[int], chunk: int, warm_up: int) -> Batch:
+    """The text as a batch [rows, N], N a multiple of `chunk`, with weight 0 on the warm-up and on the padding."""
     inputs = np.concatenate([np.array([start_id], ids.dtype), ids[:-1]])
-    begins = [max(0, edge - warm) for edge in edges[:-1]]
+    begins = [max(0, edge - warm_up) for edge in edges[:-1]]
     longest = max(end - begin for begin, end in zip(begins, edges[1:], strict=True))
     shape = (len(begins), math.ceil(longest / chunk) * chunk)
     x, y, weight = np.zeros(shape, ids.dtype), np.zeros(shape, ids.dtype), np.zeros(shape, np.uint8)

@@ -116,6 +116,12 @@ class LanguageModel(nn.Module):
         h_TBD = self.embedding[x_TB] if self.embed else jax.nn.one_hot(x_TB, self.vocab_size)
         return h_TBD if mask_BD is None else h_TBD * mask_BD[None]
 
+    def flops_per_token(self) -> int:
+        """Floating-point operations of the forward pass's matmuls for one token. Lookups, gates and softmax are not
+        counted, so a one-hot input is free."""
+        gates, inputs = 4 * self.units, [self.embed] + [self.units] * (self.layers - 1)
+        return 2 * (sum(gates * (D + self.units) for D in inputs) + self.units * self.vocab_size)
+
 
 def forward(
     model: LanguageModel, variables: Mapping[str, Any], carry: Carry, x_BT: ArrayLike, masks: Masks = ()

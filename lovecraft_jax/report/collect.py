@@ -21,6 +21,7 @@ from lovecraft_jax.stylometry.features import measure
 from lovecraft_jax.stylometry.overlap import Overlap, Span
 from lovecraft_jax.stylometry.reference import Reference
 from lovecraft_jax.training import metrics
+from lovecraft_jax.training.progress import Progress
 
 TEMPERATURES = (0.4, 0.7, 1.0)
 STREAMS, LENGTH = 8, 10_000
@@ -79,6 +80,7 @@ class Findings:
     rows: list[Row]
     baselines: dict[str, float]
     training_seconds: float
+    progress: Progress
     stages: list[Stage]
     written: list[Written]
     copied_by_author: dict[str, tuple[float, float, float]]
@@ -87,9 +89,9 @@ class Findings:
     units: list[Unit] | None
 
     @property
-    def chars_per_step(self) -> int:
-        """Tokens of a step, which are characters where the level is characters."""
-        return self.config["data"]["batch_size"] * self.config["data"]["seq_len"]
+    def chars_per_step(self) -> float:
+        """Characters that a training step reads."""
+        return self.progress.chars_per_step
 
     @property
     def shown_stages(self) -> list[Stage]:
@@ -120,7 +122,7 @@ class Findings:
     @property
     def passes(self) -> float:
         """Times that training went over its text."""
-        return self.steps * self.chars_per_step / self.corpus["characters"]["train"]
+        return self.progress.epochs(self.steps)
 
     @property
     def style_rows(self) -> list[tuple[FeatureComparison, ...]]:
@@ -138,6 +140,7 @@ def find(workdir: str, checkpoint: str, name: str) -> Findings:
     run, path = load_run(workdir, checkpoint), resolve_path(workdir)
     config = run.config.to_dict()
     texts = dataset.prepare(run.config, run.corpus, run.tokenizer).splits.by_tale
+    progress = Progress.of(run.config.data.batch_size, run.config.data.seq_len, run.corpus)
     rows = _rows(path / metrics.FILE)
     versions, baselines = (_read_json(path / f"{name}.json") for name in ("versions", "baselines"))
     log(f"{name}: writing {STREAMS} samples at each of {len(TEMPERATURES)} temperatures, beside the author's pieces")
@@ -160,7 +163,8 @@ def find(workdir: str, checkpoint: str, name: str) -> Findings:
         step=int(run.state.step),
         rows=rows,
         baselines=baselines,
-        training_seconds=_seconds(rows, config["data"]["batch_size"] * config["data"]["seq_len"]),
+        training_seconds=progress.seconds(rows),
+        progress=progress,
         stages=_stages(path / "samples", rows, config["sample"]["prompt"], author.reference, overlap),
         written=written,
         copied_by_author=overlap.quantiles(held_out.values(), LENGTH),
@@ -194,15 +198,6 @@ def _read_json(path: epath.Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text())) if path.exists() else {}
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: damaged ({error}); start the training again, which writes it anew") from None
-
-
-def _seconds(rows: list[Row], chars_per_step: int) -> float:
-    before, seconds = 0, 0.0
-    for row in rows:
-        if row["split"] == "train" and row["chars_per_second"]:
-            seconds += (row["step"] - before) * chars_per_step / row["chars_per_second"]
-            before = row["step"]
-    return seconds
 
 
 def _stages(folder: epath.Path, rows: list[Row], prompt: str, reference: Reference, overlap: Overlap) -> list[Stage]:

@@ -33,7 +33,7 @@ class Curve:
 
     name: str
     rows: list[Row]
-    chars_per_step: int
+    chars_per_step: float
     baselines: dict[str, float]
 
 

@@ -92,15 +92,19 @@ def trim_samples(folder: epath.Path, step: int) -> None:
 
 
 def read_rows(path: epath.Path) -> list[dict[str, Any]]:
-    """The rows of a .jsonl file; a half line at its end, as a kill leaves it, is no row."""
-    if not path.exists():
-        return []
+    """The rows of a .jsonl file. A last line without an end, as a kill leaves it, is no row.
+
+    Raises UserError for any other line that is not a JSON object.
+    """
     rows = []
-    for line in path.read_text().splitlines():
+    for number, line in enumerate(path.read_text().splitlines(keepends=True) if path.exists() else [], 1):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            rows.append(dict(json.loads(line)))
+        except (ValueError, TypeError):
+            if line.endswith("\n"):
+                raise UserError(
+                    f"{path}: damaged in line {number}, expected a JSON object; repair or delete that line"
+                ) from None
     return rows
 
 
@@ -111,5 +115,9 @@ def trim_rows(path: epath.Path, keep: Callable[[dict[str, Any]], bool]) -> None:
 
 
 def strict(row: Row) -> Row:
-    """JSON has no NaN: null stands for what is not finite."""
-    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
+    """The row with None, JSON's null, for every float that is not finite, which JSON does not have."""
+    return {key: strict(value) if isinstance(value, dict) else _finite(value) for key, value in row.items()}
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,7 +1,6 @@
-"""Training: dispatch, report, evaluate, save, until done or told to stop."""
+"""The training loop: dispatch, report, evaluate, save, until the run is done or has to stop."""
 
 import math
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -29,39 +28,45 @@ from lovecraft_jax.training.checkpoint import Checkpoints, saved_steps
 from lovecraft_jax.training.compiled import dispatch_steps, make_program
 from lovecraft_jax.training.logger import Logger
 from lovecraft_jax.training.metrics import FILE
+from lovecraft_jax.training.profiler import Profiler
 from lovecraft_jax.training.run_files import check_same_run, read_run_files
 from lovecraft_jax.training.state import TrainState
+from lovecraft_jax.training.throughput import MatmulPeak, Throughput
 
-EVAL_LANES = 32
-"""Rows that a scheduled score reads side by side, where train.eval_lanes leaves it open and the text is long enough."""
+EVAL_ROWS = 32
+"""Rows that a scheduled score reads side by side where train.eval_lanes is None and the text is long enough."""
 
 
-def train(config: ConfigDict | Config, workdir: str, cores: int = 0, take_over: bool = False) -> int:
-    """Trains `config` in `workdir`, or goes on with what is there; returns an exit code. `cores`: as `make_program`.
-    `take_over` as in `locked`.
+def train(config: ConfigDict | Config, workdir: str, cores: int = 0, take_over: bool = False, profile: int = 0) -> int:
+    """Trains `config` in `workdir`, or resumes what is there, and returns an exit code.
 
-    Raises UserError for wrong input, RunError where the loss or its gradient blew up or nothing can be saved.
+    `cores`: see `make_program`. `take_over`: see `files.locked_workdir`. `profile`: training steps to trace with
+    jax.profiler.
+
+    Raises UserError for wrong input, RunError where the loss or its gradient is not finite or nothing can be saved.
     """
-    where = resolve_path(workdir)
+    path = resolve_path(workdir)
     exit_on_peer_failure = distributed.exit_on_peer_failure(
-        lambda: max(saved_steps(where), default=None), command_after_kill(where)
+        lambda: max(saved_steps(path), default=None), command_after_kill(path)
     )
     with collect_signals() as signals, ExitStack() as stack, exit_on_peer_failure:
         typed = distributed.on_all_processes(lambda: config if isinstance(config, Config) else Config.of(config))
-        distributed.assert_same_on_all_processes(flatten(typed) | {"--workdir": str(where)})
+        distributed.assert_same_on_all_processes(flatten(typed) | {"--workdir": str(path)})
         backend.start_compiling(typed.model)  # while the corpus is read
         distributed.on_all_processes(
             lambda: stack.enter_context(locked_workdir(workdir, take_over)) if distributed.is_main_process() else None
         )
-        training = Training(typed, where, signals, stack, cores)
+        training = Training(typed, path, signals, stack, cores, profile)
         with training.report_disk_errors():
             return training.run()
 
 
 class Training:
-    """One start of a run, new or resumed, until it ends or `signals` has one. `stack` closes what it opens."""
+    """One start of a run, new or resumed, until it ends or `signals` has one. `stack` closes whatever it opens."""
 
-    def __init__(self, config: Config, path: epath.Path, signals: list[int], stack: ExitStack, cores: int) -> None:
+    def __init__(
+        self, config: Config, path: epath.Path, signals: list[int], stack: ExitStack, cores: int, profile: int = 0
+    ) -> None:
         self.config, self.path, self.signals, self.stack = config, path, signals, stack
         self.checkpoints = Checkpoints(path, config.train.keep)
         stack.callback(self.checkpoints.close)
@@ -70,7 +75,15 @@ class Training:
         )
         distributed.on_all_processes(lambda: self._prepare(cores))
         distributed.assert_same_on_all_processes({"the SHA-256 of data.corpus": self.data.sha256})
-        self.scorer = Scorer(self.program.model, self.data.tokenizer.start_id)
+        model = self.program.model
+        self.scorer = Scorer(model, self.data.tokenizer.start_id)
+        self.bce = config.train.loss == "binary_cross_entropy"
+        self.throughput = Throughput(
+            self.logger.progress.chars_per_step, 3 * model.flops_per_token() * self.logger.progress.tokens_per_step
+        )
+        self.peak = MatmulPeak(self.program.devices, config.model.dtype)
+        profile = profile if distributed.is_main_process() else 0
+        self.profiler = Profiler(path / "profile", profile, self.logger.log, self.throughput.paused)
 
         restored = self.checkpoints.restore_newest(self.program.target)
         self.step = restored.step if restored else 0
@@ -78,25 +91,27 @@ class Training:
         self.state: TrainState = restored.state if restored else self.program.init(config.seed)
 
     def _prepare(self, cores: int) -> None:
-        """All that each process makes for itself, and that wrong input can spoil."""
+        """Builds what every process has for itself, and what wrong input can make fail."""
         config, tokenizer, corpus = self.config, None, None
         if self.checkpoints.steps:
             recorded, tokenizer, corpus = read_run_files(self.path)
             config = config.filled_from(recorded)
             check_same_run(self.path, recorded, config)
         self.data = dataset.prepare(config, corpus, tokenizer)
-        self.eval_lanes = _eval_lanes(config, len(self.data.encoded["valid"].ids))
-        config = self.config = config.replace(**{"train.eval_lanes": self.eval_lanes})
+        self.eval_rows = _eval_rows(config, len(self.data.encoded["valid"].ids))
+        config = self.config = config.replace(**{"train.eval_lanes": self.eval_rows})
         ids = self.data.encoded["train"].ids
         self.batches = Batches(ids, config.data.batch_size, config.data.seq_len, config.data.regime, config.seed)
         prompt = generate.encode_prompt(self.data.tokenizer, config.sample.prompt, "config.sample.prompt")
-        self.total = config.train.steps or math.ceil(config.train.epochs * self.batches.steps_per_epoch)
-        self.program = make_program(config, self.data.tokenizer.size, self.total, cores)
         self.logger = Logger(self.path, config, self.data, prompt)
+        self.total = self.logger.progress.total_steps(config.train)
+        self.program = make_program(config, self.data.tokenizer.size, self.total, cores)
 
     def run(self) -> int:
-        """From where the run stands to its end, to an interruption, or to `stop_at_step`."""
-        rows = read_rows(self.path / FILE) if distributed.is_main_process() else []
+        """Trains from where the run stands to its end, to an interruption, or to `stop_at_step`."""
+        rows = distributed.on_all_processes(
+            lambda: read_rows(self.path / FILE) if distributed.is_main_process() else []
+        )
         final = distributed.gather([row for row in rows if row.get("scoring") == "final"])[0]
         if self.step == self.total and final:
             log(f"{self.path}: already finished at step {self.total:,}")
@@ -115,20 +130,20 @@ class Training:
         return DONE
 
     def open(self) -> None:
-        """Begins to write the run down, before its first dispatch."""
-        self.logger.open(self.program, self.step, self.total, self.batches.steps_per_epoch, self.stack)
+        """Starts writing the run down. To be called before its first dispatch."""
+        self.logger.open(self.program, self.step, self.total, self.stack)
         self.watchdog = Watchdog(self.config.train.watchdog, self._report_stuck, INTERRUPTED)
         self.stack.callback(self.watchdog.close)
-        self.began, self.began_at = time.perf_counter(), self.step
+        self.throughput.start(self.step)
 
     def after(self, step: int, state: TrainState, metrics: dict[str, jax.Array]) -> None:
-        """What is due after a dispatch that another program did, which brought the run to `step`. Raises RunError."""
+        """Does what is due after a dispatch of another program, which brought the run to `step`. Raises RunError."""
         self.step, self.state = step, state
         if not self._run_due_work(metrics):
             self._report(step, metrics)
 
     def save(self, bpc: float | None = None) -> None:
-        """A checkpoint of where the run stands, with the score if it has one."""
+        """Saves a checkpoint of the current state, with its score if it has one."""
         if self.step not in self.checkpoints.steps:
             self.checkpoints.save(self.step, self.state, self.logger.record, bpc)
 
@@ -137,33 +152,36 @@ class Training:
         """Raises RunError for a file of the run that cannot be written, as on a full disk."""
         try:
             yield
-        except BrokenPipeError:  # who reads our output is no disk
+        except BrokenPipeError:  # standard output was closed by its reader: not a file of the run
             raise
         except OSError as error:
             file, why = error.filename or self.path, error.strerror or error
             raise RunError(f"{file}: cannot be written ({why}); last good checkpoint: {self._last_saved()}") from error
 
     def _train(self, end: int) -> bool:
-        """Dispatches K steps at a time, until `end` or told to stop, which it returns.
+        """Dispatches K steps at a time up to step `end`, and returns whether it was interrupted before.
 
-        Dispatches end at multiples of K in absolute steps, as does all that is due.
+        Dispatches end at multiples of K in absolute steps, as everything that is due does.
         """
         K, stop, stop_requested = dispatch_steps(self.config), distributed.Stop(self.signals), False
         pending: tuple[int, dict[str, jax.Array]] | None = None
-        sent, after = self._send(self.step, K)
+        batches, after = self._send(self.step, K)
         while self.step < end and not (stop_requested := stop.requested()):
-            self.state, metrics = self.program.train_steps(self.state, sent)
+            self.profiler.start_if_due(self.step, self.state)
+            self.state, metrics = self.program.train_steps(self.state, batches)
             self.step = after
-            sent, after = self._send(self.step, K)  # while the devices are at work
-            if pending:  # the device has this dispatch to do: now there is time to look at the one before
+            batches, after = self._send(self.step, K)  # while the devices compute
+            self.profiler.stop_if_due(self.step, self.state)
+            if pending:  # the devices are busy with this dispatch: time to look at the one before
                 self._report(*pending)
             pending = None if self._run_due_work(metrics) else (self.step, metrics)
         if pending:
             self._report(*pending)
+        self.profiler.close(self.step)
         return stop_requested
 
     def _run_due_work(self, metrics: dict[str, jax.Array]) -> bool:
-        """Whether the dispatch that ended here is one to evaluate or save after; then it is done, and reported."""
+        """Reports the dispatch that ended here and evaluates or saves, if either is due; returns whether it was."""
         scored = self.step % self.config.train.eval_every == 0 or self.step == self.total
         if not scored and self.step % self.config.train.checkpoint_every:
             return False
@@ -172,37 +190,41 @@ class Training:
             self._evaluate()
         else:
             self.save()
-        self.began, self.began_at = time.perf_counter(), self.step
+        self.throughput.start(self.step)
         return True
 
     def _send(self, step: int, K: int) -> tuple[Any, int]:
-        """The batches from `step` to where its dispatch ends, on their way to the devices, and where that is."""
+        """Starts sending the batches from `step` to the end of its dispatch to the devices; returns both."""
         stop = min((step // K + 1) * K, self.total)
         return self.program.put(self.batches.at(step, stop - step, self.program.rows)) if stop > step else None, stop
 
     def _report(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Shows a dispatch that ended at `step` and writes its row where one is due. Raises RunError."""
+        """Shows a dispatch that ended at `step`, and writes its row where one is due. Raises RunError."""
         values = {name: np.asarray(value, np.float64) for name, value in metrics.items()}
         self.watchdog.feed()
-        count = len(values["loss"])
-        loss, seconds = float(values["loss"].mean()), time.perf_counter() - self.began
+        due = step % self.config.train.log_every == 0
+        count, loss, rates = len(values["loss"]), float(values["loss"].mean()), self.throughput.rates(step, restart=due)
         row: Row = {
             "step": step,
             "split": "train",
             "loss": loss,
-            "bpc": self.logger.bpc(loss),
+            "bpc": self.logger.progress.bpc(loss),
             "grad_norm": float(values["grad_norm"].mean()),
             "learning_rate": float(values["learning_rate"][-1]),
-            "chars_per_second": self.logger.chars_per_step * (step - self.began_at) / seconds,
-        }
-        if "bce" in values:
+        } | rates
+        if self.bce:
             row["bce"] = float(values["bce"].mean())
         for at in np.flatnonzero(values["finite"] == 0)[:1]:
             self._stop_at_bad_step(row | {"step": step - count + 1 + int(at)}, float(values["learning_rate"][at]))
-        due = step % self.config.train.log_every == 0
-        self.logger.show(row, due)
-        if due:
-            self.began, self.began_at = time.perf_counter(), step
+        self.logger.show(row | self._utilization(row["flops_per_second"]) if due else row, due)
+
+    def _utilization(self, flops_per_second: float) -> Row:
+        """The share of the device's matmul peak, which the first row on a new kind of machine measures."""
+        if distributed.is_main_process() and self.peak.is_to_be_measured(flops_per_second):
+            jax.block_until_ready(self.state)
+            with self.throughput.paused():
+                self.peak.measure()
+        return {"mfu": self.peak.share(flops_per_second)}
 
     def _stop_at_bad_step(self, row: Row, rate: float) -> None:
         unknown = {key: math.nan for key in ("loss", "bpc", "grad_norm", "bce") if key in row}
@@ -226,9 +248,9 @@ class Training:
         return f"step {saved[-1]:,} in {self.path / 'checkpoints'}" if saved else "none yet"
 
     def _evaluate(self) -> None:
-        """Scores the valid split, writes a sample, saves with the score."""
+        """Scores the valid split, generates a sample, and saves with the score."""
         variables = distributed.local_copy(self.state.variables)
-        score = self.scorer.scheduled(variables, self.data.encoded["valid"], self.eval_lanes)
+        score = self.scorer.scheduled(variables, self.data.encoded["valid"], self.eval_rows, self.bce)
         row = score_row(self.step, "valid", "scheduled", score) | self._window_score("valid", variables)
         self.logger.evaluation(row, self.program.model, variables)
         self.save(score.bpc)
@@ -236,33 +258,37 @@ class Training:
         self.logger.log(f"step {self.step:,}: valid {score.bpc:.4f} bpc")
 
     def _finish(self) -> int:
-        """Final scores of valid and test from the best checkpoint, and some of its writing."""
+        """Writes the final scores of valid and test from the best checkpoint, and a sample of it."""
         self.checkpoints.wait()
         restored = self.checkpoints.restore_newest(self.program.target, first=self.checkpoints.best_step)
         assert restored is not None, "the last step is always evaluated, and so saved"
         variables, rows = distributed.local_copy(restored.state.variables), []
         for split in ("valid", "test"):
-            score = self.scorer.final(variables, self.data.encoded[split])
+            score = self.scorer.final(variables, self.data.encoded[split], self.bce)
             row = score_row(self.total, split, "final", score) | self._window_score(split, variables)
             rows.append(row | {"checkpoint": restored.step})
             self.watchdog.feed()
         self.logger.finish(rows, self.program.model, variables)
-        distributed.gather(None)  # those who are done wait: JAX takes one that has left early for lost
+        distributed.gather(None)  # wait for all: JAX takes a process that exits earlier for lost
         return DONE
 
     def _window_score(self, split: str, variables: Variables) -> Row:
         """In the window regime, the score as trained: every window from a zero carry."""
         if self.config.data.regime != "window":
             return {}
-        score = self.scorer.windows(variables, self.data.encoded[split], self.eval_lanes, self.config.data.seq_len)
-        return {"bpc_window": score.bpc, "bce_window": score.bce}
+        T = self.config.data.seq_len
+        score = self.scorer.windows(variables, self.data.encoded[split], self.eval_rows, T, self.bce)
+        return {"bpc_window": score.bpc} | ({"bce_window": score.bce} if self.bce else {})
 
 
-def _eval_lanes(config: Config, tokens: int) -> int:
-    """The rows of a scheduled score, chosen here where the config says None. Raises UserError for a short split."""
-    lanes = config.train.eval_lanes
-    if lanes is None:
-        return max(1, min(EVAL_LANES, tokens))
-    if lanes > tokens:
-        raise UserError(f"config.train.eval_lanes={lanes}: valid has {tokens:,} tokens; use fewer, or None")
-    return lanes
+def _eval_rows(config: Config, tokens: int) -> int:
+    """Returns the rows of a scheduled score, chosen here where the config says None.
+
+    Raises UserError where the valid split, of so many tokens, is too short.
+    """
+    rows = config.train.eval_lanes
+    if rows is None:
+        return max(1, min(EVAL_ROWS, tokens))
+    if rows > tokens:
+        raise UserError(f"config.train.eval_lanes={rows}: valid has {tokens:,} tokens; use fewer, or None")
+    return rows

@@ -1,51 +1,61 @@
-"""What a run measured, written once: metrics.jsonl for programs, TensorBoard events for eyes."""
+"""The measurements of a run, written twice: metrics.jsonl for programs, TensorBoard events for people."""
 
 import contextlib
 import json
 import math
 import os
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 from etils import epath
 from tensorboardX import SummaryWriter
 from tensorboardX.record_writer import register_writer_factory
 
-from lovecraft_jax.runtime.files import GrowingFile, Row, strict, trim_rows
+from lovecraft_jax.runtime.files import GrowingFile, Row, on_store, strict, trim_rows
 
 FILE = "metrics.jsonl"
 
 
 class MetricsWriter:
-    """Appends rows to metrics.jsonl and to TensorBoard. `step` is where the run stands: later rows are removed."""
+    """Appends rows to metrics.jsonl and to TensorBoard. Rows after `step`, where the run resumes, are removed first."""
 
     def __init__(self, workdir: epath.Path, step: int) -> None:
         path = workdir / FILE
-        # Final scores are written last, and again by whatever run ends: an unfinished run keeps none.
+        # Final scores are written last, and again by whichever start ends the run: an unfinished run keeps none.
         trim_rows(path, lambda row: row["step"] <= step and row.get("scoring") != "final")
         self._file = GrowingFile(path)
+        if on_store(path):
+            upload_events()
         self._board = SummaryWriter(os.fspath(workdir / "tensorboard"), purge_step=step + 1, filename_suffix=f".{step}")
 
     def write(self, *rows: Row) -> None:
-        """Rows that belong together reach the file in one write."""
+        """Appends rows that belong together in one write. Numbers inside a nested row are scalars of their own."""
         self._file.add("".join(json.dumps(strict(row)) + "\n" for row in rows))
         for row in rows:
-            for key, value in row.items():
-                if isinstance(value, float) and math.isfinite(value):
-                    tag = "/".join(filter(None, (row["split"], row.get("scoring"), key)))
-                    self._board.add_scalar(tag, value, row["step"])
+            prefix = "/".join(filter(None, (row["split"], row.get("scoring"))))
+            for tag, value in _scalars(row, prefix):
+                self._board.add_scalar(tag, value, row["step"])
 
     def close(self) -> None:
-        """Flushes both, as far as can be: what could not be written was told when it was."""
+        """Flushes both as far as possible: a failed write was already reported when it happened."""
         for file in (self._file, self._board):
             with contextlib.suppress(OSError):
                 file.close()
 
 
-class _StoredEvents:
-    """What tensorboardX writes to on an object store, instead of through packages of its own.
+def format_scores(rows: list[Row]) -> str:
+    """One line with the bits per character of every split."""
+    return "  ".join(f"{row['split']} {row['bpc']:.4f} bpc" for row in rows)
 
-    It flushes every two minutes, in its thread, and when it is closed: then the file is uploaded whole.
-    """
+
+def upload_events() -> None:
+    """Makes tensorboardX write gs:// through fsspec, as everything else here does, instead of packages of its own."""
+    register_writer_factory("gs", SimpleNamespace(open=_UploadedEvents, directory_check=lambda path: None))
+
+
+class _UploadedEvents:
+    """An event file on an object store. tensorboardX flushes it every two minutes, in a thread of its own, and when it
+    is closed: then the whole file is uploaded."""
 
     def __init__(self, path: str) -> None:
         self._path, self._events = epath.Path(path), b""
@@ -54,15 +64,18 @@ class _StoredEvents:
         self._events += data
 
     def flush(self) -> None:
-        with contextlib.suppress(Exception):  # out of reach: the next will do; if its thread died, `write` would wait
+        # With the store out of reach the next flush uploads it. An exception would end tensorboardX's thread, and the
+        # next add_scalar would then wait forever.
+        with contextlib.suppress(Exception):
             self._path.write_bytes(self._events)
 
     close = flush
 
 
-register_writer_factory("gs", SimpleNamespace(open=_StoredEvents, directory_check=lambda path: None))
-
-
-def results(rows: list[Row]) -> str:
-    """Final scores in a line."""
-    return "  ".join(f"{row['split']} {row['bpc']:.4f} bpc" for row in rows)
+def _scalars(values: Row, prefix: str) -> Iterator[tuple[str, float]]:
+    """(TensorBoard tag, value) of every finite float in a row."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _scalars(value, f"{prefix}/{key}")
+        elif isinstance(value, float) and math.isfinite(value):
+            yield f"{prefix}/{key}", value

@@ -1,4 +1,4 @@
-"""What a run writes down about itself before its first step, and holds a second start against."""
+"""The files that describe a run, written before its first step and compared with the config when it resumes."""
 
 import json
 import platform
@@ -20,7 +20,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def run_record(config: Config, data: Data) -> dict[str, Any]:
-    """All that explains a state: what config.json, vocab.json, corpus.json and versions.json hold."""
+    """Returns the contents of config.json, vocab.json, corpus.json and versions.json, by name."""
     return {
         "config": config.to_dict(),
         "vocab": data.tokenizer.dumps(),
@@ -28,6 +28,7 @@ def run_record(config: Config, data: Data) -> dict[str, Any]:
             "name": data.name,
             "sha256": data.sha256,
             "characters": {split: len(text) for split, text in data.splits.text.items()},
+            "tokens": {split: len(encoded.ids) for split, encoded in data.encoded.items()},
             "read": data.splits.counts.read,
             "folded": data.splits.counts.folded,
             "dropped": data.splits.counts.dropped,
@@ -45,27 +46,27 @@ def _hardware() -> str:
 
 
 def write_run_files(path: epath.Path, recorded: dict[str, Any]) -> None:
-    """The four JSON files."""
+    """Writes the four JSON files."""
     for name in ("config", "corpus", "versions"):
         write_json(path / f"{name}.json", recorded[name])
     write_text(path / "vocab.json", recorded["vocab"] + "\n")
 
 
 def read_run_files(path: epath.Path) -> tuple[Config, Tokenizer, dict[str, Any]]:
-    """Config, vocabulary and corpus of the run in `path`. Raises UserError where it is none."""
+    """Returns config, tokenizer and corpus.json of the run in `path`. Raises UserError where there is no run."""
     texts = []
     try:
         for name in ("config.json", "vocab.json", "corpus.json"):
             texts.append((path / name).read_text())
         return Config.of(json.loads(texts[0])), load_tokenizer(texts[1]), json.loads(texts[2])
-    except FileNotFoundError:  # whose own `filename` is None on an object store
+    except FileNotFoundError:  # its `filename` is None on an object store
         raise UserError(f"--workdir={path}: not a run ({name} is missing); train first, or name another") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"--workdir={path}: its JSON files are damaged ({error}); name another") from None
 
 
 def check_same_run(path: epath.Path, old: Config, new: Config) -> None:
-    """Raises UserError, with the first differences, where `new` would not go on as `old` began."""
+    """Raises UserError with the first differences where a run with the config `old` cannot resume with `new`."""
     differing = new.differences(old)
     if differing:
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""

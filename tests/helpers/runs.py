@@ -27,6 +27,9 @@ OF_TWO = (
 )
 """Flags of the runs of two processes: a checkpoint every ten steps, all kept, and lanes that two do not divide."""
 
+CLOCK = ("chars_per_second", "flops_per_second", "mfu")
+"""Keys of rows that depend on the clock."""
+
 
 def assert_same_run(workdir: Path, expected: Path) -> None:
     """Every leaf of the last state, every row but its timing, and every sample are the same, and nothing is left."""
@@ -52,7 +55,7 @@ def rows(workdir: Path | epath.Path) -> list[dict[str, Any]]:
     file = workdir / "metrics.jsonl"
     lines = file.read_text().splitlines(keepends=True) if file.exists() else []
     found = [json.loads(line) for line in lines if line.endswith("\n")]
-    return [{key: value for key, value in row.items() if key != "chars_per_second"} for row in found]
+    return [{key: value for key, value in row.items() if key not in CLOCK} for row in found]
 
 
 def samples(workdir: Path | epath.Path) -> dict[str, str]:

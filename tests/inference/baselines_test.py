@@ -1,3 +1,5 @@
+"""Baselines against values worked out by hand, and the process and cache in which they are computed."""
+
 import math
 import subprocess
 import sys
@@ -34,23 +36,23 @@ def test_unigram_is_the_smoothed_frequency_in_training() -> None:
     assert baselines.unigram("aaabb", "abz") == pytest.approx((1 + math.log2(8 / 3) + 3) / 3, rel=1e-12)
 
 
-def test_ppmd_of_a_text_primed_with_itself_is_nearly_free(tales: list[str]) -> None:
+def test_ppmd_of_a_text_primed_with_itself_is_nearly_zero(tales: list[str]) -> None:
     text = "".join(tales[:10])
     unprimed, primed = baselines.ppmd("", text), baselines.ppmd(text, text)
-    assert 0 < primed < 0.2 * unprimed  # what is left: PPMd never takes a character for certain
+    assert 0 < primed < 0.2 * unprimed  # PPMd is never certain of a character
 
 
 def test_ppmd_of_noise_is_its_entropy() -> None:
-    noise = "".join(np.random.default_rng(0).choice(list("abcd"), 20_000))  # two bits each, whatever came before
+    noise = "".join(np.random.default_rng(0).choice(list("abcd"), 20_000))  # two bits each
     assert baselines.ppmd(noise[:10_000], noise[10_000:]) == pytest.approx(2.0, rel=0.1)
 
 
-def test_each_baseline_reads_more_than_the_one_before(tales: list[str]) -> None:
+def test_each_baseline_is_better_than_the_one_before(tales: list[str]) -> None:
     train, valid = "".join(tales[:40]), "".join(tales[40:])
     assert baselines.ppmd(train, valid) < baselines.unigram(train, valid) < baselines.uniform(train)
 
 
-def test_the_work_is_done_beside_and_kept(cache: Path, tales: list[str]) -> None:
+def test_baselines_are_computed_in_another_process_and_cached(cache: Path, tales: list[str]) -> None:
     train, valid = "".join(tales), tales[0]  # more than a pipe holds
     expected = {
         "uniform": baselines.uniform(train),
@@ -64,15 +66,15 @@ def test_the_work_is_done_beside_and_kept(cache: Path, tales: list[str]) -> None
     assert len(files) == 1
 
     again = Baselines(train, valid)
-    assert again.result() == expected  # at once: it was kept
+    assert again.result() == expected  # at once, from the cache
     again.close()
-    other = Baselines(train + valid[:100], valid[100:])  # the same characters, cut elsewhere
+    other = Baselines(train + valid[:100], valid[100:])  # the same characters, split elsewhere
     other.close()
     assert other.result() is None
     assert [path for path in cache.rglob("*") if path.is_file()] == files
 
 
-def test_closing_ends_the_work(cache: Path) -> None:
+def test_closing_ends_the_process(cache: Path) -> None:
     work = Baselines("ab" * 3_000_000, "ab" * 300_000)
     process = work._process
     assert isinstance(process, subprocess.Popen)
@@ -81,10 +83,10 @@ def test_closing_ends_the_work(cache: Path) -> None:
     assert process.returncode == -9
     assert work.wait(60) is None
     assert [path for path in cache.rglob("*") if path.is_file()] == []
-    work.close()  # twice does no harm
+    work.close()  # again
 
 
-def test_a_damaged_result_is_worked_out_again(cache: Path) -> None:
+def test_a_damaged_cache_file_is_computed_again(cache: Path) -> None:
     first = Baselines("aaabb", "ab")
     scores = first.wait(120)
     first.close()
@@ -96,7 +98,7 @@ def test_a_damaged_result_is_worked_out_again(cache: Path) -> None:
     again.close()
 
 
-def test_the_work_needs_no_accelerator() -> None:
-    """It runs beside the training: were jax loaded there, it would take the device's memory."""
+def test_the_process_loads_no_jax() -> None:
+    """It runs beside the training, and jax would reserve the device's memory."""
     check = "import sys, lovecraft_jax.inference.baselines; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], cwd=Path(__file__).parents[2], check=False).returncode == 0

@@ -71,6 +71,17 @@ def test_a_half_line_is_no_row(workdir: epath.Path) -> None:
     assert [row["step"] for row in read_rows(path)] == [10, 20]
 
 
+@pytest.mark.parametrize("broken", ['{"step": 2', "\0\0", "5", "[1]"])
+def test_a_damaged_line_before_the_end_is_reported_with_its_number(workdir: epath.Path, broken: str) -> None:
+    path = workdir / "metrics.jsonl"
+    text = f'{{"step": 10}}\n{broken}\n{{"step": 30}}\n'
+    path.write_text(text)
+    for read in (lambda: read_rows(path), lambda: trim_rows(path, lambda row: True)):
+        with pytest.raises(UserError, match=r"metrics\.jsonl: damaged in line 2, expected a JSON object"):
+            read()
+    assert path.read_text() == text
+
+
 def test_trimming_keeps_the_wanted_rows_and_whole_lines(workdir: epath.Path) -> None:
     path = workdir / "metrics.jsonl"
     trim_rows(path, lambda row: True)

@@ -1,4 +1,4 @@
-"""One command trains: what it prints where, what it leaves behind, and how it ends when the loss blows up."""
+"""The train command: what it prints where, which files it leaves, and how it ends when the loss is not finite."""
 
 import hashlib
 import itertools
@@ -40,9 +40,10 @@ def test_a_run_records_its_corpus(trained: Path) -> None:
     assert corpus["sha256"] == hashlib.sha256("\n".join(hashes).encode()).hexdigest()
     assert sorted(name for names in corpus["splits"].values() for name in names) == [file.stem for file in files]
     assert corpus["characters"] == {split: len(_text(names)) for split, names in corpus["splits"].items()}
+    assert corpus["tokens"] == corpus["characters"]
 
 
-def test_metrics_have_a_row_for_all_that_was_due(trained: Path) -> None:
+def test_metrics_have_a_row_for_everything_that_was_due(trained: Path) -> None:
     rows = _rows(trained)
     assert [(row["step"], row["split"], row.get("scoring")) for row in rows] == [
         (10, "train", None),
@@ -58,13 +59,21 @@ def test_metrics_have_a_row_for_all_that_was_due(trained: Path) -> None:
     ]
     for row in (row for row in rows if row["split"] != "sample"):
         assert row["bpc"] == pytest.approx(row["loss"] / math.log(2), rel=1e-9)  # a token is a character here
+        assert "bce" not in row  # computed only where it is the loss
         if row["split"] == "train":
             assert row["chars_per_second"] > 0
             assert row["learning_rate"] == pytest.approx(_rate(row["step"] - 1), rel=1e-5)
-            assert "bce" not in row  # which would cost time
         else:
-            assert 0 < row["bce"] < row["loss"]
             assert row["perplexity"] == pytest.approx(math.exp(row["loss"]), rel=1e-9)
+
+
+def test_train_rows_have_flops_per_second_and_their_share_of_the_matmul_peak(trained: Path) -> None:
+    forward = 2 * (16 * 64 + (16 * 64 + 16 * 64) + 16 * 80)  # one-hot input, two layers of 16 units, 80 logits
+    rows = [row for row in _rows(trained) if row["split"] == "train"]
+    for row in rows:
+        assert row["flops_per_second"] == pytest.approx(3 * forward * row["chars_per_second"], rel=1e-9)
+        assert row["flops_per_second"] / row["mfu"] == pytest.approx(rows[0]["flops_per_second"] / rows[0]["mfu"])
+        assert 0 < row["mfu"] < 1
 
 
 def test_training_lowers_every_loss(trained: Path) -> None:
@@ -75,14 +84,14 @@ def test_training_lowers_every_loss(trained: Path) -> None:
         assert losses[0] < math.log(80) + 0.1
 
 
-def test_every_evaluation_writes_a_sample(trained: Path) -> None:
+def test_every_evaluation_generates_a_sample(trained: Path) -> None:
     written = {file.name: file.read_text() for file in (trained / "samples").iterdir()}
     assert sorted(written) == ["00000020.txt", "00000040.txt", "best.txt"]
     for text in written.values():
         assert re.fullmatch(r"The ancient house.{40}\n", text, re.DOTALL)
 
 
-def test_every_evaluation_tells_the_style_of_its_sample(trained: Path) -> None:
+def test_every_evaluation_measures_the_style_of_its_sample(trained: Path) -> None:
     splits = _json(trained / "corpus.json")["splits"]
     train, whole = _text(splits["train"]), _text(list(itertools.chain.from_iterable(splits.values())))
     letters, known = _letters(whole), set(_words(whole))
@@ -106,7 +115,9 @@ def test_tensorboard_has_the_curves(trained: Path) -> None:
         assert tag in events
 
 
-def test_a_finished_run_says_so_and_changes_nothing(trained: Path, command: Callable, tmp_path: Path) -> None:
+def test_starting_a_finished_run_prints_its_scores_and_changes_nothing(
+    trained: Path, command: Callable, tmp_path: Path
+) -> None:
     workdir = shutil.copytree(trained, tmp_path / "run")
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.name != "lock" and path.is_file()}
     done = command("train", "--config=configs/tiny.py", f"--workdir={workdir}")
@@ -117,40 +128,41 @@ def test_a_finished_run_says_so_and_changes_nothing(trained: Path, command: Call
     assert after == before
 
 
-def test_results_go_to_standard_output_and_all_else_to_standard_error(windows: tuple) -> None:
+def test_results_go_to_standard_output_and_everything_else_to_standard_error(windows: tuple) -> None:
     workdir, done = windows
     assert done.stdout == _results(_rows(workdir))
-    for said in ("step 10/40", "step 20: valid", str(workdir)):
-        assert said in done.stderr
+    for part in ("step 10/40", "step 20: valid", str(workdir)):
+        assert part in done.stderr
 
 
-def test_the_plan_comes_before_the_first_step(windows: tuple) -> None:
+def test_a_summary_is_shown_before_the_first_step(windows: tuple) -> None:
     _, done = windows
-    plan = done.stderr[: done.stderr.index("step 10/40")]
+    summary = done.stderr[: done.stderr.index("step 10/40")]
     train, valid, test = (len(_text(names)) for names in _json(windows[0] / "corpus.json")["splits"].values())
     layers = 4 * 16 * (80 + 16 + 1) + 4 * 16 * (16 + 16 + 1)
     parameters = layers + (16 + 1) * 80
     for part in (
         f"{parameters:,} parameters",
-        f"{parameters / train:.3f} a training character",
+        f"{parameters / train:.3f} per training character",
         f"train {train:,}, valid {valid:,}, test {test:,} characters",
         "0 folded, 0 dropped",
-        "40 of 8 x 8 tokens",
+        "2 LSTM layers of 16",
+        f"40 of 8 x 8 tokens, {40 / (train // 64):.2f} epochs",
         "1 x cpu",
     ):
-        assert part in plan
+        assert part in summary
 
 
-def test_baselines_stand_beside_the_score(windows: tuple) -> None:
+def test_baselines_are_logged(windows: tuple) -> None:
     workdir, done = windows
     splits = _json(workdir / "corpus.json")["splits"]
     train, valid = Counter(_text(splits["train"])), Counter(_text(splits["valid"]))
     total = train.total() + len(train) + 1
     unigram = -sum(n * math.log2((train[char] + 1) / total) for char, n in valid.items()) / valid.total()
-    said = dict(re.findall(r"\b(uniform|unigram|ppmd) (\d+\.\d+)", done.stderr))
-    assert said["uniform"] == f"{math.log2(80):.3f}"
-    assert said["unigram"] == f"{unigram:.3f}"
-    assert 1 < float(said["ppmd"]) < unigram
+    logged = dict(re.findall(r"\b(uniform|unigram|ppmd) (\d+\.\d+)", done.stderr))
+    assert logged["uniform"] == f"{math.log2(80):.3f}"
+    assert logged["unigram"] == f"{unigram:.3f}"
+    assert 1 < float(logged["ppmd"]) < unigram
 
 
 def test_the_window_regime_reports_both_scores(windows: tuple) -> None:
@@ -170,14 +182,18 @@ def test_the_window_regime_reports_both_scores(windows: tuple) -> None:
     assert final["bce_window"] == pytest.approx(-np.mean(np.log(right)), rel=1e-5)
 
 
-def test_a_run_trained_by_binary_cross_entropy_tells_it_while_training(windows: tuple) -> None:
-    told = [row["bce"] for row in _rows(windows[0]) if row["split"] == "train"]
-    assert len(told) == 4
-    assert told == sorted(told, reverse=True)
-    assert told[0] < (math.log(80) - 79 * math.log(79 / 80)) / 80  # as where all 80 are alike
+def test_a_run_that_minimises_binary_cross_entropy_has_it_in_every_row(windows: tuple) -> None:
+    rows = [row for row in _rows(windows[0]) if row["split"] != "sample"]
+    assert [("bce" in row, "bce_window" in row) for row in rows] == [(True, row["split"] != "train") for row in rows]
+    train = [row["bce"] for row in rows if row["split"] == "train"]
+    assert len(train) == 4
+    assert train == sorted(train, reverse=True)
+    assert train[0] < (math.log(80) - 79 * math.log(79 / 80)) / 80  # less than where all 80 are equally likely
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_with_the_last_good_state(command: Callable, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_state(
+    command: Callable, tmp_path: Path
+) -> None:
     flags = ("--config.optimizer.lr=1e36", "--config.train.checkpoint_every=1")
     done = command("train", "--config=configs/tiny.py", f"--workdir={tmp_path}", *flags)
     row = _rows(tmp_path)[-1]
@@ -202,7 +218,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_last_good_state(command
 
 @pytest.fixture(scope="module")
 def windows(command: Callable, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess]:
-    """A run in the window regime, trained by the article's loss, and what it said."""
+    """A run in the window regime that minimises the article's loss, and its output."""
     workdir = tmp_path_factory.mktemp("windows")
     as_article = "--config.data.regime=window", "--config.train.loss=binary_cross_entropy"
     done = command("train", "--config=configs/tiny.py", f"--workdir={workdir}", *as_article)
@@ -229,7 +245,7 @@ def _words(text: str) -> list[str]:
 
 
 def _letters(text: str) -> dict[str, float]:
-    """The frequency of each letter."""
+    """The share of each letter."""
     counts = Counter(char for char in text.lower() if char.isalpha())
     return Counter({char: count / counts.total() for char, count in counts.items()})
 
@@ -239,10 +255,10 @@ def _json(path: Path) -> dict:
 
 
 def _rows(workdir: Path) -> list[dict]:
-    """The rows, as strict JSON: NaN is none."""
+    """The rows, as strict JSON, which has no NaN."""
 
     def refuse(constant: str) -> None:
-        raise AssertionError(f"{constant} is no JSON")
+        raise AssertionError(f"{constant} is not JSON")
 
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line, parse_constant=refuse) for line in lines]

@@ -1,0 +1,70 @@
+"""Training steps as characters, epochs and seconds: the one place that converts them, whatever a token is."""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lovecraft_jax.config import TrainConfig
+from lovecraft_jax.data.batches import steps_per_epoch
+from lovecraft_jax.runtime.files import Row
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """The size of a step and of the training split, which has so many `tokens` and `characters`."""
+
+    batch_size: int
+    seq_len: int
+    tokens: int
+    characters: int
+
+    @classmethod
+    def of(cls, batch_size: int, seq_len: int, corpus: Mapping[str, Any]) -> "Progress":
+        """Reads the training split's size from the contents of corpus.json.
+
+        Runs that recorded no tokens are from when there were only characters.
+        """
+        characters = corpus["characters"]["train"]
+        return cls(batch_size, seq_len, corpus.get("tokens", corpus["characters"])["train"], characters)
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that a step trains on."""
+        return self.batch_size * self.seq_len
+
+    @property
+    def chars_per_token(self) -> float:
+        """Characters of a token, on average over the training split."""
+        return self.characters / self.tokens
+
+    @property
+    def chars_per_step(self) -> float:
+        """Characters that a step trains on, on average over the training split."""
+        return self.tokens_per_step * self.characters / self.tokens
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of one pass over the training split, as the batches are cut."""
+        return steps_per_epoch(self.tokens, self.batch_size, self.seq_len)
+
+    def epochs(self, step: int) -> float:
+        """Passes over the training split up to a step."""
+        return step / self.steps_per_epoch
+
+    def total_steps(self, config: TrainConfig) -> int:
+        """Steps of a whole run: train.steps, or where that is 0 as many as train.epochs take."""
+        return config.steps or math.ceil(config.epochs * max(1, self.steps_per_epoch))
+
+    def bpc(self, loss: float) -> float:
+        """Nats per training token as bits per character."""
+        return loss / math.log(2) / self.chars_per_token
+
+    def seconds(self, rows: Iterable[Row]) -> float:
+        """Time that the training steps took, without evaluations, from the rows of metrics.jsonl."""
+        before, seconds = 0, 0.0
+        for row in rows:
+            if row["split"] == "train" and row["chars_per_second"]:
+                seconds += (row["step"] - before) * self.chars_per_step / row["chars_per_second"]
+                before = row["step"]
+        return seconds
