@@ -96,7 +96,7 @@ def make_core_steps(
     """
     numbers = range(len(cores))
     owners = _owners(optimizer, shapes, len(cores))
-    rows = np.arange(len(shapes.carry[0][0]), dtype=np.int32).reshape(len(cores), -1)
+    rows = np.arange(len(jax.tree.leaves(shapes.carry)[0]), dtype=np.int32).reshape(len(cores), -1)
     gradients = jax.jit(_make_gradients(model, rows.size), compiler_options=options)
     share = functools.partial(jax.jit, compiler_options=options, donate_argnums=1)
     bce = jnp.float32(0) if model.loss == "binary_cross_entropy" else None

@@ -19,6 +19,7 @@ from lovecraft_jax.data.cleaning import Counts
 from lovecraft_jax.data.dataset import Data
 from lovecraft_jax.inference import generate
 from lovecraft_jax.inference.baselines import Baselines
+from lovecraft_jax.model.cells import cell_class
 from lovecraft_jax.model.lm import LanguageModel
 from lovecraft_jax.runtime import distributed
 from lovecraft_jax.runtime.console import is_silent, log
@@ -204,8 +205,8 @@ def plan(config: Config, data: Data, parameters: int, devices: Sequence[jax.Devi
             f"corpus      {data.name} ({lengths} characters{kept})",
             f"cleaning    {_cleaning(data.splits.counts, config.data.alphabet)}",
             f"vocabulary  {data.tokenizer.size} {data.tokenizer.level}",
-            f"model       {model.layers} LSTM layers of {model.units}, {parameters:,} parameters, "
-            f"{parameters / characters['train']:.3f} a training character",
+            f"model       {model.layers} {cell_class(model.cell).label} layers of {model.units}, "
+            f"{parameters:,} parameters, {parameters / characters['train']:.3f} a training character",
             f"steps       {steps:,} of {config.data.batch_size} x {config.data.seq_len} tokens, "
             f"{passes:.2f} passes over the text",
             f"devices     {len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
