@@ -90,13 +90,14 @@ class DataConfig:
 class ModelConfig:
     """config.model: what is computed (cell, sizes, norm, dropout) and how (backend, remat, dtype)."""
 
-    cell: str = one_of("lstm", default="lstm")
+    cell: str = one_of("lstm", "gru", default="lstm")
     backend: str = one_of("auto", "scan", "fused", "native", "cudnn", default="auto", resume="free")
     layers: int = at_least(1)
     units: int = at_least(1)
     embed: int = at_least(0)
     dropout_input: float = probability()
     dropout: float = probability()
+    # Initial bias of the LSTM's forget gate; a GRU has none and ignores it.
     forget_bias: float = setting("a finite float", lambda value: abs(value) < float("inf"), default=1.0)
     norm: str = one_of("none", "layer", "batch_input", "batch", default="none")
     tie: bool = flag()
@@ -104,6 +105,10 @@ class ModelConfig:
     dtype: str = one_of("float32", "bfloat16")
 
     def __post_init__(self) -> None:
+        if self.cell != "lstm" and self.backend not in ("auto", "scan"):
+            raise UserError(f"config.model.backend={self.backend!r} with cell={self.cell!r}: not available; use auto")
+        if self.cell != "lstm" and self.norm != "none":
+            raise UserError(f"config.model.norm={self.norm!r} with cell={self.cell!r}: not available; use norm='none'")
         if self.backend in ("native", "cudnn") and self.dtype != "float32":
             raise UserError(
                 f"config.model.backend={self.backend!r} with dtype={self.dtype}: it computes in float32 only; use auto"

@@ -1,7 +1,7 @@
-"""The model one token at a time, with all that no token changes worked out beforehand.
+"""The model one token at a time, with everything computed beforehand that no token changes.
 
-The embedding is folded into a table of the first layer's gates, and each further layer's two kernels into one, so that
-a token costs one product a layer and one for the head: what a CPU then waits for is the weights.
+The input's part of the gates becomes a table with a row per token, and each layer's two kernels become one, so that a
+token costs one matmul per layer and one for the head: on a CPU the time goes into reading the weights.
 """
 
 from typing import Any, NamedTuple
@@ -10,17 +10,19 @@ import jax
 import jax.numpy as jnp
 
 from lovecraft_jax.config import NORMS_IN_CELL
+from lovecraft_jax.model.cell import LayerCarry
+from lovecraft_jax.model.cells import cell_class
 from lovecraft_jax.model.lm import Carry, LanguageModel, Variables, forward
-from lovecraft_jax.model.lstm_fused import LayerCarry, activate, scale_and_shift
 from lovecraft_jax.model.matmul import dot
 from lovecraft_jax.model.native import ops
 
 
 class Folded(NamedTuple):
-    """starts: what each layer's gates begin with, the first's a row for each token [V, 4H], the others' their bias
-    [1, 4H]. kernels: the first layer's [H, 4H], the others' [2H, 4H]. head: kernel [H, V] and bias [V].
+    """A model's weights, folded for decoding (cell.py, `Cell.fold`).
 
-    Of a model in C++ (native.py) the kernels are packed. What normalises the input alone is folded into all of them.
+    starts: what each layer's gates start from, a row per token [V, F] where the layer takes the token, else one row
+    [1, F]. kernels: [H, F] for the first layer, [2H, F] for the others. head: kernel [H, V] and bias [V].
+    For a model that runs in C++ the kernels are packed as native/ops.py packs them.
     """
 
     starts: tuple[jax.Array, ...]
@@ -29,46 +31,46 @@ class Folded(NamedTuple):
 
 
 Decoder = Folded | Variables
-"""Variables where cells normalise: no product of one token with a kernel holds that."""
+"""Variables where a norm stands inside the recurrence and cannot be folded into a kernel."""
 
 
 def make_decoder(model: LanguageModel, variables: Variables) -> Decoder:
-    """The weights as `decode` wants them."""
+    """The weights as `decode` takes them."""
     if model.norm in NORMS_IN_CELL:
         return variables
 
-    def of(model: LanguageModel) -> Folded:
-        first, *others = model.cells
-        table_VG = first.look_up(jnp.arange(model.vocab_size), model.embedding if model.embed else None)
-        # With running statistics the normalisation is an affine map: this is what it adds, and then what it multiplies.
-        shifts_1G = [cell.normalise_input(jnp.zeros((1, 4 * cell.units))) for cell in others]
-        kernels_x = [cell.normalise_input(cell.kernel_x) - shift for cell, shift in zip(others, shifts_1G, strict=True)]
-        kernels = [first.kernel_h]
-        kernels += [jnp.concatenate([kernel, cell.kernel_h]) for cell, kernel in zip(others, kernels_x, strict=True)]
+    def fold(model: LanguageModel) -> Folded:
+        starts, kernels = [], []
+        for n, cell in enumerate(model.cells):
+            table = model.embedding if model.embed else None
+            token_gates_VG = None if n else cell.look_up(jnp.arange(model.vocab_size), table)
+            start, kernel = cell.fold(token_gates_VG, slice(model.units if n else 0))
+            starts.append(start)
+            kernels.append(kernel)
         head_HV = model.embedding.T if model.tie else model.head_kernel
         if model.backend == "native":
             kernels, head_HV = [ops.pack_gates(kernel) for kernel in kernels], ops.pack(head_HV)
-        biases_1G = (cell.bias[None] + shift for cell, shift in zip(others, shifts_1G, strict=True))
-        starts = (first.normalise_input(table_VG) + first.bias[None], *biases_1G)
-        return Folded(starts, tuple(kernels), (head_HV, model.head_bias))
+        return Folded(tuple(starts), tuple(kernels), (head_HV, model.head_bias))
 
-    folded: Any = model.apply(variables, method=of)
+    folded: Any = model.apply(variables, method=fold)
     return folded
 
 
 def decode(model: LanguageModel, decoder: Decoder, carry: Carry, ids_S: jax.Array) -> tuple[Carry, jax.Array]:
-    """One token of each stream to the carry after it and the logits of the next [S, V]."""
+    """The carry after one token of each stream, and the logits of the next [S, V]."""
     if not isinstance(decoder, Folded):
         carry, logits_S1V = forward(model, decoder, carry, ids_S[:, None])
         return carry, logits_S1V[:, 0]
     if model.backend == "native":
         return ops.token(ids_S, *decoder, carry)
-    below_SH, scaled = jnp.zeros((len(ids_S), 0)), scale_and_shift(model.units)
-    after: list[LayerCarry] = []
-    for (c_SH, h_SH), start, kernel in zip(carry, decoder.starts, decoder.kernels, strict=True):
-        gates_SG = dot(jnp.concatenate([below_SH, h_SH], axis=-1), kernel, model.dtype)
-        gates_SG += start if after else start[ids_S]
-        _, c_SH, below_SH = activate(gates_SG, c_SH, scaled)
-        after.append((c_SH, below_SH))
+    cell = cell_class(model.cell)
+    below_SH = jnp.zeros((len(ids_S), 0))
+    new_carry: list[LayerCarry] = []
+    for layer_carry, start, kernel in zip(carry, decoder.starts, decoder.kernels, strict=True):
+        h_SH = cell.output(layer_carry)
+        gates_SF = dot(jnp.concatenate([below_SH, h_SH], axis=-1), kernel, model.dtype)
+        gates_SF += start[ids_S] if len(start) > 1 else start
+        new_carry.append(cell.folded_step(layer_carry, gates_SF))
+        below_SH = cell.output(new_carry[-1])
     head_HV, bias_V = decoder.head
-    return tuple(after), dot(below_SH, head_HV, model.dtype) + bias_V[None]
+    return tuple(new_carry), dot(below_SH, head_HV, model.dtype) + bias_V[None]

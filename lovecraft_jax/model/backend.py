@@ -1,34 +1,73 @@
-"""Which implementation computes a cell: `model.backend`, and what "auto" stands for here."""
+"""Which implementation runs a layer over time: `model.backend`, what "auto" stands for, and the dispatch.
+
+"scan": the cell under nn.scan; every cell has it, and it is the readable reference. The others are for the LSTM:
+"fused": loops written out for XLA (lstm_fused.py). "native": the same loops in C++, for CPUs (native/).
+"cudnn": NVIDIA's, for its GPUs (lstm_cudnn.py). All take the same parameters and give the same values and gradients.
+"""
 
 import functools
 
+import flax.linen as nn
 import jax
 
 from lovecraft_jax.config import NORMS_IN_CELL, Config, ModelConfig
+from lovecraft_jax.model.cell import Cell, LayerCarry
+from lovecraft_jax.model.cells import cell_class
+from lovecraft_jax.model.layer_input import LayerInput
+from lovecraft_jax.model.lstm_cudnn import run_cudnn
+from lovecraft_jax.model.lstm_fused import fused_lstm
 from lovecraft_jax.model.native import build
+from lovecraft_jax.model.normalization import STATISTICS
 from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import UserError
 
 
-def resolve_backend(config: ModelConfig, platform: str = "") -> str:
-    """What `config.lstm` of config.model stands for on a platform (JAX's default, if none is named): "auto" is the
-    `fastest` that there is.
+def run_layer(cell: Cell, carry: LayerCarry, inputs: LayerInput, backend: str = "scan") -> tuple[LayerCarry, jax.Array]:
+    """A layer over a whole sequence: the carry after it, and the outputs h [T, B, H]. Time is the first axis."""
+    if backend not in cell.backends:
+        raise ValueError(f"backend={backend!r} cannot run a {cell.label} layer; available: {', '.join(cell.backends)}")
+    if cell.norm in NORMS_IN_CELL and backend != "scan":
+        raise ValueError(f"backend={backend!r} cannot run norm={cell.norm!r}; use 'scan'")
+    if backend == "cudnn":
+        return run_cudnn(cell.kernel_x, cell.kernel_h, cell.bias, carry, inputs.vectors())
+    gates_x_TBG = cell.normalise_input(inputs.gates(cell))
+    if backend == "scan":
+        return _scan(cell, carry, gates_x_TBG, cell.kernel_h)
+    if backend in ("fused", "native"):
+        return fused_lstm(cell.kernel_h, cell.bias, gates_x_TBG, carry, cell.dtype, backend == "native")
+    raise ValueError(f"unknown backend {backend!r}")
 
-    Raises UserError where "native" is asked for and cannot be had.
+
+def _scan(
+    cell: Cell, carry: LayerCarry, gates_x_TBG: jax.Array, kernel_h_HG: jax.Array
+) -> tuple[LayerCarry, jax.Array]:
+    def step(cell: Cell, carry: LayerCarry, gates_x_BG: jax.Array) -> tuple:
+        carry, found = cell(carry, gates_x_BG, kernel_h_HG)
+        return carry, (cell.output(carry), found)
+
+    scan = nn.scan(step, variable_broadcast=("params", STATISTICS), split_rngs={"params": False})
+    carry, (h_TBH, found) = scan(cell, carry, gates_x_TBG)
+    cell.remember(found)
+    return carry, h_TBH
+
+
+def resolve_backend(config: ModelConfig, platform: str = "") -> str:
+    """The backend that `config.backend` stands for on a platform (JAX's default, if none is named).
+
+    Raises UserError where "native" is asked for and is not available.
     """
     if config.backend == "auto":
         return fastest_backend(config, platform)
-    if config.backend == "native" and (reason := _unsuited(config, platform) or build.start().result()):
+    if config.backend == "native" and (reason := _why_not_native(config, platform) or build.start().result()):
         raise UserError(f"config.model.backend='native': {reason}; use auto, which then takes the fused layer")
     return config.backend
 
 
 def fastest_backend(config: ModelConfig, platform: str = "") -> str:
-    """ "native" where this machine and these settings allow it, else "fused"; says so where a compiler is missing. What
-    is normalised in its cells runs as "scan"."""
-    if config.norm in NORMS_IN_CELL:
+    """The fastest backend that has this cell, norm, dtype and device; logs it where only a compiler is missing."""
+    if config.norm in NORMS_IN_CELL or "fused" not in cell_class(config.cell).backends:
         return "scan"
-    if _unsuited(config, platform):
+    if _why_not_native(config, platform):
         return "fused"
     if reason := build.start().result():
         _log_once(f"slower than it could be: {reason}")
@@ -36,27 +75,29 @@ def fastest_backend(config: ModelConfig, platform: str = "") -> str:
 
 
 def start_compiling(config: ModelConfig) -> None:
-    """Begins to compile what `resolve` will ask for, where it is not there yet, while the caller goes on."""
-    if config.backend in ("auto", "native") and not _unsuited(config):
+    """Starts to compile in the background what `resolve_backend` will need."""
+    if config.backend in ("auto", "native") and not _why_not_native(config):
         build.start()
 
 
-def _unsuited(config: ModelConfig, platform: str = "") -> str:
+def _why_not_native(config: ModelConfig, platform: str = "") -> str:
+    """Why the C++ loops cannot run this config on a platform; "" where they can, given a compiler."""
     if (found := platform or jax.default_backend()) != "cpu":
         return f"it runs on CPUs, found {found}"
     if config.dtype != "float32":
         return f"it computes in float32, dtype={config.dtype} was asked for"
+    if "native" not in (cell := cell_class(config.cell)).backends:
+        return f"it has no {cell.label} layer"
     return ""
 
 
 @functools.cache
-def _log_once(what: str) -> None:
-    """Once."""
-    log(what)
+def _log_once(line: str) -> None:
+    log(line)
 
 
 def check_cudnn(config: Config) -> None:
-    """Raises UserError where `config` asks for cuDNN and there is none."""
+    """Raises UserError where `config` asks for cuDNN and there is no NVIDIA GPU."""
     if config.model.backend == "cudnn" and "cuda" not in (found := jax.devices()[0].client.platform_version).lower():
         kind = jax.default_backend()
         raise UserError(

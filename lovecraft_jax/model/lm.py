@@ -1,6 +1,7 @@
-"""LSTMLM: token ids -> embedding or one-hot -> LSTM layers -> logits. The carry goes in and comes out.
+"""LanguageModel: token ids -> embedding or one-hot -> recurrent layers -> logits. The carry goes in and comes out.
 
-Axes in names: B batch, T time, D features, H units, G gates (4H), V vocabulary, K steps of one dispatch, L layers.
+Axes in names: B batch, T time, D features, H units, G gates (4H for the LSTM), V vocabulary, K steps of one dispatch,
+L layers.
 """
 
 from collections.abc import Mapping
@@ -12,15 +13,15 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from lovecraft_jax.config import Config
-from lovecraft_jax.model.backend import resolve_backend
-from lovecraft_jax.model.cells import LSTMCell, run_layer
-from lovecraft_jax.model.lstm_cudnn import run_cudnn
-from lovecraft_jax.model.lstm_fused import LayerCarry
+from lovecraft_jax.model.backend import resolve_backend, run_layer
+from lovecraft_jax.model.cell import LayerCarry
+from lovecraft_jax.model.cells import cell_class
+from lovecraft_jax.model.layer_input import LayerInput, Tokens
 from lovecraft_jax.model.matmul import add_bias, dense
 from lovecraft_jax.model.normalization import STATISTICS
 
 Carry = tuple[LayerCarry, ...]
-"""One (c_BH, h_BH) a layer."""
+"""What each layer carries, for the LSTM (c_BH, h_BH): cell.py."""
 
 Masks = tuple[jax.Array | None, ...]
 """Dropout masks, scaled by 1/keep: for the input [B, D], then for each layer's output [B, H]; None drops nothing."""
@@ -30,12 +31,12 @@ Variables = dict[str, Any]
 
 
 class LanguageModel(nn.Module):
-    """A stack of LSTM layers that gives the logits of every next token.
+    """A stack of recurrent layers that predicts the logits of every next token.
 
-    `embed=0` feeds tokens as one-hot vectors; `tie` uses the embedding as the head's kernel (Press and Wolf 2017);
-    `norm` is what the layers normalise (norm.py). For training (step.py) are `remat`, the tokens between two carries
-    that are kept for the way back (0 keeps all), and `loss`, what it makes small: "cross_entropy" or
-    "binary_cross_entropy".
+    `cell` names the cell (cells.py), `backend` what runs it (backend.py), `norm` what it normalises (normalization.py).
+    `embed=0` feeds tokens as one-hot vectors; `tie` uses the embedding as the head's kernel (Press and Wolf 2017).
+    Two fields are training's (training/step.py): `remat`, the number of tokens between two carries that are saved for
+    the backward pass (0 saves everything), and `loss`, "cross_entropy" or "binary_cross_entropy".
     """
 
     vocab_size: int
@@ -51,44 +52,59 @@ class LanguageModel(nn.Module):
     backend: str = "scan"
     remat: int = 0
     loss: str = "cross_entropy"
+    cell: str = "lstm"
 
     def setup(self) -> None:
         if self.embed:
-            # Rows of norm 1, as nn.Embed makes them.
+            # Rows of expected norm 1, as nn.Embed has them.
             normal = nn.initializers.normal(self.embed**-0.5)
             self.embedding = self.param("embedding", normal, (self.vocab_size, self.embed))
-        widths = self._widths()
         in_cpp = self.backend == "native"
         if in_cpp and self.dtype != jnp.float32:
             raise ValueError(f"backend='native' computes in float32, not in {self.dtype}")
+        make_cell = cell_class(self.cell)
         self.cells = [
-            LSTMCell(D, self.units, self.dtype, in_cpp, self.forget_bias, self.norm, name=f"lstm_{i}")
-            for i, D in enumerate(widths[:-1])
+            make_cell(D, self.units, self.dtype, in_cpp, self.forget_bias, self.norm, name=f"{self.cell}_{n}")
+            for n, D in enumerate(self._widths()[:-1])
         ]
         if not self.tie:
             self.head_kernel = self.param("head_kernel", nn.initializers.lecun_normal(), (self.units, self.vocab_size))
         self.head_bias = self.param("head_bias", nn.initializers.zeros, (self.vocab_size,))
 
     def __call__(self, carry: Carry, x_BT: jax.Array, masks: Masks = ()) -> tuple[Carry, jax.Array]:
-        """Ids to the carry after them and logits_BTV, float32. Without `masks` nothing is dropped."""
+        """The carry after ids [B, T], and the logits of the token after each, [B, T, V], float32.
+
+        Without `masks` nothing is dropped.
+        """
         masks = masks or (None,) * (self.layers + 1)
-        h = x_BT.T
+        tokens = Tokens(x_BT.T, self.vocab_size, self.embedding if self.embed else None, masks[0])
+        inputs = LayerInput(tokens=tokens)
         new_carry: list[LayerCarry] = []
         for cell, layer_carry, mask_BH in zip(self.cells, carry, masks[1:], strict=True):
-            if self.backend == "cudnn":
-                layer_carry, h = run_cudnn(cell, layer_carry, h if new_carry else self._embed(h, masks[0]))
-            else:
-                gates_x_TBG = cell.project(h) if new_carry else self._look_up(h, masks[0])
-                layer_carry, h = run_layer(cell, layer_carry, gates_x_TBG, self.backend)
+            layer_carry, h_TBH = run_layer(cell, layer_carry, inputs, self.backend)
             new_carry.append(layer_carry)
-            h = h if mask_BH is None else h * mask_BH[None]
+            inputs = LayerInput(h_TBH if mask_BH is None else h_TBH * mask_BH[None])
         kernel_HV = self.embedding.T if self.tie else self.head_kernel
-        logits_TBV = add_bias(dense(h, kernel_HV, self.dtype, self.backend == "native"), self.head_bias)
+        assert inputs.below_TBH is not None
+        logits_TBV = add_bias(dense(inputs.below_TBH, kernel_HV, self.dtype, self.backend == "native"), self.head_bias)
         return tuple(new_carry), logits_TBV.swapaxes(0, 1)
 
     def initial_carry(self, batch: int) -> Carry:
-        """Zeros, each leaf a buffer of its own, as donation wants them."""
-        return tuple((jnp.zeros((batch, self.units)), jnp.zeros((batch, self.units))) for _ in range(self.layers))
+        """Zeros, each leaf in a buffer of its own, as donation requires."""
+        return tuple(cell_class(self.cell).initial_carry(batch, self.units) for _ in range(self.layers))
+
+    def memory(self, carry: Carry) -> jax.Array:
+        """What the units of all layers remember, [B, L * H], from -1 to 1: tanh(c) for the LSTM."""
+        return jnp.concatenate([cell_class(self.cell).memory(layer_carry) for layer_carry in carry], axis=-1)
+
+    def flops_per_token(self) -> int:
+        """FLOPs of the matmuls of one token's forward pass, in all layers and the head.
+
+        A multiplication and an addition per weight; a one-hot input is a lookup and costs none.
+        """
+        widths = [self.embed] + [self.units] * (self.layers - 1)
+        layers = sum(cell_class(self.cell).flops_per_token(D, self.units) for D in widths)
+        return layers + 2 * self.units * self.vocab_size
 
     def dropout_masks(self, rng: jax.Array, batch: int) -> Masks:
         """One mask a row for the whole window (variational dropout, Gal and Ghahramani 2016)."""
@@ -102,31 +118,11 @@ class LanguageModel(nn.Module):
         """The features that enter each layer, and last those that leave."""
         return [self.embed or self.vocab_size] + [self.units] * self.layers
 
-    def _look_up(self, x_TB: jax.Array, mask_BD: jax.Array | None) -> jax.Array:
-        """The first layer's part of the gates from its input [T, B, 4H]."""
-        cell = self.cells[0]
-        if not self.embed:
-            return cell.look_up(x_TB, None, None if mask_BD is None else jnp.take_along_axis(mask_BD.T, x_TB, axis=0))
-        if mask_BD is None and self.vocab_size <= x_TB.size:
-            return cell.look_up(x_TB, self.embedding)
-        return cell.project(self._embed(x_TB, mask_BD))
-
-    def _embed(self, x_TB: jax.Array, mask_BD: jax.Array | None) -> jax.Array:
-        """The first layer's input, [T, B, D]."""
-        h_TBD = self.embedding[x_TB] if self.embed else jax.nn.one_hot(x_TB, self.vocab_size)
-        return h_TBD if mask_BD is None else h_TBD * mask_BD[None]
-
-    def flops_per_token(self) -> int:
-        """Floating-point operations of the forward pass's matmuls for one token. Lookups, gates and softmax are not
-        counted, so a one-hot input is free."""
-        gates, inputs = 4 * self.units, [self.embed] + [self.units] * (self.layers - 1)
-        return 2 * (sum(gates * (D + self.units) for D in inputs) + self.units * self.vocab_size)
-
 
 def forward(
     model: LanguageModel, variables: Mapping[str, Any], carry: Carry, x_BT: ArrayLike, masks: Masks = ()
 ) -> tuple[Carry, jax.Array]:
-    """The model applied to ids of any integer type: the carry after them and logits_BTV."""
+    """The carry after ids of any integer type, and the logits [B, T, V]; norms use their running statistics."""
     result: Any = model.apply(variables, carry, jnp.asarray(x_BT, jnp.int32), masks)
     return result
 
@@ -134,20 +130,22 @@ def forward(
 def forward_in_training(
     model: LanguageModel, variables: Mapping[str, Any], carry: Carry, x_BT: ArrayLike, masks: Masks = ()
 ) -> tuple[Carry, jax.Array, dict[str, Any]]:
-    """As `forward`, with the batch's own statistics where it has any, and the running ones after them: the collections
-    that a step changes, none without batch norms. With them, to be called inside `mesh.by_rows`."""
+    """The carry, the logits, and the collections that a training step changes: running statistics, if there are any.
+
+    Norms of the batch use the statistics of this batch, over all devices: call it inside `mesh.shard_rows`.
+    """
     x_BT = jnp.asarray(x_BT, jnp.int32)
     (carry, logits_BTV), changed = model.apply(variables, carry, x_BT, masks, mutable=[STATISTICS])
     return carry, logits_BTV, dict(changed)
 
 
 def reset_carry(carry: Carry, reset_B: ArrayLike) -> Carry:
-    """The carry, zero in the rows that start over."""
+    """The carry with zeros in the rows that restart."""
     return jax.tree.map(lambda leaf_BH: jnp.where(jnp.asarray(reset_B)[:, None], 0.0, leaf_BH), carry)
 
 
 def make_model(config: Config, vocab_size: int, backend: str = "") -> LanguageModel:
-    """The model that `config.model` describes, computed by `backend`, or by that of the config where none is named.
+    """The model that `config.model` describes, run by `backend`, or by the config's own where none is named.
 
     Raises UserError where the config asks for a backend that this machine does not have.
     """
@@ -166,4 +164,5 @@ def make_model(config: Config, vocab_size: int, backend: str = "") -> LanguageMo
         backend=backend or resolve_backend(model),
         remat=model.remat,
         loss=config.train.loss,
+        cell=model.cell,
     )

@@ -1,8 +1,8 @@
-"""The fused twin of the LSTM layer: the same parameters and results as the cell under nn.scan, and fast.
+"""The LSTM layer with its backward pass written out: the values and gradients of lstm.py's cell under nn.scan, faster.
 
-Autodiff of a scan adds up the weight gradient inside its loop and splits the gates into many small operations. Here the
-loops hold only what is recurrent, one product and one pass over the gates a time step; all else is done for all T at
-once. The loops are written twice: for XLA, and in C++ for CPUs (native.py).
+Autodiff of a scan accumulates the weight gradient inside its loop and splits the gates into many small operations. Here
+a loop holds only what is recurrent, one matmul and one elementwise operation on all gates per time step; everything
+else is computed for all T at once. The loops exist twice: below for XLA, and in C++ for CPUs (native/).
 """
 
 import functools
@@ -14,14 +14,14 @@ from jax import lax
 from lovecraft_jax.model.matmul import dot, sum_rows
 from lovecraft_jax.model.native import ops
 
-LayerCarry = tuple[jax.Array, jax.Array]
+LSTMCarry = tuple[jax.Array, jax.Array]
 """(c_BH, h_BH), float32, in Flax's order."""
 
 Sequence = tuple[jax.Array, jax.Array, jax.Array]
 """gates_TBG after their activations, c_TBH, h_TBH."""
 
-Saved = tuple[jax.Array, LayerCarry, *Sequence]
-"""kernel_h_HG, the first carry, and the sequence."""
+Saved = tuple[jax.Array, LSTMCarry, *Sequence]
+"""Saved for the backward pass: kernel_h_HG, the first carry, and the sequence."""
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
@@ -29,11 +29,11 @@ def fused_lstm(
     kernel_h_HG: jax.Array,
     bias_G: jax.Array,
     gates_x_TBG: jax.Array,
-    carry: LayerCarry,
+    carry: LSTMCarry,
     dtype: jnp.dtype,
     in_cpp: bool = False,
-) -> tuple[LayerCarry, jax.Array]:
-    """The input's part of the gates, for all time steps, to the last carry and h_TBH."""
+) -> tuple[LSTMCarry, jax.Array]:
+    """The carry after the last time step, and h [T, B, H], from the input's part of the gates for all time steps."""
     return _forward(kernel_h_HG, bias_G, gates_x_TBG, carry, dtype, in_cpp)[0]
 
 
@@ -41,23 +41,24 @@ def _forward(
     kernel_h_HG: jax.Array,
     bias_G: jax.Array,
     gates_x_TBG: jax.Array,
-    carry: LayerCarry,
+    carry: LSTMCarry,
     dtype: jnp.dtype,
     in_cpp: bool,
-) -> tuple[tuple[LayerCarry, jax.Array], Saved]:
+) -> tuple[tuple[LSTMCarry, jax.Array], Saved]:
     loop = ops.forward_loop if in_cpp else functools.partial(forward_loop, dtype=dtype)
     gates_TBG, c_TBH, h_TBH = loop(kernel_h_HG, bias_G, gates_x_TBG, carry)
     return ((c_TBH[-1], h_TBH[-1]), h_TBH), (kernel_h_HG, carry, gates_TBG, c_TBH, h_TBH)
 
 
-def _backward(dtype: jnp.dtype, in_cpp: bool, saved: Saved, cotangents: tuple[LayerCarry, jax.Array]) -> tuple:
-    # Nothing below before its gradient is there: else XLA forms every layer's factors early and keeps them all.
+def _backward(dtype: jnp.dtype, in_cpp: bool, saved: Saved, cotangents: tuple[LSTMCarry, jax.Array]) -> tuple:
+    # Nothing below may start before the layer's gradient has arrived: otherwise XLA computes the factors of all layers
+    # early and keeps them in memory.
     saved, cotangents = lax.optimization_barrier((saved, cotangents))
     kernel_h_HG, (first_c_BH, first_h_BH), gates_TBG, c_TBH, h_TBH = saved
     H = len(kernel_h_HG)
     loop = ops.backward_loop if in_cpp else functools.partial(backward_loop, dtype=dtype)
     grad_TBG, c_grad_BH = loop(kernel_h_HG, first_c_BH, gates_TBG, c_TBH, *cotangents)
-    # Flat before the product: over [T, B] XLA would first copy the whole gradient into another order.
+    # Flattened before the matmul: contracting over [T, B], XLA would first transpose a copy of the whole gradient.
     h_before_NH = jnp.concatenate([first_h_BH[None], h_TBH[:-1]]).reshape(-1, H)
     grad_NG = grad_TBG.reshape(-1, 4 * H)
     carry_grad = c_grad_BH, dot(grad_TBG[0], kernel_h_HG.T, dtype)
@@ -68,13 +69,13 @@ def _backward(dtype: jnp.dtype, in_cpp: bool, saved: Saved, cotangents: tuple[La
 fused_lstm.defvjp(_forward, _backward)
 
 
-# The loops for XLA write over the buffer that they read: a scan would fill new ones with zeros first and copy them.
+# The loops for XLA update the buffer that they read in place; lax.scan would fill new buffers with zeros and copy them.
 
 
 def forward_loop(
-    kernel_h_HG: jax.Array, bias_G: jax.Array, gates_x_TBG: jax.Array, carry: LayerCarry, dtype: jnp.dtype
+    kernel_h_HG: jax.Array, bias_G: jax.Array, gates_x_TBG: jax.Array, carry: LSTMCarry, dtype: jnp.dtype
 ) -> Sequence:
-    """All time steps, one after the other."""
+    """The gates after their activations, c and h of all time steps."""
     T, B, _ = gates_x_TBG.shape
     H = len(kernel_h_HG)
     scaled = scale_and_shift(H)
@@ -95,16 +96,18 @@ def backward_loop(
     first_c_BH: jax.Array,
     gates_TBG: jax.Array,
     c_TBH: jax.Array,
-    last_grad: LayerCarry,
+    last_grad: LSTMCarry,
     h_grad_TBH: jax.Array,
     dtype: jnp.dtype,
 ) -> tuple[jax.Array, jax.Array]:
-    """The gradients of the gates before their activations [T, B, 4H], and of the first c, from those of the last carry
-    and of h_TBH."""
+    """The gradients of the gates before their activations [T, B, 4H] and of the first c [B, H].
+
+    `last_grad` and `h_grad_TBH` are the gradients of the last carry and of the outputs.
+    """
     T = len(c_TBH)
-    # Transposed once, out here: a product with a transposed operand is half as slow again on a CPU.
+    # Transposed once, outside of the loop: on a CPU a matmul with a transposed operand takes 1.5 times as long.
     kernel_GH = lax.optimization_barrier(kernel_h_HG.T)
-    # With z the gates before their activations: dz is factors * dc, and for the output gate factors * dh.
+    # With z the gates before their activations, dz = factors * dc for i, f and g, and dz = factors * dh for o.
     i, f_TBH, g, o = jnp.split(gates_TBG, 4, axis=-1)
     tanh_c = jnp.tanh(c_TBH)
     c_before_TBH = jnp.concatenate([first_c_BH[None], c_TBH[:-1]])
@@ -125,7 +128,10 @@ def backward_loop(
 
 
 def scale_and_shift(units: int) -> tuple[jax.Array, jax.Array]:
-    """[1, 4H] each. sigmoid(x) is tanh(x / 2) / 2 + 1 / 2: with them, one tanh gives all four gates."""
+    """[1, 4H] each, so that tanh(z * scale) * scale + shift activates all four gates with one tanh.
+
+    For sigmoid(z) = tanh(z / 2) / 2 + 1 / 2 they are 1/2 and 1/2; for tanh 1 and 0.
+    """
     scale_1G = jnp.repeat(jnp.array([[0.5, 0.5, 1.0, 0.5]]), units, axis=1)
     return scale_1G, jnp.repeat(jnp.array([[0.5, 0.5, 0.0, 0.5]]), units, axis=1)
 
@@ -133,7 +139,7 @@ def scale_and_shift(units: int) -> tuple[jax.Array, jax.Array]:
 def activate(
     gates_BG: jax.Array, c_BH: jax.Array, scaled: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The gates after their activations, c and h. `scaled`: as from `scale_and_shift`, made outside of the loop."""
+    """The gates after their activations, c and h. `scaled` is `scale_and_shift`, computed outside of the loop."""
     scale_1G, shift_1G = scaled
     gates_BG = jnp.tanh(gates_BG * scale_1G) * scale_1G + shift_1G
     i, f, g, o = jnp.split(gates_BG, 4, axis=-1)

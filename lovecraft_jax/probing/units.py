@@ -6,6 +6,7 @@ chosen on one held-out split and judged on another: where the best of hundreds w
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -13,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lovecraft_jax.inference.forward_texts import forward_texts
-from lovecraft_jax.model.lm import Carry
+from lovecraft_jax.inference.forward_texts import Observe, forward_texts
+from lovecraft_jax.model.lm import Carry, LanguageModel
 from lovecraft_jax.run import Run
 from lovecraft_jax.runtime.errors import UserError
 
@@ -25,7 +26,7 @@ CHANGES = 10
 SHIFTS = 19
 """The highest of so many scores by chance is exceeded, by chance, once in twenty times."""
 STEPS = 127
-"""Of tanh(c) from 0 to 1: what differs by less is the same to the model, which reads no more of c than this."""
+"""Of a unit's memory (Cell.memory: tanh(c) for the LSTM) from 0 to 1: what differs by less counts as equal."""
 ROOM = 2**27
 """Activations of a split that are kept, a byte each; of larger models less text is read."""
 EXCERPT = 400
@@ -33,8 +34,8 @@ EXCERPT = 400
 
 
 class Cells(NamedTuple):
-    """What a model's cells held over a text: tanh(c) after each character, in STEPS [N, layers * units], int8; and by
-    small numbers which characters are the same."""
+    """What a model's units remembered over a text: `Cell.memory` after each character, in STEPS [N, layers * units],
+    int8; and by small numbers which characters are the same."""
 
     text: str
     held_NU: np.ndarray
@@ -68,7 +69,7 @@ class Unit:
     tale: str
     offset: int  # in characters of the cleaned tale
     text: str
-    activations: np.ndarray  # tanh(c) after each character
+    activations: np.ndarray  # the unit's memory after each character
 
 
 def study(run: Run, tales: Mapping[str, Mapping[str, str]]) -> list[Unit]:
@@ -190,13 +191,17 @@ def _beginnings(tales: Mapping[str, str], units: int) -> dict[str, str]:
 
 def _cells(run: Run, texts: list[str]) -> Cells:
     ids = [np.insert(run.tokenizer.encode(text).ids, 0, run.tokenizer.start_id) for text in texts]
-    cells = forward_texts(run.model, run.state.variables, ids, ids, _held)
+    cells = forward_texts(run.model, run.state.variables, ids, ids, _held(run.model))
     return Cells("".join(texts), np.concatenate([cell[1:] for cell in cells]), np.concatenate([n[1:] for n in ids]))
 
 
-def _held(carry: Carry, logits_BV: jax.Array, y_B: jax.Array) -> jax.Array:
-    del logits_BV, y_B
-    return jnp.round(STEPS * jnp.tanh(jnp.concatenate([c_BH for c_BH, _ in carry], axis=-1))).astype(jnp.int8)
+@functools.cache  # one function per model, since `read` compiles for each
+def _held(model: LanguageModel) -> Observe:
+    def see(carry: Carry, logits_BV: jax.Array, y_B: jax.Array) -> jax.Array:
+        del logits_BV, y_B
+        return jnp.round(STEPS * model.memory(carry)).astype(jnp.int8)
+
+    return see
 
 
 def _passage(texts: Mapping[str, str], values_N: np.ndarray) -> tuple[str, int, slice]:

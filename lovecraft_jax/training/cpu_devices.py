@@ -97,7 +97,7 @@ def make_core_steps(
     """
     numbers = range(len(cores))
     owners = _assign_owners(optimizer, shapes, len(cores))
-    rows = np.arange(len(shapes.carry[0][0]), dtype=np.int32).reshape(len(cores), -1)
+    rows = np.arange(len(jax.tree.leaves(shapes.carry)[0]), dtype=np.int32).reshape(len(cores), -1)
     row_gradients = jax.jit(_make_row_gradients(model, rows.size), compiler_options=options)
     jit_update = functools.partial(jax.jit, compiler_options=options, donate_argnums=1)
     bce = jnp.float32(0) if model.loss == "binary_cross_entropy" else None

@@ -11,6 +11,7 @@ from rich.progress import Progress as ProgressBar
 
 from lovecraft_jax.config import Config
 from lovecraft_jax.data.dataset import Data
+from lovecraft_jax.model.cells import cell_class
 from lovecraft_jax.runtime.console import is_silent
 from lovecraft_jax.training.progress import Progress
 
@@ -65,7 +66,7 @@ def startup_summary(
             f"cleaning    {counts.read:,} characters read, {counts.folded:,} folded, {counts.dropped:,} dropped "
             f"(alphabet {config.data.alphabet})",
             f"vocabulary  {data.tokenizer.size} {data.tokenizer.level}",
-            f"model       {model.layers} {model.cell.upper()} layers of {model.units}, {parameters:,} parameters, "
+            f"model       {model.layers} {cell_class(model.cell).label} layers of {model.units}, {parameters:,} parameters, "
             f"{parameters / characters['train']:.3f} per training character",
             f"steps       {steps:,} of {config.data.batch_size} x {config.data.seq_len} tokens, "
             f"{progress.epochs(steps):.2f} epochs",

@@ -1,246 +1,140 @@
-"""The layer against a loop over its cell, Flax's own cell, PyTorch's layout, and a float64 loop with its backward."""
+"""What every cell must have: its layer is a loop over its step, folding changes nothing, its own account is right."""
 
-import functools
-from collections.abc import Callable
-from shutil import which
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, PartitionSpec
 
-from lovecraft_jax.model.cells import LSTMCell, run_layer
-from lovecraft_jax.model.native.build import COMPILERS
+from configs import tiny
+from lovecraft_jax.config import Config, all_settings
+from lovecraft_jax.model.backend import resolve_backend, run_layer
+from lovecraft_jax.model.cell import Cell
+from lovecraft_jax.model.cells import cell_class
+from lovecraft_jax.model.layer_input import LayerInput
+from lovecraft_jax.runtime.errors import UserError
 from tests.helpers.trees import assert_close
 
-T, B, D, H = 6, 8, 5, 20  # units that leave a part of the last vector over, whatever its lanes
-FLOAT32, BFLOAT16 = jnp.dtype("float32"), jnp.dtype("bfloat16")
-PARAMS = ("kernel_x", "kernel_h", "bias")
+T, B, D, H = 6, 4, 5, 7
 
 Arrays = dict[str, Any]
-NATIVE = pytest.param("native", marks=pytest.mark.skipif(not any(map(which, COMPILERS)), reason="no C++ compiler"))
-each_implementation = pytest.mark.parametrize("implementation", ["scan", "fused", NATIVE])
-each_in_any_dtype = pytest.mark.parametrize("implementation", ["scan", "fused"])
 
 
-@each_implementation
-def test_layer_equals_a_python_loop_over_the_cell(implementation: str) -> None:
-    given = draw()
-    cell, variables = LSTMCell(D, H), {"params": params_of(given)}
-    carry, outputs = (given["c"], given["h"]), []
-    for x_BD in given["x"]:
-        carry, (h_BH, _) = cell.apply(variables, carry, cell.apply(variables, x_BD, method="project"))
-        outputs.append(h_BH)
-    assert_close(run(given, implementation), (carry, np.stack(outputs)))
+def test_config_can_name_every_cell_that_is_tested(cell_name: str) -> None:
+    assert cell_name in all_settings()["model.cell"].metadata["expected"]
+    with pytest.raises(ValueError, match="unknown cell 'banana'"):
+        cell_class("banana")
 
 
-@each_implementation
-def test_value_and_every_gradient_equal_a_float64_loop_written_out(implementation: str) -> None:
-    given = draw()  # run and gradients are jitted
-    assert_close(run(given, implementation), reference(given)[0])
-    assert_close(gradients(given, implementation), reference_gradients(given))
+def test_a_layer_equals_a_loop_over_its_cell(cell_name: str) -> None:
+    cell, variables, carry, x_TBD = drawn(cell_name)
+    result = cell.apply(variables, carry, LayerInput(x_TBD), method=layer)
+    outputs = []
+    for x_BD in x_TBD:
+        gates_x_BG = cell.apply(variables, x_BD, method="project")
+        carry, found = cell.apply(variables, carry, gates_x_BG, variables["params"]["kernel_h"])
+        outputs.append(cell.output(carry))
+        assert not found
+    assert_close(result, (carry, np.stack(outputs)))
 
 
-def test_parameters_map_onto_flax_and_back() -> None:
-    given = draw()
-    layer = nn.RNN(nn.OptimizedLSTMCell(H), time_major=True, return_carry=True)
-    for theirs in (to_flax(params_of(given)), layer.init(jax.random.key(3), given["x"])["params"]["cell"]):
-        result = layer.apply({"params": {"cell": theirs}}, given["x"], initial_carry=(given["c"], given["h"]))
-        assert_close(run(given | from_flax(theirs)), result)
-        jax.tree.map(np.testing.assert_array_equal, to_flax(from_flax(theirs)), theirs)
+def test_steps_of_the_folded_cell_equal_its_own(cell_name: str) -> None:
+    cell, variables, carry, x_TBD = drawn(cell_name)
+    expected = cell.apply(variables, carry, LayerInput(x_TBD), method=layer)[0]
+    # The first two features come from the layer below; each time step is a "token" of its own, with the others.
+    token_gates = x_TBD[..., 2:].reshape(T * B, -1) @ variables["params"]["kernel_x"][2:]
+    start, kernel = cell.apply(variables, token_gates, slice(2), method="fold")
+    for t in range(T):
+        joined = np.concatenate([x_TBD[t, :, :2], cell.output(carry)], axis=-1)
+        carry = cell.folded_step(carry, joined @ kernel + start[t * B : (t + 1) * B])
+    assert_close(carry, expected)
 
 
-def test_parameters_map_onto_torchs_layout_and_back() -> None:
-    # torch.nn.LSTM: weight_ih (W_ii|W_if|W_ig|W_io) [4H, D], weight_hh [4H, H] and two biases [4H], one for each.
-    given, rng = draw(), np.random.default_rng(1)
-    shapes = {"weight_ih": (4 * H, D), "weight_hh": (4 * H, H), "bias_ih": (4 * H,), "bias_hh": (4 * H,)}
-    theirs = {name: rng.normal(size=shape) for name, shape in shapes.items()}
-    x_part, h_part, x_bias, h_bias = (np.split(value, 4) for value in theirs.values())
-    c, h, outputs = given["c"].astype(np.float64), given["h"].astype(np.float64), []
-    for x in given["x"]:
-        i, f, g, o = (x @ x_part[n].T + x_bias[n] + h @ h_part[n].T + h_bias[n] for n in range(4))
-        c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
-        h = sigmoid(o) * np.tanh(c)
-        outputs.append(h)
-    ours = from_torch(theirs)
-    assert_close(run(given | ours), ((c, h), np.stack(outputs)))
-    jax.tree.map(np.testing.assert_array_equal, from_torch(to_torch(ours)), ours)
+def test_a_folded_layer_without_the_token_starts_from_its_bias(cell_name: str) -> None:
+    cell, variables, carry, x_TBD = drawn(cell_name)
+    expected = cell.apply(variables, carry, LayerInput(x_TBD[:1]), method=layer)[0]
+    start, kernel = cell.apply(variables, None, slice(None), method="fold")
+    assert len(start) == 1
+    assert_close(cell.folded_step(carry, np.concatenate([x_TBD[0], cell.output(carry)], -1) @ kernel + start), expected)
 
 
-@pytest.mark.parametrize("transformation", ["vmap", "scan", "shard_map"])
-@pytest.mark.parametrize("implementation", ["fused", NATIVE])
-def test_fused_gives_its_gradients_inside_every_transformation(implementation: str, transformation: str) -> None:
-    given, other = draw(0), draw(1)
-    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), given, other)
-    expected = jax.tree.map(lambda *leaves: np.stack(leaves), *map(reference_gradients, (given, other)))
-    of_one = functools.partial(gradients, implementation=implementation)
-    if transformation == "vmap":
-        assert_close(jax.vmap(of_one)(stacked), expected)
-    elif transformation == "scan":
-        assert_close(jax.lax.scan(lambda _, each: (None, of_one(each)), None, stacked)[1], expected)
-    else:
-        mesh = Mesh(np.array(jax.devices()), ("rows",))
-        assert mesh.size == 8
-        rank_to_spec = {3: PartitionSpec(None, "rows"), 2: PartitionSpec("rows")}  # [T, B, ...] and [B, H]
-        specs = {k: PartitionSpec() if k in PARAMS else rank_to_spec[v.ndim] for k, v in given.items()}
-
-        def dense(local: Arrays) -> Arrays:
-            return {k: jax.lax.psum(v, "rows") if k in PARAMS else v for k, v in of_one(local).items()}
-
-        sharded = jax.shard_map(dense, mesh=mesh, in_specs=(specs,), out_specs=specs, check_vma=False)
-        assert_close(jax.jit(sharded)(given), reference_gradients(given))
+def test_memory_is_from_minus_one_to_one_and_tells_units_apart(cell_name: str) -> None:
+    cell, variables, _, x_TBD = drawn(cell_name)
+    carry, _ = cell.apply(variables, cell.initial_carry(B, H), LayerInput(3 * x_TBD), method=layer)
+    memory_BH = np.asarray(cell.memory(carry))
+    assert memory_BH.shape == (B, H)
+    assert np.abs(memory_BH).max() <= 1
+    assert len(np.unique(memory_BH)) == memory_BH.size
 
 
-@each_in_any_dtype
-def test_bfloat16_rounds_the_operands_of_products_and_nothing_else(implementation: str) -> None:
-    given = draw()
-    rounded = run(given, implementation, BFLOAT16)
-    # So near only if the carry and the gates are not rounded; and far from the value without rounding.
-    assert_close(rounded, reference(given, lambda a: a.astype(BFLOAT16).astype(np.float64))[0])
-    with pytest.raises(AssertionError, match="Not equal to tolerance"):
-        assert_close(rounded, reference(given)[0], relative=1e-4)
-    assert {leaf.dtype for leaf in jax.tree.leaves(rounded)} == {FLOAT32}
-    assert {leaf.dtype for leaf in gradients(given, implementation, BFLOAT16).values()} == {FLOAT32}
+def test_flops_are_two_per_weight_of_the_kernels(cell_name: str) -> None:
+    cell, variables, _, _ = drawn(cell_name)
+    weights = variables["params"]["kernel_x"].size + variables["params"]["kernel_h"].size
+    assert cell.flops_per_token(D, H) == 2 * weights
 
 
-def test_fused_is_near_scan_in_bfloat16() -> None:
-    given = draw()
-    assert_close(run(given, "fused", BFLOAT16), run(given, "scan", BFLOAT16))
-    assert_close(gradients(given, "fused", BFLOAT16), gradients(given, "scan", BFLOAT16), relative=0.02)
+def test_the_initial_carry_is_zero_and_each_leaf_its_own_buffer(cell_name: str) -> None:
+    leaves = jax.tree.leaves(cell_class(cell_name).initial_carry(B, H))
+    assert not np.any(leaves)
+    assert len({leaf.unsafe_buffer_pointer() for leaf in leaves}) == len(leaves)
 
 
-@pytest.mark.parametrize("settings", [{}, {"forget_bias": 0.0}, {"forget_bias": -2.5}])
-def test_every_bias_starts_at_zero_but_the_forget_gates(settings: dict[str, float]) -> None:
-    forget = settings.get("forget_bias", 1.0)
-    np.testing.assert_array_equal(first_params(**settings)["bias"], [0] * H + [forget] * H + [0] * 2 * H)
-
-
-def test_every_gate_starts_from_an_orthogonal_matrix_of_its_own() -> None:
-    blocks = np.split(np.asarray(first_params()["kernel_h"]), 4, axis=1)
+def test_recurrent_kernels_start_from_one_orthogonal_matrix_per_gate(cell_name: str) -> None:
+    cell = cell_class(cell_name)(D, H)
+    carry, inputs = cell.initial_carry(B, H), LayerInput(jnp.zeros((T, B, D)))
+    kernel_h = cell.init(jax.random.key(0), carry, inputs, method=layer)["params"]["kernel_h"]
+    blocks = np.split(np.asarray(kernel_h), cell.gates, axis=1)
     for n, block in enumerate(blocks):
         np.testing.assert_allclose(block.T @ block, np.eye(H), atol=1e-6)
         assert all(np.max(np.abs(block - other)) > 0.1 for other in blocks[n + 1 :])
 
 
-def test_looking_ids_up_equals_projecting_their_vectors_dropout_included() -> None:
-    given, rng, cell = draw(), np.random.default_rng(0), LSTMCell(D, H)
-    variables = {"params": params_of(given)}
+def test_looking_tokens_up_equals_projecting_their_vectors_with_dropout(cell_name: str) -> None:
+    cell, variables, _, _ = drawn(cell_name)
+    rng, kernel_x = np.random.default_rng(1), variables["params"]["kernel_x"]
     ids_TB, mask_BD = rng.integers(D, size=(T, B), dtype=np.int32), rng.choice(np.float32([0, 1.25]), size=(B, D))
     one_hot_TBD, scale_TB = np.eye(D, dtype=np.float32)[ids_TB], mask_BD[np.arange(B), ids_TB]
-    expected = one_hot_TBD @ given["kernel_x"]
+    expected = one_hot_TBD @ kernel_x
     assert_close(cell.apply(variables, ids_TB, method="look_up"), expected)
     assert_close(cell.apply(variables, one_hot_TBD, method="project"), expected)
     dropped = cell.apply(variables, one_hot_TBD * mask_BD[None], method="project")
     assert_close(cell.apply(variables, ids_TB, None, scale_TB, method="look_up"), dropped)
     table_VD = rng.normal(size=(D + 3, D)).astype(np.float32)
-    assert_close(cell.apply(variables, ids_TB, table_VD, method="look_up"), table_VD[ids_TB] @ given["kernel_x"])
+    assert_close(cell.apply(variables, ids_TB, table_VD, method="look_up"), table_VD[ids_TB] @ kernel_x)
+    rows = slice(2, None)
+    part = cell.apply(variables, ids_TB, table_VD[:, 2:], None, rows, method="look_up")
+    assert_close(part, table_VD[ids_TB][..., 2:] @ kernel_x[2:])
 
 
-def test_an_unknown_implementation_is_an_error() -> None:
-    with pytest.raises(ValueError, match="unknown LSTM implementation 'cudnn'"):
-        run(draw(), "cudnn")
+def test_every_backend_of_a_cell_can_be_asked_for_and_no_other(cell_name: str) -> None:
+    cell, variables, carry, x_TBD = drawn(cell_name)
+    config = tiny.get_config()
+    config.model.cell = cell_name
+    for backend in ("scan", "fused", "native", "cudnn"):
+        config.model.backend = backend
+        if backend in cell.backends:
+            Config.of(config)
+            continue
+        with pytest.raises(UserError, match=f"config.model.backend='{backend}' with cell='{cell_name}'"):
+            Config.of(config)
+        with pytest.raises(ValueError, match=f"backend='{backend}' cannot run a {cell.label} layer"):
+            cell.apply(variables, carry, LayerInput(x_TBD), backend, method=layer)
+    with pytest.raises(ValueError, match="backend='banana' cannot run"):
+        cell.apply(variables, carry, LayerInput(x_TBD), "banana", method=layer)
+    config.model.backend = "auto"
+    assert resolve_backend(Config.of(config).model) in cell.backends
+    assert resolve_backend(Config.of(config).model, "tpu") == ("fused" if "fused" in cell.backends else "scan")
 
 
-def draw(seed: int = 0) -> Arrays:
-    """Parameters, inputs, the incoming carry, and the cotangents of all that comes out: float32, none of them small."""
-    rng = np.random.default_rng(seed)
-    shapes = {"kernel_x": (D, 4 * H), "kernel_h": (H, 4 * H), "bias": (4 * H,), "x": (T, B, D), "c": (B, H)}
-    shapes |= {"h": (B, H), "to_c": (B, H), "to_h": (B, H), "to_outputs": (T, B, H)}
-    return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+def layer(cell: Cell, carry: Any, inputs: LayerInput, backend: str = "scan") -> Any:
+    return run_layer(cell, carry, inputs, backend)
 
 
-def params_of(given: Arrays) -> Arrays:
-    return {name: given[name] for name in PARAMS}
-
-
-@functools.partial(jax.jit, static_argnames=("implementation", "dtype"))
-def run(given: Arrays, implementation: str = "scan", dtype: jnp.dtype = FLOAT32) -> Any:
-    """((c, h), outputs) of the layer."""
-    cell, carry = LSTMCell(D, H, dtype), (jnp.asarray(given["c"]), jnp.asarray(given["h"]))
-    return cell.apply({"params": params_of(given)}, carry, given["x"], implementation, method=layer)
-
-
-def layer(cell: LSTMCell, carry: Any, x_TBD: jax.Array, implementation: str = "scan") -> Any:
-    return run_layer(cell, carry, cell.project(x_TBD), implementation)
-
-
-@functools.partial(jax.jit, static_argnames=("implementation", "dtype"))
-def gradients(given: Arrays, implementation: str = "fused", dtype: jnp.dtype = FLOAT32) -> Arrays:
-    """By all of `given`, of the sum of all that comes out times its cotangent."""
-
-    def loss(given: Arrays) -> jax.Array:
-        (c, h), outputs = run(given, implementation, dtype)
-        return jnp.vdot(c, given["to_c"]) + jnp.vdot(h, given["to_h"]) + jnp.vdot(outputs, given["to_outputs"])
-
-    return jax.grad(loss)(given)
-
-
-def reference(given: Arrays, operand: Callable[[np.ndarray], np.ndarray] = np.asarray) -> tuple[Any, list[tuple]]:
-    """((c, h), outputs) in float64, products of `operand`s, and for each time step what the way back needs."""
-    kernel_x, kernel_h, bias, xs, c, h = (given[k].astype(np.float64) for k in (*PARAMS, "x", "c", "h"))
-    saved, outputs = [], []
-    for x in xs:
-        i, f, g, o = np.split(operand(x) @ operand(kernel_x) + operand(h) @ operand(kernel_h) + bias, 4, axis=1)
-        i, f, g, o = sigmoid(i), sigmoid(f), np.tanh(g), sigmoid(o)
-        before, c = (c, h), f * c + i * g
-        h = o * np.tanh(c)
-        saved.append((x, *before, i, f, g, o, c))
-        outputs.append(h)
-    return ((c, h), np.stack(outputs)), saved
-
-
-def reference_gradients(given: Arrays) -> Arrays:
-    """What `gradients` gives, in float64 and by hand."""
-    kernel_x, kernel_h = given["kernel_x"].astype(np.float64), given["kernel_h"].astype(np.float64)
-    ((c, h), outputs), saved = reference(given)
-    grads = {name: np.zeros(given[name].shape) for name in (*PARAMS, "x")}
-    dc, dh = given["to_c"].astype(np.float64), given["to_h"].astype(np.float64)
-    for t, (x, c_before, h_before, i, f, g, o, c_after) in reversed(list(enumerate(saved))):
-        dh = dh + given["to_outputs"][t]
-        dc = dc + dh * o * (1 - np.tanh(c_after) ** 2)
-        do, di, df, dg = dh * np.tanh(c_after), dc * g, dc * c_before, dc * i
-        dz = np.concatenate([di * i * (1 - i), df * f * (1 - f), dg * (1 - g**2), do * o * (1 - o)], axis=1)
-        grads["kernel_x"] += x.T @ dz
-        grads["kernel_h"] += h_before.T @ dz
-        grads["bias"] += dz.sum(axis=0)
-        grads["x"][t] = dz @ kernel_x.T
-        dc, dh = dc * f, dz @ kernel_h.T
-    return grads | {"c": dc, "h": dh, "to_c": c, "to_h": h, "to_outputs": outputs}
-
-
-def sigmoid(z: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-z))
-
-
-def first_params(**settings: float) -> Arrays:
-    carry = (jnp.zeros((B, H)), jnp.zeros((B, H)))
-    return LSTMCell(D, H, **settings).init(jax.random.key(0), carry, jnp.zeros((T, B, D)), method=layer)["params"]
-
-
-def to_flax(params: Arrays) -> dict[str, Arrays]:
-    """nn.OptimizedLSTMCell has a kernel for each gate, and its biases beside the recurrent ones."""
-    x_parts, h_parts = (np.split(params[name], 4, axis=1) for name in ("kernel_x", "kernel_h"))
-    theirs = {f"i{gate}": {"kernel": part} for gate, part in zip("ifgo", x_parts, strict=True)}
-    for gate, part, bias in zip("ifgo", h_parts, np.split(params["bias"], 4), strict=True):
-        theirs[f"h{gate}"] = {"kernel": part, "bias": bias}
-    return theirs
-
-
-def from_flax(theirs: Any) -> Arrays:
-    kernels = {f"kernel_{k}": np.concatenate([theirs[n + g]["kernel"] for g in "ifgo"], 1) for k, n in ("xi", "hh")}
-    return kernels | {"bias": np.concatenate([theirs[f"h{gate}"]["bias"] for gate in "ifgo"])}
-
-
-def to_torch(params: Arrays) -> Arrays:
-    """Ours has one bias: their second stays zero."""
-    biases = {"bias_ih": params["bias"], "bias_hh": np.zeros_like(params["bias"])}
-    return {"weight_ih": params["kernel_x"].T, "weight_hh": params["kernel_h"].T} | biases
-
-
-def from_torch(theirs: Arrays) -> Arrays:
-    kernels = {"kernel_x": theirs["weight_ih"].T, "kernel_h": theirs["weight_hh"].T}
-    ours = kernels | {"bias": theirs["bias_ih"] + theirs["bias_hh"]}
-    return {name: value.astype(np.float32) for name, value in ours.items()}
+def drawn(cell_name: str) -> tuple[Cell, Arrays, Any, np.ndarray]:
+    """A cell, its parameters, a carry and inputs, all standard normal."""
+    cell, rng = cell_class(cell_name)(D, H), np.random.default_rng(0)
+    carry, inputs = cell.initial_carry(B, H), LayerInput(jnp.zeros((T, B, D)))
+    shapes = jax.eval_shape(lambda key: cell.init(key, carry, inputs, method=layer), jax.random.key(0))
+    normal = lambda leaf: rng.normal(size=leaf.shape).astype(np.float32)  # noqa: E731
+    return cell, *jax.tree.map(normal, (shapes, carry, inputs.below_TBH))

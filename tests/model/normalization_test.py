@@ -11,8 +11,10 @@ import pytest
 from configs import tiny
 from lovecraft_jax.inference.decoder import decode, make_decoder
 from lovecraft_jax.model import backend
-from lovecraft_jax.model.cells import LSTMCell, run_layer
+from lovecraft_jax.model.backend import run_layer
+from lovecraft_jax.model.layer_input import LayerInput
 from lovecraft_jax.model.lm import forward
+from lovecraft_jax.model.lstm import LSTMCell
 from lovecraft_jax.runtime.mesh import BY_ROW, BY_ROW_STACKED, REPLICATED, make_mesh, shard_rows, sum_over_devices
 from tests.helpers.normed import NORMS, B, T, drawn, tokens
 from tests.helpers.trees import assert_close
@@ -115,7 +117,7 @@ def draw(norm: str, seed: int = 0) -> tuple[Arrays, Arrays, Arrays, Any]:
 
 
 def layer(cell: LSTMCell, inputs: Arrays, backend: str = "scan") -> Any:
-    return run_layer(cell, (inputs["c"], inputs["h"]), cell.project(inputs["x"]), backend)
+    return run_layer(cell, (inputs["c"], inputs["h"]), LayerInput(inputs["x"]), backend)
 
 
 def reference(norm: str, params: Arrays, inputs: Arrays, running: Arrays | None = None) -> Any:

@@ -1,0 +1,137 @@
+"""What a recurrent cell is: the base class that lstm.py and gru.py derive from. cells.py chooses between them.
+
+A cell states its parameters, one time step, its carry, its output, its FLOPs, and how it is folded for decoding. How a
+whole sequence is run over it is backend.py's business. Axes: B batch, T time, D features, H units, G all gates side by
+side (4H for the LSTM, 3H for the GRU), V vocabulary.
+"""
+
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from lovecraft_jax.model.matmul import dense
+from lovecraft_jax.model.normalization import Found
+
+LayerCarry = Any
+"""What one layer carries from one time step to the next: an array [B, H] or a tuple of them, float32."""
+
+
+class Cell(nn.Module):
+    """One layer's parameters and one time step of it.
+
+    Every cell has kernel_x [D, G], glorot uniform, and kernel_h [H, G], one orthogonal matrix per gate; a subclass adds
+    its biases. Parameters, gates and the carry are float32; matmuls take their operands as `dtype` and accumulate in
+    float32. With `in_cpp` the matmul with kernel_x and its gradients run in C++ (native/ops.py).
+    `forget_bias` (initial value of the forget gate's bias) and `norm` (normalization.py) are the LSTM's.
+    """
+
+    label: ClassVar[str]
+    """What people call it: "LSTM"."""
+    gates: ClassVar[int]
+    """Blocks of H columns in the kernels."""
+    backends: ClassVar[tuple[str, ...]] = ("scan",)
+    """The values of model.backend that can run it (backend.py)."""
+
+    features: int
+    units: int
+    dtype: jnp.dtype = jnp.dtype("float32")
+    in_cpp: bool = False
+    forget_bias: float = 1.0
+    norm: str = "none"
+
+    def setup(self) -> None:
+        G = self.gates * self.units
+        self.kernel_x = self.param("kernel_x", nn.initializers.glorot_uniform(), (self.features, G))
+        self.kernel_h = self.param("kernel_h", _orthogonal_gates, (self.units, G))
+
+    def __call__(self, carry: LayerCarry, gates_x_BG: jax.Array, kernel_h_HG: jax.Array) -> tuple[LayerCarry, Found]:
+        """One time step: the next carry, and the batch statistics that a norm computed on the way.
+
+        `gates_x_BG` is the input's part of the gates, after `normalise_input`; `kernel_h_HG` is kernel_h.
+        """
+        raise NotImplementedError
+
+    @staticmethod
+    def initial_carry(batch: int, units: int) -> LayerCarry:
+        """Zeros, each leaf in a buffer of its own, as donation requires."""
+        raise NotImplementedError
+
+    @staticmethod
+    def output(carry: LayerCarry) -> jax.Array:
+        """The layer's output h [B, H] at the time step that ended with `carry`."""
+        raise NotImplementedError
+
+    @staticmethod
+    def memory(carry: LayerCarry) -> jax.Array:
+        """What the units remember [B, H], from -1 to 1: what probing shows (probing/units.py)."""
+        raise NotImplementedError
+
+    @staticmethod
+    def folded_step(carry: LayerCarry, gates_SF: jax.Array) -> LayerCarry:
+        """The next carry from gates as `fold` lays them out, bias included, before their activations."""
+        raise NotImplementedError
+
+    @classmethod
+    def flops_per_token(cls, features: int, units: int) -> int:
+        """FLOPs of the matmuls of one token's forward pass: a multiplication and an addition per weight."""
+        return 2 * cls.gates * units * (features + units)
+
+    def project(self, x: jax.Array, rows: slice | None = None) -> jax.Array:
+        """The input's part of the gates, x [..., D] @ kernel_x [D, G], which needs no recurrence: [..., G].
+
+        `rows` selects the rows of kernel_x that belong to x, where x is only part of the input.
+        """
+        return dense(x, self._kernel_x(rows), self.dtype, self.in_cpp)
+
+    def look_up(
+        self,
+        ids: jax.Array,
+        table_VD: jax.Array | None = None,
+        scale: jax.Array | None = None,
+        rows: slice | None = None,
+    ) -> jax.Array:
+        """`project` of x = table_VD[ids], or of the one-hot vectors of `ids` where there is no table: [..., G].
+
+        One matmul with the table instead of one with every token. `scale` [...] multiplies the vectors, for dropout.
+        """
+        gates = (self._kernel_x(rows) if table_VD is None else self.project(table_VD, rows))[ids]
+        return gates if scale is None else gates * scale[..., None]
+
+    def normalise_input(self, gates_x_TBG: jax.Array) -> jax.Array:
+        """The input's part of the gates after the cell's norm, if it has one."""
+        return gates_x_TBG
+
+    def remember(self, found: Found) -> None:
+        """Moves a norm's running statistics towards those of a batch, if the cell has any."""
+
+    def fold(self, token_gates_VG: jax.Array | None, below: slice) -> tuple[jax.Array, jax.Array]:
+        """(start [V or 1, F], kernel [K + H, F]) for decoding, with everything in them that no token changes.
+
+        The gates of a time step are then concat([layer below's output, h]) @ kernel + start[token or 0], and
+        `folded_step` takes them to the next carry. F is G here; a cell may lay them out otherwise.
+        `token_gates_VG`: the input's part of the gates for each token, None where the layer does not take the token.
+        `below`: the K rows of kernel_x that belong to the layer below.
+        """
+        # With running statistics a norm is an affine map: this is what it adds, and then what it multiplies.
+        shift_1G = self.normalise_input(jnp.zeros((1, self.gates * self.units)))
+        kernel_KG = self.normalise_input(self._kernel_x(below)) - shift_1G
+        start_VG = shift_1G if token_gates_VG is None else self.normalise_input(token_gates_VG)
+        return start_VG + self.bias[None], jnp.concatenate([kernel_KG, self.kernel_h])
+
+    def _kernel_x(self, rows: slice | None) -> jax.Array:
+        kernel_DG = jnp.asarray(self.kernel_x)
+        return kernel_DG if rows is None else kernel_DG[rows]
+
+
+def _orthogonal_gates(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    """[H, G]: one orthogonal matrix per gate, so that h neither grows nor decays at the start (Saxe et al. 2013)."""
+    units, gates = shape
+    orthogonal = nn.initializers.orthogonal()
+    keys = jax.random.split(key, gates // units)
+    # One after the other: jaxlib 0.10.2 factorises a batch of matrices on threads that it also waits for, and the
+    # batches of two layers can deadlock.
+    kernels_NHH = lax.map(lambda key: orthogonal(key, (units, units)), keys)
+    return jnp.moveaxis(kernels_NHH, 0, 1).reshape(shape)
