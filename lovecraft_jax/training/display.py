@@ -66,8 +66,8 @@ def startup_summary(
             f"cleaning    {counts.read:,} characters read, {counts.folded:,} folded, {counts.dropped:,} dropped "
             f"(alphabet {config.data.alphabet})",
             f"vocabulary  {data.tokenizer.size} {data.tokenizer.level}",
-            f"model       {model.layers} {cell_class(model.cell).label} layers of {model.units}, {parameters:,} parameters, "
-            f"{parameters / characters['train']:.3f} per training character",
+            f"model       {model.layers} {cell_class(model.cell).label} layers of {model.units}, "
+            f"{parameters:,} parameters, {parameters / characters['train']:.3f} per training character",
             f"steps       {steps:,} of {config.data.batch_size} x {config.data.seq_len} tokens, "
             f"{progress.epochs(steps):.2f} epochs",
             f"devices     {len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
