@@ -11,7 +11,7 @@ from pydivsufsort import divsufsort
 LEAST = 20
 """Characters from which a shared span is told of: as many as a stock phrase has, not yet a theft."""
 LENGTHS = (LEAST, 50, 100)
-_BORDER = "\0"  # ends every tale; no text from a file has it (`corpus.read_tale`)
+_BORDER = "\0"  # ends every tale; no text from a file has it (`data/corpus.py`)
 
 
 @dataclasses.dataclass(frozen=True)

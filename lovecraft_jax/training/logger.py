@@ -195,7 +195,7 @@ class Logger:
 
 def plan(config: Config, data: Data, parameters: int, devices: Sequence[jax.Device], passes: float, steps: int) -> str:
     """What is about to happen, in a few lines."""
-    characters = {split: len(text) for split, text in data.splits.text.items()}
+    characters = {split: encoded.n_chars for split, encoded in data.encoded.items()}
     lengths = ", ".join(f"{split} {n:,}" for split, n in characters.items())
     model, share = config.model, config.data.share
     kept = f"; data.share={share:g} of its training tales" if share < 1 else ""
