@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lovecraft_jax.data import corpus
 from lovecraft_jax.data.cleaning import make_cleaning
+from lovecraft_jax.data.splits import split
 from lovecraft_jax.stylometry.authorship import PIECE_LENGTHS, SIGNIFICANCE_LEVEL, Author
 
 Write = Callable[[str, str, int, random.Random], str]
@@ -28,7 +29,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--texts", nargs="*", type=Path, default=[], help="files, cuts of which are judged too")
     given = parser.parse_args()
-    splits = corpus.split(corpus.load(given.corpus), make_cleaning("ascii"))
+    splits = split(corpus.load(given.corpus), make_cleaning("ascii"))
     tales = {name: text for part in splits.by_tale.values() for name, text in part.items()}
     kinds = {**KINDS, **{str(path): _from_file(path) for path in given.texts}}
     if given.corpus == "bundled":

@@ -77,7 +77,7 @@ class DataConfig:
     """config.data: the text, its tokens, and how batches are cut from it."""
 
     # On resume the text itself is compared, by its hash.
-    corpus: str = setting("auto, lovecraft, bundled, or a path", bool, resume="free")
+    corpus: str = setting("auto, a dataset of data/corpus.py, or a path", bool, resume="free")
     level: str = one_of("chars")
     regime: str = one_of("stream", "window")
     alphabet: str = one_of("ascii", "unicode")

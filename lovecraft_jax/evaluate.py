@@ -6,7 +6,7 @@ from pathlib import Path
 from absl import flags
 
 from lovecraft_jax import cli
-from lovecraft_jax.data.corpus import read_tale
+from lovecraft_jax.data.corpus import read_text
 from lovecraft_jax.run import load_run
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.runtime.files import strict
@@ -19,7 +19,7 @@ def main() -> int:
         raise UserError(f"--text={F.text} and --split={F.split}: give one of them")
     run = load_run(cli.required("workdir", "runs/c150"), F.checkpoint)
     if F.text:
-        what, text = {"text": F.text}, run.encode(read_tale(Path(F.text), F.text).text)
+        what, text = {"text": F.text}, run.encode(read_text(Path(F.text)))
         if not len(text.ids):
             raise UserError(f"--text={F.text}: no text in it after cleaning")
     else:

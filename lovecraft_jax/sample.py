@@ -8,7 +8,7 @@ import numpy as np
 from absl import flags
 
 from lovecraft_jax import cli
-from lovecraft_jax.data.corpus import read_tale
+from lovecraft_jax.data.corpus import read_text
 from lovecraft_jax.inference.generate import Sampling
 from lovecraft_jax.run import Run, load_run
 from lovecraft_jax.runtime.console import log
@@ -66,7 +66,7 @@ def _teacher_forced(run: Run) -> int:
     """
     F = flags.FLAGS
     if (file := cli.given("text")) is not None:
-        source, text = file, run.encode(read_tale(Path(file), file).text)
+        source, text = file, run.encode(read_text(Path(file)))
     else:
         source, text = F.split, run.split(F.split)
     there = len(text.ids) - 1

@@ -12,6 +12,7 @@ from experiments.article_2019 import experiments, options, results
 from lovecraft_jax import cli
 from lovecraft_jax.data import corpus
 from lovecraft_jax.data.cleaning import make_cleaning
+from lovecraft_jax.data.splits import split
 from lovecraft_jax.runtime.errors import DONE, UserError
 from lovecraft_jax.stylometry.features import FEATURES, measure
 from lovecraft_jax.stylometry.reference import Reference
@@ -42,7 +43,7 @@ def _print(folder: Path, of_corpus: str) -> int:
         results.check_same(results.name(row), row, {"corpus": found.sha256[: results.SHORT]})
     if not rows:
         raise UserError(f"{folder}: no {results.ROWS} there; name a folder that has one by --rows")
-    tales = corpus.split(found, make_cleaning("ascii")).by_tale
+    tales = split(found, make_cleaning("ascii")).by_tale
     held_out = tales["valid"] | tales["test"]
     everything = {**tales["train"], **held_out}
     author = measure("\n\n\n".join(everything.values()), Reference(tales["train"], held_out))

@@ -1,16 +1,21 @@
-"""Text as the models see it: one table of replacements, written down with the run, and counted."""
+"""Cleaning of raw text before it becomes tokens: one table of replacements, saved with the run, and counted."""
 
 import dataclasses
+import functools
+import re
 import unicodedata
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from lovecraft_jax.data.characters import whole_lines
 from lovecraft_jax.runtime.errors import UserError
 
 PRINTABLE_ASCII = "\n" + "".join(map(chr, range(0x20, 0x7F)))
 UNICODE_SCALARS = 0x110000 - 0x800
-"""How many characters Unicode can spell: all code points but the surrogates."""
+"""Number of characters in Unicode: all code points but the surrogates."""
 MAX_LOSS = 0.01
+"""Share of the characters that cleaning may drop."""
 
 _MARKS = {
     "\u2018": "'", "\u2019": "'", "\u201a": "'", "\u201b": "'", "\u2032": "'", "\u00b4": "'", "\u02bc": "'",
@@ -33,7 +38,7 @@ _LATIN = (
 
 @dataclasses.dataclass(frozen=True)
 class Cleaning:
-    """How a text is cleaned, in this order, so that any other runtime can do the same.
+    """The rules by which a text is cleaned, in this order, as data, so that any other runtime can do the same.
 
     1. Unicode NFC; CRLF and CR become LF.
     2. Every character in `table` is replaced by its entry.
@@ -46,30 +51,46 @@ class Cleaning:
 
     @property
     def alphabet_size(self) -> int:
-        """How many characters a cleaned text could hold."""
+        """Number of characters that a cleaned text could hold."""
         return UNICODE_SCALARS if self.keep is None else len(self.keep)
 
     def apply(self, text: str) -> tuple[str, "Counts"]:
-        """The cleaned text and what it took."""
-        normal = _normalise(text)
-        folded = sum(normal.count(char) for char in set(normal) & self.table.keys())
-        replaced = self._fold(normal)
-        kept = replaced.translate({ord(char): None for char in self._outside(replaced)})
-        return kept, Counts(len(normal), folded, len(replaced) - len(kept))
+        """Returns the cleaned text, and the characters read, folded and dropped."""
+        # No character composes with a newline, so NFC may take whole lines one after the other.
+        cleaned, counts = zip(*map(self._apply_to_lines, whole_lines(text)), strict=True) if text else ((), ())
+        return "".join(cleaned), _total(counts)
 
     def lost(self, text: str) -> list[str]:
         """The characters of a text that would be dropped, each once, in order."""
-        return self._outside(self._fold(_normalise(text)))
-
-    def _outside(self, folded: str) -> list[str]:
-        return [] if self.keep is None else [char for char in dict.fromkeys(folded) if char not in self.keep]
-
-    def _fold(self, normal: str) -> str:
-        return normal.translate({ord(char): fold for char, fold in self.table.items()})
+        folded = "".join(map(self._fold, _normalise(text)))
+        return [char for char in dict.fromkeys(folded) if not self._keeps(char)]
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that `Cleaning(**object)` reads again."""
         return dataclasses.asdict(self)
+
+    def _apply_to_lines(self, lines: str) -> tuple[str, "Counts"]:
+        normal = _normalise(lines)
+        found = Counter(self._changed.findall(normal) if self._changed else ())
+        if not self._changed or not found:
+            return normal, Counts(len(normal), 0, 0)
+        cleaned = {char: "".join(filter(self._keeps, self._fold(char))) for char in found}
+        folded = sum(count for char, count in found.items() if char in self.table)
+        dropped = sum(count * (len(self._fold(char)) - len(cleaned[char])) for char, count in found.items())
+        return self._changed.sub(lambda match: cleaned[match[0]], normal), Counts(len(normal), folded, dropped)
+
+    @functools.cached_property
+    def _changed(self) -> re.Pattern[str] | None:
+        """Matches each character that does not stay as it is."""
+        if self.keep is not None:
+            return re.compile("[^" + re.escape("".join(char for char in self.keep if char not in self.table)) + "]")
+        return re.compile("[" + re.escape("".join(self.table)) + "]") if self.table else None
+
+    def _fold(self, char: str) -> str:
+        return self.table.get(char, char)
+
+    def _keeps(self, char: str) -> bool:
+        return self.keep is None or char in self.keep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +103,7 @@ class Counts:
 
 
 def make_cleaning(alphabet: str) -> Cleaning:
-    """The table for `alphabet`: "ascii" folds accents and typographic marks, "unicode" keeps all."""
+    """Returns the cleaning for `alphabet`: "ascii" folds accents and typographic marks, "unicode" keeps everything."""
     if alphabet == "unicode":
         return Cleaning("unicode", {}, None)
     if alphabet != "ascii":
@@ -93,13 +114,13 @@ def make_cleaning(alphabet: str) -> Cleaning:
 
 
 def clean_all(texts: Iterable[str], cleaning: Cleaning) -> tuple[list[str], Counts]:
-    """Every text cleaned, and the counts over all. Raises UserError where over 1 % would be lost."""
+    """Returns every text cleaned, and the counts over all. Raises UserError where over 1 % would be dropped."""
     cleaned, counts = [], []
     for text in texts:
         kept, count = cleaning.apply(text)
         cleaned.append(kept)
         counts.append(count)
-    total = Counts(*(sum(column) for column in zip(*map(dataclasses.astuple, counts), strict=True)))
+    total = _total(counts)
     if total.dropped > MAX_LOSS * total.read:
         raise UserError(
             f"data.alphabet={cleaning.alphabet} would drop {total.dropped:,} of {total.read:,} characters "
@@ -109,11 +130,15 @@ def clean_all(texts: Iterable[str], cleaning: Cleaning) -> tuple[list[str], Coun
     return cleaned, total
 
 
+def _total(counts: Sequence[Counts]) -> Counts:
+    return Counts(sum(c.read for c in counts), sum(c.folded for c in counts), sum(c.dropped for c in counts))
+
+
 def _normalise(text: str) -> str:
     return unicodedata.normalize("NFC", text).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _to_ascii(char: str) -> str:
-    """What is ASCII in the compatibility decomposition of `char`: its letter without the accent."""
+    """The ASCII part of the compatibility decomposition of `char`: its letter without the accent."""
     parts = unicodedata.normalize("NFKD", char)
     return "".join(part for mark in parts for part in _MARKS.get(mark, mark) if part in PRINTABLE_ASCII)

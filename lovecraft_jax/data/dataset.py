@@ -6,7 +6,7 @@ from typing import Any
 from lovecraft_jax.config import Config
 from lovecraft_jax.data import corpus
 from lovecraft_jax.data.cleaning import make_cleaning
-from lovecraft_jax.data.corpus import Splits
+from lovecraft_jax.data.splits import PARTS, Splits, split
 from lovecraft_jax.data.tokenizer import Encoded, Tokenizer, build_tokenizer
 from lovecraft_jax.runtime.errors import UserError
 
@@ -23,9 +23,9 @@ class Data:
 
 
 def prepare(config: Config, recorded: dict[str, Any] | None = None, tokenizer: Tokenizer | None = None) -> Data:
-    """Loads what `config.data` names. A run that goes on passes what it `recorded`, and its vocabulary.
+    """Loads the corpus that `config.data` names. To resume a run, pass what corpus.json `recorded`, and its tokenizer.
 
-    Then "auto" means the corpus that was recorded, and another text is a UserError.
+    Then "auto" means the corpus that was recorded, and another text raises UserError.
     """
     name = config.data.corpus
     if recorded and name == "auto":
@@ -37,7 +37,7 @@ def prepare(config: Config, recorded: dict[str, Any] | None = None, tokenizer: T
             f"{recorded['sha256'][:12]} there, named {recorded['name']}): give that one, or another --workdir"
         )
     cleaning = tokenizer.cleaning if tokenizer else make_cleaning(config.data.alphabet)
-    splits = corpus.split(found, cleaning, config.data.share)
-    tokenizer = tokenizer or build_tokenizer(config.data.level, splits.text["train"], cleaning)
-    encoded = {part: tokenizer.encode(text) for part, text in splits.text.items()}
+    splits = split(found, cleaning, config.data.share)
+    tokenizer = tokenizer or build_tokenizer(config.data.level, splits.join("train"), cleaning)
+    encoded = {part: tokenizer.encode(splits.join(part)) for part in PARTS}
     return Data(found.name, found.sha256, splits, tokenizer, encoded)

@@ -1,4 +1,4 @@
-"""Text to token ids and back. Nothing below this file knows that a token is a character."""
+"""Tokenizers: text to token ids and back. No other file may assume that a token is a character."""
 
 import dataclasses
 import json
@@ -7,18 +7,20 @@ from typing import Protocol
 
 import numpy as np
 
+from lovecraft_jax.data.characters import code_points, distinct, pieces
 from lovecraft_jax.data.cleaning import Cleaning
 
 UNKNOWN_ID = 0
-"""Stands for whatever training never showed. Scored, never written."""
+"""The token for whatever the training text does not have. It is scored, and never generated."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
     """A text as tokens: ids [N], in the smallest unsigned type that holds the vocabulary.
 
-    `n_chars` is the length of the cleaned text, whatever a token is, so that bits per character compare across
-    vocabularies. `extra_nats` is what spelling out the unknown tokens costs on top of predicting UNKNOWN_ID.
+    `ids` may be memory-mapped. `n_chars` is the length of the cleaned text, whatever a token is, so that bits per
+    character compare across vocabularies. `extra_nats` is what spelling out the unknown tokens costs on top of
+    predicting UNKNOWN_ID.
     """
 
     ids: np.ndarray
@@ -27,16 +29,19 @@ class Encoded:
 
 
 class Tokenizer(Protocol):
-    """What every level of tokens offers. A second level is a second class here and a branch in `build` and `load`."""
+    """Text to token ids and back.
+
+    To add one, write its class here and add a branch to `build_tokenizer` and `load_tokenizer`.
+    """
 
     @property
     def level(self) -> str:
-        """What a token is."""
+        """What a token is: "chars"."""
         ...
 
     @property
     def cleaning(self) -> Cleaning:
-        """How a text becomes one that `encode` takes."""
+        """The cleaning that a text needs before `encode`."""
         ...
 
     @property
@@ -46,7 +51,7 @@ class Tokenizer(Protocol):
 
     @property
     def start_id(self) -> int:
-        """The first input of a text that nothing stands before: a newline."""
+        """The id that stands before the first token of a text: a newline's."""
         ...
 
     def encode(self, text: str) -> Encoded:
@@ -58,17 +63,17 @@ class Tokenizer(Protocol):
         ...
 
     def unseen(self, text: str) -> list[str]:
-        """The parts of a cleaned text that training never showed, each once, in order."""
+        """The parts of a cleaned text that the training text does not have, each once, in order."""
         ...
 
     def dumps(self) -> str:
-        """JSON that `load` reads again."""
+        """JSON that `load_tokenizer` reads again."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class CharTokenizer:
-    """One token a character: id 0 for the unknown, then the characters of the training text in code-point order."""
+    """A token is a character: id 0 is unknown, then come the characters of the training text in code-point order."""
 
     chars: str
     cleaning: Cleaning
@@ -83,11 +88,16 @@ class CharTokenizer:
         return self.chars.find("\n") + 1
 
     def encode(self, text: str) -> Encoded:
-        table = np.zeros(0x110000, smallest_uint(self.size))
-        table[_code_points(self.chars)] = np.arange(1, self.size)
-        ids = table[_code_points(text)]
+        # The last entry is for every code point after the vocabulary's.
+        table = np.full(max(map(ord, self.chars), default=-1) + 2, UNKNOWN_ID, smallest_uint(self.size))
+        table[code_points(self.chars)] = np.arange(1, self.size)
+        ids, start, unknown = np.empty(len(text), table.dtype), 0, 0
+        for piece in pieces(text):
+            into = ids[start : start + len(piece)]
+            np.take(table, code_points(piece), mode="clip", out=into)
+            unknown += into.size - int(np.count_nonzero(into))
+            start += len(piece)
         # An unknown character is one of the alphabet's, each as likely: a code that a decoder could read.
-        unknown = int(np.count_nonzero(ids == UNKNOWN_ID))
         return Encoded(ids, len(text), unknown * math.log(self.cleaning.alphabet_size))
 
     def decode(self, ids: np.ndarray) -> str:
@@ -106,14 +116,14 @@ class CharTokenizer:
 
 
 def build_tokenizer(level: str, train_text: str, cleaning: Cleaning) -> Tokenizer:
-    """The vocabulary of a cleaned training text, and of nothing else."""
+    """Returns the tokenizer of a cleaned training text, which must see no other text."""
     if level == "chars":
-        return CharTokenizer("".join(sorted(set(train_text))), cleaning)
+        return CharTokenizer(distinct(train_text), cleaning)
     raise ValueError(f"unknown level {level!r}")
 
 
 def load_tokenizer(text: str) -> Tokenizer:
-    """The vocabulary that `dumps` wrote."""
+    """Returns the tokenizer that `dumps` wrote."""
     saved = json.loads(text)
     if saved["level"] == "chars":
         return CharTokenizer(saved["chars"], Cleaning(**saved["cleaning"]))
@@ -123,7 +133,3 @@ def load_tokenizer(text: str) -> Tokenizer:
 def smallest_uint(size: int) -> np.dtype:
     """The smallest unsigned integer type that holds the ids 0 .. size - 1."""
     return np.min_scalar_type(size - 1)
-
-
-def _code_points(text: str) -> np.ndarray:
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)

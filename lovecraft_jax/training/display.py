@@ -56,7 +56,7 @@ def startup_summary(
     config: Config, data: Data, parameters: int, devices: Sequence[jax.Device], steps: int, progress: Progress
 ) -> str:
     """Returns a few lines on the text, the model, the steps and the devices of a run."""
-    characters = {split: len(text) for split, text in data.splits.text.items()}
+    characters = {split: encoded.n_chars for split, encoded in data.encoded.items()}
     lengths = ", ".join(f"{split} {n:,}" for split, n in characters.items())
     model, share, counts = config.model, config.data.share, data.splits.counts
     part = f"; data.share={share:g} of its training tales" if share < 1 else ""

@@ -27,7 +27,7 @@ def run_record(config: Config, data: Data) -> dict[str, Any]:
         "corpus": {
             "name": data.name,
             "sha256": data.sha256,
-            "characters": {split: len(text) for split, text in data.splits.text.items()},
+            "characters": {split: encoded.n_chars for split, encoded in data.encoded.items()},
             "tokens": {split: len(encoded.ids) for split, encoded in data.encoded.items()},
             "read": data.splits.counts.read,
             "folded": data.splits.counts.folded,

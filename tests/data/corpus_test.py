@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import hashlib
 import re
@@ -11,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from lovecraft_jax.data import corpus
+from lovecraft_jax.data import corpus, download
 from lovecraft_jax.data.cleaning import make_cleaning
-from lovecraft_jax.data.corpus import Corpus
+from lovecraft_jax.data.corpus import DATASETS, Corpus, Dataset
+from lovecraft_jax.data.splits import split
 from lovecraft_jax.runtime.errors import UserError
 
 ASCII = make_cleaning("ascii")
@@ -27,7 +29,7 @@ def bundled() -> Corpus:
 def test_the_bundled_tales_suffice_to_train_on(bundled: Corpus) -> None:
     assert len(bundled.tales) >= 40
     assert sum(len(tale.text) for tale in bundled.tales) >= 120_000
-    splits = corpus.split(bundled, ASCII)
+    splits = split(bundled, ASCII)
     assert splits.counts.folded == splits.counts.dropped == 0
 
 
@@ -65,7 +67,7 @@ def test_a_file_a_folder_and_a_glob_are_read(tmp_path: Path) -> None:
 def test_files_of_one_name_in_several_folders_stay_apart(tmp_path: Path) -> None:
     for name in ("one", "two"):
         _write(tmp_path / name, {"tale.txt": f"Tale {name}. " * 50})
-    text = corpus.split(corpus.load(str(tmp_path / "*" / "tale.txt")), ASCII).text
+    text = split(corpus.load(str(tmp_path / "*" / "tale.txt")), ASCII).text
     assert "".join(text.values()) == ("Tale one. " * 50).strip() + "\n\n\n" + ("Tale two. " * 50).strip()
 
 
@@ -75,7 +77,7 @@ def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "data", "told"),
+    ("name", "data", "message"),
     [
         ("a.txt", b"PK\x03\x04\x00\x00", r"a\.txt: a binary file"),
         ("a.txt", b"caf\xe9", r"a\.txt: not UTF-8 \(byte 3\)"),
@@ -83,20 +85,33 @@ def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
         ("a.txt/b.txt", b"text", r"a\.txt: cannot be read"),
     ],
 )
-def test_what_is_no_text_is_an_error_that_names_the_file(tmp_path: Path, name: str, data: bytes, told: str) -> None:
+def test_a_file_that_is_no_text_is_an_error_that_names_it(tmp_path: Path, name: str, data: bytes, message: str) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(data)
-    with pytest.raises(UserError, match=told):
-        corpus.load(str(tmp_path))
+    with pytest.raises(UserError, match=message):
+        split(corpus.load(str(tmp_path)), ASCII)
+
+
+def test_a_file_that_changes_while_it_is_in_use_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("Dagon")
+    (tale,) = corpus.load(str(tmp_path)).tales
+    (tmp_path / "a.txt").write_text("Hypnos")
+    with pytest.raises(UserError, match=r"a\.txt: changed"):
+        _ = tale.text
 
 
 @pytest.mark.parametrize("name", ["lovecroft", "no/such.txt", "*.none", "x" * 256, "~nobody-here/tales"])
-def test_a_corpus_that_is_nowhere_is_an_error_that_names_it(name: str) -> None:
+def test_a_corpus_that_is_missing_is_an_error_that_names_it(name: str) -> None:
     with pytest.raises(UserError, match=re.escape(f"data.corpus={name}")):
         corpus.load(name)
 
 
-def test_the_hash_is_of_the_text_and_not_of_its_place(tmp_path: Path) -> None:
+def test_the_error_for_an_unknown_corpus_lists_the_datasets() -> None:
+    with pytest.raises(UserError, match=r"nor one of auto, lovecraft, bundled$"):
+        corpus.load("lovecroft")
+
+
+def test_the_hash_depends_on_the_text_and_not_on_its_place(tmp_path: Path) -> None:
     files = {"a.txt": "Dagon", "b.txt": "Hypnos"}
     first, same, other, merged = (_write(tmp_path / name, files) for name in ("one", "two", "three", "four"))
     (other / "b.txt").write_text("hypnos")
@@ -108,7 +123,7 @@ def test_the_hash_is_of_the_text_and_not_of_its_place(tmp_path: Path) -> None:
 
 
 class Served:
-    """A manifest of ten tales and a folder of them that a web server on this machine hands out."""
+    """A manifest of ten tales and a folder of them that a web server on this machine serves."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.cache, self.manifest = folder / "served", folder / "cache", folder / "manifest"
@@ -120,6 +135,7 @@ class Served:
         self.url = f"http://127.0.0.1:{self.server.server_port}/"
         self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
         self.thread.start()
+        self.dataset = Dataset("lovecraft", self.url, self.manifest, ("tale1",), ("tale2",), "LOVECRAFT_CORPUS")
 
     def stop(self) -> None:
         if self.thread.is_alive():
@@ -128,7 +144,7 @@ class Served:
             self.server.server_close()
 
     def fetch(self) -> list[Path] | None:
-        return corpus.fetch(self.manifest, self.url, self.cache)
+        return download.fetch(self.manifest, self.url, self.cache)
 
 
 @pytest.fixture
@@ -136,8 +152,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     served = Served(tmp_path)
-    monkeypatch.setattr(corpus, "LOVECRAFT_MANIFEST", served.manifest)
-    monkeypatch.setattr(corpus, "LOVECRAFT_URL", served.url)
+    monkeypatch.setattr(corpus, "DATASETS", (served.dataset, *DATASETS[1:]))
     yield served
     served.stop()
 
@@ -150,7 +165,7 @@ def test_every_file_is_fetched_once_and_needs_no_network_again(served: Served) -
     assert served.fetch() == paths
 
 
-def test_a_file_damaged_on_the_way_is_refused(served: Served) -> None:
+def test_a_file_damaged_in_transit_is_refused(served: Served) -> None:
     (served.folder / "tale7.txt").write_text("The tale 7!")
     assert served.fetch() is None
     (served.folder / "tale7.txt").write_text("The tale 7.")
@@ -168,24 +183,26 @@ def test_a_file_damaged_in_the_cache_is_fetched_again(served: Served) -> None:
     assert served.fetch() is None
 
 
-@pytest.mark.parametrize("words", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"], ids=["mute", "slow"])
-def test_a_server_that_never_ends_is_given_up(served: Served, monkeypatch: pytest.MonkeyPatch, words: bytes) -> None:
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"], ids=["silent", "slow"])
+def test_a_server_that_never_finishes_is_given_up(
+    served: Served, monkeypatch: pytest.MonkeyPatch, answer: bytes
+) -> None:
     over = threading.Event()
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
-            self.request.sendall(words)
+            self.request.sendall(answer)
             while not over.wait(0.05):
-                self.request.sendall(words[:1])
+                self.request.sendall(answer[:1])
 
-    monkeypatch.setattr(corpus, "PROBE_SECONDS", 0.5)
+    monkeypatch.setattr(download, "PROBE_SECONDS", 0.5)
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         served.url = f"http://127.0.0.1:{server.server_address[1]}/"
         began = time.monotonic()
         found = served.fetch()
-        assert time.monotonic() - began < corpus.FETCH_SECONDS / 2  # the probe alone was waited for
+        assert time.monotonic() - began < download.FETCH_SECONDS / 2  # only for the probe
         over.set()
         server.shutdown()
         thread.join()
@@ -203,21 +220,24 @@ def test_auto_is_the_lovecraft_corpus_where_it_can_be_had(served: Served) -> Non
 def test_without_a_network_auto_is_bundled_with_a_warning(
     served: Served, bundled: Corpus, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    with socket.socket() as unheard:  # bound, so that it is nobody else's; nothing listens
-        unheard.bind(("127.0.0.1", 0))
-        monkeypatch.setattr(corpus, "LOVECRAFT_URL", f"http://127.0.0.1:{unheard.getsockname()[1]}/")
+    with socket.socket() as closed:  # bound, so that nobody else takes the port; nothing listens
+        closed.bind(("127.0.0.1", 0))
+        offline = dataclasses.replace(served.dataset, source=f"http://127.0.0.1:{closed.getsockname()[1]}/")
+        monkeypatch.setattr(corpus, "DATASETS", (offline, *DATASETS[1:]))
         assert corpus.load("auto") == bundled
-        out, told = capsys.readouterr()
+        out, warning = capsys.readouterr()
         assert out == ""
-        assert told.startswith("WARNING: the Lovecraft corpus ")
-        assert "BUNDLED" in told
-        assert "LOVECRAFT_CORPUS" in told
-        assert told.count("\n") == 1
-        with pytest.raises(UserError, match=r"could not be fetched.*data\.corpus=bundled"):
+        assert warning.startswith("WARNING: the Lovecraft corpus ")
+        assert "BUNDLED" in warning
+        assert "set LOVECRAFT_CORPUS to a folder that holds the 10 files" in warning
+        assert warning.count("\n") == 1
+        with pytest.raises(UserError, match=r"could not be fetched.*LOVECRAFT_CORPUS.*data\.corpus=bundled"):
             corpus.load("lovecraft")
 
 
-def test_a_folder_of_ones_own_must_hold_the_pinned_files(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_folder_in_the_environment_must_hold_the_pinned_files(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
     served.stop()
     monkeypatch.setenv("LOVECRAFT_CORPUS", str(served.folder))
     for name in ("auto", "lovecraft"):
@@ -230,6 +250,74 @@ def test_a_folder_of_ones_own_must_hold_the_pinned_files(served: Served, monkeyp
     (served.folder / "tale4.txt").unlink()
     with pytest.raises(UserError, match=r"tale4\.txt is not there"):
         corpus.load("auto")
+
+
+@pytest.fixture
+def row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
+    """A dataset of thirty tales in a folder, added to the table."""
+    texts = {f"tale{i:02d}.txt": f"The tale {i}." for i in range(30)}
+    _write(tmp_path / "files", texts)
+    (tmp_path / "manifest").write_text("".join(map(_manifest_line, texts.items())))
+    row = Dataset("mine", tmp_path / "files", tmp_path / "manifest", ("tale03",), ("tale04", "tale05"), "MY_TALES")
+    monkeypatch.setattr(corpus, "DATASETS", (*DATASETS, row))
+    return row
+
+
+def test_a_row_of_the_table_is_all_that_a_dataset_needs(row: Dataset, tmp_path: Path) -> None:
+    found = corpus.load("mine")
+    assert found.name == "mine"
+    assert found.dataset == row
+    assert [tale.text for tale in found.tales] == [f"The tale {i}." for i in range(30)]
+    splits = split(found, ASCII)
+    assert (splits.tales["valid"], splits.tales["test"]) == (["tale03"], ["tale04", "tale05"])
+    assert len(splits.tales["train"]) == 27
+    with pytest.raises(UserError, match="nor one of auto, lovecraft, bundled, mine"):
+        corpus.load("yours")
+
+
+def test_the_folder_in_a_rows_variable_replaces_its_source(
+    row: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "files").rename(tmp_path / "moved")
+    with pytest.raises(UserError, match=r"data\.corpus=mine: .*tale00\.txt is not there; expected the 30 files"):
+        corpus.load("mine")
+    monkeypatch.setenv("MY_TALES", str(tmp_path / "moved"))
+    assert corpus.load("mine").tales[7].path == tmp_path / "moved" / "tale07.txt"
+    (tmp_path / "moved" / "tale07.txt").write_text("The tale 7!")
+    with pytest.raises(UserError, match=r"^MY_TALES=.*tale07\.txt is not the pinned file"):
+        corpus.load("mine")
+
+
+def test_the_files_of_every_row_are_checked_against_its_manifest(row: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "files" / "tale07.txt").write_text("The tale 7!")
+    with pytest.raises(UserError, match=r"^data\.corpus=mine: .*tale07\.txt is not the pinned file"):
+        corpus.load("mine")
+
+
+def test_the_files_of_a_row_keep_their_split_under_other_names(row: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "renamed").mkdir()
+    for i, file in enumerate(sorted((tmp_path / "files").iterdir())):
+        file.rename(tmp_path / "renamed" / f"{i:03d}.txt")
+    assert split(corpus.load(str(tmp_path / "renamed")), ASCII).tales["test"] == ["004", "005"]
+
+
+def test_held_out_files_of_every_row_are_in_its_manifest() -> None:
+    assert len({row.name for row in DATASETS}) == len(DATASETS)
+    for row in DATASETS:
+        assert {f"{name}.txt" for name in (*(row.valid or ()), *(row.test or ()))} <= row.hashes.keys()
+
+
+def test_the_bundled_manifest_lists_every_bundled_file() -> None:
+    row = DATASETS[1]
+    assert isinstance(row.source, Path)
+    assert sorted(path.name for path in row.source.iterdir()) == list(row.hashes)
+
+
+def test_hashes_of_the_datasets_are_those_that_runs_recorded(bundled: Corpus) -> None:
+    assert bundled.sha256.startswith("8283a6e5")
+    assert bundled.dataset == DATASETS[1]
+    lovecraft = "\n".join(DATASETS[0].hashes.values())
+    assert hashlib.sha256(lovecraft.encode()).hexdigest().startswith("f945e1de")
 
 
 class _QuietHandler(SimpleHTTPRequestHandler):

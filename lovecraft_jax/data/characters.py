@@ -1,0 +1,39 @@
+"""Characters of long texts, a piece at a time: memory stays bounded by the piece."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+PIECE = 1 << 20
+"""Characters."""
+CODE_POINTS = 0x110000
+
+
+def pieces(text: str) -> Iterator[str]:
+    """The text in pieces of PIECE characters, cut anywhere."""
+    for start in range(0, len(text), PIECE):
+        yield text[start : start + PIECE]
+
+
+def whole_lines(text: str) -> Iterator[str]:
+    """The text in pieces of about PIECE characters, each of whole lines."""
+    start = 0
+    while start < len(text):
+        end = text.find("\n", start + PIECE) + 1 or len(text)
+        yield text[start:end]
+        start = end
+
+
+def distinct(text: str) -> str:
+    """The different characters of a text, in code-point order."""
+    if len(text) < PIECE // 16:  # where the table of all code points costs more than it saves
+        return "".join(sorted(set(text)))
+    seen = np.zeros(CODE_POINTS, bool)
+    for piece in pieces(text):
+        seen[code_points(piece)] = True
+    return "".join(map(chr, np.flatnonzero(seen)))
+
+
+def code_points(text: str) -> np.ndarray:
+    """The code point of each character, uint32 [N]."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.dtype("<u4"))

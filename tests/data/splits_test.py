@@ -1,0 +1,113 @@
+import dataclasses
+import hashlib
+import string
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from lovecraft_jax.data import corpus
+from lovecraft_jax.data.cleaning import make_cleaning
+from lovecraft_jax.data.corpus import DATASETS, Corpus
+from lovecraft_jax.data.splits import BETWEEN_TALES, split
+from lovecraft_jax.runtime.errors import UserError
+
+ASCII = make_cleaning("ascii")
+
+
+@pytest.mark.parametrize(("files", "held_out"), [(20, 1), (29, 1), (30, 2), (50, 3)])
+def test_many_files_are_split_whole_by_their_hashes(tmp_path: Path, files: int, held_out: int) -> None:
+    found = _tales(tmp_path, (f"tale{i:02d}" for i in range(files)))
+    splits = split(found, ASCII)
+    by_hash = sorted((hashlib.sha256(_text(tale.name).encode()).hexdigest(), tale.name) for tale in found.tales)
+    names = [name for _, name in by_hash]
+    assert splits.tales["valid"] == sorted(names[:held_out])
+    assert splits.tales["test"] == sorted(names[held_out : 2 * held_out])
+    assert splits.tales["train"] == sorted(names[2 * held_out :])
+    for part, inside in splits.tales.items():  # the ends of a tale are stripped
+        assert splits.by_tale[part] == {name: f"This is {name}.\n\nIt ends." for name in inside}
+        assert splits.text[part] == splits.join(part) == BETWEEN_TALES.join(splits.by_tale[part].values())
+    assert splits.counts.read == sum(len(tale.text) for tale in found.tales)
+
+
+def test_the_lovecraft_corpus_holds_out_its_ten_tales_wherever_it_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = _tales(tmp_path, (file.removesuffix(".txt") for file in DATASETS[0].hashes))
+    _pin_lovecraft(found, tmp_path, monkeypatch)
+    for name in ("lovecraft", "some/folder"):
+        splits = split(Corpus(name, found.tales), ASCII)
+        assert splits.tales["valid"] == ["cool_air", "dagon", "festival", "haunter", "temple"]
+        assert splits.tales["test"] == ["colour_out_of_space", "hound", "outsider", "pickman", "unnamable"]
+        assert len(splits.tales["train"]) == 57
+        everything = sorted(name for names in splits.tales.values() for name in names)
+        assert everything == [tale.name for tale in found.tales]
+
+
+@pytest.mark.parametrize("files", [1, 19])
+def test_few_files_are_split_by_position(tmp_path: Path, files: int) -> None:
+    found = _tales(tmp_path, (f"tale{i:02d}" for i in range(files)))
+    splits = split(found, ASCII)
+    whole = BETWEEN_TALES.join(tale.text.strip() for tale in found.tales)
+    assert "".join(splits.text[part] for part in ("train", "valid", "test")) == whole
+    for part, share in (("train", 0.9), ("valid", 0.05), ("test", 0.05)):
+        assert abs(len(splits.text[part]) - share * len(whole)) <= 1
+    assert splits.tales == {"train": [tale.name for tale in found.tales], "valid": [], "test": []}
+    assert splits.by_tale == {part: {part: text} for part, text in splits.text.items()}
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.99])
+def test_a_share_keeps_the_first_training_files_by_hash_and_every_held_out_file(tmp_path: Path, share: float) -> None:
+    lengths = {f"tale{i:02d}": 10 * (i + 1) for i in range(30)}
+    found = _write(tmp_path, {name: "x" * length for name, length in lengths.items()})
+    whole, some = split(found, ASCII), split(found, ASCII, share)
+    for part in ("valid", "test"):
+        assert some.by_tale[part] == whole.by_tale[part]
+    kept, by_hash = some.tales["train"], [tale.name for tale in sorted(found.tales, key=lambda tale: tale.sha256)]
+    by_hash = [name for name in by_hash if name in whole.tales["train"]]
+    assert kept == sorted(by_hash[: len(kept)])
+    wanted = share * sum(lengths[name] for name in by_hash)
+    off = [abs(sum(lengths[name] for name in by_hash[:count]) - wanted) for count in range(1, len(by_hash) + 1)]
+    assert off[len(kept) - 1] == min(off)
+    assert some.text["train"] == BETWEEN_TALES.join(some.by_tale["train"].values())
+
+
+def test_a_share_of_one_text_is_its_beginning(tmp_path: Path) -> None:
+    one = _write(tmp_path, {"a": string.ascii_letters * 20})
+    whole, some = split(one, ASCII), split(one, ASCII, 0.25)
+    assert some.text == whole.text | {"train": whole.text["train"][:234]}
+
+
+@pytest.mark.parametrize(("text", "part"), [("a", "train"), ("a" * 10, "valid"), ("a" * 18 + "  a", "valid")])
+def test_a_text_too_short_to_split_is_an_error(tmp_path: Path, text: str, part: str) -> None:
+    with pytest.raises(UserError, match=f"nothing is left for the {part} split"):
+        split(_write(tmp_path, {"a": text}), ASCII)
+
+
+@pytest.mark.parametrize("text", ["", " \n\t\n", "\ufeff"])
+def test_a_corpus_without_text_is_an_error(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UserError, match="no text in it"):
+        split(_write(tmp_path, {"a": text}), ASCII)
+
+
+def _text(name: str) -> str:
+    return f"\n This is {name}.\n\nIt ends. \n\n"
+
+
+def _tales(folder: Path, names: Iterable[str]) -> Corpus:
+    return _write(folder, {name: _text(name) for name in names})
+
+
+def _write(folder: Path, texts: dict[str, str]) -> Corpus:
+    (folder / "tales").mkdir()
+    for name, text in texts.items():
+        (folder / "tales" / f"{name}.txt").write_text(text, encoding="utf-8")
+    return corpus.load(str(folder / "tales"))
+
+
+def _pin_lovecraft(found: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes `found` the files of the Lovecraft corpus's manifest."""
+    manifest = "".join(f"{tale.name}.txt sha256:{tale.sha256}\n" for tale in found.tales)
+    (tmp_path / "manifest").write_text(manifest)
+    row = dataclasses.replace(DATASETS[0], manifest=tmp_path / "manifest")
+    monkeypatch.setattr(corpus, "DATASETS", (row, *DATASETS[1:]))
