@@ -1,1 +1,1 @@
-"""What a trained model knows: surprisal of a page, rare words, single units."""
+"""What a trained model knows: the surprisal of each token, rare words, single units."""

@@ -1,4 +1,4 @@
-"""How a model would have written a rare word in its own sentence, letter by letter, and in place of which others.
+"""How probable a rare word is to the model in its own sentence, letter by letter, and which words are more probable.
 
 "If I can get a Neural Network to write 'pandemonium', then I'll be impressed" (Strika 2019).
 """
@@ -12,27 +12,36 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from lovecraft_jax.probing.word_search import Rank, State, after, any_word, letters_and_ends, lexicon, search, spell
+from lovecraft_jax.probing.word_search import (
+    DecodingState,
+    Rank,
+    any_word,
+    letters_and_ends,
+    lexicon,
+    search_words,
+    spelling_log_probs,
+    state_after,
+)
 from lovecraft_jax.run import Run
 from lovecraft_jax.runtime.errors import UserError
 
-WORD = "pandemonium"
-BEFORE = "strident "
-"""What stands before the word where the article quotes it."""
-RARE, LONG = 2, 7
-"""How often a rare word occurs in the training text, at most, and its letters, at least."""
+ARTICLE_WORD = "pandemonium"
+ARTICLE_CONTEXT = "strident "
+"""What precedes the word where the article quotes it."""
+MAX_COUNT, MIN_LETTERS = 2, 7
+"""A rare word occurs at most this often in the training text, and has at least this many letters."""
 WIDTH = 256
-"""Beginnings that a search keeps: most of c150's ranks are then right to a fifth."""
-LEAST = 1e-200
-"""No word counts as less likely: a float holds little less."""
+"""Prefixes that a word search keeps: most ranks of c150 are then right to within a fifth."""
+MIN_PROB = 1e-200
+"""Lower probabilities count as this one; a float can hold little less."""
 SHOWN = 10
-"""Of the likeliest words."""
+"""Words listed as the most probable ones."""
 LETTERS = re.compile(r"[^\W\d_]+")
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
-    """Where a word stands: its offset is in characters of the cleaned tale."""
+class Occurrence:
+    """A word in a tale; the offset is in characters of the cleaned tale."""
 
     split: str
     tale: str
@@ -41,10 +50,10 @@ class Place:
 
 
 @dataclasses.dataclass(frozen=True)
-class Letter:
-    """One of a word, given all before it: its probability, how many others were likelier, and the likeliest.
+class LetterPrediction:
+    """A letter of a word, given everything before it: its probability, and the most probable letter in its place.
 
-    Behind the last letter stands "", for all that is no letter.
+    `likelier` is the number of more probable letters. The end of the word counts as a letter, written "".
     """
 
     text: str
@@ -54,149 +63,166 @@ class Letter:
 
 
 @dataclasses.dataclass(frozen=True)
-class Guess:
-    """A word at its place: its letters and its end, the words that were likeliest there with their probabilities, its
-    rank among all strings of letters, and among the words of the tales."""
+class WordPrediction:
+    """A word at its place: its letters and end, and its rank among all words, that is all sequences of letters.
 
-    place: Place
-    letters: list[Letter]
+    `likeliest` are the most probable words there and their probabilities, `rank_of_known` the rank among the words that
+    the tales contain. `in_training` and `in_samples` count the word in the training text and in the samples, in any
+    case.
+    """
+
+    place: Occurrence
+    letters: list[LetterPrediction]
     likeliest: list[tuple[str, float]]
-    of_all: Rank
-    of_known: Rank
-    trained: int  # times in the training text, in any case
-    written: int  # times in the samples
+    rank_of_all: Rank
+    rank_of_known: Rank
+    in_training: int
+    in_samples: int
 
     @property
     def prob(self) -> float:
-        """Of the whole word and its end."""
+        """The probability of the whole word and its end."""
         return _prob(self.letters)
 
     @property
     def bits_per_letter(self) -> float:
-        """Its end counts as one."""
+        """The mean surprisal of a letter; the end counts as one."""
         return float(-np.mean(np.log2([letter.prob for letter in self.letters])))
 
     @property
     def given(self) -> int:
-        """How many must be given, of the letters and the end, until each that follows is the likeliest."""
+        """How many letters must be given for greedy decoding to finish the word; the end counts as one."""
         return max((n + 1 for n, letter in enumerate(self.letters) if letter.likelier), default=0)
 
 
 @dataclasses.dataclass(frozen=True)
-class Study:
-    """The article's word wherever the tales have it, the article's sentence first, and rare words of held-out tales.
+class RareWords:
+    """Predictions of the article's word at each place in the tales, the quoted one first, and of other rare words.
 
-    `known` counts the different words of all tales, as they are written; the first place's rank among these is exact.
-    Medians, means and shares are of the rare.
+    `known` is the number of distinct words in all tales (case counts). For the quoted place the rank among them is
+    exact. The properties summarise `rare`.
     """
 
-    word: list[Guess]
-    rare: list[Guess]
+    article: list[WordPrediction]
+    rare: list[WordPrediction]
     known: int
 
     @property
     def median_rank(self) -> float:
-        """Among the words of the tales."""
-        return statistics.median(guess.of_known.value for guess in self.rare)
+        """The median rank among the words of the tales."""
+        return statistics.median(word.rank_of_known.value for word in self.rare)
 
     @property
     def bits_per_letter(self) -> float:
-        """The mean word's."""
-        return statistics.fmean(guess.bits_per_letter for guess in self.rare)
+        """The mean over words."""
+        return statistics.fmean(word.bits_per_letter for word in self.rare)
 
     @property
     def given(self) -> float:
-        """The share of letters and ends."""
-        return sum(guess.given for guess in self.rare) / sum(len(guess.letters) for guess in self.rare)
+        """The share of letters (and ends) that must be given."""
+        return sum(word.given for word in self.rare) / sum(len(word.letters) for word in self.rare)
 
     @property
-    def written(self) -> list[str]:
-        """Of all words studied, those that are in the samples."""
-        return list(dict.fromkeys(guess.place.word for guess in self.word + self.rare if guess.written))
+    def in_samples(self) -> list[str]:
+        """The words, of all that were predicted, that the samples contain."""
+        return list(dict.fromkeys(word.place.word for word in self.article + self.rare if word.in_samples))
 
 
-def study(
-    run: Run, tales: Mapping[str, Mapping[str, str]], samples: Sequence[str], word: str = WORD, rare: int = 40
-) -> Study:
-    """Of the cleaned tales of each split. The article's word is in few corpora: elsewhere its list is empty.
+def analyze(
+    run: Run,
+    tales: Mapping[str, Mapping[str, str]],
+    samples: Sequence[str],
+    word: str = ARTICLE_WORD,
+    count: int = 40,
+) -> RareWords:
+    """Predicts the article's word and `count` rare words of the held-out tales (split -> tale -> cleaned text).
 
-    Raises UserError where tokens are not characters.
+    Few corpora contain the article's word: without it, `article` is empty. Raises UserError if tokens are not
+    characters.
     """
     if run.tokenizer.level != "chars":
-        raise UserError(
-            f"data.level={run.tokenizer.level}: words can be spelt letter by letter by a model of chars only"
-        )
-    trained, written = _count(tales["train"].values()), _count(samples)
+        raise UserError(f"data.level={run.tokenizer.level}: expected chars; words can be spelt only letter by letter")
+    in_training, in_samples = _count(tales["train"].values()), _count(samples)
     of_article = find(tales, word) if not run.tokenizer.unseen(word) else []
-    places = of_article + [place for place in rare_words(tales, trained, rare) if not run.tokenizer.unseen(place.word)]
+    of_rare = [place for place in rare_words(tales, in_training, count) if not run.tokenizer.unseen(place.word)]
+    places = of_article + of_rare
     words = [place.word for place in places]
     known = {found for split in tales.values() for text in split.values() for found in LETTERS.findall(text)}
     if not places:
-        return Study([], [], len(known))
-    state = after(run, [tales[place.split][place.tale][: place.offset] for place in places])
-    letters = [_letters(run, word, log_probs) for word, log_probs in zip(words, spell(run, state, words), strict=True)]
-    probs = [_prob(spelt) for spelt in letters]
-    of_all = search(run, state, any_word(run), probs, WIDTH)
-    language = lexicon(run, sorted(known))
-    of_known = search(run, state, language, probs, WIDTH)
-    if of_article:  # exactly, which takes c150 half a second a place
-        first = State([leaf[:1] for leaf in state.carry], state.log_probs_NV[:1])
-        of_known[:1] = search(run, first, language, probs[:1], len(known))
-    guesses = []
+        return RareWords([], [], len(known))
+    state = state_after(run, [tales[place.split][place.tale][: place.offset] for place in places])
+    letters = [
+        _letters(run, word, log_probs)
+        for word, log_probs in zip(words, spelling_log_probs(run, state, words), strict=True)
+    ]
+    probs = [_prob(predicted) for predicted in letters]
+    of_all = search_words(run, state, any_word(run), probs, WIDTH)
+    automaton = lexicon(run, sorted(known))
+    of_known = search_words(run, state, automaton, probs, WIDTH)
+    if of_article:  # an exhaustive search, which takes half a second a place with c150
+        first = DecodingState([leaf[:1] for leaf in state.carry], state.log_probs_NV[:1])
+        of_known[:1] = search_words(run, first, automaton, probs[:1], len(known))
+    predictions = []
     for n, place in enumerate(places):
         likeliest = list(zip(of_all[n].texts[:SHOWN], of_all[n].probs[:SHOWN].tolist(), strict=True))
         ranks = of_all[n].rank(probs[n]), of_known[n].rank(probs[n]).up_to(len(known))
-        times = (counts[place.word.lower()] for counts in (trained, written))
-        guesses.append(Guess(place, letters[n], likeliest, *ranks, *times))
-    return Study(guesses[: len(of_article)], guesses[len(of_article) :], len(known))
+        counts = (occurrences[place.word.lower()] for occurrences in (in_training, in_samples))
+        predictions.append(WordPrediction(place, letters[n], likeliest, *ranks, *counts))
+    return RareWords(predictions[: len(of_article)], predictions[len(of_article) :], len(known))
 
 
-def find(tales: Mapping[str, Mapping[str, str]], word: str) -> list[Place]:
-    """Where the word stands by itself, first where the article quotes it."""
+def find(tales: Mapping[str, Mapping[str, str]], word: str) -> list[Occurrence]:
+    """Returns the occurrences of a word, not those inside longer words; the one that the article quotes comes first."""
     found = [
-        Place(split, tale, match.start(), word)
+        Occurrence(split, tale, match.start(), word)
         for split in tales
         for tale, text in tales[split].items()
         for match in LETTERS.finditer(text)
         if match.group() == word
     ]
-    return sorted(found, key=lambda place: not tales[place.split][place.tale].endswith(BEFORE, 0, place.offset))
+    return sorted(
+        found, key=lambda place: not tales[place.split][place.tale].endswith(ARTICLE_CONTEXT, 0, place.offset)
+    )
 
 
-def rare_words(tales: Mapping[str, Mapping[str, str]], trained: Mapping[str, int], count: int) -> list[Place]:
-    """Up to `count` rare words of held-out tales, each where it stands first, spread evenly over the tales.
+def rare_words(tales: Mapping[str, Mapping[str, str]], in_training: Mapping[str, int], count: int) -> list[Occurrence]:
+    """Returns the first occurrences of up to `count` rare words of the held-out tales, spread evenly over the tales.
 
-    Words in lower case only, by themselves: no names, no parts of compounds.
+    Only words in lower case that stand alone are taken: no names, no parts of compounds.
     """
-    first: dict[str, Place] = {}
+    first: dict[str, Occurrence] = {}
     for split in tales:
         for tale, text in tales[split].items() if split != "train" else ():
-            for match in re.finditer(rf"(?<![\w'-])[^\W\d_]{{{LONG},}}(?![\w'-])", text):
+            for match in re.finditer(rf"(?<![\w'-])[^\W\d_]{{{MIN_LETTERS},}}(?![\w'-])", text):
                 word = match.group()
-                if word.islower() and trained[word] <= RARE:
-                    first.setdefault(word, Place(split, tale, match.start(), word))
+                if word.islower() and in_training[word] <= MAX_COUNT:
+                    first.setdefault(word, Occurrence(split, tale, match.start(), word))
     places = list(first.values())
     picked = np.linspace(0, len(places), min(count, len(places)), endpoint=False).astype(int)
     return [places[n] for n in picked]
 
 
-def _prob(letters: Sequence[Letter]) -> float:
-    return max(LEAST, math.prod(letter.prob for letter in letters))
+def _prob(letters: Sequence[LetterPrediction]) -> float:
+    return max(MIN_PROB, math.prod(letter.prob for letter in letters))
 
 
 def _count(texts: Iterable[str]) -> collections.Counter[str]:
     return collections.Counter(word.lower() for text in texts for word in LETTERS.findall(text))
 
 
-def _letters(run: Run, word: str, log_probs_NV: np.ndarray) -> list[Letter]:
-    """The choice before each letter and behind the last is between the letters and, as one, all that ends a word."""
+def _letters(run: Run, word: str, log_probs_NV: np.ndarray) -> list[LetterPrediction]:
+    """The predictions of a word's letters and its end.
+
+    The alternatives at each place are the letters and, as a single one, everything that ends a word.
+    """
     is_letter, is_end = letters_and_ends(run)
     ids = np.flatnonzero(is_letter)
     texts = [*(run.tokenizer.decode(ids[n : n + 1]) for n in range(len(ids))), ""]
     probs_NV = np.exp(log_probs_NV.astype(np.float64))
     probs_NV = np.concatenate([probs_NV[:, ids], probs_NV[:, is_end].sum(1, keepdims=True)], axis=1)
-    spelt = []
-    for text, probs in zip([*word, ""], probs_NV, strict=True):
-        prob = probs[texts.index(text)]
-        spelt.append(Letter(text, float(prob), int(np.count_nonzero(probs > prob)), texts[int(np.argmax(probs))]))
-    return spelt
+    letters = []
+    for text, probs_V in zip([*word, ""], probs_NV, strict=True):
+        prob = probs_V[texts.index(text)]
+        likelier, likeliest = int(np.count_nonzero(probs_V > prob)), texts[int(np.argmax(probs_V))]
+        letters.append(LetterPrediction(text, float(prob), likelier, likeliest))
+    return letters

@@ -1,4 +1,4 @@
-"""What each token of a text costs a model: the bits behind the score, for every held-out tale and over a page."""
+"""The surprisal of each token, in bits: the score of every held-out tale, and one passage token by token."""
 
 import dataclasses
 import math
@@ -14,13 +14,13 @@ from lovecraft_jax.inference.forward_texts import forward_texts
 from lovecraft_jax.model.lm import Carry
 from lovecraft_jax.run import Run
 
-PAGE = 2000
+PASSAGE = 2000
 """Characters."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TaleScore:
-    """The final score of a tale by itself: from a zero carry, a newline before it."""
+    """The final score of one tale by itself: from a zero carry, with a newline as the first input."""
 
     split: str
     tale: str
@@ -29,8 +29,8 @@ class TaleScore:
 
 
 @dataclasses.dataclass(frozen=True)
-class Page:
-    """A passage of a tale: its tokens' texts, and what each cost."""
+class Passage:
+    """Part of a tale: the text and the surprisal of each token."""
 
     tale: str
     offset: int  # in characters of the cleaned tale
@@ -40,38 +40,41 @@ class Page:
 
 @dataclasses.dataclass(frozen=True)
 class Surprisal:
-    """`scores` of the held-out tales, in their order, and the page of one of them that is the most like it."""
+    """The scores of the held-out tales, in the order of the splits, and a typical passage of one of them."""
 
     scores: list[TaleScore]
-    page: Page
+    passage: Passage
 
 
-def study(run: Run, tales: Mapping[str, Mapping[str, str]]) -> Surprisal:
-    """Of the cleaned tales of each split but the training's; the page is from the last split's first tale."""
+def analyze(run: Run, tales: Mapping[str, Mapping[str, str]]) -> Surprisal:
+    """Scores the held-out tales of `tales` (split -> tale -> cleaned text).
+
+    The passage comes from the first tale of the last split; its mean surprisal is nearest to that of the whole tale.
+    """
     held_out = [(split, tale) for split in tales if split != "train" for tale, text in tales[split].items() if text]
-    costs = bits(run, [tales[split][tale] for split, tale in held_out])
+    bits = token_surprisals(run, [tales[split][tale] for split, tale in held_out])
     scores = [
-        TaleScore(split, tale, len(tales[split][tale]), float(np.sum(cost)) / len(tales[split][tale]))
-        for (split, tale), cost in zip(held_out, costs, strict=True)
+        TaleScore(split, tale, len(tales[split][tale]), float(np.sum(bits_N)) / len(tales[split][tale]))
+        for (split, tale), bits_N in zip(held_out, bits, strict=True)
     ]
     last = held_out[-1][0]
     first = [split for split, _ in held_out].index(last)
     tale = held_out[first][1]
-    return Surprisal(scores, _page(run, tale, tales[last][tale], costs[first]))
+    return Surprisal(scores, _typical_passage(run, tale, tales[last][tale], bits[first]))
 
 
-def bits(run: Run, texts: Sequence[str]) -> list[np.ndarray]:
-    """The bits that each token of each cleaned text costs [N], spelling out the unknown included.
+def token_surprisals(run: Run, texts: Sequence[str]) -> list[np.ndarray]:
+    """Returns the surprisal of each token of each cleaned text in bits [N].
 
-    A text's sum is its final score's (scoring.py).
+    That of an unknown token includes what spelling it costs, so the sum over a text is its final score (scoring.py).
     """
     encoded = [run.tokenizer.encode(text) for text in texts]
-    before = [np.concatenate([[run.tokenizer.start_id], text.ids[:-1]]) for text in encoded]
-    costs = forward_texts(run.model, run.state.variables, before, [text.ids for text in encoded], _nats)
-    for cost, text in zip(costs, encoded, strict=True):
+    inputs = [np.concatenate([[run.tokenizer.start_id], text.ids[:-1]]) for text in encoded]
+    nats = forward_texts(run.model, run.state.variables, inputs, [text.ids for text in encoded], _nats)
+    for nats_N, text in zip(nats, encoded, strict=True):
         unknown = text.ids == UNKNOWN_ID
-        cost[unknown] += text.extra_nats / max(1, int(np.count_nonzero(unknown)))
-    return [cost / math.log(2) for cost in costs]
+        nats_N[unknown] += text.extra_nats / max(1, int(np.count_nonzero(unknown)))
+    return [nats_N / math.log(2) for nats_N in nats]
 
 
 def _nats(carry: Carry, logits_BV: jax.Array, y_B: jax.Array) -> jax.Array:
@@ -79,23 +82,24 @@ def _nats(carry: Carry, logits_BV: jax.Array, y_B: jax.Array) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits_BV, y_B)
 
 
-def _page(run: Run, tale: str, text: str, cost: np.ndarray) -> Page:
-    """About PAGE characters from a paragraph's start to a word's end: of all such, the one whose mean is nearest the
-    tale's."""
-    tokens = _tokens(run, text)
-    chars = np.cumsum([0] + [len(token) for token in tokens])  # before each token, and behind the last
+def _typical_passage(run: Run, tale: str, text: str, bits_N: np.ndarray) -> Passage:
+    """The passage whose mean surprisal is nearest to the tale's, of those that begin with a paragraph.
+
+    Each has about PASSAGE characters and ends with a word.
+    """
+    tokens = _token_texts(run, text)
+    char_at = np.cumsum([0] + [len(token) for token in tokens])  # where each token starts, and the end of the text
     paragraphs = [0] + [match.end() for match in re.finditer(r"\n+", text)]
-    starts = [start for start in paragraphs if start + PAGE <= len(text)] or [0]
-    ends = [max(text.rfind(" ", start + PAGE // 2, start + PAGE), 0) or start + PAGE for start in starts]
-    firsts, lasts = np.searchsorted(chars, starts), np.searchsorted(chars, np.minimum(ends, len(text)))
-    before = np.concatenate([[0.0], np.cumsum(cost, dtype=np.float64)])
-    means = (before[lasts] - before[firsts]) / (chars[lasts] - chars[firsts])
-    best = int(np.argmin(np.abs(means - before[-1] / len(text))))
+    starts = [start for start in paragraphs if start + PASSAGE <= len(text)] or [0]
+    ends = [max(text.rfind(" ", start + PASSAGE // 2, start + PASSAGE), 0) or start + PASSAGE for start in starts]
+    firsts, lasts = np.searchsorted(char_at, starts), np.searchsorted(char_at, np.minimum(ends, len(text)))
+    total = np.concatenate([[0.0], np.cumsum(bits_N, dtype=np.float64)])
+    means = (total[lasts] - total[firsts]) / (char_at[lasts] - char_at[firsts])
+    best = int(np.argmin(np.abs(means - total[-1] / len(text))))
     first, last = int(firsts[best]), int(lasts[best])
-    return Page(tale, int(chars[first]), tokens[first:last], cost[first:last])
+    return Passage(tale, int(char_at[first]), tokens[first:last], bits_N[first:last])
 
 
-def _tokens(run: Run, text: str) -> list[str]:
-    """The text of each token."""
+def _token_texts(run: Run, text: str) -> list[str]:
     ids = run.tokenizer.encode(text).ids
     return list(text) if len(ids) == len(text) else [run.tokenizer.decode(ids[n : n + 1]) for n in range(len(ids))]

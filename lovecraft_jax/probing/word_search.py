@@ -1,7 +1,7 @@
-"""Which words a model might write at a place, and how many of them are likelier than a given one.
+"""Finds the words that a model could generate next, and ranks a given word among them.
 
-A word is a run of letters that something else ends; its probability is that of its letters, one after the other, and
-then of whatever is no letter. Tokens are characters here.
+A word is a sequence of letters followed by something that is no letter; its probability is the product of those of its
+letters and of its end. Tokens must be characters.
 """
 
 import dataclasses
@@ -19,56 +19,58 @@ from lovecraft_jax.model.lm import Carry, LanguageModel
 from lovecraft_jax.run import Run
 
 CONTEXT = 1000
-"""Tokens read before a place, as many as scheduled scores are warmed on. What c150 makes of a word then differs from
-what it makes of it after 10,000 by under 0.02 bits."""
+"""Tokens of context before a word, as many as warm up scheduled scores. For c150 the surprisal of a word then differs
+by less than 0.02 bits from that after 10,000."""
 BLOCK = 4096
 """Rows of one dispatch."""
-LONGEST = 30
-"""Letters of a word that is searched for."""
-LISTED = 1e-3
-"""Words as likely as this are found whatever is asked for."""
+MAX_LETTERS = 30
+"""Longer words are not searched for."""
+LISTED_PROB = 1e-3
+"""Words at least this probable are always returned, also when the search asks for more probable ones."""
 TOLERANCE = 1e-5
-"""Words whose probabilities differ by less, relatively, are equally likely."""
+"""Probabilities that differ by less, relatively, count as equal."""
 
 
-class State(NamedTuple):
-    """Where a model stands in N texts: the leaves of its carry [N, H], on the host, where a search keeps some rows and
-    drops others, and the log-probabilities of what follows [N, V]."""
+class DecodingState(NamedTuple):
+    """The model after N texts: the leaves of its carry [N, H] and the log-probabilities of the next token [N, V].
+
+    The carry is on the host, where a search keeps, repeats and drops rows.
+    """
 
     carry: list[np.ndarray]
     log_probs_NV: np.ndarray
 
 
-class Language(NamedTuple):
-    """Which strings of letters are words, as an automaton that starts in state 0.
+class WordAutomaton(NamedTuple):
+    """A set of words as a deterministic automaton over token ids that starts in state 0.
 
-    `next_SV` is the state after a letter, -1 where no word goes on with it; `ends_S` whether a word may end there;
-    `words_S` how many do, there or further on.
+    `next_SV` is the state after a letter, -1 if no word continues with it; `accepts_S` whether a word ends in a state;
+    `words_S` how many words end in it or in any state after it.
     """
 
     next_SV: np.ndarray
-    ends_S: np.ndarray
+    accepts_S: np.ndarray
     words_S: np.ndarray
 
 
 class Rank(NamedTuple):
-    """1 + the number of likelier words: an estimate, and the bounds between which it lies for sure."""
+    """1 + the number of more probable words: an estimate, and its certain lower and upper bound."""
 
     value: float
     least: int
     most: int
 
     def up_to(self, count: int) -> "Rank":
-        """Where there are no more words than that."""
+        """Returns the same rank, given that there are no more than `count` words."""
         return Rank(min(self.value, count), self.least, min(self.most, count))
 
 
 @dataclasses.dataclass(frozen=True)
-class Words:
-    """Words that a model might write, the likeliest first.
+class FoundWords:
+    """The result of a search: words and their probabilities, the most probable first.
 
-    `weights` say how many words each stands for: 1 where the search saw all, else such that weighted counts are right
-    on average. `unseen` bounds how many of those that it did not see reach the probability that was asked for.
+    A weight says how many words a found word stands for: 1 if the search was exhaustive, otherwise such that weighted
+    counts are unbiased. `unseen` is an upper bound on the words that were missed, of those asked for.
     """
 
     texts: list[str]
@@ -77,48 +79,42 @@ class Words:
     unseen: int
 
     def rank(self, prob: float) -> Rank:
-        """Of a word so likely; at least as likely as what was asked for."""
+        """Returns the rank of a word of this probability, which must be at least the one that was asked for."""
         likelier = self.probs > prob * (1 + TOLERANCE)
         least = 1 + int(np.count_nonzero(likelier))
         most = least + self.unseen
         return Rank(min(1 + float(self.weights[likelier].sum()), most), least, most)
 
 
-def after(run: Run, texts: Sequence[str]) -> State:
-    """Where the model stands after the last CONTEXT tokens of each cleaned text, a newline before a shorter one."""
+def state_after(run: Run, texts: Sequence[str]) -> DecodingState:
+    """Returns the model's state after the last CONTEXT tokens of each cleaned text; a newline precedes shorter ones."""
     start = np.array([run.tokenizer.start_id])
-    ends = [np.concatenate([start, run.tokenizer.encode(text).ids])[-CONTEXT:] for text in texts]
+    contexts = [np.concatenate([start, run.tokenizer.encode(text).ids])[-CONTEXT:] for text in texts]
     x_TB = np.zeros((CONTEXT, len(texts)), np.int32)
     starts_TB = np.zeros(x_TB.shape, bool)
-    for lane, ids in enumerate(ends):
-        x_TB[CONTEXT - len(ids) :, lane] = ids
-        starts_TB[CONTEXT - len(ids), lane] = True
-    model, variables = run.model, run.state.variables
-    carry, log_probs_TBV = scan_tokens(
-        model,
-        jitted_make_decoder(model, variables),
-        model.initial_carry(len(texts)),
-        Tokens(x_TB, x_TB, starts_TB),
-        _log_probs,
-    )
-    return State([np.asarray(leaf) for leaf in jax.tree.leaves(carry)], np.asarray(log_probs_TBV[-1]))
+    for row, ids in enumerate(contexts):
+        x_TB[CONTEXT - len(ids) :, row] = ids
+        starts_TB[CONTEXT - len(ids), row] = True
+    model = run.model
+    decoder, carry = jitted_make_decoder(model, run.state.variables), model.initial_carry(len(texts))
+    carry, log_probs_TBV = scan_tokens(model, decoder, carry, Tokens(x_TB, x_TB, starts_TB), _log_probs)
+    return DecodingState([np.asarray(leaf) for leaf in jax.tree.leaves(carry)], np.asarray(log_probs_TBV[-1]))
 
 
-def spell(run: Run, state: State, words: Sequence[str]) -> list[np.ndarray]:
-    """The log-probabilities [letters + 1, V] of what each text's word might go on with, before each letter and behind
-    the last."""
+def spelling_log_probs(run: Run, state: DecodingState, words: Sequence[str]) -> list[np.ndarray]:
+    """Returns for each text's word the log-probabilities before each of its letters and after the last [L + 1, V]."""
     ids = [run.tokenizer.encode(word).ids for word in words]
     longest = max(map(len, ids))
     padded_NL = np.stack([np.pad(word, (0, longest - len(word))) for word in ids])
-    seen = [state.log_probs_NV]
+    log_probs = [state.log_probs_NV]
     for ids_N in padded_NL.T:
         state = _step(run, state, np.arange(len(words)), ids_N)
-        seen.append(state.log_probs_NV)
-    return [np.stack(seen)[: len(word) + 1, n] for n, word in enumerate(ids)]
+        log_probs.append(state.log_probs_NV)
+    return [np.stack(log_probs)[: len(word) + 1, n] for n, word in enumerate(ids)]
 
 
 def letters_and_ends(run: Run) -> tuple[np.ndarray, np.ndarray]:
-    """Which ids are letters [V], and which end a word. The unknown, which is never written, is neither."""
+    """Returns which ids are letters and which end a word [V]; the unknown token, never generated, is neither."""
     is_letter = np.array([run.tokenizer.decode(np.array([n])).isalpha() for n in range(run.tokenizer.size)])
     is_letter[UNKNOWN_ID] = False
     is_end = ~is_letter
@@ -126,108 +122,111 @@ def letters_and_ends(run: Run) -> tuple[np.ndarray, np.ndarray]:
     return is_letter, is_end
 
 
-def any_word(run: Run) -> Language:
-    """All strings of letters."""
+def any_word(run: Run) -> WordAutomaton:
+    """Returns the automaton of all sequences of letters."""
     is_letter, _ = letters_and_ends(run)
     next_SV = np.where(is_letter, 1, -1)[None].repeat(2, axis=0)
-    return Language(next_SV, np.array([False, True]), np.array([np.inf, np.inf]))
+    return WordAutomaton(next_SV, np.array([False, True]), np.array([np.inf, np.inf]))
 
 
-def lexicon(run: Run, words: Iterable[str]) -> Language:
-    """These words alone, without those that have a letter which the model cannot write."""
-    different = list(dict.fromkeys(words))
-    ids = np.split(run.tokenizer.encode("".join(different)).ids, np.cumsum([len(word) for word in different])[:-1])
-    following: list[dict[int, int]] = [{}]
+def lexicon(run: Run, words: Iterable[str]) -> WordAutomaton:
+    """Returns the automaton (a trie) of these words, without those that have a letter which is no token."""
+    distinct = list(dict.fromkeys(words))
+    ids = np.split(run.tokenizer.encode("".join(distinct)).ids, np.cumsum([len(word) for word in distinct])[:-1])
+    children: list[dict[int, int]] = [{}]
     ends = []
     for word in ids:
         state = 0
         for letter in word.tolist() if UNKNOWN_ID not in word else ():
-            state = following[state].setdefault(letter, len(following))
-            if state == len(following):
-                following.append({})
+            state = children[state].setdefault(letter, len(children))
+            if state == len(children):
+                children.append({})
         ends.append(state)
-    next_SV = np.full((len(following), run.tokenizer.size), -1)
-    for state, after in enumerate(following):
+    next_SV = np.full((len(children), run.tokenizer.size), -1)
+    for state, after in enumerate(children):
         next_SV[state, list(after)] = list(after.values())
-    ends_S = np.zeros(len(following), bool)
-    ends_S[ends] = True
-    ends_S[0] = False
-    words_S = ends_S.astype(float)
-    for state in reversed(range(len(following))):  # what follows a state was added after it
-        words_S[state] += words_S[list(following[state].values())].sum()
-    return Language(next_SV, ends_S, words_S)
+    accepts_S = np.zeros(len(children), bool)
+    accepts_S[ends] = True
+    accepts_S[0] = False
+    words_S = accepts_S.astype(float)
+    for state in reversed(range(len(children))):  # children were added after their parent
+        words_S[state] += words_S[list(children[state].values())].sum()
+    return WordAutomaton(next_SV, accepts_S, words_S)
 
 
-def search(
-    run: Run, state: State, language: Language, probs: Sequence[float], width: int, seed: int = 0
-) -> list[Words]:
-    """For each text, the words of the language at least as likely as its one of `probs`, and those of LISTED.
+def search_words(
+    run: Run, state: DecodingState, automaton: WordAutomaton, probs: Sequence[float], width: int, seed: int = 0
+) -> list[FoundWords]:
+    """Finds, for each text, the words of the automaton with at least its probability in `probs`, or LISTED_PROB.
 
-    No word is likelier than its beginning, so branches are cut where they fall below (branch and bound), and what is
-    found is all there is. Where more than `width` beginnings of a length are left, so many go on, drawn by priority
-    sampling (Duffield, Lund and Thorup 2007) for the words that each may hold: the largest for sure.
+    The search goes through prefixes by length (a beam search). No word is more probable than its prefix, so prefixes
+    below the probability asked for are dropped (branch and bound), which loses no word. If a text has more than `width`
+    prefixes of a length, a sample of `width` goes on, drawn by priority sampling (Duffield, Lund and Thorup 2007)
+    according to how many words each could have; the largest are always in it.
     """
     rng = np.random.default_rng(seed)
     _, is_end = letters_and_ends(run)
-    least = np.log(probs)
-    floor = np.minimum(least, np.log(LISTED)) - TOLERANCE
+    wanted = np.log(probs)
+    floor = np.minimum(wanted, np.log(LISTED_PROB)) - TOLERANCE
+    # One entry per prefix: its text, log-probability, weight, automaton state and letters.
     text, log_p, weight = np.arange(len(probs)), np.zeros(len(probs)), np.ones(len(probs))
-    at, word_NL = np.zeros(len(probs), int), np.zeros((len(probs), 0), int)
+    at, prefix_NL = np.zeros(len(probs), int), np.zeros((len(probs), 0), int)
     unseen = np.zeros(len(probs))
     found: list[tuple] = []
-    for length in range(LONGEST + 1):
+    for length in range(MAX_LETTERS + 1):
         log_p_NV = log_p[:, None] + state.log_probs_NV
         ended = np.logaddexp.reduce(log_p_NV[:, is_end], axis=1)
-        words = np.flatnonzero(language.ends_S[at] & (ended > floor[text]))
-        found += zip(text[words], ended[words], weight[words], word_NL[words], strict=True)
-        row, letter = np.nonzero((language.next_SV[at] >= 0) & (log_p_NV > floor[text][:, None]))
-        text, log_p, weight, at = text[row], log_p_NV[row, letter], weight[row], language.next_SV[at[row], letter]
-        # So many words as likely as was asked for may begin so: their probabilities add up to its own.
-        bound = np.minimum(language.words_S[at], np.exp(log_p - least[text] + TOLERANCE))
-        kept, weight = _thin(text, bound, weight, width if length < LONGEST else 0, rng)
+        words = np.flatnonzero(automaton.accepts_S[at] & (ended > floor[text]))
+        found += zip(text[words], ended[words], weight[words], prefix_NL[words], strict=True)
+        row, letter = np.nonzero((automaton.next_SV[at] >= 0) & (log_p_NV > floor[text][:, None]))
+        text, log_p, weight, at = text[row], log_p_NV[row, letter], weight[row], automaton.next_SV[at[row], letter]
+        # At most this many wanted words have the prefix: their probabilities add up to no more than the prefix's.
+        bound = np.minimum(automaton.words_S[at], np.exp(log_p - wanted[text] + TOLERANCE))
+        kept, weight = _priority_sample(text, bound, weight, width if length < MAX_LETTERS else 0, rng)
         bound[kept] = 0
         np.add.at(unseen, text, np.floor(bound))
-        row, letter, text, log_p, weight, at = (of[kept] for of in (row, letter, text, log_p, weight, at))
+        row, letter, text, log_p, weight, at = (values[kept] for values in (row, letter, text, log_p, weight, at))
         if not len(row):
             break
-        word_NL = np.concatenate([word_NL[row], letter[:, None]], axis=1)
+        prefix_NL = np.concatenate([prefix_NL[row], letter[:, None]], axis=1)
         state = _step(run, state, row, letter)
-    return [_words(run, [word[1:] for word in found if word[0] == n], int(unseen[n])) for n in range(len(probs))]
+    return [_found_words(run, [word[1:] for word in found if word[0] == n], int(unseen[n])) for n in range(len(probs))]
 
 
-def _thin(
+def _priority_sample(
     text: np.ndarray, size: np.ndarray, weight: np.ndarray, width: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which `width` of each text's beginnings go on, and the weights that they then have."""
+    """Which `width` prefixes of each text are kept, and the weights of all prefixes if they are."""
     size = size * weight
     priority = size / (1 - rng.random(len(size)))
     order = np.lexsort((-priority, text))
     place = np.arange(len(order)) - np.searchsorted(text[order], text[order])
-    first_out = order[place == width]
+    first_dropped = order[place == width]
     threshold = np.zeros(text.max(initial=0) + 1)
-    threshold[text[first_out]] = priority[first_out]
+    threshold[text[first_dropped]] = priority[first_dropped]
     return np.sort(order[place < width]), weight * np.maximum(1, threshold[text] / size)
 
 
-def _words(run: Run, found: list[tuple], unseen: int) -> Words:
+def _found_words(run: Run, found: list[tuple], unseen: int) -> FoundWords:
     found = sorted(found, key=lambda word: -word[0])
     texts = [run.tokenizer.decode(ids) for _, _, ids in found]
-    return Words(texts, np.exp([log_p for log_p, _, _ in found]), np.array([weight for _, weight, _ in found]), unseen)
+    probs, weights = np.exp([log_p for log_p, _, _ in found]), np.array([weight for _, weight, _ in found])
+    return FoundWords(texts, probs, weights, unseen)
 
 
-def _step(run: Run, state: State, row_N: np.ndarray, ids_N: np.ndarray) -> State:
-    """Rows of a state, some of them perhaps several times, each after one token more."""
+def _step(run: Run, state: DecodingState, row_N: np.ndarray, ids_N: np.ndarray) -> DecodingState:
+    """Takes rows of a state, possibly repeated, and feeds each one token."""
     decoder = jitted_make_decoder(run.model, run.state.variables)
     structure = jax.tree.structure(run.model.initial_carry(1))
     blocks = []
     for start in range(0, len(row_N), BLOCK):
         rows, ids = row_N[start : start + BLOCK], ids_N[start : start + BLOCK].astype(np.int32)
-        more = BLOCK - len(rows)
-        carry = jax.tree.unflatten(structure, [np.pad(leaf[rows], ((0, more), (0, 0))) for leaf in state.carry])
-        leaves = jax.tree.leaves(_decode(run.model, decoder, carry, np.pad(ids, (0, more))))
+        padding = BLOCK - len(rows)
+        carry = jax.tree.unflatten(structure, [np.pad(leaf[rows], ((0, padding), (0, 0))) for leaf in state.carry])
+        leaves = jax.tree.leaves(_decode(run.model, decoder, carry, np.pad(ids, (0, padding))))
         blocks.append([np.asarray(leaf)[: len(rows)] for leaf in leaves])
     *leaves, log_probs_NV = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
-    return State(leaves, log_probs_NV)
+    return DecodingState(leaves, log_probs_NV)
 
 
 @functools.partial(jax.jit, static_argnames="model")

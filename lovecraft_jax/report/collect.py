@@ -11,7 +11,7 @@ from lovecraft_jax.data import dataset
 from lovecraft_jax.inference.generate import Sampling
 from lovecraft_jax.probing import rare_words, surprisal, units
 from lovecraft_jax.probing.surprisal import Surprisal
-from lovecraft_jax.probing.units import Unit
+from lovecraft_jax.probing.units import UnitExcerpt
 from lovecraft_jax.run import load_run
 from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import UserError
@@ -84,9 +84,9 @@ class Findings:
     stages: list[Stage]
     written: list[Written]
     copied_by_author: dict[str, tuple[float, float, float]]
-    words: rare_words.Study | None
+    words: rare_words.RareWords | None
     surprise: Surprisal
-    units: list[Unit] | None
+    units: list[UnitExcerpt] | None
 
     @property
     def chars_per_step(self) -> float:
@@ -110,7 +110,7 @@ class Findings:
         return next(row for row in self.written[-1].style.features if row.feature.key == "real")
 
     @property
-    def clear_units(self) -> list[Unit]:
+    def clear_units(self) -> list[UnitExcerpt]:
         """Those that stand out from chance: twice as far from a half."""
         return [unit for unit in self.units or () if unit.score - 0.5 > 2 * (unit.chance - 0.5)]
 
@@ -168,9 +168,9 @@ def find(workdir: str, checkpoint: str, name: str) -> Findings:
         stages=_stages(path / "samples", rows, config["sample"]["prompt"], author.reference, overlap),
         written=written,
         copied_by_author=overlap.quantiles(held_out.values(), LENGTH),
-        words=rare_words.study(run, texts, everything) if run.tokenizer.level == "chars" else None,
-        units=units.study(run, texts) if run.tokenizer.level == "chars" else None,
-        surprise=surprisal.study(run, texts),
+        words=rare_words.analyze(run, texts, everything) if run.tokenizer.level == "chars" else None,
+        units=units.analyze(run, texts) if run.tokenizer.level == "chars" else None,
+        surprise=surprisal.analyze(run, texts),
     )
 
 

@@ -83,7 +83,7 @@ def _figures(run: Findings, colour: str) -> dict[str, Markup]:
         drawn["learning"] = plots.learning(read, [(LEARNING[key], values[key]) for key in LEARNING], colour)
         ends = "; ".join(f"{LEARNING[key]} from {v[0]:.3g} to {v[-1]:.3g}" for key, v in values.items())
         labels["learning"] = f"What {run.name} wrote while it learnt: {ends}."
-    for guess in run.words.word[:1] if run.words else ():
+    for guess in run.words.article[:1] if run.words else ():
         letters = [letter.text for letter in guess.letters]
         probs = [letter.prob for letter in guess.letters]
         drawn["word"] = plots.word(letters, probs, [letter.likeliest for letter in guess.letters], colour)

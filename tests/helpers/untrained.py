@@ -1,4 +1,4 @@
-"""A run of a small model with random weights, for tests that need no more than a model that remembers."""
+"""A run with a small model with random weights, for tests that need a model with a memory but no training."""
 
 import types
 from typing import Any
@@ -16,7 +16,7 @@ from lovecraft_jax.run import Run
 
 
 def untrained_run(text: str, seed: int = 0, scale: float = 0.8) -> Run:
-    """Its vocabulary is that of `text`; weights large enough that what it read long ago matters."""
+    """Its vocabulary is that of `text`; its weights are large enough that tokens long ago still matter."""
     config = tiny.get_config()
     tokenizer = build_tokenizer("chars", text, make_cleaning("ascii"))
     model, rng = make_model(config, tokenizer.size), np.random.default_rng(seed)
@@ -26,8 +26,8 @@ def untrained_run(text: str, seed: int = 0, scale: float = 0.8) -> Run:
     return Run(config, tokenizer, model, state, {})
 
 
-def read_slowly(run: Run, text: str) -> tuple[np.ndarray, np.ndarray]:
-    """The log-probabilities of what follows a text [V] and tanh(c) of all layers [L * H], by a loop in float64."""
+def forward_float64(run: Run, text: str) -> tuple[np.ndarray, np.ndarray]:
+    """The log-probabilities of the token after a text [V] and tanh(c) of all layers [L * H], by a loop in float64."""
     params = {name: np.asarray(leaf, np.float64) for name, leaf in flatten_dict(run.state.variables["params"]).items()}
     state = [(np.zeros(run.model.units), np.zeros(run.model.units))] * run.model.layers
     below = np.zeros(0)

@@ -1,4 +1,4 @@
-"""Rare words at their places: which are chosen, and what is told of each."""
+"""Rare words: which occurrences are chosen, and the probabilities and ranks of each."""
 
 import collections
 import dataclasses
@@ -10,11 +10,21 @@ import numpy as np
 import pytest
 
 from lovecraft_jax.data import dataset
-from lovecraft_jax.probing.rare_words import LEAST, LONG, RARE, Guess, Letter, Place, find, rare_words, study
+from lovecraft_jax.probing.rare_words import (
+    MAX_COUNT,
+    MIN_LETTERS,
+    MIN_PROB,
+    LetterPrediction,
+    Occurrence,
+    WordPrediction,
+    analyze,
+    find,
+    rare_words,
+)
 from lovecraft_jax.probing.word_search import Rank
 from lovecraft_jax.run import Run, load_run
 from lovecraft_jax.runtime.errors import UserError
-from tests.helpers.untrained import read_slowly, untrained_run
+from tests.helpers.untrained import forward_float64, untrained_run
 
 TALES = {
     "train": {
@@ -25,55 +35,58 @@ TALES = {
 }
 
 
-def test_the_article_s_place_comes_first_and_parts_of_words_are_none() -> None:
+def test_occurrences_are_whole_words_and_the_quoted_one_comes_first() -> None:
     found = [(place.split, place.tale, place.offset) for place in find(TALES, "pandemonium")]
     assert found == [("train", "two", 13), ("train", "one", 2), ("train", "two", 26), ("test", "three", 0)]
 
 
-def test_rare_words_are_long_held_out_new_and_no_names_nor_parts_of_others() -> None:
+def test_rare_words_are_long_seldom_held_out_and_neither_names_nor_parts_of_compounds() -> None:
     rare = "so cyclopean an eldritch thing, Cyclopean Eldritch Miskatonic; mist-haunted blasphemy's unusual2 fungous"
-    trained = collections.Counter(eldritch=RARE, unusual=RARE, fungous=RARE + 1, cyclopean=0)
+    in_training = collections.Counter(eldritch=MAX_COUNT, unusual=MAX_COUNT, fungous=MAX_COUNT + 1, cyclopean=0)
     tales = {"train": {"a": "gibbous"}, "valid": {"b": rare}, "test": {"c": "eldritch gambrel, unhallowed; noisome."}}
-    words = [(place.tale, place.word) for place in rare_words(tales, trained, 10)]
+    words = [(place.tale, place.word) for place in rare_words(tales, in_training, 10)]
     assert words == [("b", "cyclopean"), ("b", "eldritch"), ("c", "gambrel"), ("c", "unhallowed"), ("c", "noisome")]
-    assert min(len(word) for _, word in words) == LONG
-    for place in rare_words(tales, trained, 10):
+    assert min(len(word) for _, word in words) == MIN_LETTERS
+    for place in rare_words(tales, in_training, 10):
         assert tales[place.split][place.tale][place.offset :].startswith(place.word)
-    assert [place.word for place in rare_words(tales, trained, 2)] == ["cyclopean", "gambrel"]  # over all of them
+    assert [place.word for place in rare_words(tales, in_training, 2)] == [
+        "cyclopean",
+        "gambrel",
+    ]  # spread over the tales
 
 
-def test_the_first_place_has_an_exact_rank_among_known_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_occurrence_has_an_exact_rank_among_known_words(monkeypatch: pytest.MonkeyPatch) -> None:
     run = untrained_run("abcdefg. \n", scale=0.5)
     text = "a bad cab faced a decade. faded facade, bed egg gag added. fab face. baggage cage aged faced."
-    exact = study(run, {"train": {"t": text}}, [], word="faced").word
-    assert all(guess.of_known.least == guess.of_known.most for guess in exact)
+    exact = analyze(run, {"train": {"t": text}}, [], word="faced").article
+    assert all(word.rank_of_known.least == word.rank_of_known.most for word in exact)
     monkeypatch.setattr("lovecraft_jax.probing.rare_words.WIDTH", 1)
-    first, second = study(run, {"train": {"t": text}}, [], word="faced").word
-    assert first.of_known == exact[0].of_known
-    assert second.of_known.least < second.of_known.most
+    first, second = analyze(run, {"train": {"t": text}}, [], word="faced").article
+    assert first.rank_of_known == exact[0].rank_of_known
+    assert second.rank_of_known.least < second.rank_of_known.most
 
 
-def test_words_with_letters_that_training_never_had_are_left_out() -> None:
+def test_words_with_unseen_letters_are_left_out() -> None:
     run = untrained_run("abcdefg. \n", scale=0.5)
     tales = {"train": {"t": "bad. a faced."}, "test": {"u": "defaced effaced cabbage. xylophone"}}
-    assert [guess.place.word for guess in study(run, tales, []).rare] == ["defaced", "effaced", "cabbage"]
+    assert [word.place.word for word in analyze(run, tales, []).rare] == ["defaced", "effaced", "cabbage"]
 
 
-def test_what_must_be_given_ends_with_the_last_letter_that_is_not_the_likeliest() -> None:
+def test_letters_to_give_end_with_the_last_one_that_is_not_the_most_probable() -> None:
     def given(*likelier: int) -> int:
-        letters = [Letter("x", 0.5, n, "y") for n in likelier]
-        return Guess(Place("test", "a", 0, "x"), letters, [], Rank(1, 1, 1), Rank(1, 1, 1), 0, 0).given
+        letters = [LetterPrediction("x", 0.5, n, "y") for n in likelier]
+        return WordPrediction(Occurrence("test", "a", 0, "x"), letters, [], Rank(1, 1, 1), Rank(1, 1, 1), 0, 0).given
 
     assert [given(0, 0, 0), given(3, 0, 0), given(0, 1, 0), given(1, 0, 2)] == [0, 1, 2, 3]
 
 
-def test_a_word_is_told_letter_by_letter_as_a_loop_would() -> None:
+def test_predictions_match_a_float64_loop() -> None:
     run = untrained_run("abcdefg. \n", scale=0.5)
     text = "bad. a faced."
-    (guess,) = study(run, {"train": {"t": text}}, ["faced a faced, defaced"], word="faced").word
-    *letters, end = guess.letters
+    (word,) = analyze(run, {"train": {"t": text}}, ["faced a faced, defaced"], word="faced").article
+    *letters, end = word.letters
     for n, letter in enumerate(letters):
-        probs = np.exp(read_slowly(run, text[: 7 + n])[0])
+        probs = np.exp(forward_float64(run, text[: 7 + n])[0])
         options = {char: probs[run.tokenizer.encode(char).ids[0]] for char in "abcdefg"} | {
             "": sum(probs[run.tokenizer.encode(char).ids[0]] for char in ". \n")
         }
@@ -81,14 +94,14 @@ def test_a_word_is_told_letter_by_letter_as_a_loop_would() -> None:
         assert letter.prob == pytest.approx(options["faced"[n]], rel=1e-4)
         assert letter.likeliest == max(options, key=options.__getitem__)
         assert letter.likelier == sum(prob > options["faced"[n]] for prob in options.values())
-    probs = np.exp(read_slowly(run, "bad. a faced")[0])
+    probs = np.exp(forward_float64(run, "bad. a faced")[0])
     assert end.text == ""
     assert end.prob == pytest.approx(sum(probs[run.tokenizer.encode(char).ids[0]] for char in ". \n"), rel=1e-4)
-    assert guess.prob == pytest.approx(math.prod(letter.prob for letter in guess.letters))
-    assert guess.bits_per_letter == pytest.approx(-math.log2(guess.prob) / 6)
-    assert (guess.trained, guess.written) == (1, 2)
-    assert guess.of_known.most <= 3  # bad, a, faced
-    assert guess.of_known.least <= guess.of_known.value <= guess.of_known.most <= guess.of_all.most
+    assert word.prob == pytest.approx(math.prod(letter.prob for letter in word.letters))
+    assert word.bits_per_letter == pytest.approx(-math.log2(word.prob) / 6)
+    assert (word.in_training, word.in_samples) == (1, 2)
+    assert word.rank_of_known.most <= 3  # bad, a, faced
+    assert word.rank_of_known.least <= word.rank_of_known.value <= word.rank_of_known.most <= word.rank_of_all.most
 
 
 @pytest.fixture(scope="module")
@@ -96,41 +109,41 @@ def run(trained: Path) -> Run:
     return load_run(str(trained))
 
 
-def test_a_corpus_without_the_word_has_its_rare_words_all_the_same(run: Run) -> None:
+def test_rare_words_of_a_corpus_without_the_articles_word(run: Run) -> None:
     tales = dataset.prepare(run.config, run.corpus, run.tokenizer).splits.by_tale
     words = [place.word for place in rare_words(tales, collections.Counter(), 3)]
-    found = study(run, tales, [f"The {words[0]} and {words[2].upper()}."], rare=6)
-    assert found.word == []
+    found = analyze(run, tales, [f"The {words[0]} and {words[2].upper()}."], count=6)
+    assert found.article == []
     assert len(found.rare) == 6
-    for guess in found.rare:
-        assert tales[guess.place.split][guess.place.tale][guess.place.offset :].startswith(guess.place.word)
-        assert guess.place.split != "train"
-        assert len(guess.likeliest) > 0
-        assert [prob for _, prob in guess.likeliest] == sorted((prob for _, prob in guess.likeliest), reverse=True)
-        assert guess.of_known.least <= guess.of_known.value <= guess.of_known.most <= found.known
+    for word in found.rare:
+        assert tales[word.place.split][word.place.tale][word.place.offset :].startswith(word.place.word)
+        assert word.place.split != "train"
+        assert len(word.likeliest) > 0
+        assert [prob for _, prob in word.likeliest] == sorted((prob for _, prob in word.likeliest), reverse=True)
+        assert word.rank_of_known.least <= word.rank_of_known.value <= word.rank_of_known.most <= found.known
     assert 1 <= found.median_rank <= found.known
     assert 0 <= found.given <= 1
 
 
-def test_the_same_study_twice_is_the_same(run: Run) -> None:
+def test_analysis_is_deterministic(run: Run) -> None:
     tales = dataset.prepare(run.config, run.corpus, run.tokenizer).splits.by_tale
-    assert study(run, tales, [], rare=3) == study(run, tales, [], rare=3)
+    assert analyze(run, tales, [], count=3) == analyze(run, tales, [], count=3)
 
 
-def test_a_word_that_the_model_holds_impossible_has_a_rank_all_the_same() -> None:
+def test_a_word_of_vanishing_probability_has_a_rank() -> None:
     run = untrained_run("abc. \n", scale=40.0)
-    (guess,) = study(run, {"train": {"t": "c. abcabcabcabcabc."}}, [], word="abcabcabcabcabc").word
-    assert guess.prob == LEAST
-    assert guess.of_known.least <= guess.of_known.value <= guess.of_known.most <= 2
-    assert guess.of_all.least <= guess.of_all.value <= guess.of_all.most
+    (word,) = analyze(run, {"train": {"t": "c. abcabcabcabcabc."}}, [], word="abcabcabcabcabc").article
+    assert word.prob == MIN_PROB
+    assert word.rank_of_known.least <= word.rank_of_known.value <= word.rank_of_known.most <= 2
+    assert word.rank_of_all.least <= word.rank_of_all.value <= word.rank_of_all.most
 
 
-def test_tales_without_any_such_word_are_no_error() -> None:
-    found = study(untrained_run("ab \n"), {"train": {"t": "ab"}, "test": {"u": "ba b"}}, [])
-    assert (found.word, found.rare, found.known, found.written) == ([], [], 3, [])
+def test_tales_without_rare_words() -> None:
+    found = analyze(untrained_run("ab \n"), {"train": {"t": "ab"}, "test": {"u": "ba b"}}, [])
+    assert (found.article, found.rare, found.known, found.in_samples) == ([], [], 3, [])
 
 
-def test_words_as_tokens_are_refused(run: Run) -> None:
+def test_word_tokens_raise(run: Run) -> None:
     words = dataclasses.replace(run, tokenizer=types.SimpleNamespace(level="words"))
-    with pytest.raises(UserError, match=r"data\.level=words: .* chars only"):
-        study(words, TALES, [])
+    with pytest.raises(UserError, match=r"data\.level=words: expected chars"):
+        analyze(words, TALES, [])
