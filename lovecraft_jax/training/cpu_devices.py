@@ -30,6 +30,7 @@ from lovecraft_jax.model.lm import Carry, LanguageModel, Variables
 from lovecraft_jax.training.optimizer import Optimizer
 from lovecraft_jax.training.state import TrainState
 from lovecraft_jax.training.step import Metrics, Sums, all_finite, make_gradient, make_update
+from lovecraft_jax.training.tensor_rms import tensor_names, tensor_rms
 
 Carries = tuple[Carry, Carry]
 Leaves = dict[int, jax.Array]
@@ -87,7 +88,12 @@ def put_rows(cores: Sequence[jax.Device], batches: Batch) -> list[Batch]:
 
 
 def make_core_steps(
-    model: LanguageModel, optimizer: Optimizer, shapes: TrainState, cores: Sequence[jax.Device], options: Options
+    model: LanguageModel,
+    optimizer: Optimizer,
+    shapes: TrainState,
+    cores: Sequence[jax.Device],
+    options: Options,
+    tensors_every: int = 0,
 ) -> Callable[[TrainState, list[Batch]], tuple[TrainState, Metrics]]:
     """As `step.make_train_steps`, compiled, of batches as `put_rows` gives them; the state stays where it came from.
 
@@ -100,7 +106,7 @@ def make_core_steps(
     gradients = jax.jit(_make_gradients(model, rows.size), compiler_options=options)
     share = functools.partial(jax.jit, compiler_options=options, donate_argnums=1)
     bce = jnp.float32(0) if model.loss == "binary_cross_entropy" else None
-    shares = [share(_make_share(optimizer, shapes, bce, owners, n)) for n in numbers]
+    shares = [share(_make_share(optimizer, shapes, bce, owners, n, tensors_every)) for n in numbers]
     copied, taken, stacked = jax.jit(_copied), jax.jit(_taken), jax.jit(_stacked)
 
     def exchange(of_cores: list[Leaves]) -> list[Variables]:
@@ -148,7 +154,11 @@ def make_core_steps(
         )
         told = [stacked(metrics[n :: len(cores)]) for n in numbers]
         finite = np.logical_and.reduce([np.asarray(of_core["finite"]) for of_core in told])
-        return jax.device_put(after, home), told[0] | {"finite": jax.device_put(finite)}
+        changed = {"finite": jax.device_put(finite)}
+        if tensors_every:  # each core has the values of its own parameters
+            names, owner = tensor_names(shapes.variables["params"]), jax.tree.leaves(owners.variables["params"])
+            changed["tensors"] = {name: told[n]["tensors"][name] for name, n in zip(names, owner, strict=True)}
+        return jax.device_put(after, home), told[0] | changed
 
     return train_steps
 
@@ -198,7 +208,9 @@ def _owners(optimizer: Optimizer, shapes: TrainState, cores: int) -> Owners:
     return Owners(of_variables, of_opt_state)
 
 
-def _make_share(optimizer: Optimizer, shapes: TrainState, bce: jax.Array | None, owners: Owners, core: int) -> Callable:
+def _make_share(
+    optimizer: Optimizer, shapes: TrainState, bce: jax.Array | None, owners: Owners, core: int, tensors_every: int
+) -> Callable:
     update = make_update(optimizer)
 
     def share(
@@ -210,7 +222,12 @@ def _make_share(optimizer: Optimizer, shapes: TrainState, bce: jax.Array | None,
         """
         state = TrainState(step, _filled(shapes.variables, variables), _filled(shapes.opt_state, opt_state), (), step)
         _, unravel = ravel_pytree(Sums(jnp.float32(0), jnp.float32(0), state.variables["params"], bce))
-        after, metrics = update(state, unravel(functools.reduce(jnp.add, sums_N)), healthy)
+        sums = unravel(functools.reduce(jnp.add, sums_N))
+        after, metrics = update(state, sums, healthy)
+        if tensors_every:
+            grads = jax.tree.map(lambda grad: grad / sums.weight, sums.grads)
+            params = state.variables["params"], after.variables["params"]
+            metrics["tensors"] = tensor_rms(tensors_every, state.step, grads, *params)
         variables, opt_state = (
             _own(after.variables, owners.variables, core),
             _own(after.opt_state, owners.opt_state, core),
