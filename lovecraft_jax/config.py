@@ -164,6 +164,7 @@ class TrainConfig:
     stop_at_step: int = at_least(0, resume="free")
     steps_per_dispatch: int = at_least(1, resume="free")
     log_every: int = at_least(1, resume="free")
+    log_tensors: bool = flag(default=False, resume="free")
     eval_every: int = at_least(1, resume="free")
     eval_lanes: int | None = at_least(1)
     checkpoint_every: int = at_least(1, resume="free")

@@ -78,11 +78,12 @@ def make_program(config: Config, vocab_size: int, total_steps: int, cores: int =
             )
         devices = core_devices(largest_divisor(config.data.batch_size, cores))
         put: Callable[[Batch], Any] = functools.partial(put_rows, devices)
-        train_steps: TrainSteps = make_core_steps(model, optimizer, target, devices, _options(mesh))
+        every = _tensors_every(config)
+        train_steps: TrainSteps = make_core_steps(model, optimizer, target, devices, _options(mesh), every)
     else:
         devices = mesh.devices.flatten().tolist()
         put = functools.partial(put_process_rows, mesh)
-        train_steps = _over_mesh(model, optimizer, mesh)
+        train_steps = _over_mesh(model, optimizer, mesh, _tensors_every(config))
     return Program(model, devices, init, rows, put, train_steps, target)
 
 
@@ -101,7 +102,7 @@ def lower_ahead(config: Config, vocab_size: int, total_steps: int, mesh: Mesh) -
     leaves: Any = [((K, B, T), ids), ((K, B, T), ids), ((K, B, T), jnp.uint8), ((K, B), jnp.bool_)]
     shapes: Any = [jax.ShapeDtypeStruct(shape, dtype, sharding=by_row) for shape, dtype in leaves]
     model = make_model(config, vocab_size, backend.resolve_backend(config.model, mesh.devices.flat[0].platform))
-    return _over_mesh(model, optimizer, mesh).trace(target, Batch(*shapes)).lower()
+    return _over_mesh(model, optimizer, mesh, _tensors_every(config)).trace(target, Batch(*shapes)).lower()
 
 
 def _first_state(config: Config, vocab_size: int, optimizer: Optimizer, mesh: Mesh) -> tuple[Any, TrainState]:
@@ -112,16 +113,20 @@ def _first_state(config: Config, vocab_size: int, optimizer: Optimizer, mesh: Me
     return jax.jit(first, out_shardings=shardings), _placed(jax.eval_shape(first, 0), shardings)
 
 
-def _over_mesh(model: LanguageModel, optimizer: Optimizer, mesh: Mesh) -> Any:
+def _over_mesh(model: LanguageModel, optimizer: Optimizer, mesh: Mesh, tensors_every: int) -> Any:
     """Jitted: K steps over the devices of a mesh."""
     shardings, by_row = state_shardings(mesh), sharding(mesh, BY_ROW_STACKED)
     return jax.jit(
-        make_train_steps(make_train_step(model, optimizer, mesh)),
+        make_train_steps(make_train_step(model, optimizer, mesh, tensors_every)),
         in_shardings=(shardings, by_row),
         out_shardings=(shardings, sharding(mesh, REPLICATED)),
         donate_argnums=0,
         compiler_options=_options(mesh),
     )
+
+
+def _tensors_every(config: Config) -> int:
+    return config.train.log_every if config.train.log_tensors else 0
 
 
 def _options(mesh: Mesh) -> dict[str, Any] | None:

@@ -30,6 +30,7 @@ from lovecraft_jax.model.lm import Carry, LanguageModel, Variables
 from lovecraft_jax.training.optimizer import Optimizer
 from lovecraft_jax.training.state import TrainState
 from lovecraft_jax.training.step import Metrics, Sums, all_finite, make_gradient, make_update
+from lovecraft_jax.training.tensor_rms import tensor_names, tensor_rms
 
 Options = dict[str, Any] | None
 Carries = tuple[Carry, Carry]
@@ -87,7 +88,12 @@ def put_rows(cores: Sequence[jax.Device], batches: Batch) -> list[Batch]:
 
 
 def make_core_steps(
-    model: LanguageModel, optimizer: Optimizer, shapes: TrainState, cores: Sequence[jax.Device], options: Options
+    model: LanguageModel,
+    optimizer: Optimizer,
+    shapes: TrainState,
+    cores: Sequence[jax.Device],
+    options: Options,
+    tensors_every: int = 0,
 ) -> Callable[[TrainState, list[Batch]], tuple[TrainState, Metrics]]:
     """Returns what `step.make_train_steps` does, compiled, for batches as `put_rows` returns them.
 
@@ -101,7 +107,7 @@ def make_core_steps(
     row_gradients = jax.jit(_make_row_gradients(model, rows.size), compiler_options=options)
     jit_update = functools.partial(jax.jit, compiler_options=options, donate_argnums=1)
     bce = jnp.float32(0) if model.loss == "binary_cross_entropy" else None
-    updates = [jit_update(_make_partial_update(optimizer, shapes, bce, owners, n)) for n in numbers]
+    updates = [jit_update(_make_partial_update(optimizer, shapes, bce, owners, n, tensors_every)) for n in numbers]
     copy, select_carry, stack_steps = jax.jit(_copy), jax.jit(_select_carry), jax.jit(_stack_steps)
 
     def gather_variables(parts: list[Leaves]) -> list[Variables]:
@@ -150,7 +156,11 @@ def make_core_steps(
         )
         by_core = [stack_steps(steps_metrics) for steps_metrics in metrics]
         finite = np.logical_and.reduce([np.asarray(core_metrics["finite"]) for core_metrics in by_core])
-        return jax.device_put(after, home), by_core[0] | {"finite": jax.device_put(finite)}
+        changed: Metrics = {"finite": jax.device_put(finite)}
+        if tensors_every:  # each core has the values of its own parameters
+            names, owner = tensor_names(shapes.variables["params"]), jax.tree.leaves(owners.variables["params"])
+            changed["tensors"] = {name: by_core[n]["tensors"][name] for name, n in zip(names, owner, strict=True)}
+        return jax.device_put(after, home), by_core[0] | changed
 
     return train_steps
 
@@ -206,7 +216,7 @@ def _assign_owners(optimizer: Optimizer, shapes: TrainState, cores: int) -> Owne
 
 
 def _make_partial_update(
-    optimizer: Optimizer, shapes: TrainState, bce: jax.Array | None, owners: Owners, core: int
+    optimizer: Optimizer, shapes: TrainState, bce: jax.Array | None, owners: Owners, core: int, tensors_every: int
 ) -> Callable:
     update = make_update(optimizer)
 
@@ -220,7 +230,12 @@ def _make_partial_update(
         variable_tree, opt_tree = _with_zeros(shapes.variables, variables), _with_zeros(shapes.opt_state, opt_state)
         state = TrainState(step, variable_tree, opt_tree, (), step)
         _, unravel = ravel_pytree(Sums(jnp.float32(0), jnp.float32(0), state.variables["params"], bce))
-        after, metrics = update(state, unravel(functools.reduce(jnp.add, sums_N)), healthy)
+        sums = unravel(functools.reduce(jnp.add, sums_N))
+        after, metrics = update(state, sums, healthy)
+        if tensors_every:
+            grads = jax.tree.map(lambda grad: grad / sums.weight, sums.grads)
+            params = state.variables["params"], after.variables["params"]
+            metrics["tensors"] = tensor_rms(tensors_every, state.step, grads, *params)
         variables = _owned_leaves(after.variables, owners.variables, core)
         opt_state = _owned_leaves(after.opt_state, owners.opt_state, core)
         metrics["finite"] &= all_finite(list(variables.values()))

@@ -31,6 +31,8 @@ from lovecraft_jax.training.metrics import FILE
 from lovecraft_jax.training.profiler import Profiler
 from lovecraft_jax.training.run_files import check_same_run, read_run_files
 from lovecraft_jax.training.state import TrainState
+from lovecraft_jax.training.step import Metrics
+from lovecraft_jax.training.tensor_rms import last_values
 from lovecraft_jax.training.throughput import MatmulPeak, Throughput
 
 EVAL_ROWS = 32
@@ -136,7 +138,7 @@ class Training:
         self.stack.callback(self.watchdog.close)
         self.throughput.start(self.step)
 
-    def after(self, step: int, state: TrainState, metrics: dict[str, jax.Array]) -> None:
+    def after(self, step: int, state: TrainState, metrics: Metrics) -> None:
         """Does what is due after a dispatch of another program, which brought the run to `step`. Raises RunError."""
         self.step, self.state = step, state
         if not self._run_due_work(metrics):
@@ -164,7 +166,7 @@ class Training:
         Dispatches end at multiples of K in absolute steps, as everything that is due does.
         """
         K, stop, stop_requested = dispatch_steps(self.config), distributed.Stop(self.signals), False
-        pending: tuple[int, dict[str, jax.Array]] | None = None
+        pending: tuple[int, Metrics] | None = None
         batches, after = self._send(self.step, K)
         while self.step < end and not (stop_requested := stop.requested()):
             self.profiler.start_if_due(self.step, self.state)
@@ -180,7 +182,7 @@ class Training:
         self.profiler.close(self.step)
         return stop_requested
 
-    def _run_due_work(self, metrics: dict[str, jax.Array]) -> bool:
+    def _run_due_work(self, metrics: Metrics) -> bool:
         """Reports the dispatch that ended here and evaluates or saves, if either is due; returns whether it was."""
         scored = self.step % self.config.train.eval_every == 0 or self.step == self.total
         if not scored and self.step % self.config.train.checkpoint_every:
@@ -198,9 +200,9 @@ class Training:
         stop = min((step // K + 1) * K, self.total)
         return self.program.put(self.batches.at(step, stop - step, self.program.rows)) if stop > step else None, stop
 
-    def _report(self, step: int, metrics: dict[str, jax.Array]) -> None:
+    def _report(self, step: int, metrics: Metrics) -> None:
         """Shows a dispatch that ended at `step`, and writes its row where one is due. Raises RunError."""
-        values = {name: np.asarray(value, np.float64) for name, value in metrics.items()}
+        values = {name: np.asarray(value, np.float64) for name, value in metrics.items() if name != "tensors"}
         self.watchdog.feed()
         due = step % self.config.train.log_every == 0
         count, loss, rates = len(values["loss"]), float(values["loss"].mean()), self.throughput.rates(step, restart=due)
@@ -216,7 +218,10 @@ class Training:
             row["bce"] = float(values["bce"].mean())
         for at in np.flatnonzero(values["finite"] == 0)[:1]:
             self._stop_at_bad_step(row | {"step": step - count + 1 + int(at)}, float(values["learning_rate"][at]))
-        self.logger.show(row | self._utilization(row["flops_per_second"]) if due else row, due)
+        if due:
+            row |= self._utilization(row["flops_per_second"])
+            row |= {"tensors": last_values(metrics["tensors"])} if "tensors" in metrics else {}
+        self.logger.show(row, due)
 
     def _utilization(self, flops_per_second: float) -> Row:
         """The share of the device's matmul peak, which the first row on a new kind of machine measures."""

@@ -16,8 +16,9 @@ from lovecraft_jax.model.losses import binary_cross_entropy, cross_entropy
 from lovecraft_jax.runtime.mesh import BY_ROW, REPLICATED, shard_rows, sum_over_devices
 from lovecraft_jax.training.optimizer import Optimizer, global_norm, learning_rate
 from lovecraft_jax.training.state import TrainState
+from lovecraft_jax.training.tensor_rms import tensor_rms
 
-Metrics = dict[str, jax.Array]
+Metrics = dict[str, Any]
 Tree = TypeVar("Tree")
 
 
@@ -112,12 +113,12 @@ def all_finite(params: Any) -> jax.Array:
 
 
 def make_train_step(
-    model: LanguageModel, optimizer: Optimizer, mesh: Mesh
+    model: LanguageModel, optimizer: Optimizer, mesh: Mesh, tensors_every: int = 0
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
     """One step, the rows of the batch split over the mesh and their sums added up by one collective.
 
     The state stays where `healthy` is false, or where loss or gradient are not finite; metrics["finite"] is false where
-    these or the new parameters are not.
+    these or the new parameters are not. metrics["tensors"], every `tensors_every` steps (0: not there): see tensor_rms.
     """
     gradient, update = make_gradient(model), make_update(optimizer)
 
@@ -136,6 +137,10 @@ def make_train_step(
         before = {name: state.variables[name] for name in changed}
         carry, changed = where(healthy & metrics["finite"], (carry, changed), (state.carry, before))
         metrics["finite"] &= all_finite(after.variables["params"])
+        if tensors_every:
+            grads = jax.tree.map(lambda grad: grad / sums.weight, sums.grads)
+            params = state.variables["params"], after.variables["params"]
+            metrics["tensors"] = tensor_rms(tensors_every, state.step, grads, *params)
         return dataclasses.replace(after, carry=carry, variables=after.variables | changed), metrics
 
     return train_step
