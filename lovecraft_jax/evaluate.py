@@ -26,7 +26,7 @@ def main() -> int:
         what, text = {"split": F.split}, run.split(F.split)
     score = run.score(text)
     result = {"loss": score.loss, "bpc": score.bpc, "bce": score.bce, "perplexity": score.perplexity}
-    read = {"tokens": score.tokens, "characters": score.chars, "step": int(run.state.step)}
+    read = {"tokens": score.tokens, "characters": score.chars, "step": run.step}
     print(json.dumps(strict(what | result | read)))
     return 0
 

@@ -115,7 +115,7 @@ def _scores(run: Run, workdir: Path) -> results.Row:
         "seed": config.seed,
         "steps": steps,
         "characters": steps * config.data.batch_size * config.data.seq_len,
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(run.state.variables["params"])),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(run.variables["params"])),
         "checkpoint": final["valid"]["checkpoint"],
         "corpus": run.corpus["sha256"][: results.SHORT],
         "jax": versions["jax"],

@@ -67,7 +67,7 @@ def bits(run: Run, texts: Sequence[str]) -> list[np.ndarray]:
     """
     encoded = [run.tokenizer.encode(text) for text in texts]
     before = [np.concatenate([[run.tokenizer.start_id], text.ids[:-1]]) for text in encoded]
-    costs = read(run.model, run.state.variables, before, [text.ids for text in encoded], _nats)
+    costs = read(run.model, run.variables, before, [text.ids for text in encoded], _nats)
     for cost, text in zip(costs, encoded, strict=True):
         unknown = text.ids == UNKNOWN_ID
         cost[unknown] += text.extra_nats / max(1, int(np.count_nonzero(unknown)))

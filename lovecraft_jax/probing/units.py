@@ -190,7 +190,7 @@ def _beginnings(tales: Mapping[str, str], units: int) -> dict[str, str]:
 
 def _cells(run: Run, texts: list[str]) -> Cells:
     ids = [np.insert(run.tokenizer.encode(text).ids, 0, run.tokenizer.start_id) for text in texts]
-    cells = read(run.model, run.state.variables, ids, ids, _held)
+    cells = read(run.model, run.variables, ids, ids, _held)
     return Cells("".join(texts), np.concatenate([cell[1:] for cell in cells]), np.concatenate([n[1:] for n in ids]))
 
 

@@ -93,7 +93,7 @@ def after(run: Run, texts: Sequence[str]) -> State:
     for lane, ids in enumerate(ends):
         x_TB[CONTEXT - len(ids) :, lane] = ids
         begins_TB[CONTEXT - len(ids), lane] = True
-    model, variables = run.model, run.state.variables
+    model, variables = run.model, run.variables
     carry, log_probs_TBV = scan(
         model, decoder_of(model, variables), model.initial_carry(len(texts)), Tokens(x_TB, x_TB, begins_TB), _log_probs
     )
@@ -213,7 +213,7 @@ def _words(run: Run, found: list[tuple], unseen: int) -> Words:
 
 def _step(run: Run, state: State, row_N: np.ndarray, ids_N: np.ndarray) -> State:
     """Rows of a state, some of them perhaps several times, each after one token more."""
-    decoder = decoder_of(run.model, run.state.variables)
+    decoder = decoder_of(run.model, run.variables)
     structure = jax.tree.structure(run.model.initial_carry(1))
     blocks = []
     for start in range(0, len(row_N), BLOCK):
