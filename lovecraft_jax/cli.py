@@ -15,6 +15,7 @@ from lovecraft_jax.runtime import distributed
 from lovecraft_jax.runtime.compile_cache import enable_compile_cache
 from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import FAILED, INTERRUPTED, WRONG_INPUT, RunError, UserError
+from lovecraft_jax.training.checkpoint import hide_failed_tasks_of_orbax
 
 _NO_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory")
 _NO_TPU = {"TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_LOG_DIR": "disabled"}
@@ -101,6 +102,7 @@ def run(main: Callable[[], int], devices: bool = True) -> None:
 def guarded(main: Callable[[], int]) -> int:
     """The exit code of `main`, after a line on whatever the user is to know of."""
     try:
+        hide_failed_tasks_of_orbax()
         _quiet_libtpu()
         return main()
     except UserError as error:

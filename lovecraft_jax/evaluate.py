@@ -25,7 +25,7 @@ def main() -> int:
     else:
         what, text = {"split": F.split}, run.split(F.split)
     score = run.score(text, F.bce)
-    read = {"tokens": score.tokens, "characters": score.chars, "step": int(run.state.step)}
+    read = {"tokens": score.tokens, "characters": score.chars, "step": run.step}
     print(json.dumps(strict(what | score.values() | read)))
     return 0
 

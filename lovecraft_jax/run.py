@@ -1,10 +1,9 @@
-"""A finished (or unfinished) run from Python: `load_run(workdir)`."""
+"""The Python API: `load_run(workdir)` loads a run's weights, to sample from them and to score texts."""
 
 import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-import jax
 import numpy as np
 
 from lovecraft_jax.config import Config
@@ -14,26 +13,29 @@ from lovecraft_jax.data.tokenizer import Encoded, Tokenizer
 from lovecraft_jax.inference.generate import Sampling, encode_prompt, generate_tokens, most_likely_next
 from lovecraft_jax.inference.scoring import Score, Scorer
 from lovecraft_jax.model.backend import fastest_backend
-from lovecraft_jax.model.lm import LanguageModel, make_model
+from lovecraft_jax.model.lm import LanguageModel, Variables, make_model
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.runtime.files import resolve_path
 from lovecraft_jax.training.checkpoint import Checkpoints
-from lovecraft_jax.training.optimizer import make_optimizer
 from lovecraft_jax.training.run_files import read_run_files
-from lovecraft_jax.training.state import TrainState, init_state
+from lovecraft_jax.training.state import weights_target
 
 STREAM_CHUNK = 100
-"""Tokens at a time, where they are shown while they are written."""
+"""Tokens at a time, where a text is shown while it is generated."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run's parts, and what people do with them. `state.variables` are the model's weights."""
+    """A trained model, `model` and `variables` of one checkpoint after `step` steps, with what it was trained on.
+
+    `corpus` is the content of corpus.json.
+    """
 
     config: Config
     tokenizer: Tokenizer
     model: LanguageModel
-    state: TrainState
+    variables: Variables
+    step: int
     corpus: dict[str, Any]
 
     def generate(
@@ -55,63 +57,58 @@ class Run:
         samples: int = 1,
         chunk: int | None = STREAM_CHUNK,
     ) -> Iterator[np.ndarray]:
-        """The same texts as ids [S, <= chunk], as they are written."""
+        """Yields the same texts as ids [S, <= chunk], while they are generated."""
         ids = encode_prompt(self.tokenizer, prompt)
-        return generate_tokens(
-            self.model, self.state.variables, ids, length, seed, sampling or Sampling(), samples, chunk
-        )
+        return generate_tokens(self.model, self.variables, ids, length, seed, sampling or Sampling(), samples, chunk)
 
     def teacher_forced(self, ids: np.ndarray, seq_len: int = 0) -> np.ndarray:
-        """The likeliest token after each of `ids` [N] but the last [N - 1], given those that truly stand before it.
+        """Returns the likeliest token after each of `ids` [N] but the last [N - 1], given the true ones before it.
 
-        The article of 2019 took this for writing. Windows of `seq_len` tokens (0: those of training) are read from a
-        zero carry each, as there.
+        The article of 2019 took this for generated text. As there, the tokens are read in windows of `seq_len` (0: that
+        of training), each from a zero carry.
         """
         after, T = max(0, len(ids) - 1), seq_len or self.config.data.seq_len
         x_BT: np.ndarray = np.zeros((-(-after // T), T), ids.dtype)
         x_BT.flat[:after] = ids[:after]
-        return most_likely_next(self.model, self.state.variables, x_BT).ravel()[:after]
+        return most_likely_next(self.model, self.variables, x_BT).ravel()[:after]
 
     def score(self, text: Encoded, bce: bool = False) -> Score:
         """The final score of an encoded text; with `bce` also Keras's binary cross-entropy, which takes more time."""
-        return Scorer(self.model, self.tokenizer.start_id).final(self.state.variables, text, bce)
+        return Scorer(self.model, self.tokenizer.start_id).final(self.variables, text, bce)
 
     def encode(self, text: str) -> Encoded:
-        """Any text, cleaned and encoded as this run's training text was. Raises UserError where over 1 % would go."""
+        """Returns a text, cleaned and encoded as the training text was. Raises UserError where cleaning would drop over
+        1 % of it."""
         ((cleaned,), _) = clean_all([text], self.tokenizer.cleaning)
         return self.tokenizer.encode(cleaned)
 
     def split(self, name: str) -> Encoded:
-        """The run's own "train", "valid" or "test" text, loaded again and checked by its hash."""
+        """Returns the run's own "train", "valid" or "test" text, loaded again and compared by its hash."""
         return dataset.prepare(self.config, self.corpus, self.tokenizer).encoded[name]
 
 
 def load_run(workdir: str, checkpoint: str | int = "best") -> Run:
-    """Loads a run: its "best" checkpoint (else the latest), the "latest", or that of a step. Raises UserError."""
+    """Loads a run's "best" checkpoint (the latest, where none was scored), its "latest", or that of a step.
+
+    The optimiser's state is not read. Raises UserError.
+    """
     path = resolve_path(workdir)
     if not path.is_dir():
         raise UserError(f"--workdir={workdir}: no such folder; train first, or name the folder of a run")
     config, tokenizer, corpus = read_run_files(path)
     if not (path / "checkpoints").is_dir():
         raise UserError(f"--workdir={workdir}: no checkpoint yet; train until the first is saved")
-    model = make_model(config, tokenizer.size, fastest_backend(config.model))  # any backend runs it
+    model = make_model(config, tokenizer.size, fastest_backend(config.model))  # whatever backend it was trained with
     checkpoints = Checkpoints(path, read_only=True)
-    restored = checkpoints.restore_newest(state_target(config, model), _wanted(checkpoints, checkpoint, workdir))
+    restored = checkpoints.restore_newest(weights_target(model), _step_of(checkpoint, checkpoints, workdir))
     checkpoints.close()
     if restored is None:
         raise UserError(f"--workdir={workdir}: no checkpoint yet; train until the first is saved")
-    return Run(config, tokenizer, model, restored.state, corpus)
+    return Run(config, tokenizer, model, restored.state.variables, int(restored.state.step), corpus)
 
 
-def state_target(config: Config, model: LanguageModel) -> TrainState:
-    """Shapes of a run's state, on the first device."""
-    optimizer = make_optimizer(config.optimizer, total_steps=1)
-    shapes = jax.eval_shape(lambda: init_state(model, optimizer.transform, config.data.batch_size, 0))
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), shapes)
-
-
-def _wanted(checkpoints: Checkpoints, checkpoint: str | int, workdir: str) -> int | None:
+def _step_of(checkpoint: str | int, checkpoints: Checkpoints, workdir: str) -> int | None:
+    """Returns the step that `checkpoint` names, None for the latest. Raises UserError where there is no such step."""
     if checkpoint == "best":
         return checkpoints.best_step
     if checkpoint == "latest":

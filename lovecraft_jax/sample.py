@@ -53,7 +53,7 @@ def main() -> int:
         return 0
     texts = run.generate(F.prompt, F.length, F.seed, sampling, F.samples)
     if F.json:
-        print(json.dumps({"prompt": F.prompt, "samples": texts, "seed": F.seed, "step": int(run.state.step)}))
+        print(json.dumps({"prompt": F.prompt, "samples": texts, "seed": F.seed, "step": run.step}))
     else:
         print("\n---\n".join(F.prompt + text for text in texts))
     return 0
@@ -83,7 +83,7 @@ def _teacher_forced(run: Run) -> int:
     if F.json:
         texts = {"text": run.tokenizer.decode(true), "likeliest": run.tokenizer.decode(likeliest), "right": right}
         where = {"source": source, "offset": start + 1, "seq_len": run.config.data.seq_len}
-        print(json.dumps(texts | where | {"seed": F.seed, "step": int(run.state.step)}))
+        print(json.dumps(texts | where | {"seed": F.seed, "step": run.step}))
         return 0
     for line in (slice(n, n + LINE) for n in range(0, length, LINE)):
         print("\n".join(run.tokenizer.decode(part[line]).replace("\n", "¶") for part in (true, likeliest)), end="\n\n")

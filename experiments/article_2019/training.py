@@ -119,7 +119,7 @@ def _scores(run: Run, workdir: Path) -> results.Row:
         "seed": config.seed,
         "steps": steps,
         "characters": round(steps * progress.chars_per_step),
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(run.state.variables["params"])),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(run.variables["params"])),
         "checkpoint": final["valid"]["checkpoint"],
         "corpus": run.corpus["sha256"][: results.SHORT],
         "jax": versions["jax"],
@@ -134,7 +134,7 @@ def _bce(run: Run, split: str) -> results.Row:
     if data.regime == "window":
         rows = run.config.train.eval_lanes or 1
         scorer = Scorer(run.model, run.tokenizer.start_id)
-        score = scorer.windows(run.state.variables, text, rows, data.seq_len, bce=True)
+        score = scorer.windows(run.variables, text, rows, data.seq_len, bce=True)
         values["bce_window"] = score.bce
     return values
 

@@ -70,7 +70,7 @@ def token_surprisals(run: Run, texts: Sequence[str]) -> list[np.ndarray]:
     """
     encoded = [run.tokenizer.encode(text) for text in texts]
     inputs = [np.concatenate([[run.tokenizer.start_id], text.ids[:-1]]) for text in encoded]
-    nats = forward_texts(run.model, run.state.variables, inputs, [text.ids for text in encoded], _nats)
+    nats = forward_texts(run.model, run.variables, inputs, [text.ids for text in encoded], _nats)
     for nats_N, text in zip(nats, encoded, strict=True):
         unknown = text.ids == UNKNOWN_ID
         nats_N[unknown] += text.extra_nats / max(1, int(np.count_nonzero(unknown)))

@@ -200,7 +200,7 @@ def _truncate(tales: Mapping[str, str], units: int) -> dict[str, str]:
 
 def _activations(run: Run, texts: list[str]) -> Activations:
     ids = [np.insert(run.tokenizer.encode(text).ids, 0, run.tokenizer.start_id) for text in texts]
-    cells = forward_texts(run.model, run.state.variables, ids, ids, _observe_memory(run.model))
+    cells = forward_texts(run.model, run.variables, ids, ids, _observe_memory(run.model))
     return Activations(
         "".join(texts), np.concatenate([cell[1:] for cell in cells]), np.concatenate([n[1:] for n in ids])
     )

@@ -96,7 +96,7 @@ def state_after(run: Run, texts: Sequence[str]) -> DecodingState:
         x_TB[CONTEXT - len(ids) :, row] = ids
         starts_TB[CONTEXT - len(ids), row] = True
     model = run.model
-    decoder, carry = jitted_make_decoder(model, run.state.variables), model.initial_carry(len(texts))
+    decoder, carry = jitted_make_decoder(model, run.variables), model.initial_carry(len(texts))
     carry, log_probs_TBV = scan_tokens(model, decoder, carry, Tokens(x_TB, x_TB, starts_TB), _log_probs)
     return DecodingState([np.asarray(leaf) for leaf in jax.tree.leaves(carry)], np.asarray(log_probs_TBV[-1]))
 
@@ -216,7 +216,7 @@ def _found_words(run: Run, found: list[tuple], unseen: int) -> FoundWords:
 
 def _step(run: Run, state: DecodingState, row_N: np.ndarray, ids_N: np.ndarray) -> DecodingState:
     """Takes rows of a state, possibly repeated, and feeds each one token."""
-    decoder = jitted_make_decoder(run.model, run.state.variables)
+    decoder = jitted_make_decoder(run.model, run.variables)
     structure = jax.tree.structure(run.model.initial_carry(1))
     blocks = []
     for start in range(0, len(row_N), BLOCK):

@@ -1,6 +1,7 @@
-"""Checkpoints: the state and the JSON that explains it, in one atomic Orbax step, each leaf with a checksum.
+"""Checkpoints: a state, and JSON that describes it, as one atomic Orbax step with a checksum for each leaf.
 
-Orbax writes in the background and never leaves half a step; what it does not see is a byte that flips on the disk.
+Orbax saves in the background and never leaves half a step behind. What it does not notice is a flipped byte on the
+disk: that is what the checksums (checksums.py) are for.
 """
 
 import contextlib
@@ -8,9 +9,9 @@ import dataclasses
 import json
 import logging
 import os
+import re
 import sys
 import warnings
-import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -23,34 +24,16 @@ from orbax.checkpoint import checkpoint_managers as policies
 from lovecraft_jax.runtime import distributed
 from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import RunError, UserError
+from lovecraft_jax.training.checksums import as_numbers, checksums
 
 
-def _hide_failures_left_by_orbax() -> None:
-    """Orbax leaves failed tasks behind when a file is damaged. Their errors reach us as exceptions; besides, asyncio
-    would print them as tracebacks, and Python those of the coroutines that it closes while they wait."""
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    show = sys.unraisablehook
-
-    def show_others(unraisable: "sys.UnraisableHookArgs") -> None:
-        code = getattr(unraisable.object, "cr_code", None)
-        late = str(unraisable.exc_value) == "Event loop is closed"  # told by TensorStore after a save has failed
-        if not late and (code is None or f"{os.sep}orbax{os.sep}" not in code.co_filename):
-            show(unraisable)
-
-    sys.unraisablehook = show_others
-    warnings.filterwarnings("ignore", "coroutine '.*' was never awaited", RuntimeWarning)
-
-
-_hide_failures_left_by_orbax()
-
-
-class Damaged(Exception):
+class DamagedError(Exception):
     """A checkpoint that cannot be read, or whose values are not those that were saved."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """A checkpoint: after which step, the state, and the JSON saved with it."""
+    """A checkpoint: its step, the state, and the JSON that was saved with it."""
 
     step: int
     state: Any
@@ -58,12 +41,16 @@ class Restored:
 
 
 class Checkpoints:
-    """The checkpoints of a run under `workdir`: the latest `keep`, and the one with the lowest bits per character."""
+    """The checkpoints of a run in `workdir`: the latest `keep`, and the one with the fewest bits per character.
+
+    States are dataclasses of pytrees, as TrainState is. A field that is None is not saved. A restore reads the fields
+    that its target has: with training.state.Weights as the target, the weights without the optimiser's state.
+    """
 
     def __init__(self, workdir: epath.Path, keep: int = 2, read_only: bool = False) -> None:
         best = policies.BestN(get_metric_fn=_bpc, reverse=True, n=1, keep_checkpoints_without_metrics=False)
         options = ocp.CheckpointManagerOptions(
-            # best_fn stands beside the policy: without it Orbax writes no metrics and forgets which was best.
+            # Beside the policy, because without best_fn Orbax writes no metrics and forgets which was best.
             best_fn=_bpc,
             best_mode="min",
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
@@ -76,61 +63,66 @@ class Checkpoints:
 
     @property
     def steps(self) -> Sequence[int]:
-        """The steps there are, in order."""
+        """The steps that have a checkpoint, in order."""
         return sorted(self._manager.all_steps())
 
     @property
     def best_step(self) -> int | None:
-        """The step with the lowest bits per character; None where none was scored."""
+        """The step with the fewest bits per character; None where none was scored."""
         scored = [step for step in self.steps if self._manager.metrics(step)]
         return min(scored, key=lambda step: _bpc(self._manager.metrics(step))) if scored else None
 
     def save(self, step: int, state: Any, meta: dict[str, Any], bpc: float | None = None) -> None:
         """Saves in the background. Without `bpc` the checkpoint never counts as best.
 
-        Raises RunError where this one, or the one before it, cannot be written.
+        Raises RunError if this checkpoint, or the one before it, cannot be written.
         """
         items = ocp.args.Composite(
-            state=ocp.args.StandardSave(state),
+            state=ocp.args.StandardSave(_fields(state)),
             meta=ocp.args.JsonSave(meta | {"checksums": checksums(state)}),
         )
-        with self._cannot_save():
-            self._notice_deleted()
+        with self._raise_run_error():
+            self._forget_deleted()
             self._manager.save(step, args=items, metrics=None if bpc is None else {"bpc": bpc}, force=True)
 
     def restore(self, step: int, target: Any) -> Restored:
-        """The checkpoint of `step`, put where `target`'s ShapeDtypeStructs say. Raises Damaged."""
+        """Returns the checkpoint of `step`. `target` has the state's fields, or some of them, as ShapeDtypeStructs with
+        the shardings to restore to. Raises DamagedError."""
+        self.wait()
+        fields = _fields(target)
         alone = distributed.count() == 1
-        read = target if alone else jax.tree.map(_on_own_device, target)
-        items = ocp.args.Composite(
-            state=ocp.args.StandardRestore(read),
-            meta=ocp.args.JsonRestore(),
+        to_read = fields if alone else jax.tree.map(_on_local_device, fields)
+        args = ocp.args.PyTreeRestore(
+            to_read, restore_args=ocp.checkpoint_utils.construct_restore_args(to_read), partial_restore=True
         )
         try:
-            with contextlib.nullcontext(self._manager) if alone else _reader(self._manager.directory) as manager:
-                found = manager.restore(step, args=items)
+            with _reader(self._manager.directory) as reader:
+                found = reader.restore(step, args=ocp.args.Composite(state=args, meta=ocp.args.JsonRestore()))
             meta = dict(found["meta"])
             saved = meta.pop("checksums")
+            state = dataclasses.replace(target, **found["state"])
+            read = checksums(state)
         except Exception as error:  # Orbax raises bare Exception, ValueError, KeyError, JSONDecodeError and more
-            raise Damaged(f"step {step}: {str(error).splitlines()[0][:200]}") from error
-        wrong = [name for name, value in checksums(found["state"]).items() if saved.get(name) != value]
+            raise DamagedError(f"step {step}: {str(error).splitlines()[0][:200]}") from error
+        wrong = [name for name, value in read.items() if saved.get(name) != value]
+        wrong += [name for name in saved if _field_of(name) in fields and name not in read]
         if wrong:
-            raise Damaged(f"step {step}: {', '.join(wrong[:3])} differ from what was saved (checksum)")
-        return Restored(step, found["state"] if alone else jax.tree.map(_put, found["state"], target), meta)
+            raise DamagedError(f"step {step}: {', '.join(wrong[:3])} differ from what was saved (checksum)")
+        return Restored(step, state if alone else jax.tree.map(_put, state, target), meta)
 
     def restore_newest(self, target: Any, first: int | None = None) -> Restored | None:
-        """The newest good checkpoint (of `first`, if given, before the others), None where there is none at all.
+        """Returns the newest good checkpoint, or that of step `first` if it is good; None where there are none.
 
-        A damaged one is reported and the one before it used. Raises UserError where all are damaged.
+        Warns of damaged ones. Raises UserError where all are damaged.
         """
         order = sorted(self.steps, key=lambda step: (step == first, step), reverse=True)
         for step in order:
             restored, damage = None, None
             try:
                 restored = self.restore(step, target)
-            except Damaged as error:
+            except DamagedError as error:
                 damage = str(error)
-            damages = list(filter(None, distributed.gather(damage)))  # what one cannot read, none may go on from
+            damages = list(filter(None, distributed.gather(damage)))  # all processes must be able to read it
             if not damages:
                 return restored
             log(f"WARNING: damaged checkpoint, {damages[0]}; trying the one before it")
@@ -141,32 +133,33 @@ class Checkpoints:
         return None
 
     def delete_after(self, step: int) -> None:
-        """Removes newer checkpoints: damaged ones, which would stand in the way of saving those steps again."""
+        """Deletes newer checkpoints. They are damaged, and Orbax would not save their steps again over them."""
         for newer in self.steps:
             if newer > step:
                 self._manager.delete(newer)
 
     def wait(self) -> None:
-        """Until what was saved is on the disk. Raises RunError where it could not be."""
-        with self._cannot_save():
+        """Waits until everything is on the disk. Raises RunError if something could not be written."""
+        with self._raise_run_error():
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits, then lets go of the folder."""
-        with self._cannot_save():
+        """Waits, then closes the folder."""
+        with self._raise_run_error():
             self._manager.close()
 
-    def _notice_deleted(self) -> None:
-        """Somebody may have deleted checkpoints, or the folder: what is left counts, and saving goes on."""
+    def _forget_deleted(self) -> None:
+        """Reloads the list of checkpoints if somebody has deleted some, or the folder, so that saving goes on."""
         self._manager.wait_until_finished()
         here = [step for step in self.steps if not (self._manager.directory / str(step)).exists()]
-        if gone := sorted(set().union(*distributed.gather(here))):  # network disks show it to some later than to others
+        # On network disks, processes see a deletion at different times.
+        if gone := sorted(set().union(*distributed.gather(here))):
             log(f"WARNING: {self._manager.directory}: somebody deleted the checkpoints {', '.join(map(str, gone))}")
             self._manager.directory.mkdir(parents=True, exist_ok=True)
             self._manager.reload()
 
     @contextlib.contextmanager
-    def _cannot_save(self) -> Iterator[None]:
+    def _raise_run_error(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:  # whatever Orbax, TensorStore or the file system raise
@@ -176,13 +169,45 @@ class Checkpoints:
 
 
 def saved_steps(workdir: epath.Path) -> list[int]:
-    """The steps of which there are checkpoints, as the folder's listing tells."""
+    """Returns the steps that have a checkpoint, from the folder's listing alone."""
     folder = workdir / "checkpoints"
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.exists() else []
 
 
+def hide_failed_tasks_of_orbax() -> None:
+    """Keeps Python from printing tracebacks of the tasks that Orbax leaves behind when a file is damaged.
+
+    Their errors are raised here as well. Entry points call this once; it changes hooks of the whole process.
+    """
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    show = sys.unraisablehook
+
+    def show_others(unraisable: "sys.UnraisableHookArgs") -> None:
+        code = getattr(unraisable.object, "cr_code", None)
+        late = str(unraisable.exc_value) == "Event loop is closed"  # TensorStore's, after a save has failed
+        if not late and (code is None or f"{os.sep}orbax{os.sep}" not in code.co_filename):
+            show(unraisable)
+
+    sys.unraisablehook = show_others
+    warnings.filterwarnings("ignore", "coroutine '.*' was never awaited", RuntimeWarning)
+
+
+def _fields(state: Any) -> dict[str, Any]:
+    """Returns the fields of a dataclass that are not None, by name, as Orbax saves them."""
+    values = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _field_of(name: str) -> str:
+    """Returns the field that a checksum's name begins with: "variables" for ".variables['params']['head_bias']"."""
+    return re.findall(r"\w+", name)[0]
+
+
 def _reader(folder: epath.Path) -> ocp.CheckpointManager:
-    """Reads for this process alone, without waiting for others: they may find damage where it finds none."""
+    """Returns a manager that reads for this process only, without waiting for others, which may find other damage.
+
+    Not the one that saves: that one has fixed how it handles the state, and its way cannot read a part of it.
+    """
     me = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(
         primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
@@ -191,79 +216,41 @@ def _reader(folder: epath.Path) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(folder, options=options)
 
 
-def _on_own_device(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    where = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+def _on_local_device(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
 def _put(leaf: jax.Array, target: jax.ShapeDtypeStruct) -> jax.Array:
-    """A leaf that every process has whole, as one over all of them."""
-    numbers, sharding = plain(leaf), target.sharding
+    """Returns a leaf that every process has read whole as an array over all of them."""
+    numbers, sharding = as_numbers(leaf), target.sharding
     value = np.asarray(numbers)
     placed = jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
     return placed if numbers is leaf else jax.random.wrap_key_data(placed, impl=jax.random.key_impl(leaf))
 
 
 def _tidy(folder: epath.Path, read_only: bool) -> None:
-    """Removes what a kill left of a save, which Orbax would do in a thread that outlives an early exit; and damaged
-    scores."""
+    """Removes scores that are damaged, and what a killed process left of a save, which Orbax would remove in a thread
+    that outlives an early exit."""
     if not folder.exists():
         return
-    _drop_damaged_scores(folder, read_only)
+    _remove_damaged_scores(folder, read_only)
     if not read_only:
         for leftover in folder.glob("*.orbax-checkpoint-tmp"):
             leftover.rmtree()
 
 
-def _drop_damaged_scores(folder: epath.Path, read_only: bool) -> None:
-    """Removes score files that are no JSON, over which Orbax would not start: their states stay, unscored."""
+def _remove_damaged_scores(folder: epath.Path, read_only: bool) -> None:
+    """Removes score files that are not JSON, with which Orbax would not start: their checkpoints stay, unscored."""
     for file in folder.glob("*/metrics/metrics"):
         try:
             json.loads(file.read_text())
         except ValueError:
             if read_only:
-                raise UserError(
-                    f"{file}: damaged; start the training again, which sets it right, or delete it"
-                ) from None
+                raise UserError(f"{file}: damaged; start the training again, which removes it, or delete it") from None
             log(f"WARNING: {file}: damaged; that checkpoint no longer counts as scored")
             file.unlink()
 
 
 def _bpc(metrics: Any) -> float:
     return metrics["bpc"]
-
-
-def checksums(tree: Any) -> dict[str, str]:
-    """CRC-32 of every leaf's value, type and shape, by its path. The same however it is split over devices, and over
-    processes, all of which must ask."""
-    leaves = {jax.tree_util.keystr(path): plain(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-    parts = {name: [_part(leaf)] for name, leaf in leaves.items()}
-    if split := [name for name, leaf in leaves.items() if _is_split(leaf)]:
-        from_processes = distributed.gather([parts[name][0] for name in split])
-        parts |= dict(zip(split, map(list, zip(*from_processes, strict=True)), strict=True))
-    sums = {}
-    for name, leaf in leaves.items():
-        crc = zlib.crc32(repr((np.dtype(leaf.dtype), leaf.shape)).encode())
-        for part, size in parts[name]:  # CRC-32 is affine: this is that of all that came before and the part
-            crc = zlib.crc32(bytes(size), crc) ^ zlib.crc32(bytes(size)) ^ part
-        sums[name] = f"{crc:08x}"
-    return sums
-
-
-def plain(leaf: Any) -> Any:
-    """A leaf as numbers, random keys too."""
-    is_key = isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    return jax.random.key_data(leaf) if is_key else leaf
-
-
-def _is_split(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated)
-
-
-def _part(leaf: Any) -> tuple[int, int]:
-    """CRC-32 and bytes of the rows that this process holds, which are one slice (mesh.py), or of all."""
-    if _is_split(leaf):
-        shards = {shard.index[0].start: shard.data for shard in leaf.addressable_shards}
-        leaf = np.concatenate([shards[start] for start in sorted(shards)])
-    rows = np.ascontiguousarray(leaf)
-    return zlib.crc32(rows.data), rows.nbytes

@@ -1,4 +1,4 @@
-"""TrainState: all that resuming needs, as one pytree."""
+"""TrainState: everything that resuming needs, as one pytree."""
 
 from typing import Any
 
@@ -14,7 +14,11 @@ from lovecraft_jax.runtime.mesh import BY_ROW, REPLICATED, sharding
 
 @flax.struct.dataclass
 class TrainState:
-    """After `step` steps. Every leaf tolerates a leading axis of seeds; `rng` is the run's key, folded with `step`."""
+    """The state after `step` steps. `rng` is the run's key; a step uses fold_in(rng, step).
+
+    Every leaf can have a leading axis of runs (stacked.py). Give a field that only some runs have the default None:
+    checkpoints then keep the leaves and the checksums that they had before it.
+    """
 
     step: jax.Array
     variables: Variables
@@ -23,18 +27,38 @@ class TrainState:
     rng: jax.Array
 
 
+@flax.struct.dataclass
+class Weights:
+    """The fields of a TrainState that sampling and scoring need."""
+
+    step: jax.Array
+    variables: Variables
+
+
 def init_state(
     model: LanguageModel, optimizer: optax.GradientTransformation, batch_size: int, seed: int | jax.Array
 ) -> TrainState:
-    """The state before the first step. Jit it: donation wants every leaf in a buffer of its own."""
+    """Returns the state before the first step. Call it under jit, so that no two leaves share a buffer, which donation
+    does not allow."""
     init_rng, dropout_rng = jax.random.split(jax.random.key(seed))
-    carry = model.initial_carry(batch_size)
-    variables = model.init(init_rng, carry, jnp.zeros((batch_size, 1), jnp.int32))
-    return TrainState(jnp.int32(0), dict(variables), optimizer.init(variables["params"]), carry, dropout_rng)
+    variables = _init_variables(model, batch_size, init_rng)
+    opt_state, carry = optimizer.init(variables["params"]), model.initial_carry(batch_size)
+    return TrainState(jnp.int32(0), variables, opt_state, carry, dropout_rng)
+
+
+def weights_target(model: LanguageModel) -> Weights:
+    """Returns the shapes of a run's weights, on the first device, to restore them to."""
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    shapes = jax.eval_shape(lambda: Weights(jnp.int32(0), _init_variables(model, 1, jax.random.key(0))))
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), shapes)
 
 
 def state_shardings(mesh: Mesh) -> Any:
-    """A TrainState of shardings: the carry by row with its lanes, all else on every device."""
-    everywhere: Any = sharding(mesh, REPLICATED)
+    """Returns a TrainState of shardings: the carry by row, everything else on every device."""
+    replicated: Any = sharding(mesh, REPLICATED)
     by_row: Any = sharding(mesh, BY_ROW)
-    return TrainState(everywhere, everywhere, everywhere, by_row, everywhere)
+    return TrainState(replicated, replicated, replicated, by_row, replicated)
+
+
+def _init_variables(model: LanguageModel, batch_size: int, rng: jax.Array) -> Variables:
+    return dict(model.init(rng, model.initial_carry(batch_size), jnp.zeros((batch_size, 1), jnp.int32)))

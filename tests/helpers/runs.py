@@ -16,6 +16,9 @@ import numpy as np
 from etils import epath
 
 from lovecraft_jax.run import load_run
+from lovecraft_jax.training.checkpoint import Checkpoints
+from lovecraft_jax.training.optimizer import make_optimizer
+from lovecraft_jax.training.state import TrainState, init_state
 
 ROOT = Path(__file__).parents[2]
 OF_TWO = (
@@ -43,11 +46,24 @@ def assert_same_run(workdir: Path, expected: Path) -> None:
     assert (workdir / "metrics.jsonl").read_text().endswith("}\n")
 
 
+def saved_state(workdir: Path, checkpoint: str | int = "latest") -> TrainState:
+    """Returns the whole state of a checkpoint, on the first device."""
+    run = load_run(str(workdir), checkpoint)
+    optimizer = make_optimizer(run.config.optimizer, total_steps=1)
+    shapes = jax.eval_shape(lambda: init_state(run.model, optimizer.transform, run.config.data.batch_size, 0))
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), shapes)
+    checkpoints = Checkpoints(epath.Path(workdir), read_only=True)
+    restored = checkpoints.restore(run.step, target)
+    checkpoints.close()
+    return restored.state
+
+
 def leaves(workdir: Path, checkpoint: str | int = "latest") -> dict[str, np.ndarray]:
-    """The leaves of a checkpoint, by their paths."""
-    state = load_run(str(workdir), checkpoint).state
-    plain = state.replace(rng=jax.random.key_data(state.rng))
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(plain)}
+    """Returns the leaves of a checkpoint's state, by their paths."""
+    state = saved_state(workdir, checkpoint)
+    numbers = state.replace(rng=jax.random.key_data(state.rng))
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(numbers)}
 
 
 def rows(workdir: Path | epath.Path) -> list[dict[str, Any]]:

@@ -1,8 +1,5 @@
 """A run with a small model with random weights, for tests that need a model with a memory but no training."""
 
-import types
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,13 +19,12 @@ def untrained_run(text: str, seed: int = 0, scale: float = 0.8) -> Run:
     model, rng = make_model(config, tokenizer.size), np.random.default_rng(seed)
     shapes = jax.eval_shape(model.init, jax.random.key(0), model.initial_carry(1), jnp.zeros((1, 1), jnp.int32))
     variables = jax.tree.map(lambda leaf: rng.normal(0, scale, leaf.shape).astype(np.float32), shapes)
-    state: Any = types.SimpleNamespace(variables=variables)
-    return Run(config, tokenizer, model, state, {})
+    return Run(config, tokenizer, model, variables, 0, {})
 
 
 def forward_float64(run: Run, text: str) -> tuple[np.ndarray, np.ndarray]:
     """The log-probabilities of the token after a text [V] and tanh(c) of all layers [L * H], by a loop in float64."""
-    params = {name: np.asarray(leaf, np.float64) for name, leaf in flatten_dict(run.state.variables["params"]).items()}
+    params = {name: np.asarray(leaf, np.float64) for name, leaf in flatten_dict(run.variables["params"]).items()}
     state = [(np.zeros(run.model.units), np.zeros(run.model.units))] * run.model.layers
     below = np.zeros(0)
     for token in [run.tokenizer.start_id, *run.tokenizer.encode(text).ids]:

@@ -1,10 +1,11 @@
-"""Checkpoints: which are kept, what counts as best, and that damage is seen and never restored."""
+"""Checkpoints: which are kept, what counts as best, what a restore reads, and that damage is never restored."""
 
 import gc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,9 +14,10 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from lovecraft_jax.runtime.errors import UserError
-from lovecraft_jax.training.checkpoint import Checkpoints, Damaged, checksums
+from lovecraft_jax.training.checkpoint import Checkpoints, DamagedError
+from lovecraft_jax.training.checksums import checksums
 
-# Orbax forgets the reads under way beside one that fails.
+# Orbax does not wait for the other reads when one of them fails.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
@@ -35,7 +37,7 @@ def test_the_best_survives_a_restart(tmp_path: Path) -> None:
     assert checkpoints.steps == [70, 80]
 
 
-def test_what_the_clock_saves_is_never_best(tmp_path: Path) -> None:
+def test_a_checkpoint_without_a_score_is_never_best(tmp_path: Path) -> None:
     checkpoints = _saved(tmp_path, {10: None, 20: None}, keep=2)
     assert checkpoints.best_step is None
     checkpoints.close()
@@ -44,22 +46,70 @@ def test_what_the_clock_saves_is_never_best(tmp_path: Path) -> None:
     assert checkpoints.steps == [30, 50, 60]
 
 
-def test_what_is_restored_is_what_was_saved(tmp_path: Path) -> None:
+def test_a_restore_returns_what_was_saved(tmp_path: Path) -> None:
     checkpoints = _saved(tmp_path, {10: 1.0})
     restored = checkpoints.restore(10, _target())
     assert restored.step == 10
     assert restored.meta == {"note": "step 10"}
+    assert isinstance(restored.state, State)
     assert checksums(restored.state) == checksums(_state(10))
-    assert jax.random.uniform(restored.state["rng"]) == jax.random.uniform(_state(10)["rng"])
+    assert jax.random.uniform(restored.state.rng) == jax.random.uniform(_state(10).rng)
 
 
-def test_a_state_of_eight_devices_restores_on_one_and_the_reverse(tmp_path: Path) -> None:
+def test_a_restore_reads_only_the_fields_that_its_target_has(tmp_path: Path) -> None:
+    checkpoints = _saved(tmp_path, {10: 1.0})
+    _damage(tmp_path, 10, "flip")
+    with pytest.raises(DamagedError):
+        checkpoints.restore(10, _target())
+    state = checkpoints.restore(10, Part(_target().step, _target().carry)).state
+    assert isinstance(state, Part)
+    assert checksums(state) == checksums(Part(_state(10).step, _state(10).carry))
+
+
+def test_a_field_that_is_none_leaves_no_trace_in_a_checkpoint(tmp_path: Path) -> None:
+    before, after = Checkpoints(epath.Path(tmp_path / "before")), Checkpoints(epath.Path(tmp_path / "after"))
+    old, new, target = _state(10), LaterState(**vars(_state(10))), LaterState(**vars(_target()))
+    for checkpoints, state in ((before, old), (after, new)):
+        checkpoints.save(10, state, {})
+        checkpoints.wait()
+    assert checksums(new) == checksums(old)
+    for state in (before.restore(10, target).state, after.restore(10, target).state):
+        assert state.average is None
+        assert checksums(state) == checksums(old)
+    assert checksums(after.restore(10, _target()).state) == checksums(old)
+
+
+def test_an_optional_field_is_saved_and_restored_where_a_run_has_it(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(epath.Path(tmp_path))
+    state = LaterState(**vars(_state(10)) | {"average": _values()})
+    checkpoints.save(10, state, {})
+    checkpoints.wait()
+    target = LaterState(**vars(_target()) | {"average": _shape(_values(), SingleDeviceSharding(jax.devices()[0]))})
+    assert checksums(checkpoints.restore(10, target).state) == checksums(state)
+
+
+@pytest.mark.parametrize("other", ["shape", "missing", "more"])
+def test_a_target_with_other_leaves_than_were_saved_is_refused(tmp_path: Path, other: str) -> None:
+    checkpoints = _saved(tmp_path, {10: 1.0})
+    target = _target()
+    kernel = target.params["kernel"]
+    wider = jax.ShapeDtypeStruct((32, 17), kernel.dtype, sharding=kernel.sharding)
+    params = {
+        "shape": target.params | {"kernel": wider},
+        "missing": {"kernel": kernel},
+        "more": target.params | {"gain": kernel},
+    }
+    with pytest.raises(DamagedError, match="step 10"):
+        checkpoints.restore(10, target.replace(params=params[other]))
+
+
+def test_a_state_sharded_over_eight_devices_restores_on_one_and_the_reverse(tmp_path: Path) -> None:
     one, eight = SingleDeviceSharding(jax.devices()[0]), _eight()
     checkpoints = Checkpoints(epath.Path(tmp_path))
-    checkpoints.save(10, {"x": jax.device_put(_values(), eight)}, {})
-    checkpoints.save(20, {"x": jax.device_put(_values(), one)}, {})
+    checkpoints.save(10, OneArray(jax.device_put(_values(), eight)), {})
+    checkpoints.save(20, OneArray(jax.device_put(_values(), one)), {})
     for step, sharding in ((10, one), (20, eight)):
-        x = checkpoints.restore(step, {"x": _shape(_values(), sharding)}).state["x"]
+        x = checkpoints.restore(step, OneArray(_shape(_values(), sharding))).state.x
         assert x.sharding == sharding
         np.testing.assert_array_equal(x, _values(), strict=True)
 
@@ -85,7 +135,7 @@ def test_checksums_see_every_change() -> None:
     assert checksums({"key": jax.random.key(0)}) != checksums({"key": jax.random.key(1)})
 
 
-def test_no_flipped_byte_is_ever_restored(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_flipped_byte_is_never_restored(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     checkpoints = _saved(tmp_path, {10: 1.0, 20: 2.0})
     good = {step: checksums(_state(step)) for step in (10, 20)}
     fallbacks = 0
@@ -98,17 +148,17 @@ def test_no_flipped_byte_is_ever_restored(tmp_path: Path, capsys: pytest.Capture
             assert checksums(restored.state) == good[restored.step], f"{file} at byte {place}"
             fallbacks += restored.step == 10
         file.write_bytes(before)
-    said = capsys.readouterr().err
+    reported = capsys.readouterr().err
     assert fallbacks > 5
-    assert said.count("damaged checkpoint, step 20") == fallbacks
-    assert "damaged checkpoint, step 10" not in said
+    assert reported.count("damaged checkpoint, step 20") == fallbacks
+    assert "damaged checkpoint, step 10" not in reported
 
 
 @pytest.mark.parametrize("damage", ["delete", "truncate", "empty"])
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path, damage: str) -> None:
+def test_the_checkpoint_before_a_damaged_one_is_restored(tmp_path: Path, damage: str) -> None:
     checkpoints = _saved(tmp_path, {10: None, 20: None, 30: None}, keep=3)
     _damage(tmp_path, 30, damage)
-    with pytest.raises(Damaged, match="step 30"):
+    with pytest.raises(DamagedError, match="step 30"):
         checkpoints.restore(30, _target())
     restored = checkpoints.restore_newest(_target())
     assert restored is not None
@@ -116,7 +166,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path, damage
     assert checksums(restored.state) == checksums(_state(20))
 
 
-def test_the_one_asked_for_comes_first_and_then_the_newest(tmp_path: Path) -> None:
+def test_the_step_asked_for_is_tried_first_and_then_the_newest(tmp_path: Path) -> None:
     checkpoints = _saved(tmp_path, {10: 1.0, 20: None, 30: None})
     steps = []
     for broken in (None, 10, 30):
@@ -127,7 +177,7 @@ def test_the_one_asked_for_comes_first_and_then_the_newest(tmp_path: Path) -> No
     assert steps == [10, 30, 20]
 
 
-def test_nothing_but_damage_is_an_error_that_names_the_folder(tmp_path: Path) -> None:
+def test_only_damaged_checkpoints_are_an_error_that_names_the_folder(tmp_path: Path) -> None:
     checkpoints = _saved(tmp_path, {10: 1.0, 20: None})
     for step in (10, 20):
         _damage(tmp_path, step, "truncate")
@@ -135,12 +185,12 @@ def test_nothing_but_damage_is_an_error_that_names_the_folder(tmp_path: Path) ->
         checkpoints.restore_newest(_target())
 
 
-def test_no_checkpoint_is_none(tmp_path: Path) -> None:
+def test_without_checkpoints_the_newest_is_none(tmp_path: Path) -> None:
     assert Checkpoints(epath.Path(tmp_path)).restore_newest(_target()) is None
 
 
 @pytest.mark.parametrize("damage", ["delete", "truncate", "empty"])
-def test_a_damaged_score_loses_no_state(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_score_does_not_lose_the_state(tmp_path: Path, damage: str) -> None:
     _saved(tmp_path, {10: 1.0, 20: 2.0}).close()
     _damage(tmp_path, 20, damage, "metrics")
     checkpoints = Checkpoints(epath.Path(tmp_path))
@@ -159,13 +209,13 @@ def test_a_deleted_step_can_be_saved_again(tmp_path: Path) -> None:
     assert checksums(checkpoints.restore(20, _target()).state) == checksums(_state(77))
 
 
-def test_what_was_never_finished_is_no_checkpoint(tmp_path: Path) -> None:
+def test_an_unfinished_save_is_not_a_checkpoint(tmp_path: Path) -> None:
     _saved(tmp_path, {10: 1.0, 20: None}).close()
     folder = tmp_path / "checkpoints"
     unfinished = (folder / "20").rename(folder / "20.orbax-checkpoint-tmp")
     reader = Checkpoints(epath.Path(tmp_path), read_only=True)
     assert reader.steps == [10]
-    assert unfinished.exists()  # its writer may be at work
+    assert unfinished.exists()  # its writer may still be running
     owner = _saved(tmp_path, {20: None})
     assert owner.steps == [10, 20]
     owner.close()
@@ -173,14 +223,14 @@ def test_what_was_never_finished_is_no_checkpoint(tmp_path: Path) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _forgotten_reads() -> Iterator[None]:
-    """Ends what Orbax forgot inside the test that made it."""
+def _collect_failed_reads() -> Iterator[None]:
+    """Frees the reads that Orbax left behind, within the test that started them."""
     yield
     gc.collect()
 
 
 def _saved(path: Path, scores: dict[int, float | None], keep: int = 2) -> Checkpoints:
-    """Checkpoints with a state of its own at every step, saved with these bits per character."""
+    """Returns checkpoints with a different state at every step, saved with these bits per character."""
     checkpoints = Checkpoints(epath.Path(path), keep=keep)
     for step, bpc in scores.items():
         checkpoints.save(step, _state(step), {"note": f"step {step}"}, bpc)
@@ -188,12 +238,39 @@ def _saved(path: Path, scores: dict[int, float | None], keep: int = 2) -> Checkp
     return checkpoints
 
 
-def _state(step: int) -> dict[str, Any]:
+@flax.struct.dataclass
+class State:
+    step: Any
+    params: Any
+    carry: Any
+    rng: Any
+
+
+@flax.struct.dataclass
+class LaterState(State):
+    """What State may become in a later version."""
+
+    average: Any = None
+
+
+@flax.struct.dataclass
+class Part:
+    step: Any
+    carry: Any
+
+
+@flax.struct.dataclass
+class OneArray:
+    x: Any
+
+
+def _state(step: int) -> State:
     kernel = jax.random.normal(jax.random.key(step), (32, 16))
-    return {"step": jnp.int32(step), "params": {"kernel": kernel, "bias": kernel[0]}, "rng": jax.random.key(step + 1)}
+    carry = ((kernel[1], kernel[2]),)
+    return State(jnp.int32(step), {"kernel": kernel, "bias": kernel[0]}, carry, jax.random.key(step + 1))
 
 
-def _target() -> dict[str, Any]:
+def _target() -> State:
     device = SingleDeviceSharding(jax.devices()[0])
     return jax.tree.map(lambda leaf: _shape(leaf, device), _state(0))
 
@@ -215,9 +292,12 @@ def _files(path: Path, step: int, item: str) -> list[Path]:
 
 
 def _damage(path: Path, step: int, damage: str, item: str = "state") -> None:
-    """To the largest file of a checkpoint's item: of the state, that is where its arrays lie."""
+    """Damages the largest file of a checkpoint's item: for the state, the one with its arrays."""
     file = max(_files(path, step, item), key=lambda file: (file.name == item, file.stat().st_size))
+    content = file.read_bytes()
+    half = len(content) // 2
     if damage == "delete":
         file.unlink()
     else:
-        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2] if damage == "truncate" else b"")
+        flipped = content[:half] + bytes([content[half] ^ 0x10]) + content[half + 1 :]
+        file.write_bytes({"truncate": content[:half], "empty": b"", "flip": flipped}[damage])

@@ -160,7 +160,7 @@ def test_a_run_interrupted_twice_goes_on_to_the_same_end(
     interrupted: tuple[Path, list[tuple[int, str]]], command: Callable, tmp_path: Path
 ) -> None:
     workdir, _ = interrupted
-    stop = f"--config.train.stop_at_step={int(load_run(workdir, 'latest').state.step) + 10}"
+    stop = f"--config.train.stop_at_step={load_run(workdir, 'latest').step + 10}"
     for path in (workdir, tmp_path):
         done = command("train", TINY, LONG, stop, f"--workdir={path}")
         assert done.returncode == 0, done.stderr

@@ -18,6 +18,7 @@ import pytest
 from configs import tiny
 from lovecraft_jax.model.lm import forward
 from lovecraft_jax.run import load_run
+from tests.helpers.runs import saved_state
 
 TALES = Path(__file__).parents[2] / "lovecraft_jax" / "data" / "tales"
 
@@ -172,7 +173,7 @@ def test_the_window_regime_reports_both_scores(windows: tuple) -> None:
     text = run.split("test")
     pad = -len(text.ids) % 8
     inputs = np.pad(np.concatenate([[run.tokenizer.start_id], text.ids[:-1]]), (0, pad)).reshape(-1, 8).astype(np.int32)
-    _, logits = forward(run.model, run.state.variables, run.model.initial_carry(len(inputs)), inputs)
+    _, logits = forward(run.model, run.variables, run.model.initial_carry(len(inputs)), inputs)
     log_probs = np.asarray(jax.nn.log_softmax(logits), np.float64).reshape(-1, run.tokenizer.size)[: len(text.ids)]
     bpc = -np.mean(log_probs[np.arange(len(text.ids)), text.ids]) / math.log(2)
     final = _rows(workdir)[-1]
@@ -211,7 +212,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_state(
     ):
         assert part in last_line
     for step in steps:
-        floats = [leaf for leaf in jax.tree.leaves(load_run(tmp_path, step).state) if leaf.dtype == np.float32]
+        floats = [leaf for leaf in jax.tree.leaves(saved_state(tmp_path, step)) if leaf.dtype == np.float32]
         assert len(floats) > 10
         assert all(np.isfinite(leaf).all() for leaf in floats)
 
