@@ -14,6 +14,7 @@ from lovecraft_jax.config import NORMS_OF_BATCH, Config
 from lovecraft_jax.data.batches import Batch
 from lovecraft_jax.data.tokenizer import smallest_uint
 from lovecraft_jax.model import backend
+from lovecraft_jax.model.dropout import DropoutRates
 from lovecraft_jax.model.lm import LanguageModel, make_model
 from lovecraft_jax.model.native import build
 from lovecraft_jax.runtime.errors import UserError
@@ -78,11 +79,13 @@ def make_program(config: Config, vocab_size: int, total_steps: int, cores: int =
             )
         devices = core_devices(largest_divisor(config.data.batch_size, cores))
         put: Callable[[Batch], Any] = functools.partial(put_rows, devices)
-        train_steps: TrainSteps = make_core_steps(model, optimizer, target, devices, _options(mesh))
+        rates = DropoutRates.of(config.model)
+        train_steps: TrainSteps = make_core_steps(model, optimizer, target, devices, rates, _options(mesh))
     else:
         devices = mesh.devices.flatten().tolist()
         put = functools.partial(put_process_rows, mesh)
-        train_steps = _over_mesh(model, optimizer, mesh)
+        steps, rates = _over_mesh(model, optimizer, mesh), DropoutRates.of(config.model)
+        train_steps = lambda state, batches: steps(state, batches, rates)  # noqa: E731
     return Program(model, devices, init, rows, put, train_steps, target)
 
 
@@ -101,7 +104,7 @@ def lower_ahead(config: Config, vocab_size: int, total_steps: int, mesh: Mesh) -
     leaves: Any = [((K, B, T), ids), ((K, B, T), ids), ((K, B, T), jnp.uint8), ((K, B), jnp.bool_)]
     shapes: Any = [jax.ShapeDtypeStruct(shape, dtype, sharding=by_row) for shape, dtype in leaves]
     model = make_model(config, vocab_size, backend.resolve_backend(config.model, mesh.devices.flat[0].platform))
-    return _over_mesh(model, optimizer, mesh).trace(target, Batch(*shapes)).lower()
+    return _over_mesh(model, optimizer, mesh).trace(target, Batch(*shapes), DropoutRates.of(config.model)).lower()
 
 
 def _first_state(config: Config, vocab_size: int, optimizer: Optimizer, mesh: Mesh) -> tuple[Any, TrainState]:
@@ -113,12 +116,12 @@ def _first_state(config: Config, vocab_size: int, optimizer: Optimizer, mesh: Me
 
 
 def _over_mesh(model: LanguageModel, optimizer: Optimizer, mesh: Mesh) -> Any:
-    """Jitted: K steps over the devices of a mesh."""
-    shardings, by_row = state_shardings(mesh), sharding(mesh, BY_ROW_STACKED)
+    """Jitted: K steps over the devices of a mesh, (state, batches, dropout rates) to (state, metrics)."""
+    shardings, by_row, everywhere = state_shardings(mesh), sharding(mesh, BY_ROW_STACKED), sharding(mesh, REPLICATED)
     return jax.jit(
         make_train_steps(make_train_step(model, optimizer, mesh)),
-        in_shardings=(shardings, by_row),
-        out_shardings=(shardings, sharding(mesh, REPLICATED)),
+        in_shardings=(shardings, by_row, everywhere),
+        out_shardings=(shardings, everywhere),
         donate_argnums=0,
         compiler_options=_options(mesh),
     )

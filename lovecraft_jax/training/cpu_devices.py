@@ -26,6 +26,7 @@ from jaxlib import xla_client
 from lovecraft_jax.config import NORMS_OF_BATCH, Config
 from lovecraft_jax.data.batches import Batch
 from lovecraft_jax.model import backend
+from lovecraft_jax.model.dropout import DropoutRates
 from lovecraft_jax.model.lm import Carry, LanguageModel, Variables
 from lovecraft_jax.training.optimizer import Optimizer
 from lovecraft_jax.training.state import TrainState
@@ -87,7 +88,12 @@ def put_rows(cores: Sequence[jax.Device], batches: Batch) -> list[Batch]:
 
 
 def make_core_steps(
-    model: LanguageModel, optimizer: Optimizer, shapes: TrainState, cores: Sequence[jax.Device], options: Options
+    model: LanguageModel,
+    optimizer: Optimizer,
+    shapes: TrainState,
+    cores: Sequence[jax.Device],
+    rates: DropoutRates,
+    options: Options,
 ) -> Callable[[TrainState, list[Batch]], tuple[TrainState, Metrics]]:
     """As `step.make_train_steps`, compiled, of batches as `put_rows` gives them; the state stays where it came from.
 
@@ -119,8 +125,8 @@ def make_core_steps(
             copied(jax.device_put(_own(state.opt_state, owners.opt_state, n), core)) for n, core in enumerate(cores)
         ]
         own = [_own(part, owners.variables, n) for n, part in enumerate(variables)]
-        alike = [jax.device_put((state.rng, state.step, np.True_), core) for core in cores]
-        rngs, steps, healthy = map(list, zip(*alike, strict=True))
+        alike = [jax.device_put((state.rng, state.step, np.True_, rates), core) for core in cores]
+        rngs, steps, healthy, rates_N = map(list, zip(*alike, strict=True))
         carry = jax.tree.map(np.asarray, state.carry)
         mine = [jax.tree.map(operator.itemgetter(rows_B), carry) for rows_B in rows]
         carries = [(jax.device_put(part, core),) * 2 for part, core in zip(mine, cores, strict=True)]
@@ -128,7 +134,7 @@ def make_core_steps(
         for k in range(len(batches[0].x_BT)):
             found = [
                 gradients(*of_core, k)
-                for of_core in zip(variables, rngs, steps, healthy, carries, batches, rows, strict=True)
+                for of_core in zip(variables, rngs, rates_N, steps, healthy, carries, batches, rows, strict=True)
             ]
             sums_N, carries = [sums for sums, _ in found], [after for _, after in found]
             for n, core in enumerate(cores):
@@ -159,6 +165,7 @@ def _make_gradients(model: LanguageModel, batch_size: int) -> Callable:
     def of_rows(
         variables: Variables,
         rng: jax.Array,
+        rates: DropoutRates,
         step: jax.Array,
         healthy: jax.Array,
         carries: Carries,
@@ -168,9 +175,9 @@ def _make_gradients(model: LanguageModel, batch_size: int) -> Callable:
     ) -> tuple[jax.Array, Carries]:
         """Step k's sums over a core's rows [N], and the carry after it with the one before it."""
         batch = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, k, 0, keepdims=False), batches)
-        masks = model.dropout_masks(jax.random.fold_in(rng, step), batch_size)
+        masks = model.dropout_masks(jax.random.fold_in(rng, step), rates, batch_size)
         carry = _taken(healthy, carries)
-        sums, after, _ = gradient(variables, carry, batch, jax.tree.map(lambda mask_BH: mask_BH[rows_B], masks))
+        sums, after, _ = gradient(variables, carry, batch, masks.rows(rows_B))
         return ravel_pytree(sums)[0], (after, carry)
 
     return of_rows
