@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from lovecraft_jax.config import Config
 from lovecraft_jax.data.batches import Batch
+from lovecraft_jax.model.dropout import DropoutRates
 from lovecraft_jax.model.lm import make_model
 from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import DONE, INTERRUPTED
@@ -75,7 +76,9 @@ def _program(run: Training, device: jax.Device) -> TrainSteps:
     optimizer = make_optimizer(run.config.optimizer, run.total)
     model = make_model(run.config, run.data.tokenizer.size)
     steps = make_train_steps(make_train_step(model, optimizer, make_mesh(run.config.data.batch_size, [device])))
-    return jax.jit(jax.vmap(steps), donate_argnums=0, compiler_options=COMPILER_OPTIONS.get(device.platform))
+    rates = DropoutRates.of(run.config.model)
+    with_rates = lambda state, batches: steps(state, batches, rates)  # noqa: E731
+    return jax.jit(jax.vmap(with_rates), donate_argnums=0, compiler_options=COMPILER_OPTIONS.get(device.platform))
 
 
 @jax.jit

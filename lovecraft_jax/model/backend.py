@@ -13,6 +13,7 @@ import jax
 from lovecraft_jax.config import NORMS_IN_CELL, Config, ModelConfig
 from lovecraft_jax.model.cell import Cell, LayerCarry
 from lovecraft_jax.model.cells import cell_class
+from lovecraft_jax.model.dropout import drop
 from lovecraft_jax.model.layer_input import LayerInput
 from lovecraft_jax.model.lstm_cudnn import run_cudnn
 from lovecraft_jax.model.lstm_fused import fused_lstm
@@ -22,27 +23,44 @@ from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import UserError
 
 
-def run_layer(cell: Cell, carry: LayerCarry, inputs: LayerInput, backend: str = "scan") -> tuple[LayerCarry, jax.Array]:
-    """A layer over a whole sequence: the carry after it, and the outputs h [T, B, H]. Time is the first axis."""
+def run_layer(
+    cell: Cell,
+    carry: LayerCarry,
+    inputs: LayerInput,
+    backend: str = "scan",
+    recurrent_BH: jax.Array | None = None,
+    weights_HG: jax.Array | None = None,
+) -> tuple[LayerCarry, jax.Array]:
+    """A layer over a whole sequence: the carry after it, and the outputs h [T, B, H]. Time is the first axis.
+
+    `recurrent_BH` and `weights_HG` are dropout masks (dropout.py) on h before the recurrent matmul and on kernel_h.
+    """
     if backend not in cell.backends:
         raise ValueError(f"backend={backend!r} cannot run a {cell.label} layer; available: {', '.join(cell.backends)}")
-    if cell.norm in NORMS_IN_CELL and backend != "scan":
+    if backend != "scan" and cell.norm in NORMS_IN_CELL:
         raise ValueError(f"backend={backend!r} cannot run norm={cell.norm!r}; use 'scan'")
+    if backend != "scan" and recurrent_BH is not None:
+        raise ValueError(f"backend={backend!r} has no dropout on the recurrent input; use 'scan'")
+    kernel_h_HG = drop(cell.kernel_h, weights_HG)
     if backend == "cudnn":
-        return run_cudnn(cell.kernel_x, cell.kernel_h, cell.bias, carry, inputs.vectors())
+        return run_cudnn(cell.kernel_x, kernel_h_HG, cell.bias, carry, inputs.vectors())
     gates_x_TBG = cell.normalise_input(inputs.gates(cell))
     if backend == "scan":
-        return _scan(cell, carry, gates_x_TBG, cell.kernel_h)
+        return _scan(cell, carry, gates_x_TBG, kernel_h_HG, recurrent_BH)
     if backend in ("fused", "native"):
-        return fused_lstm(cell.kernel_h, cell.bias, gates_x_TBG, carry, cell.dtype, backend == "native")
+        return fused_lstm(kernel_h_HG, cell.bias, gates_x_TBG, carry, cell.dtype, backend == "native")
     raise ValueError(f"unknown backend {backend!r}")
 
 
 def _scan(
-    cell: Cell, carry: LayerCarry, gates_x_TBG: jax.Array, kernel_h_HG: jax.Array
+    cell: Cell,
+    carry: LayerCarry,
+    gates_x_TBG: jax.Array,
+    kernel_h_HG: jax.Array,
+    recurrent_BH: jax.Array | None,
 ) -> tuple[LayerCarry, jax.Array]:
     def step(cell: Cell, carry: LayerCarry, gates_x_BG: jax.Array) -> tuple:
-        carry, found = cell(carry, gates_x_BG, kernel_h_HG)
+        carry, found = cell(carry, gates_x_BG, kernel_h_HG, recurrent_BH)
         return carry, (cell.output(carry), found)
 
     scan = nn.scan(step, variable_broadcast=("params", STATISTICS), split_rngs={"params": False})

@@ -47,10 +47,13 @@ class Cell(nn.Module):
         self.kernel_x = self.param("kernel_x", nn.initializers.glorot_uniform(), (self.features, G))
         self.kernel_h = self.param("kernel_h", _orthogonal_gates, (self.units, G))
 
-    def __call__(self, carry: LayerCarry, gates_x_BG: jax.Array, kernel_h_HG: jax.Array) -> tuple[LayerCarry, Found]:
+    def __call__(
+        self, carry: LayerCarry, gates_x_BG: jax.Array, kernel_h_HG: jax.Array, recurrent_BH: jax.Array | None = None
+    ) -> tuple[LayerCarry, Found]:
         """One time step: the next carry, and the batch statistics that a norm computed on the way.
 
-        `gates_x_BG` is the input's part of the gates, after `normalise_input`; `kernel_h_HG` is kernel_h.
+        `gates_x_BG` is the input's part of the gates, after `normalise_input`; `kernel_h_HG` is kernel_h, perhaps with
+        a dropout mask; `recurrent_BH` is the dropout mask on h before the matmul with it.
         """
         raise NotImplementedError
 

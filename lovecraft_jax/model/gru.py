@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from lovecraft_jax.model.cell import Cell
+from lovecraft_jax.model.dropout import drop
 from lovecraft_jax.model.matmul import add_bias, dot
 from lovecraft_jax.model.normalization import Found
 
@@ -32,10 +33,12 @@ class GRUCell(Cell):
         self.bias = self.param("bias", nn.initializers.zeros, (3 * self.units,))
         self.bias_h = self.param("bias_h", nn.initializers.zeros, (self.units,))
 
-    def __call__(self, carry: jax.Array, gates_x_BG: jax.Array, kernel_h_HG: jax.Array) -> tuple[jax.Array, Found]:
+    def __call__(
+        self, carry: jax.Array, gates_x_BG: jax.Array, kernel_h_HG: jax.Array, recurrent_BH: jax.Array | None = None
+    ) -> tuple[jax.Array, Found]:
         """The next h. No norm, so no statistics of the batch."""
         gates_x_BG = add_bias(gates_x_BG, self.bias)
-        gates_h_BG = dot(carry, kernel_h_HG, self.dtype)
+        gates_h_BG = dot(drop(carry, recurrent_BH), kernel_h_HG, self.dtype)
         H = self.units
         r_z_BG = gates_x_BG[:, : 2 * H] + gates_h_BG[:, : 2 * H]
         n_h_BH = add_bias(gates_h_BG[:, 2 * H :], self.bias_h)

@@ -1,5 +1,6 @@
 """What enters a layer: the layer below's output, the token, or both; as vectors, or as their part of the gates."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -11,27 +12,40 @@ from lovecraft_jax.model.cell import Cell
 class Tokens(NamedTuple):
     """Token ids [T, B] as vectors: rows of the embedding `table_VD`, or one-hot vectors where it is None (D = V).
 
-    `mask_BD` is the dropout mask of the input.
+    Dropout masks: `embedding_V` on whole tokens, `input_BD` on the vectors (dropout.py).
     """
 
     ids_TB: jax.Array
     vocab_size: int
     table_VD: jax.Array | None = None
-    mask_BD: jax.Array | None = None
+    embedding_V: jax.Array | None = None
+    input_BD: jax.Array | None = None
 
     def vectors(self) -> jax.Array:
         """[T, B, D]"""
-        x_TBD = jax.nn.one_hot(self.ids_TB, self.vocab_size) if self.table_VD is None else self.table_VD[self.ids_TB]
-        return x_TBD if self.mask_BD is None else x_TBD * self.mask_BD[None]
+        if self.table_VD is None:
+            x_TBV, scale_TB = jax.nn.one_hot(self.ids_TB, self.vocab_size), self._one_hot_scale()
+            return x_TBV if scale_TB is None else x_TBV * scale_TB[..., None]
+        x_TBD = self._table()[self.ids_TB]
+        return x_TBD if self.input_BD is None else x_TBD * self.input_BD[None]
 
     def gates(self, cell: Cell, rows: slice | None = None) -> jax.Array:
-        """The vectors' part of the gates [T, B, G], by whatever takes the fewest FLOPs."""
+        """The vectors' part of the gates [T, B, G], by whichever way takes fewer FLOPs."""
         if self.table_VD is None:
-            scale_TB = None if self.mask_BD is None else jnp.take_along_axis(self.mask_BD.T, self.ids_TB, axis=0)
-            return cell.look_up(self.ids_TB, None, scale_TB, rows)
-        if self.mask_BD is None and self.vocab_size <= self.ids_TB.size:
-            return cell.look_up(self.ids_TB, self.table_VD, None, rows)
+            return cell.look_up(self.ids_TB, None, self._one_hot_scale(), rows)
+        if self.input_BD is None and self.vocab_size <= self.ids_TB.size:
+            return cell.look_up(self.ids_TB, self._table(), None, rows)
         return cell.project(self.vectors(), rows)
+
+    def _table(self) -> jax.Array:
+        assert self.table_VD is not None
+        return self.table_VD if self.embedding_V is None else self.table_VD * self.embedding_V[:, None]
+
+    def _one_hot_scale(self) -> jax.Array | None:
+        """What the masks make of the 1 in each one-hot vector, [T, B]; None without masks."""
+        scales = [] if self.embedding_V is None else [self.embedding_V[self.ids_TB]]
+        scales += [] if self.input_BD is None else [jnp.take_along_axis(self.input_BD.T, self.ids_TB, axis=0)]
+        return functools.reduce(jnp.multiply, scales) if scales else None
 
 
 class LayerInput(NamedTuple):

@@ -16,15 +16,13 @@ from lovecraft_jax.config import Config
 from lovecraft_jax.model.backend import resolve_backend, run_layer
 from lovecraft_jax.model.cell import LayerCarry
 from lovecraft_jax.model.cells import cell_class
+from lovecraft_jax.model.dropout import NO_DROPOUT, DropoutMasks, DropoutRates, draw_masks
 from lovecraft_jax.model.layer_input import LayerInput, Tokens
 from lovecraft_jax.model.matmul import add_bias, dense
 from lovecraft_jax.model.normalization import STATISTICS
 
 Carry = tuple[LayerCarry, ...]
 """What each layer carries, for the LSTM (c_BH, h_BH): cell.py."""
-
-Masks = tuple[jax.Array | None, ...]
-"""Dropout masks, scaled by 1/keep: for the input [B, D], then for each layer's output [B, H]; None drops nothing."""
 
 Variables = dict[str, Any]
 """Flax's collections; "params" is one of them."""
@@ -43,8 +41,6 @@ class LanguageModel(nn.Module):
     layers: int
     units: int
     embed: int = 0
-    dropout_input: float = 0.0
-    dropout: float = 0.0
     tie: bool = False
     forget_bias: float = 1.0
     norm: str = "none"
@@ -65,24 +61,25 @@ class LanguageModel(nn.Module):
         make_cell = cell_class(self.cell)
         self.cells = [
             make_cell(D, self.units, self.dtype, in_cpp, self.forget_bias, self.norm, name=f"{self.cell}_{n}")
-            for n, D in enumerate(self._widths()[:-1])
+            for n, D in enumerate(self._widths())
         ]
         if not self.tie:
             self.head_kernel = self.param("head_kernel", nn.initializers.lecun_normal(), (self.units, self.vocab_size))
         self.head_bias = self.param("head_bias", nn.initializers.zeros, (self.vocab_size,))
 
-    def __call__(self, carry: Carry, x_BT: jax.Array, masks: Masks = ()) -> tuple[Carry, jax.Array]:
-        """The carry after ids [B, T], and the logits of the token after each, [B, T, V], float32.
-
-        Without `masks` nothing is dropped.
-        """
-        masks = masks or (None,) * (self.layers + 1)
-        tokens = Tokens(x_BT.T, self.vocab_size, self.embedding if self.embed else None, masks[0])
+    def __call__(self, carry: Carry, x_BT: jax.Array, masks: DropoutMasks = NO_DROPOUT) -> tuple[Carry, jax.Array]:
+        """The carry after ids [B, T], and the logits of the token after each, [B, T, V], float32."""
+        recurrent, output, weights = (
+            kind or (None,) * self.layers for kind in (masks.recurrent, masks.output, masks.weights)
+        )
+        table_VD = self.embedding if self.embed else None
+        tokens = Tokens(x_BT.T, self.vocab_size, table_VD, masks.embedding, masks.input)
         inputs = LayerInput(tokens=tokens)
         new_carry: list[LayerCarry] = []
-        for cell, layer_carry, mask_BH in zip(self.cells, carry, masks[1:], strict=True):
-            layer_carry, h_TBH = run_layer(cell, layer_carry, inputs, self.backend)
+        for n, (cell, layer_carry) in enumerate(zip(self.cells, carry, strict=True)):
+            layer_carry, h_TBH = run_layer(cell, layer_carry, inputs, self.backend, recurrent[n], weights[n])
             new_carry.append(layer_carry)
+            mask_BH = output[n]
             inputs = LayerInput(h_TBH if mask_BH is None else h_TBH * mask_BH[None])
         kernel_HV = self.embedding.T if self.tie else self.head_kernel
         assert inputs.below_TBH is not None
@@ -106,21 +103,26 @@ class LanguageModel(nn.Module):
         layers = sum(cell_class(self.cell).flops_per_token(D, self.units) for D in widths)
         return layers + 2 * self.units * self.vocab_size
 
-    def dropout_masks(self, rng: jax.Array, batch: int) -> Masks:
-        """One mask a row for the whole window (variational dropout, Gal and Ghahramani 2016)."""
-        rates = [self.dropout_input] + [self.dropout] * self.layers
-        return tuple(
-            jnp.where(jax.random.bernoulli(key, 1 - rate, (batch, width)), 1 / (1 - rate), 0.0) if rate else None
-            for key, rate, width in zip(jax.random.split(rng, len(rates)), rates, self._widths(), strict=True)
+    def dropout_masks(self, rng: jax.Array, rates: DropoutRates, batch: int) -> DropoutMasks:
+        """The dropout masks of one training step, whose key is `rng`, for a batch of that many rows."""
+        return draw_masks(
+            rng,
+            rates,
+            batch=batch,
+            vocab_size=self.vocab_size,
+            features=self.embed or self.vocab_size,
+            units=self.units,
+            gates=cell_class(self.cell).gates * self.units,
+            layers=self.layers,
         )
 
     def _widths(self) -> list[int]:
-        """The features that enter each layer, and last those that leave."""
-        return [self.embed or self.vocab_size] + [self.units] * self.layers
+        """The width of each layer's input."""
+        return [self.embed or self.vocab_size] + [self.units] * (self.layers - 1)
 
 
 def forward(
-    model: LanguageModel, variables: Mapping[str, Any], carry: Carry, x_BT: ArrayLike, masks: Masks = ()
+    model: LanguageModel, variables: Mapping[str, Any], carry: Carry, x_BT: ArrayLike, masks: DropoutMasks = NO_DROPOUT
 ) -> tuple[Carry, jax.Array]:
     """The carry after ids of any integer type, and the logits [B, T, V]; norms use their running statistics."""
     result: Any = model.apply(variables, carry, jnp.asarray(x_BT, jnp.int32), masks)
@@ -128,7 +130,7 @@ def forward(
 
 
 def forward_in_training(
-    model: LanguageModel, variables: Mapping[str, Any], carry: Carry, x_BT: ArrayLike, masks: Masks = ()
+    model: LanguageModel, variables: Mapping[str, Any], carry: Carry, x_BT: ArrayLike, masks: DropoutMasks = NO_DROPOUT
 ) -> tuple[Carry, jax.Array, dict[str, Any]]:
     """The carry, the logits, and the collections that a training step changes: running statistics, if there are any.
 
@@ -155,8 +157,6 @@ def make_model(config: Config, vocab_size: int, backend: str = "") -> LanguageMo
         layers=model.layers,
         units=model.units,
         embed=model.embed,
-        dropout_input=model.dropout_input,
-        dropout=model.dropout,
         tie=model.tie,
         forget_bias=model.forget_bias,
         norm=model.norm,

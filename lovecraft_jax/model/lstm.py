@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from lovecraft_jax.config import NORMS_OF_BATCH
 from lovecraft_jax.model.cell import Cell
+from lovecraft_jax.model.dropout import drop
 from lovecraft_jax.model.lstm_fused import LSTMCarry, activate, scale_and_shift
 from lovecraft_jax.model.matmul import add_bias, dot
 from lovecraft_jax.model.normalization import (
@@ -59,10 +60,12 @@ class LSTMCell(Cell):
                 for part, width in widths.items()
             }
 
-    def __call__(self, carry: LSTMCarry, gates_x_BG: jax.Array, kernel_h_HG: jax.Array) -> tuple[LSTMCarry, Found]:
+    def __call__(
+        self, carry: LSTMCarry, gates_x_BG: jax.Array, kernel_h_HG: jax.Array, recurrent_BH: jax.Array | None = None
+    ) -> tuple[LSTMCarry, Found]:
         """The next (c, h), and the batch statistics that the norm computed."""
         c_BH, h_BH = carry
-        gates_h_BG, of_h = self._normalise("h", dot(h_BH, kernel_h_HG, self.dtype))
+        gates_h_BG, of_h = self._normalise("h", dot(drop(h_BH, recurrent_BH), kernel_h_HG, self.dtype))
         gates_BG = add_bias(gates_x_BG + gates_h_BG, self.bias)
         i, f, g, o = jnp.split(gates_BG, 4, axis=-1)
         c_BH = nn.sigmoid(f) * c_BH + nn.sigmoid(i) * jnp.tanh(g)

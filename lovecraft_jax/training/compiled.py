@@ -14,6 +14,7 @@ from lovecraft_jax.config import NORMS_OF_BATCH, Config
 from lovecraft_jax.data.batches import Batch
 from lovecraft_jax.data.tokenizer import smallest_uint
 from lovecraft_jax.model import backend
+from lovecraft_jax.model.dropout import DropoutRates
 from lovecraft_jax.model.lm import LanguageModel, make_model
 from lovecraft_jax.model.native import build
 from lovecraft_jax.runtime.errors import UserError
@@ -69,6 +70,7 @@ def make_program(config: Config, vocab_size: int, total_steps: int, cores: int =
     if build.under_way():  # then there is a core and the time to fill the compile cache
         init.lower(0).compile()
     model, cores = make_model(config, vocab_size), cores or best_core_count(config)
+    rates = DropoutRates.of(config.model)
     rows = process_rows(mesh, config.data.batch_size)
     if cores > 1:
         if model.norm in NORMS_OF_BATCH:
@@ -78,12 +80,14 @@ def make_program(config: Config, vocab_size: int, total_steps: int, cores: int =
             )
         devices = core_devices(largest_divisor(config.data.batch_size, cores))
         put: Callable[[Batch], Any] = functools.partial(put_rows, devices)
-        every = _tensors_every(config)
-        train_steps: TrainSteps = make_core_steps(model, optimizer, target, devices, _options(mesh), every)
+        train_steps: TrainSteps = make_core_steps(
+            model, optimizer, target, devices, rates, _options(mesh), _tensors_every(config)
+        )
     else:
         devices = mesh.devices.flatten().tolist()
         put = functools.partial(put_process_rows, mesh)
-        train_steps = _over_mesh(model, optimizer, mesh, _tensors_every(config))
+        steps = _over_mesh(model, optimizer, mesh, _tensors_every(config))
+        train_steps = lambda state, batches: steps(state, batches, rates)  # noqa: E731
     return Program(model, devices, init, rows, put, train_steps, target)
 
 
@@ -102,7 +106,11 @@ def lower_ahead(config: Config, vocab_size: int, total_steps: int, mesh: Mesh) -
     leaves: Any = [((K, B, T), ids), ((K, B, T), ids), ((K, B, T), jnp.uint8), ((K, B), jnp.bool_)]
     shapes: Any = [jax.ShapeDtypeStruct(shape, dtype, sharding=by_row) for shape, dtype in leaves]
     model = make_model(config, vocab_size, backend.resolve_backend(config.model, mesh.devices.flat[0].platform))
-    return _over_mesh(model, optimizer, mesh, _tensors_every(config)).trace(target, Batch(*shapes)).lower()
+    return (
+        _over_mesh(model, optimizer, mesh, _tensors_every(config))
+        .trace(target, Batch(*shapes), DropoutRates.of(config.model))
+        .lower()
+    )
 
 
 def _first_state(config: Config, vocab_size: int, optimizer: Optimizer, mesh: Mesh) -> tuple[Any, TrainState]:
@@ -114,12 +122,12 @@ def _first_state(config: Config, vocab_size: int, optimizer: Optimizer, mesh: Me
 
 
 def _over_mesh(model: LanguageModel, optimizer: Optimizer, mesh: Mesh, tensors_every: int) -> Any:
-    """Jitted: K steps over the devices of a mesh."""
-    shardings, by_row = state_shardings(mesh), sharding(mesh, BY_ROW_STACKED)
+    """Jitted: K steps over the devices of a mesh, (state, batches, dropout rates) to (state, metrics)."""
+    shardings, by_row, everywhere = state_shardings(mesh), sharding(mesh, BY_ROW_STACKED), sharding(mesh, REPLICATED)
     return jax.jit(
         make_train_steps(make_train_step(model, optimizer, mesh, tensors_every)),
-        in_shardings=(shardings, by_row),
-        out_shardings=(shardings, sharding(mesh, REPLICATED)),
+        in_shardings=(shardings, by_row, everywhere),
+        out_shardings=(shardings, everywhere),
         donate_argnums=0,
         compiler_options=_options(mesh),
     )

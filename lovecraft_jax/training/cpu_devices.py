@@ -26,6 +26,7 @@ from jaxlib import xla_client
 from lovecraft_jax.config import NORMS_OF_BATCH, Config
 from lovecraft_jax.data.batches import Batch
 from lovecraft_jax.model import backend
+from lovecraft_jax.model.dropout import DropoutRates
 from lovecraft_jax.model.lm import Carry, LanguageModel, Variables
 from lovecraft_jax.training.optimizer import Optimizer
 from lovecraft_jax.training.state import TrainState
@@ -92,6 +93,7 @@ def make_core_steps(
     optimizer: Optimizer,
     shapes: TrainState,
     cores: Sequence[jax.Device],
+    rates: DropoutRates,
     options: Options,
     tensors_every: int = 0,
 ) -> Callable[[TrainState, list[Batch]], tuple[TrainState, Metrics]]:
@@ -127,8 +129,8 @@ def make_core_steps(
             for n, core in enumerate(cores)
         ]
         variable_parts = [_owned_leaves(part, owners.variables, n) for n, part in enumerate(variables)]
-        replicated = [jax.device_put((state.rng, state.step, np.True_), core) for core in cores]
-        rngs, steps, healthy = map(list, zip(*replicated, strict=True))
+        replicated = [jax.device_put((state.rng, state.step, np.True_, rates), core) for core in cores]
+        rngs, steps, healthy, rates_by_core = map(list, zip(*replicated, strict=True))
         carry = jax.tree.map(np.asarray, state.carry)
         carry_rows = [jax.tree.map(operator.itemgetter(rows_B), carry) for rows_B in rows]
         carries = [(jax.device_put(part, core),) * 2 for part, core in zip(carry_rows, cores, strict=True)]
@@ -136,7 +138,9 @@ def make_core_steps(
         for k in range(len(batches[0].x_BT)):
             results = [
                 row_gradients(*arguments, k)
-                for arguments in zip(variables, rngs, steps, healthy, carries, batches, rows, strict=True)
+                for arguments in zip(
+                    variables, rngs, rates_by_core, steps, healthy, carries, batches, rows, strict=True
+                )
             ]
             sums_N, carries = [sums for sums, _ in results], [carries for _, carries in results]
             for n, core in enumerate(cores):
@@ -171,6 +175,7 @@ def _make_row_gradients(model: LanguageModel, batch_size: int) -> Callable:
     def row_gradients(
         variables: Variables,
         rng: jax.Array,
+        rates: DropoutRates,
         step: jax.Array,
         healthy: jax.Array,
         carries: Carries,
@@ -180,9 +185,9 @@ def _make_row_gradients(model: LanguageModel, batch_size: int) -> Callable:
     ) -> tuple[jax.Array, Carries]:
         """Returns step k's sums over one core's rows [N], and the carries after and before it."""
         batch = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, k, 0, keepdims=False), batches)
-        masks = model.dropout_masks(jax.random.fold_in(rng, step), batch_size)
+        masks = model.dropout_masks(jax.random.fold_in(rng, step), rates, batch_size)
         carry = _select_carry(healthy, carries)
-        sums, after, _ = gradient(variables, carry, batch, jax.tree.map(lambda mask_BH: mask_BH[rows_B], masks))
+        sums, after, _ = gradient(variables, carry, batch, masks.rows(rows_B))
         return ravel_pytree(sums)[0], (after, carry)
 
     return row_gradients

@@ -11,7 +11,8 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from lovecraft_jax.data.batches import Batch
-from lovecraft_jax.model.lm import Carry, LanguageModel, Masks, Variables, forward_in_training, reset_carry
+from lovecraft_jax.model.dropout import DropoutMasks, DropoutRates
+from lovecraft_jax.model.lm import Carry, LanguageModel, Variables, forward_in_training, reset_carry
 from lovecraft_jax.model.losses import binary_cross_entropy, cross_entropy
 from lovecraft_jax.runtime.mesh import BY_ROW, REPLICATED, shard_rows, sum_over_devices
 from lovecraft_jax.training.optimizer import Optimizer, global_norm, learning_rate
@@ -32,7 +33,9 @@ class Sums(NamedTuple):
     bce: jax.Array | None = None
 
 
-def make_gradient(model: LanguageModel) -> Callable[[Variables, Carry, Batch, Masks], tuple[Sums, Carry, Variables]]:
+def make_gradient(
+    model: LanguageModel,
+) -> Callable[[Variables, Carry, Batch, DropoutMasks], tuple[Sums, Carry, Variables]]:
     """The sums over some rows, their carry after them, and the collections that they change (model.py): truncated
     backpropagation through time.
 
@@ -41,7 +44,9 @@ def make_gradient(model: LanguageModel) -> Callable[[Variables, Carry, Batch, Ma
     """
     is_binary = model.loss == "binary_cross_entropy"
 
-    def gradient(variables: Variables, carry: Carry, batch: Batch, masks: Masks) -> tuple[Sums, Carry, Variables]:
+    def gradient(
+        variables: Variables, carry: Carry, batch: Batch, masks: DropoutMasks
+    ) -> tuple[Sums, Carry, Variables]:
         def loss(params: Variables) -> tuple[jax.Array, tuple[Sums, Carry, Variables]]:
             def chunk(start: Carry, tokens: tuple) -> tuple[Carry, tuple[Sums, Variables]]:
                 x_BT, y_BT, weight_BT = tokens
@@ -114,7 +119,7 @@ def all_finite(params: Any) -> jax.Array:
 
 def make_train_step(
     model: LanguageModel, optimizer: Optimizer, mesh: Mesh, tensors_every: int = 0
-) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
+) -> Callable[[TrainState, Batch, jax.Array, DropoutRates], tuple[TrainState, Metrics]]:
     """One step, the rows of the batch split over the mesh and their sums added up by one collective.
 
     The state stays where `healthy` is false, or where loss or gradient are not finite; metrics["finite"] is false where
@@ -122,16 +127,26 @@ def make_train_step(
     """
     gradient, update = make_gradient(model), make_update(optimizer)
 
-    def total_gradient(variables: Variables, carry: Carry, batch: Batch, masks: Masks) -> tuple[Sums, Carry, Variables]:
+    def total_gradient(
+        variables: Variables, carry: Carry, batch: Batch, masks: DropoutMasks
+    ) -> tuple[Sums, Carry, Variables]:
         sums, after, changed = gradient(variables, carry, batch, masks)
         return sum_over_devices(sums), after, changed
 
+    everywhere: Any = REPLICATED
+    rows: Any = BY_ROW
+    mask_specs = DropoutMasks(embedding=everywhere, input=rows, recurrent=rows, output=rows, weights=everywhere)
     by_row = shard_rows(
-        mesh, total_gradient, in_specs=(REPLICATED, BY_ROW, BY_ROW, BY_ROW), out_specs=(REPLICATED, BY_ROW, REPLICATED)
+        mesh,
+        total_gradient,
+        in_specs=(REPLICATED, BY_ROW, BY_ROW, mask_specs),
+        out_specs=(REPLICATED, BY_ROW, REPLICATED),
     )
 
-    def train_step(state: TrainState, batch: Batch, healthy: jax.Array) -> tuple[TrainState, Metrics]:
-        masks = model.dropout_masks(jax.random.fold_in(state.rng, state.step), batch.x_BT.shape[0])
+    def train_step(
+        state: TrainState, batch: Batch, healthy: jax.Array, rates: DropoutRates
+    ) -> tuple[TrainState, Metrics]:
+        masks = model.dropout_masks(jax.random.fold_in(state.rng, state.step), rates, batch.x_BT.shape[0])
         sums, carry, changed = by_row(state.variables, state.carry, batch, masks)
         after, metrics = update(state, sums, healthy)
         before = {name: state.variables[name] for name in changed}
@@ -147,19 +162,19 @@ def make_train_step(
 
 
 def make_train_steps(
-    train_step: Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]],
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    train_step: Callable[[TrainState, Batch, jax.Array, DropoutRates], tuple[TrainState, Metrics]],
+) -> Callable[[TrainState, Batch, DropoutRates], tuple[TrainState, Metrics]]:
     """K steps as one scan: batches stacked as x_KBT, metrics stacked as [K].
 
     After the first step that is not finite, the state stays.
     """
 
-    def guarded(carry: tuple[TrainState, jax.Array], batch: Batch) -> tuple[tuple[TrainState, jax.Array], Metrics]:
-        state, healthy = carry
-        state, metrics = train_step(state, batch, healthy)
-        return (state, healthy & metrics["finite"]), metrics
+    def train_steps(state: TrainState, batches: Batch, rates: DropoutRates) -> tuple[TrainState, Metrics]:
+        def guarded(carry: tuple[TrainState, jax.Array], batch: Batch) -> tuple[tuple[TrainState, jax.Array], Metrics]:
+            state, healthy = carry
+            state, metrics = train_step(state, batch, healthy, rates)
+            return (state, healthy & metrics["finite"]), metrics
 
-    def train_steps(state: TrainState, batches: Batch) -> tuple[TrainState, Metrics]:
         (state, _), metrics = jax.lax.scan(guarded, (state, jnp.bool_(True)), batches)
         return state, metrics
 

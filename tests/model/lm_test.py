@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from configs import tiny
+from lovecraft_jax.model.dropout import DropoutRates, Rate
 from lovecraft_jax.model.lm import LanguageModel, forward, make_model
 from tests.helpers.trees import assert_close
 
@@ -44,10 +45,10 @@ def test_parameter_tree_is_the_promised_one(name: str, settings: dict[str, Any])
 
 
 def test_every_setting_reaches_the_model() -> None:
-    settings = {"layers": 3, "units": 7, "embed": 7, "dropout_input": 0.3, "dropout": 0.4, "tie": True}
-    model = make(backend="fused", dtype="bfloat16", **settings)
+    settings = {"layers": 3, "units": 7, "embed": 7, "tie": True, "forget_bias": 0.5, "norm": "layer", "remat": 2}
+    model = make(backend="scan", dtype="bfloat16", **settings)
     assert {name: getattr(model, name) for name in settings} == settings
-    assert (model.vocab_size, model.backend, model.dtype) == (V, "fused", jnp.bfloat16)
+    assert (model.vocab_size, model.backend, model.dtype) == (V, "scan", jnp.bfloat16)
     assert jax.tree.map(jnp.shape, model.initial_carry(5)) == (((5, 7), (5, 7)),) * 3
 
 
@@ -80,8 +81,8 @@ def test_scan_and_fused_give_the_same_logits_and_gradients() -> None:
     x_BT, variables = ids(), variables_of(make())
 
     def loss(variables: Any, backend: str) -> jax.Array:
-        model = make(backend=backend, dropout=0.5)
-        masks = model.dropout_masks(jax.random.key(1), B)
+        model = make(backend=backend)
+        masks = model.dropout_masks(jax.random.key(1), DropoutRates(output=Rate.of(0.5)), B)
         carry, logits_BTV = run(model, variables, model.initial_carry(B), x_BT, masks)
         return jnp.sum(jnp.sin(logits_BTV)) + sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(carry))
 
@@ -89,16 +90,6 @@ def test_scan_and_fused_give_the_same_logits_and_gradients() -> None:
         jax.jit(jax.value_and_grad(loss), static_argnums=1)(variables, backend) for backend in ("scan", "fused")
     )
     assert_close(fused, scan)
-
-
-def test_one_hot_input_is_the_product_with_one_hot_vectors_dropout_included() -> None:
-    # An embedding that is the identity makes the vectors and goes through the product.
-    lookup, product, x_BT = make(dropout_input=0.4), make(embed=V, dropout_input=0.4), ids()
-    variables = variables_of(lookup)
-    explicit = {"params": variables["params"] | {"embedding": jnp.eye(V)}}
-    for masks in ((), lookup.dropout_masks(jax.random.key(0), B)):
-        start = lookup.initial_carry(B)
-        assert_close(run(lookup, variables, start, x_BT, masks), run(product, explicit, start, x_BT, masks))
 
 
 def test_tied_weights_are_the_embedding() -> None:
@@ -118,48 +109,10 @@ def test_bfloat16_gives_float32_logits_and_carry_near_float32s() -> None:
     assert np.max(np.abs(rounded[1] - exact[1])) > 1e-4  # it does round
 
 
-def test_without_a_rate_there_is_no_mask() -> None:
-    assert make().dropout_masks(jax.random.key(0), B) == (None, None, None)
-    masks = make(dropout=0.5).dropout_masks(jax.random.key(0), B)
-    assert [None if mask is None else mask.shape for mask in masks] == [None, (B, H), (B, H)]
-    masks = make(dropout_input=0.5).dropout_masks(jax.random.key(0), B)
-    assert [None if mask is None else mask.shape for mask in masks] == [(B, V), None, None]
-
-
-def test_masks_keep_the_share_they_should_and_scale_by_it() -> None:
-    rows = 1000
-    model = make(dropout_input=0.2, dropout=0.75)
-    masks = model.dropout_masks(jax.random.key(0), rows)
-    for mask, keep in zip(masks, (0.8, 0.25, 0.25), strict=True):
-        np.testing.assert_allclose(np.unique(mask), [0, 1 / keep], rtol=1e-6)
-        deviation = (keep * (1 - keep) / mask.size) ** 0.5
-        assert abs(np.mean(mask > 0) - keep) < 4 * deviation
-    assert np.any(masks[1] != masks[2]), "each layer has a mask of its own"
-    assert np.any(masks[1][0] != masks[1][1]), "each row has a mask of its own"
-    other = model.dropout_masks(jax.random.key(1), rows)
-    assert np.any(masks[1] != other[1]), "another key gives another mask"
-
-
-def test_a_mask_holds_for_its_row_and_the_whole_window_and_not_for_the_carry() -> None:
-    model, x_BT = make(), ids()
-    variables, start = variables_of(model), model.initial_carry(B)
-    kernel_HV = variables["params"]["head_kernel"]
-    carry, plain_BTV = run(model, variables, start, x_BT)
-    only_unit_2 = jnp.ones((B, H)).at[0].set(0.0).at[0, 2].set(3.0)
-    masked_carry, masked_BTV = run(model, variables, start, x_BT, (None, None, only_unit_2))
-    assert_close(masked_carry, carry)
-    assert_close(masked_BTV[1:], plain_BTV[1:])
-    # At every time step row 0's logits are a multiple of the one unit's row of the head.
-    from_units_TV = masked_BTV[0] - variables["params"]["head_bias"][None]
-    h_T = from_units_TV @ kernel_HV[2] / np.sum(kernel_HV[2] ** 2)
-    assert_close(from_units_TV, np.outer(h_T, kernel_HV[2]))
-    assert_close(h_T[-1], 3 * carry[1][1][0, 2])
-
-
 def make(**settings: Any) -> LanguageModel:
-    """Two layers on one-hot input, without dropout, changed by `settings`."""
+    """Two layers on one-hot input, changed by `settings`."""
     config = tiny.get_config()
-    plain = {"backend": "scan", "layers": 2, "units": H, "embed": 0, "dropout_input": 0.0, "dropout": 0.0}
+    plain = {"backend": "scan", "layers": 2, "units": H, "embed": 0}
     config.model.update(plain | settings)
     return make_model(config, V)
 

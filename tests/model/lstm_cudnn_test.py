@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from lovecraft_jax.config import Config
 from lovecraft_jax.model import lstm_cudnn
+from lovecraft_jax.model.dropout import NO_DROPOUT, DropoutRates, Rate
 from lovecraft_jax.model.lm import make_model
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.training.compiled import make_program
@@ -44,7 +45,8 @@ def test_a_model_of_cudnn_layers_equals_one_of_fused_layers(
     x_BT = rng.integers(11, size=(3, 7), dtype=np.int32)
     carry = jax.tree.map(lambda c: rng.normal(size=c.shape).astype(np.float32), model.initial_carry(3))
     variables = model.init(jax.random.key(0), model.initial_carry(3), x_BT)
-    masks = model.dropout_masks(jax.random.key(1), 3) if masked else ()
+    rates = DropoutRates(Rate.of(0.3), Rate.of(0.2), None, Rate.of(0.1), Rate.of(0.4))
+    masks = model.dropout_masks(jax.random.key(1), rates, 3) if masked else NO_DROPOUT
 
     def loss(model: Any, variables: Any, carry: Any) -> jax.Array:
         after, logits_BTV = model.apply(variables, carry, x_BT, masks)

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from configs import tiny
+from lovecraft_jax.config import Config
 from lovecraft_jax.data.batches import Batch, Batches
+from lovecraft_jax.model.dropout import DropoutRates
 from lovecraft_jax.runtime.mesh import BY_ROW, REPLICATED, make_mesh, sharding
 from lovecraft_jax.training.compiled import Program, make_program
 from lovecraft_jax.training.cpu_devices import core_devices
@@ -117,11 +119,12 @@ def test_ten_dispatches_trace_once_and_equal_ten_steps_in_one(
 
 def test_one_device_equals_eight_dropout_included(program: Program, ten_steps: tuple[TrainState, Any]) -> None:
     config, model, device = tiny.get_config(), program.model, jax.devices()[0]
-    assert (model.dropout_input, model.dropout) == (0.1, 0.1)
+    rates = DropoutRates.of(Config.of(config).model)
+    assert None not in (rates.input, rates.output)
     optimizer = make_optimizer(config.optimizer, TOTAL)
     mesh = make_mesh(config.data.batch_size, [device])
     train_steps = jax.jit(make_train_steps(make_train_step(model, optimizer, mesh)))
-    result = train_steps(jax.device_put(program.init(0), device), batches(0, 10))
+    result = train_steps(jax.device_put(program.init(0), device), batches(0, 10), rates)
     assert all(leaf.devices() == {device} for leaf in jax.tree.leaves(result))
     assert_close(on_host(result), ten_steps)
 

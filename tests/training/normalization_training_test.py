@@ -12,6 +12,7 @@ from etils import epath
 
 from lovecraft_jax.config import NORMS_OF_BATCH, Config
 from lovecraft_jax.data.batches import Batch
+from lovecraft_jax.model.dropout import NO_DROPOUT, DropoutRates
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.runtime.mesh import make_mesh
 from lovecraft_jax.training.checkpoint import Checkpoints
@@ -33,13 +34,14 @@ def program(request: pytest.FixtureRequest) -> Program:
 
 
 def test_two_seeds_side_by_side_on_one_device_equal_each_alone_on_eight(program: Program) -> None:
+    rates = DropoutRates.of(Config.of(settings_of("batch")).model)
     optimizer, device = make_optimizer(settings_of("batch").optimizer, TOTAL), jax.devices()[0]
     train_step = make_train_step(program.model, optimizer, make_mesh(B, [device]))
     states = jax.device_put([program.init(seed) for seed in (0, 1)], device)
     both = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-    step = jax.jit(jax.vmap(train_step, in_axes=(0, None, None)))
+    step = jax.jit(jax.vmap(train_step, in_axes=(0, None, None, None)))
     for n in (0, 1):
-        both, _ = step(both, batch(n), np.True_)
+        both, _ = step(both, batch(n), np.True_, rates)
     alone = [train(program, program.init(seed), batch(0), batch(1))[0] for seed in (0, 1)]
     # Adam makes much of roundings where a gradient is next to nothing, as that of a mean that is taken away is.
     expected = jax.tree.map(lambda *leaves: np.stack(leaves), *map(on_host, alone))
@@ -72,7 +74,7 @@ def test_chunks_of_time_computed_again_give_the_same_under_layer_norm() -> None:
     results = []
     for remat in (0, 1):
         model, variables = drawn("layer", remat=remat)
-        results.append(jax.jit(make_gradient(model))(variables, model.initial_carry(B), batch(0), ()))
+        results.append(jax.jit(make_gradient(model))(variables, model.initial_carry(B), batch(0), NO_DROPOUT))
     assert_close(*map(on_host, results))
 
 

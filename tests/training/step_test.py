@@ -10,7 +10,9 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import tiny
+from lovecraft_jax.config import Config
 from lovecraft_jax.data.batches import Batch
+from lovecraft_jax.model.dropout import DropoutRates
 from lovecraft_jax.model.lm import make_model, reset_carry
 from lovecraft_jax.model.losses import cross_entropy
 from lovecraft_jax.runtime.mesh import make_mesh
@@ -21,6 +23,7 @@ from lovecraft_jax.training.step import make_gradient, make_train_step
 from tests.helpers.trees import assert_close, on_host
 
 V, B, T, TOTAL = 11, 8, 6, 100
+RATES = DropoutRates.of(Config.of(tiny.get_config()).model)
 
 
 def small() -> ConfigDict:
@@ -79,7 +82,7 @@ def test_loss_and_gradient_are_the_weighted_mean_over_all_rows(program: Program,
     weight_BT = np.random.default_rng(3).integers(3, size=(B, T), dtype=np.uint8)
     weight_BT[4:] = 0  # a core, and four of eight devices, with nothing to say
     given = batch(0)._replace(weight_BT=weight_BT)
-    masks = model.dropout_masks(jax.random.fold_in(start.rng, 3), B)
+    masks = model.dropout_masks(jax.random.fold_in(start.rng, 3), RATES, B)
 
     def mean(params: Any) -> jax.Array:
         _, logits_BTV = model.apply({"params": params}, start.carry, given.x_BT.astype(np.int32), masks)
@@ -106,7 +109,7 @@ def test_chunks_of_time_computed_again_give_the_same_gradient_and_carry(backend:
         model = make_model(config, V, backend)
         carry = jax.tree.map(lambda leaf: jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape), model.initial_carry(B))
         variables = model.init(jax.random.key(1), carry, jnp.zeros((B, T), jnp.int32))
-        masks = model.dropout_masks(jax.random.key(2), B)
+        masks = model.dropout_masks(jax.random.key(2), RATES, B)
         results.append(jax.jit(make_gradient(model))(variables, carry, given, masks))
     assert_close(on_host(results[1]), on_host(results[0]))
 
@@ -164,7 +167,8 @@ def test_two_seeds_side_by_side_on_one_device_equal_each_alone_on_eight(program:
     train_step = make_train_step(program.model, make_optimizer(config.optimizer, TOTAL), make_mesh(B, [device]))
     states = jax.device_put([program.init(seed) for seed in (0, 1)], device)
     both = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-    side_by_side, _ = jax.jit(jax.vmap(train_step, in_axes=(0, None, None)))(both, batch(0), np.True_)
+    step = jax.jit(jax.vmap(train_step, in_axes=(0, None, None, None)))
+    side_by_side, _ = step(both, batch(0), np.True_, RATES)
     alone = [on_host(train(program, program.init(seed), two(batch(0), DEAD))[0]) for seed in (0, 1)]
     assert_close(on_host(side_by_side), jax.tree.map(lambda *leaves: np.stack(leaves), *alone))
 
