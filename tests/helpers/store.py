@@ -85,9 +85,11 @@ class _Upload(io.BytesIO):
         self._store, self._path = store, path
 
     def close(self) -> None:
-        if not self.closed:
-            self._store.pipe_file(self._path, self.getvalue())
-        super().close()
+        try:
+            if not self.closed:
+                self._store.pipe_file(self._path, self.getvalue())
+        finally:  # closed after an error too, as fsspec's files are: the finalizer would upload again
+            super().close()
 
 
 def use(folder: Path | str) -> None:
