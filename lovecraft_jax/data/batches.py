@@ -1,4 +1,4 @@
-"""Batches as a pure function of the step: no iterator, so resuming is exact and order never depends on timing."""
+"""Batches as a pure function of the step: no iterator state, so resuming is exact and no order depends on timing."""
 
 import dataclasses
 import functools
@@ -10,10 +10,10 @@ from lovecraft_jax.runtime.errors import UserError
 
 
 class Batch(NamedTuple):
-    """One training step's tokens, or with a leading K those of K steps.
+    """The tokens of one training step; with a leading axis K, those of K steps.
 
     x_BT, y_BT: inputs and the tokens that follow them, unsigned. weight_BT: 1 where a target counts, 0 in padding,
-    uint8. reset_B: true where a lane forgets its carry first.
+    uint8. reset_B: true where the carry of a row starts from zero.
     """
 
     x_BT: np.ndarray
@@ -26,12 +26,12 @@ class Batch(NamedTuple):
 class Batches:
     """All batches of a training text. `ids` [N] may be memory-mapped: it is only ever sliced.
 
-    The text is taken as a circle. Each pass over it starts at an offset drawn from (seed, pass), so that no tail is
-    never trained.
+    The text is treated as circular. Each epoch starts at an offset drawn from (seed, epoch), so that every token is
+    trained on in some epoch.
 
-    - "stream": B contiguous lanes; every step moves T tokens on, the LSTM's carry goes with it, and lanes start over
-      only with a new pass (truncated backpropagation through time).
-    - "window": independent slices of T tokens in an order drawn from (seed, pass), each from a zero carry.
+    - "stream": B contiguous rows; every step moves T tokens on, the carry goes with it, and is reset only where an
+      epoch begins (truncated backpropagation through time).
+    - "window": independent slices of T tokens in an order drawn from (seed, epoch), each from a zero carry.
     """
 
     ids: np.ndarray
@@ -50,11 +50,11 @@ class Batches:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps in one pass over the text; what does not fill a step waits for the next pass's offset."""
+        """Steps in one epoch. Tokens that do not fill a step are left out, others in each epoch."""
         return steps_per_epoch(len(self.ids), self.batch_size, self.seq_len)
 
     def at(self, step: int, count: int, rows: slice = slice(None)) -> Batch:
-        """The batches of steps step .. step + count - 1, stacked: x_KBT. `rows` picks those of one process."""
+        """Returns the batches of steps step .. step + count - 1, stacked: x_KBT. `rows` picks those of one process."""
         starts_KB = np.stack([self._starts(k)[rows] for k in range(step, step + count)])
         window_KBT = (starts_KB[..., None] + np.arange(self.seq_len + 1)) % len(self.ids)
         tokens_KBT = self.ids[window_KBT]
@@ -67,22 +67,23 @@ class Batches:
         )
 
     def _starts(self, step: int) -> np.ndarray:
-        """Where each row's first token stands, before the circle closes: [B]."""
+        """The position of each row's first token [B], to be taken modulo the length of the text."""
         epoch, within = divmod(step, self.steps_per_epoch)
-        offset, slices = _order(self.seed, epoch, len(self.ids), self.seq_len)
         rows = np.arange(self.batch_size)
         if self.regime == "stream":
+            offset, _ = _order(self.seed, epoch, len(self.ids), 0)
             return offset + (rows * self.steps_per_epoch + within) * self.seq_len
+        offset, slices = _order(self.seed, epoch, len(self.ids), len(self.ids) // self.seq_len)
         return offset + slices[within * self.batch_size + rows] * self.seq_len
 
 
 def steps_per_epoch(tokens: int, batch_size: int, seq_len: int) -> int:
-    """Whole steps in one pass over a text of so many tokens."""
+    """Returns the whole steps in one epoch of a text of so many tokens."""
     return tokens // seq_len // batch_size
 
 
 @functools.lru_cache(maxsize=2)
-def _order(seed: int, epoch: int, length: int, seq_len: int) -> tuple[int, np.ndarray]:
-    """Where a pass starts the circle, and the order in which it takes independent slices."""
+def _order(seed: int, epoch: int, length: int, slices: int) -> tuple[int, np.ndarray]:
+    """The offset at which an epoch starts, and the order in which it takes the independent slices."""
     rng = np.random.default_rng((seed, epoch))
-    return int(rng.integers(length)), rng.permutation(length // seq_len)
+    return int(rng.integers(length)), rng.permutation(slices)

@@ -1,4 +1,4 @@
-"""The table of datasets, and the files of a corpus: found or downloaded, verified, hashed, read."""
+"""The table of datasets, and corpora: their files found or downloaded, verified, hashed and read."""
 
 import dataclasses
 import functools
@@ -59,7 +59,10 @@ DATASETS = (
 
 @dataclasses.dataclass(frozen=True)
 class Tale:
-    """A file of a corpus: its name without the ending, and the SHA-256 of its bytes."""
+    """A file of a corpus, and the SHA-256 of its bytes.
+
+    `name` is the file's without the ending, or its path where two files of the corpus have the same name.
+    """
 
     name: str
     path: Path

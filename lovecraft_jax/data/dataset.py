@@ -3,17 +3,26 @@
 import dataclasses
 from typing import Any
 
-from lovecraft_jax.config import Config
-from lovecraft_jax.data import corpus
-from lovecraft_jax.data.cleaning import make_cleaning
+from lovecraft_jax.config import Config, DataConfig
+from lovecraft_jax.data import corpus, token_cache
+from lovecraft_jax.data.cleaning import Cleaning, make_cleaning
+from lovecraft_jax.data.corpus import Corpus
 from lovecraft_jax.data.splits import PARTS, Splits, split
 from lovecraft_jax.data.tokenizer import Encoded, Tokenizer, build_tokenizer
 from lovecraft_jax.runtime.errors import UserError
 
+CACHE_FROM_BYTES = 16 << 20
+"""Smaller corpora are cleaned and encoded anew at every start, in a few tenths of a second."""
+UNRELATED_TO_TOKENS = ("corpus", "regime", "seq_len", "batch_size")
+"""Settings of config.data that the tokens of a given text do not depend on."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """A corpus, cleaned, split and encoded. `encoded` has "train", "valid" and "test"."""
+    """A corpus, cleaned, split and encoded. `encoded` has "train", "valid" and "test".
+
+    Where the tokens came from the cache, the texts of `splits` are read when they are first asked for.
+    """
 
     name: str
     sha256: str
@@ -23,9 +32,10 @@ class Data:
 
 
 def prepare(config: Config, recorded: dict[str, Any] | None = None, tokenizer: Tokenizer | None = None) -> Data:
-    """Loads the corpus that `config.data` names. To resume a run, pass what corpus.json `recorded`, and its tokenizer.
+    """Loads the corpus that `config.data` names, and encodes it.
 
-    Then "auto" means the corpus that was recorded, and another text raises UserError.
+    To resume a run, pass what its corpus.json `recorded` and its tokenizer: then "auto" means the recorded corpus, and
+    another text raises UserError.
     """
     name = config.data.corpus
     if recorded and name == "auto":
@@ -37,7 +47,28 @@ def prepare(config: Config, recorded: dict[str, Any] | None = None, tokenizer: T
             f"{recorded['sha256'][:12]} there, named {recorded['name']}): give that one, or another --workdir"
         )
     cleaning = tokenizer.cleaning if tokenizer else make_cleaning(config.data.alphabet)
+    key = _cache_key(found, cleaning, config.data)
+    entry = token_cache.load(key, tokenizer) if key else None
+    if entry:
+        splits = Splits(entry.tales, entry.counts, lambda: split(found, cleaning, config.data.share).by_tale)
+        return Data(found.name, found.sha256, splits, entry.tokenizer, entry.encoded)
     splits = split(found, cleaning, config.data.share)
-    tokenizer = tokenizer or build_tokenizer(config.data.level, splits.join("train"), cleaning)
-    encoded = {part: tokenizer.encode(splits.join(part)) for part in PARTS}
-    return Data(found.name, found.sha256, splits, tokenizer, encoded)
+    built = tokenizer or build_tokenizer(config.data.level, splits.join("train"), cleaning)
+    encoded = {part: built.encode(splits.join(part)) for part in PARTS}
+    if key:
+        token_cache.save(key, tokenizer, token_cache.Entry(built, splits.tales, splits.counts, encoded))
+        entry = token_cache.load(key, tokenizer)  # memory-mapped, which frees the arrays
+        encoded = entry.encoded if entry else encoded
+    return Data(found.name, found.sha256, splits, built, encoded)
+
+
+def _cache_key(found: Corpus, cleaning: Cleaning, data: DataConfig) -> str | None:
+    """The key of a corpus in the token cache, or None for a corpus that is too small to be cached."""
+    if found.size < CACHE_FROM_BYTES:
+        return None
+    # A new setting is part of the key until somebody lists it as unrelated.
+    settings = {name: value for name, value in dataclasses.asdict(data).items() if name not in UNRELATED_TO_TOKENS}
+    files = [tale.name for tale in found.tales]
+    row = found.dataset
+    held_out = [row.valid, row.test] if row else None
+    return token_cache.entry_key([found.sha256, files, held_out, cleaning.to_json(), settings])

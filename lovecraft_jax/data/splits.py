@@ -50,14 +50,14 @@ class Splits:
 def split(corpus: Corpus, cleaning: Cleaning, share: float = 1.0) -> Splits:
     """Returns the cleaned splits of a corpus.
 
-    Files that a dataset's row holds out are held out wherever they were found. Elsewhere 5 % and 5 % of the files in
-    the order of their hashes are; with fewer than MIN_FILES files the text is cut 90/5/5 by position. Of the training
-    text only a `share` is kept: its first files in the order of their hashes, or its beginning. Raises UserError where
-    a split would have no text.
+    The files of a dataset whose row names held-out files are split as the row says, wherever they were found. Other
+    corpora hold out 5 % of their files for valid and the next 5 % for test, in the order of their hashes; with fewer
+    than MIN_FILES files the text is cut 90/5/5 by position. Only a `share` of the training text is kept: its first
+    files in the order of their hashes, or its beginning. Raises UserError where a split would have no text.
     """
     cleaned, counts = clean_all((tale.text for tale in corpus.tales), cleaning)
     texts = {tale.name: text.strip() for tale, text in zip(corpus.tales, cleaned, strict=True)}
-    del cleaned
+    del cleaned  # as large as the corpus
     if not any(texts.values()):
         raise UserError(f"data.corpus={corpus.name}: no text in it after cleaning; give a file or folder with prose")
     held_out = _held_out(corpus)
@@ -83,7 +83,7 @@ def _held_out(corpus: Corpus) -> tuple[set[Tale], set[Tale]] | None:
     if row and row.valid is not None and row.test is not None:
         hashes = {Path(file).stem: sha256 for file, sha256 in row.hashes.items()}
         valid, test = ({hashes[name] for name in names} for names in (row.valid, row.test))
-        return {tale for tale in corpus.tales if tale.sha256 in valid}, {t for t in corpus.tales if t.sha256 in test}
+        return _with_hash(corpus, valid), _with_hash(corpus, test)
     if len(corpus.tales) < MIN_FILES:
         return None
     by_hash = _by_hash(corpus)
@@ -91,8 +91,12 @@ def _held_out(corpus: Corpus) -> tuple[set[Tale], set[Tale]] | None:
     return set(by_hash[:count]), set(by_hash[count : 2 * count])
 
 
+def _with_hash(corpus: Corpus, hashes: set[str]) -> set[Tale]:
+    return {tale for tale in corpus.tales if tale.sha256 in hashes}
+
+
 def _first_by_hash(corpus: Corpus, lengths: dict[str, int], share: float) -> set[str]:
-    """Of the files in `lengths` the first by hash, as many as come nearest to a `share` of all their characters."""
+    """The first files in the order of their hashes whose lengths add up most nearly to a `share` of all `lengths`."""
     names = [tale.name for tale in _by_hash(corpus) if tale.name in lengths]
     totals = list(itertools.accumulate(lengths[name] for name in names))
     count = 1 + min(range(len(totals)), key=lambda n: abs(totals[n] - share * totals[-1]))

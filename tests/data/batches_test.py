@@ -26,7 +26,7 @@ def test_streams_cover_the_text_in_order(sizes: tuple[int, int, int], epoch: int
     N = B * T + spare
     batches = positions(N, B, T, "stream", seed)
     x_KBT = batches.at(epoch * batches.steps_per_epoch, batches.steps_per_epoch).x_BT
-    laid_out = x_KBT.transpose(1, 0, 2).reshape(-1)  # lane after lane, each over all its steps
+    laid_out = x_KBT.transpose(1, 0, 2).reshape(-1)  # row after row, each over all its steps
     np.testing.assert_array_equal(laid_out, (int(laid_out[0]) + np.arange(laid_out.size)) % N)
     assert laid_out.size == N - N % (B * T)
 
@@ -50,58 +50,58 @@ def test_targets_are_the_inputs_shifted_by_one(regime: str) -> None:
     np.testing.assert_array_equal(batch.weight_BT, np.ones((12, 4, 5)))
 
 
-def test_lanes_start_over_only_with_a_pass() -> None:
+def test_streams_reset_the_carry_only_where_an_epoch_begins() -> None:
     batches = positions(103, 4, 5, "stream")
-    assert batches.steps_per_epoch == 5  # 103 // 5 slices in 4 lanes
+    assert batches.steps_per_epoch == 5  # 103 // 5 slices in 4 rows
     expected = [[k in (0, 5, 10)] * 4 for k in range(12)]
     np.testing.assert_array_equal(batches.at(0, 12).reset_B, expected)
 
 
-def test_every_window_starts_over() -> None:
+def test_every_window_resets_the_carry() -> None:
     assert positions(103, 4, 5, "window").at(0, 12).reset_B.all()
 
 
 @REGIMES
-def test_a_batch_depends_on_its_step_alone(regime: str) -> None:
+def test_a_batch_depends_only_on_its_step(regime: str) -> None:
     def fresh() -> Batches:
         return positions(103, 4, 5, regime)
 
     whole, used = fresh().at(0, 17), fresh()
-    for step in (16, 3, 9, 0, 4, 5, 3):  # across passes, backwards, one again
+    for step in (16, 3, 9, 0, 4, 5, 3):  # across epochs, backwards, one again
         _equal(used.at(step, 1), Batch(*(leaf[step : step + 1] for leaf in whole)))
-    for begin, count in ((0, 7), (7, 10), (4, 2)):  # chunks that cut passes anywhere
+    for begin, count in ((0, 7), (7, 10), (4, 2)):  # dispatches that cross the ends of epochs anywhere
         _equal(used.at(begin, count), Batch(*(leaf[begin : begin + count] for leaf in whole)))
 
 
 @REGIMES
-def test_passes_differ_and_leave_no_position_untrained(regime: str) -> None:
-    batches = positions(103, 4, 5, regime)  # a pass leaves 3 positions of 103 out
-    passes = [batches.at(5 * epoch, 5).x_BT for epoch in range(20)]
-    assert len({x[0, 0, 0] for x in passes}) > 10
-    assert len(np.unique(passes[0])) == 100
-    assert len(np.unique(passes)) == 103
+def test_epochs_differ_and_leave_no_position_untrained(regime: str) -> None:
+    batches = positions(103, 4, 5, regime)  # an epoch leaves 3 positions of 103 out
+    epochs = [batches.at(5 * epoch, 5).x_BT for epoch in range(20)]
+    assert len({x[0, 0, 0] for x in epochs}) > 10
+    assert len(np.unique(epochs[0])) == 100
+    assert len(np.unique(epochs)) == 103
 
 
-def test_windows_come_in_another_order_each_pass() -> None:
+def test_windows_come_in_another_order_in_each_epoch() -> None:
     batches = positions(1000, 4, 5, "window")
     orders = []
     for epoch in range(3):
         starts = batches.at(50 * epoch, 50).x_BT[..., 0].reshape(-1).astype(int)
-        orders.append((starts - starts[0]) % 1000)  # whatever the pass's offset
+        orders.append((starts - starts[0]) % 1000)  # whatever the epoch's offset
         assert not np.array_equal(orders[-1], np.sort(orders[-1]))
     assert not np.array_equal(orders[0], orders[1])
     assert not np.array_equal(orders[1], orders[2])
 
 
 @REGIMES
-def test_the_seed_decides_the_order(regime: str) -> None:
+def test_the_order_depends_on_the_seed(regime: str) -> None:
     first, same, other = (positions(1000, 4, 5, regime, seed).at(0, 1) for seed in (1, 1, 2))
     _equal(first, same)
     assert not np.array_equal(first.x_BT, other.x_BT)
 
 
 @REGIMES
-def test_a_process_reads_just_its_own_rows(regime: str) -> None:
+def test_each_process_gets_only_its_own_rows(regime: str) -> None:
     batches = positions(103, 4, 5, regime)
     whole = batches.at(2, 6)
     for rows in (slice(0, 2), slice(2, 4), slice(3, 4)):
@@ -117,7 +117,7 @@ def test_a_memory_mapped_text_gives_the_same_batches(regime: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32])
-def test_tokens_keep_their_type(dtype: type) -> None:
+def test_tokens_keep_their_dtype(dtype: type) -> None:
     batch = Batches(np.arange(100).astype(dtype), 4, 5, "stream", 0).at(0, 2)
     assert batch.x_BT.dtype == batch.y_BT.dtype == dtype
     assert batch.weight_BT.dtype == np.uint8

@@ -10,7 +10,7 @@ from lovecraft_jax.runtime.errors import UserError
 
 ASCII, UNICODE = make_cleaning("ascii"), make_cleaning("unicode")
 BOTH = pytest.mark.parametrize("cleaning", [ASCII, UNICODE], ids=["ascii", "unicode"])
-# Any text at all, and texts dense in what the table is about.
+# Any text at all, and texts dense in characters of the table.
 TEXTS = st.text() | st.text(st.sampled_from("aeE \n\r\t\f\u00e9\u0301\ufeff\u2018\u201d\u2014\u2026\ufb01\u00df\u0434"))
 
 
@@ -58,9 +58,9 @@ def test_an_accent_changes_no_letter() -> None:
         assert ASCII.apply(char)[0] == ASCII.apply(base)[0], f"U+{ord(char):04X} {char}"
 
 
-def test_byte_order_marks_inside_a_text_go_with_what_ascii_cannot_show() -> None:
+def test_byte_order_marks_inside_a_text_are_dropped_by_ascii_alone() -> None:
     assert ASCII.apply("\ufeffa\ufeffb")[0] == "ab"
-    assert UNICODE.apply("a\ufeffb")[0] == "a\ufeffb"  # a file's first is gone before cleaning
+    assert UNICODE.apply("a\ufeffb")[0] == "a\ufeffb"  # one at the start of a file is removed before cleaning
 
 
 @settings(deadline=None)
@@ -78,11 +78,11 @@ def test_cleaning_twice_is_cleaning_once(text: str) -> None:
 
 @settings(deadline=None)
 @given(TEXTS)
-def test_a_cleaned_text_holds_only_what_its_alphabet_does(text: str) -> None:
+def test_a_cleaned_text_has_only_characters_of_its_alphabet(text: str) -> None:
     assert set(ASCII.apply(text)[0]) <= set(PRINTABLE_ASCII)
 
 
-def test_the_alphabets_have_the_sizes_that_unicode_gives() -> None:
+def test_alphabet_sizes() -> None:
     assert ASCII.alphabet_size == 95 + 1  # printable, and the newline
     assert UNICODE.alphabet_size == UNICODE_SCALARS == 1_112_064
     with pytest.raises(ValueError, match="latin"):
@@ -97,7 +97,7 @@ def test_characters_read_folded_and_dropped_are_counted() -> None:
     assert UNICODE.apply("e\u0301\r\n\u0434\ufeff")[1] == Counts(read=4, folded=0, dropped=0)
 
 
-def test_what_would_be_lost_is_listed_once_in_order() -> None:
+def test_dropped_characters_are_listed_once_in_order() -> None:
     assert ASCII.lost("a\u0434\u2026\u20ac\u0434e\u0301") == ["\u0434", "\u20ac"]
     assert UNICODE.lost("a\u0434\u20ac") == []
 
@@ -108,7 +108,7 @@ def test_counts_add_up_over_texts() -> None:
     assert total == Counts(read=602, folded=1, dropped=1)
 
 
-def test_losing_over_one_percent_is_an_error_that_names_the_way_out() -> None:
+def test_dropping_over_one_percent_is_an_error_that_names_the_remedy() -> None:
     assert clean_all(["a" * 99 + "\u0434"], ASCII)[1].dropped == 1  # one in a hundred is allowed
     with pytest.raises(UserError, match=r"data\.alphabet=ascii.* 2 of 100 .*data\.alphabet=unicode"):
         clean_all(["a" * 98 + "\u0434" * 2], ASCII)
@@ -125,7 +125,7 @@ def test_unicode_keeps_every_letter_and_mark(text: str) -> None:
 
 @settings(deadline=None)
 @given(TEXTS)
-def test_the_saved_table_is_all_that_another_program_needs(text: str) -> None:
+def test_another_program_can_clean_with_the_saved_table_alone(text: str) -> None:
     for cleaning in (ASCII, UNICODE):
         saved = json.loads(json.dumps(cleaning.to_json()))
         assert _another_program(saved, text) == cleaning.apply(text)[0]

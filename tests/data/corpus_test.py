@@ -26,7 +26,7 @@ def bundled() -> Corpus:
     return corpus.load("bundled")
 
 
-def test_the_bundled_tales_suffice_to_train_on(bundled: Corpus) -> None:
+def test_the_bundled_tales_are_enough_to_train_on(bundled: Corpus) -> None:
     assert len(bundled.tales) >= 40
     assert sum(len(tale.text) for tale in bundled.tales) >= 120_000
     splits = split(bundled, ASCII)

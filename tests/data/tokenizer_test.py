@@ -13,7 +13,7 @@ ASCII, UNICODE = make_cleaning("ascii"), make_cleaning("unicode")
 
 @settings(deadline=None, max_examples=50)
 @given(st.text())
-def test_any_text_survives_encoding_and_decoding(text: str) -> None:
+def test_decoding_inverts_encoding(text: str) -> None:
     built = build_tokenizer("chars", text, UNICODE)
     encoded = built.encode(text)
     assert built.decode(encoded.ids) == text
@@ -23,7 +23,7 @@ def test_any_text_survives_encoding_and_decoding(text: str) -> None:
     assert encoded.extra_nats == 0
 
 
-def test_ids_follow_code_points_and_leave_0_to_the_unknown() -> None:
+def test_ids_follow_code_points_and_0_is_unknown() -> None:
     built = build_tokenizer("chars", "ba\nab", ASCII)
     assert built.size == 4
     np.testing.assert_array_equal(built.encode("\nabz").ids, [1, 2, 3, 0])
@@ -31,7 +31,7 @@ def test_ids_follow_code_points_and_leave_0_to_the_unknown() -> None:
 
 
 @pytest.mark.parametrize(("cleaning", "alphabet"), [(ASCII, 96), (UNICODE, 0x110000 - 0x800)], ids=["ascii", "unicode"])
-def test_spelling_out_the_unknown_is_paid_for(cleaning: Cleaning, alphabet: int) -> None:
+def test_unknown_characters_cost_their_spelling(cleaning: Cleaning, alphabet: int) -> None:
     encoded = build_tokenizer("chars", "ab", cleaning).encode("azbzy")  # three unknown characters
     np.testing.assert_array_equal(encoded.ids, [1, 0, 2, 0, 0])
     assert encoded.extra_nats == pytest.approx(3 * math.log(alphabet), rel=1e-12)
@@ -42,7 +42,7 @@ def test_spelling_out_the_unknown_is_paid_for(cleaning: Cleaning, alphabet: int)
     ("characters", "smallest"),
     [(1, np.uint8), (255, np.uint8), (256, np.uint16), (65_535, np.uint16), (65_536, np.uint32)],
 )
-def test_ids_take_the_smallest_type_that_holds_them(characters: int, smallest: type) -> None:
+def test_ids_have_the_smallest_dtype_that_holds_them(characters: int, smallest: type) -> None:
     text = "".join(map(chr, range(0x10000, 0x10000 + characters)))
     ids = build_tokenizer("chars", text, UNICODE).encode(text).ids
     assert ids.dtype == smallest
@@ -51,7 +51,7 @@ def test_ids_take_the_smallest_type_that_holds_them(characters: int, smallest: t
 
 @settings(deadline=None, max_examples=25)
 @given(st.text())
-def test_a_saved_vocabulary_reads_as_the_same(text: str) -> None:
+def test_a_saved_tokenizer_loads_as_the_same(text: str) -> None:
     for cleaning in (ASCII, UNICODE):
         built = build_tokenizer("chars", text, cleaning)
         loaded = load_tokenizer(built.dumps())
@@ -59,16 +59,16 @@ def test_a_saved_vocabulary_reads_as_the_same(text: str) -> None:
         assert loaded.dumps() == built.dumps()
 
 
-def test_unseen_lists_each_new_character_once_in_order() -> None:
+def test_unseen_lists_each_unknown_character_once_in_order() -> None:
     built = build_tokenizer("chars", "abc", ASCII)
     assert built.unseen("zazbyc!y") == ["z", "y", "!"]
     assert built.unseen("cab") == []
 
 
-def test_a_text_begins_after_a_newline() -> None:
+def test_the_start_id_is_a_newline() -> None:
     built = build_tokenizer("chars", "a\nb\t", UNICODE)
     assert built.decode(np.array([built.start_id])) == "\n"
-    assert build_tokenizer("chars", "ab", ASCII).start_id == UNKNOWN_ID  # where training never showed one
+    assert build_tokenizer("chars", "ab", ASCII).start_id == UNKNOWN_ID  # where the training text has none
 
 
 def test_an_unknown_level_is_refused() -> None:

@@ -1,0 +1,132 @@
+"""Token ids of large corpora, cached in the user's cache folder and memory-mapped: a second start decodes no text.
+
+An entry is one file: the SHA-256 of the rest, a line of JSON, the ids of train, valid and test. It is written under a
+temporary name and renamed, and its checksum is compared whenever it is read: a damaged entry counts as missing and is
+written again. A folder that cannot be written is no error. Entries that were used longest ago are removed when all
+together exceed MAX_BYTES; the newest is always kept.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import unicodedata
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pooch
+
+from lovecraft_jax.data.cleaning import Counts
+from lovecraft_jax.data.splits import PARTS
+from lovecraft_jax.data.tokenizer import Encoded, Tokenizer, load_tokenizer
+
+MAX_BYTES = 4 << 30
+ALIGNMENT = 64
+"""The ids begin at a multiple of so many bytes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """The tokens of a corpus; `tales` and `counts` as in Splits, `encoded` by split."""
+
+    tokenizer: Tokenizer
+    tales: dict[str, list[str]]
+    counts: Counts
+    encoded: dict[str, Encoded]
+
+
+def entry_key(inputs: Any) -> str:
+    """Returns a hash of `inputs` (JSON: all that the tokens depend on, except the tokenizer) and of the code in this
+    folder: edited code never gets tokens of the code before."""
+    code = [hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(Path(__file__).parent.glob("*.py"))]
+    return hashlib.sha256(json.dumps([inputs, code, unicodedata.unidata_version]).encode()).hexdigest()[:32]
+
+
+def load(key: str, tokenizer: Tokenizer | None) -> Entry | None:
+    """Returns the entry whose tokenizer is the given one, or, with None, the one that was built from the text itself.
+
+    The ids are memory-mapped. None where there is no such entry, or it is damaged.
+    """
+    for path in dict.fromkeys((_path(key, None), _path(key, tokenizer))):
+        entry = _read(path, tokenizer)
+        if entry:
+            with contextlib.suppress(OSError):
+                os.utime(path)
+            return entry
+    return None
+
+
+def save(key: str, tokenizer: Tokenizer | None, entry: Entry) -> None:
+    """Writes an entry for `load` with the same arguments, and removes those used longest ago beyond MAX_BYTES.
+
+    A full or read-only disk is no error.
+    """
+    arrays = [np.ascontiguousarray(entry.encoded[part].ids) for part in PARTS]
+    header = {
+        "tokenizer": entry.tokenizer.dumps(),
+        "tales": entry.tales,
+        "counts": dataclasses.asdict(entry.counts),
+        "dtype": arrays[0].dtype.str,
+        "parts": {part: (len(text.ids), text.n_chars, text.extra_nats) for part, text in entry.encoded.items()},
+    }
+    line = json.dumps(header).encode()
+    before = hashlib.sha256().digest_size * 2 + 1
+    line += b" " * (-(before + len(line) + 1) % ALIGNMENT) + b"\n"
+    digest = hashlib.sha256(line)
+    for array in arrays:
+        digest.update(array.data)
+    path = _path(key, tokenizer)
+    partial = path.with_name(f"{uuid.uuid4().hex}.partial")
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(partial, "wb") as file:
+                file.write(digest.hexdigest().encode() + b"\n" + line)
+                for array in arrays:
+                    file.write(array.data)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        _remove_oldest(keep=path)
+
+
+def _read(path: Path, tokenizer: Tokenizer | None) -> Entry | None:
+    try:
+        with open(path, "rb") as file:
+            expected = file.readline().decode().strip()
+            begin = file.tell()
+            if hashlib.file_digest(file, "sha256").hexdigest() != expected:
+                return None
+            file.seek(begin)
+            header = json.loads(file.readline())
+            if tokenizer and tokenizer.dumps() != header["tokenizer"]:
+                return None
+            # A plain array: slices of numpy's memmap class, and so all batches, would be memmaps too.
+            ids = np.asarray(np.memmap(file, np.dtype(header["dtype"]), "r", file.tell()))
+    except (OSError, ValueError):
+        return None
+    encoded, start = {}, 0
+    for part in PARTS:
+        count, n_chars, extra_nats = header["parts"][part]
+        encoded[part] = Encoded(ids[start : start + count], n_chars, extra_nats)
+        start += count
+    tokenizer = tokenizer or load_tokenizer(header["tokenizer"])
+    return Entry(tokenizer, header["tales"], Counts(**header["counts"]), encoded)
+
+
+def _remove_oldest(keep: Path) -> None:
+    """Removes the files used longest ago, among them those that a killed process left half written."""
+    used = {file: file.stat() for file in keep.parent.iterdir() if file != keep}
+    total = keep.stat().st_size
+    for file in sorted(used, key=lambda file: used[file].st_mtime, reverse=True):
+        total += used[file].st_size
+        if total > MAX_BYTES:
+            file.unlink(missing_ok=True)
+
+
+def _path(key: str, tokenizer: Tokenizer | None) -> Path:
+    own = "-" + hashlib.sha256(tokenizer.dumps().encode()).hexdigest()[:32] if tokenizer else ""
+    return Path(pooch.os_cache("lovecraft_jax")) / "tokens" / (key + own)
