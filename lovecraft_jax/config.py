@@ -101,6 +101,8 @@ class ModelConfig:
     forget_bias: float = setting("a finite float", lambda value: abs(value) < float("inf"), default=1.0)
     norm: str = one_of("none", "layer", "batch_input", "batch", default="none")
     tie: bool = flag()
+    # Every layer takes the token too, and the head takes the outputs of all layers (Graves 2013).
+    skip: bool = flag(default=False)
     remat: int = at_least(0, default=0, resume="free")
     dtype: str = one_of("float32", "bfloat16")
 
@@ -121,6 +123,11 @@ class ModelConfig:
             raise UserError(
                 f"config.model.remat={self.remat} with norm={self.norm!r}: its statistics are those of all time steps, "
                 "not of a chunk; use remat=0, or norm='layer'"
+            )
+        if self.tie and self.skip:
+            raise UserError(
+                "config.model.tie=True with skip=True: the head takes all layers' outputs, which are wider than the "
+                "embedding; use one of them"
             )
         if self.tie and self.embed != self.units:
             raise UserError(

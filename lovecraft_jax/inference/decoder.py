@@ -21,8 +21,8 @@ class Folded(NamedTuple):
     """A model's weights, folded for decoding (cell.py, `Cell.fold`).
 
     starts: what each layer's gates start from, a row per token [V, F] where the layer takes the token, else one row
-    [1, F]. kernels: [H, F] for the first layer, [2H, F] for the others. head: kernel [H, V] and bias [V].
-    For a model that runs in C++ the kernels are packed as native/ops.py packs them.
+    [1, F]. kernels: [H, F] for the first layer, [2H, F] for the others. head: kernel [H, V], with skip connections
+    [L * H, V], and bias [V]. For tokens that are decoded in C++ the kernels are packed as native/ops.py packs them.
     """
 
     starts: tuple[jax.Array, ...]
@@ -42,13 +42,16 @@ def make_decoder(model: LanguageModel, variables: Variables) -> Decoder:
     def fold(model: LanguageModel) -> Folded:
         starts, kernels = [], []
         for n, cell in enumerate(model.cells):
-            table = model.embedding if model.embed else None
-            token_gates_VG = None if n else cell.look_up(jnp.arange(model.vocab_size), table)
-            start, kernel = cell.fold(token_gates_VG, slice(model.units if n else 0))
+            K = model.units if n else 0  # the rows of kernel_x for the layer below come first, then the token's
+            token_gates_VG = None
+            if n == 0 or model.skip:
+                table_VD = model.embedding if model.embed else None
+                token_gates_VG = cell.look_up(jnp.arange(model.vocab_size), table_VD, rows=slice(K, None))
+            start, kernel = cell.fold(token_gates_VG, slice(K))
             starts.append(start)
             kernels.append(kernel)
         head_HV = model.embedding.T if model.tie else model.head_kernel
-        if model.backend == "native":
+        if _runs_in_cpp(model):
             kernels, head_HV = [ops.pack_gates(kernel) for kernel in kernels], ops.pack(head_HV)
         return Folded(tuple(starts), tuple(kernels), (head_HV, model.head_bias))
 
@@ -61,16 +64,21 @@ def decode(model: LanguageModel, decoder: Decoder, carry: Carry, ids_S: jax.Arra
     if not isinstance(decoder, Folded):
         carry, logits_S1V = forward(model, decoder, carry, ids_S[:, None])
         return carry, logits_S1V[:, 0]
-    if model.backend == "native":
+    if _runs_in_cpp(model):
         return ops.token(ids_S, *decoder, carry)
     cell = cell_class(model.cell)
-    below_SH = jnp.zeros((len(ids_S), 0))
     new_carry: list[LayerCarry] = []
+    outputs = [jnp.zeros((len(ids_S), 0))]  # nothing is below the first layer
     for layer_carry, start, kernel in zip(carry, decoder.starts, decoder.kernels, strict=True):
-        h_SH = cell.output(layer_carry)
-        gates_SF = dot(jnp.concatenate([below_SH, h_SH], axis=-1), kernel, model.dtype)
+        gates_SF = dot(jnp.concatenate([outputs[-1], cell.output(layer_carry)], axis=-1), kernel, model.dtype)
         gates_SF += start[ids_S] if len(start) > 1 else start
         new_carry.append(cell.folded_step(layer_carry, gates_SF))
-        below_SH = cell.output(new_carry[-1])
+        outputs.append(cell.output(new_carry[-1]))
     head_HV, bias_V = decoder.head
-    return tuple(new_carry), dot(below_SH, head_HV, model.dtype) + bias_V[None]
+    top_SH = jnp.concatenate(outputs, axis=-1) if model.skip else outputs[-1]
+    return tuple(new_carry), dot(top_SH, head_HV, model.dtype) + bias_V[None]
+
+
+def _runs_in_cpp(model: LanguageModel) -> bool:
+    """Whether native/ decodes a token; it has no skip connections, and XLA then does."""
+    return model.backend == "native" and not model.skip

@@ -33,6 +33,7 @@ class LanguageModel(nn.Module):
 
     `cell` names the cell (cells.py), `backend` what runs it (backend.py), `norm` what it normalises (normalization.py).
     `embed=0` feeds tokens as one-hot vectors; `tie` uses the embedding as the head's kernel (Press and Wolf 2017).
+    With `skip` every layer also takes the token, and the head takes the outputs of all layers (Graves 2013).
     Two fields are training's (training/step.py): `remat`, the number of tokens between two carries that are saved for
     the backward pass (0 saves everything), and `loss`, "cross_entropy" or "binary_cross_entropy".
     """
@@ -49,6 +50,7 @@ class LanguageModel(nn.Module):
     remat: int = 0
     loss: str = "cross_entropy"
     cell: str = "lstm"
+    skip: bool = False
 
     def setup(self) -> None:
         if self.embed:
@@ -58,13 +60,16 @@ class LanguageModel(nn.Module):
         in_cpp = self.backend == "native"
         if in_cpp and self.dtype != jnp.float32:
             raise ValueError(f"backend='native' computes in float32, not in {self.dtype}")
+        if self.tie and self.skip:
+            raise ValueError("tie and skip: the head of all layers is wider than the embedding")
         make_cell = cell_class(self.cell)
         self.cells = [
             make_cell(D, self.units, self.dtype, in_cpp, self.forget_bias, self.norm, name=f"{self.cell}_{n}")
-            for n, D in enumerate(self._widths())
+            for n, D in enumerate(self._widths(self.embed or self.vocab_size))
         ]
         if not self.tie:
-            self.head_kernel = self.param("head_kernel", nn.initializers.lecun_normal(), (self.units, self.vocab_size))
+            shape = (self._head_width(), self.vocab_size)
+            self.head_kernel = self.param("head_kernel", nn.initializers.lecun_normal(), shape)
         self.head_bias = self.param("head_bias", nn.initializers.zeros, (self.vocab_size,))
 
     def __call__(self, carry: Carry, x_BT: jax.Array, masks: DropoutMasks = NO_DROPOUT) -> tuple[Carry, jax.Array]:
@@ -74,16 +79,17 @@ class LanguageModel(nn.Module):
         )
         table_VD = self.embedding if self.embed else None
         tokens = Tokens(x_BT.T, self.vocab_size, table_VD, masks.embedding, masks.input)
-        inputs = LayerInput(tokens=tokens)
         new_carry: list[LayerCarry] = []
+        outputs: list[jax.Array] = []
         for n, (cell, layer_carry) in enumerate(zip(self.cells, carry, strict=True)):
+            inputs = LayerInput(outputs[-1] if n else None, tokens if n == 0 or self.skip else None)
             layer_carry, h_TBH = run_layer(cell, layer_carry, inputs, self.backend, recurrent[n], weights[n])
-            new_carry.append(layer_carry)
             mask_BH = output[n]
-            inputs = LayerInput(h_TBH if mask_BH is None else h_TBH * mask_BH[None])
+            outputs.append(h_TBH if mask_BH is None else h_TBH * mask_BH[None])
+            new_carry.append(layer_carry)
+        top_TBH = jnp.concatenate(outputs, axis=-1) if self.skip else outputs[-1]
         kernel_HV = self.embedding.T if self.tie else self.head_kernel
-        assert inputs.below_TBH is not None
-        logits_TBV = add_bias(dense(inputs.below_TBH, kernel_HV, self.dtype, self.backend == "native"), self.head_bias)
+        logits_TBV = add_bias(dense(top_TBH, kernel_HV, self.dtype, self.backend == "native"), self.head_bias)
         return tuple(new_carry), logits_TBV.swapaxes(0, 1)
 
     def initial_carry(self, batch: int) -> Carry:
@@ -99,9 +105,8 @@ class LanguageModel(nn.Module):
 
         A multiplication and an addition per weight; a one-hot input is a lookup and costs none.
         """
-        widths = [self.embed] + [self.units] * (self.layers - 1)
-        layers = sum(cell_class(self.cell).flops_per_token(D, self.units) for D in widths)
-        return layers + 2 * self.units * self.vocab_size
+        layers = sum(cell_class(self.cell).flops_per_token(D, self.units) for D in self._widths(self.embed))
+        return layers + 2 * self._head_width() * self.vocab_size
 
     def dropout_masks(self, rng: jax.Array, rates: DropoutRates, batch: int) -> DropoutMasks:
         """The dropout masks of one training step, whose key is `rng`, for a batch of that many rows."""
@@ -116,9 +121,12 @@ class LanguageModel(nn.Module):
             layers=self.layers,
         )
 
-    def _widths(self) -> list[int]:
-        """The width of each layer's input."""
-        return [self.embed or self.vocab_size] + [self.units] * (self.layers - 1)
+    def _widths(self, token: int) -> list[int]:
+        """The width of each layer's input, where that of a token's vector is `token`."""
+        return [token] + [self.units + (token if self.skip else 0)] * (self.layers - 1)
+
+    def _head_width(self) -> int:
+        return self.units * (self.layers if self.skip else 1)
 
 
 def forward(
@@ -165,4 +173,5 @@ def make_model(config: Config, vocab_size: int, backend: str = "") -> LanguageMo
         remat=model.remat,
         loss=config.train.loss,
         cell=model.cell,
+        skip=model.skip,
     )

@@ -1,15 +1,21 @@
-"""The model: its parameter tree, its carry, its dropout, its head."""
+"""The model: its parameter tree, its carry, its head, its skip connections, its FLOPs."""
 
+from shutil import which
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
+from benchmarks import workloads
 from configs import tiny
-from lovecraft_jax.model.dropout import DropoutRates, Rate
+from lovecraft_jax.config import Config
+from lovecraft_jax.model.dropout import NO_DROPOUT, DropoutMasks, DropoutRates, Rate
 from lovecraft_jax.model.lm import LanguageModel, forward, make_model
+from lovecraft_jax.model.native.build import COMPILERS
+from lovecraft_jax.runtime.errors import UserError
 from tests.helpers.trees import assert_close
 
 V, H, B, T = 11, 16, 3, 10
@@ -29,13 +35,33 @@ TREE = {
 TREE["embed=6"] = TREE["embed=0"] | {"embedding": (V, 6), "lstm_0/kernel_x": (6, 4 * H)}
 TREE["tie"] = TREE["embed=0"] | {"embedding": (V, H), "lstm_0/kernel_x": (H, 4 * H)}
 del TREE["tie"]["head_kernel"]
+TREE["skip"] = TREE["embed=6"] | {"lstm_1/kernel_x": (H + 6, 4 * H), "head_kernel": (2 * H, V)}
+TREE["gru"] = {
+    "gru_0/kernel_x": (V, 3 * H),
+    "gru_0/kernel_h": (H, 3 * H),
+    "gru_0/bias": (3 * H,),
+    "gru_0/bias_h": (H,),
+    "gru_1/kernel_x": (H, 3 * H),
+    "gru_1/kernel_h": (H, 3 * H),
+    "gru_1/bias": (3 * H,),
+    "gru_1/bias_h": (H,),
+    "head_kernel": (H, V),
+    "head_bias": (V,),
+}
 
 
 @pytest.mark.parametrize(
-    ("name", "settings"), [("embed=0", {}), ("embed=6", {"embed": 6}), ("tie", {"embed": H, "tie": True})]
+    ("name", "settings"),
+    [
+        ("embed=0", {}),
+        ("embed=6", {"embed": 6}),
+        ("tie", {"embed": H, "tie": True}),
+        ("skip", {"embed": 6, "skip": True}),
+        ("gru", {"cell": "gru"}),
+    ],
 )
 def test_parameter_tree_is_the_promised_one(name: str, settings: dict[str, Any]) -> None:
-    for backend in ("scan", "fused"):
+    for backend in ("scan",) if name == "gru" else ("scan", "fused"):
         variables = shapes_of(make(backend=backend, **settings))
         leaves = jax.tree_util.tree_leaves_with_path(variables["params"])
         shapes = {"/".join(key.key for key in path): leaf.shape for path, leaf in leaves}
@@ -46,10 +72,11 @@ def test_parameter_tree_is_the_promised_one(name: str, settings: dict[str, Any])
 
 def test_every_setting_reaches_the_model() -> None:
     settings = {"layers": 3, "units": 7, "embed": 7, "tie": True, "forget_bias": 0.5, "norm": "layer", "remat": 2}
-    model = make(backend="scan", dtype="bfloat16", **settings)
-    assert {name: getattr(model, name) for name in settings} == settings
-    assert (model.vocab_size, model.backend, model.dtype) == (V, "scan", jnp.bfloat16)
-    assert jax.tree.map(jnp.shape, model.initial_carry(5)) == (((5, 7), (5, 7)),) * 3
+    for given in (settings, {"cell": "gru", "skip": True}):
+        model = make(dtype="bfloat16", **given)
+        assert {name: getattr(model, name) for name in given} == given
+        assert (model.vocab_size, model.backend, model.dtype) == (V, "scan", jnp.bfloat16)
+    assert jax.tree.map(jnp.shape, make(layers=3).initial_carry(5)) == (((5, H), (5, H)),) * 3
 
 
 @pytest.mark.parametrize("backend", ["scan", "fused"])
@@ -92,12 +119,85 @@ def test_scan_and_fused_give_the_same_logits_and_gradients() -> None:
     assert_close(fused, scan)
 
 
+def test_one_hot_input_equals_an_identity_embedding_with_dropout() -> None:
+    # The first looks the gates up, the second makes vectors and multiplies them with kernel_x.
+    lookup, matmul, x_BT = make(), make(embed=V), ids()
+    variables, start = variables_of(lookup), lookup.initial_carry(B)
+    explicit = {"params": variables["params"] | {"embedding": jnp.eye(V)}}
+    for kinds in ((), ("input",), ("embedding", "input")):
+        rates = DropoutRates(**{kind: Rate.of(0.4) for kind in kinds})
+        masks = lookup.dropout_masks(jax.random.key(0), rates, B)
+        assert_close(run(lookup, variables, start, x_BT, masks), run(matmul, explicit, start, x_BT, masks))
+
+
 def test_tied_weights_are_the_embedding() -> None:
     tied, untied, x_BT = make(embed=H, tie=True), make(embed=H), ids()
     variables = variables_of(tied)
     same = {"params": variables["params"] | {"head_kernel": variables["params"]["embedding"].T}}
     start = tied.initial_carry(B)
     assert_close(run(tied, variables, start, x_BT), run(untied, same, start, x_BT))
+
+
+@pytest.mark.parametrize("embed", [0, 6])
+def test_skip_connections_with_zero_weights_equal_none(cell_name: str, embed: int) -> None:
+    skip, plain, x_BT = make(cell=cell_name, embed=embed, skip=True), make(cell=cell_name, embed=embed), ids()
+    variables, upper = variables_of(plain), f"{cell_name}_1"
+    params, rng = variables["params"], np.random.default_rng(1)
+    token_DG = rng.normal(size=(embed or V, params[upper]["kernel_x"].shape[1]))
+    lower_HV = rng.normal(size=(H, V))
+
+    def result(scale: float) -> Any:
+        kernel_x = np.concatenate([params[upper]["kernel_x"], np.float32(scale * token_DG)])
+        head = np.concatenate([np.float32(scale * lower_HV), params["head_kernel"]])
+        wider = params | {upper: params[upper] | {"kernel_x": kernel_x}, "head_kernel": head}
+        return run(skip, {"params": wider}, skip.initial_carry(B), x_BT)
+
+    expected = run(plain, variables, plain.initial_carry(B), x_BT)
+    assert_close(result(0.0), expected)
+    (lower, upper_carry), logits_BTV = result(1.0)
+    assert_close(lower, expected[0][0])
+    assert np.max(np.abs(jax.tree.leaves(upper_carry)[0] - jax.tree.leaves(expected[0][1])[0])) > 0.1
+    assert np.max(np.abs(logits_BTV - expected[1])) > 0.1
+
+
+@pytest.mark.parametrize("embed", [0, 6])
+def test_skip_connections_give_the_same_logits_and_gradients_on_every_backend(embed: int) -> None:
+    scan, x_BT = make(skip=True, embed=embed), ids()
+    variables = variables_of(scan)
+
+    def loss(variables: Any, model: LanguageModel, masks: DropoutMasks) -> jax.Array:
+        carry, logits_BTV = run(model, variables, model.initial_carry(B), x_BT, masks)
+        return jnp.sum(jnp.sin(logits_BTV)) + sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(carry))
+
+    gradients = jax.jit(jax.value_and_grad(loss), static_argnums=1)
+    rates = DropoutRates(input=Rate.of(0.3), output=Rate.of(0.3))
+    for masks in (NO_DROPOUT, scan.dropout_masks(jax.random.key(1), rates, B)):
+        expected = gradients(variables, scan, masks)
+        for backend in ("fused", "native") if any(map(which, COMPILERS)) else ("fused",):
+            assert_close(gradients(variables, scan.clone(backend=backend), masks), expected)
+
+
+def test_flops_per_token_are_two_per_weight_of_every_matmul() -> None:
+    for settings in ({"embed": 6}, {"embed": 6, "skip": True}, {"embed": 6, "cell": "gru"}, {"embed": H, "tie": True}):
+        model = make(**settings)
+        leaves = jax.tree_util.tree_leaves_with_path(shapes_of(model)["params"])
+        weights = sum(leaf.size for path, leaf in leaves if "kernel" in jax.tree_util.keystr(path))
+        assert model.flops_per_token() == 2 * (weights + (H * V if model.tie else 0))
+    difference = make(embed=6).flops_per_token() - make().flops_per_token()
+    assert difference == 2 * 6 * 4 * H, "a one-hot input is a lookup"
+
+
+def test_flops_are_those_that_benchmarks_count() -> None:
+    config = workloads.get_config("c150")
+    model = make_model(config, workloads.text().tokenizer.size, "scan")
+    assert workloads.flops(config) == 3 * model.flops_per_token() * config.data.batch_size * config.data.seq_len
+
+
+def test_tie_and_skip_exclude_each_other() -> None:
+    with pytest.raises(UserError, match=r"config\.model\.tie=True with skip=True"):
+        Config.of(config_of(embed=H, tie=True, skip=True))
+    with pytest.raises(ValueError, match="tie and skip"):
+        shapes_of(LanguageModel(V, 2, H, embed=H, tie=True, skip=True))
 
 
 def test_bfloat16_gives_float32_logits_and_carry_near_float32s() -> None:
@@ -110,11 +210,14 @@ def test_bfloat16_gives_float32_logits_and_carry_near_float32s() -> None:
 
 
 def make(**settings: Any) -> LanguageModel:
-    """Two layers on one-hot input, changed by `settings`."""
+    """Two layers on one-hot input on the scan backend, changed by `settings`."""
+    return make_model(Config.of(config_of(**settings)), V)
+
+
+def config_of(**settings: Any) -> ConfigDict:
     config = tiny.get_config()
-    plain = {"backend": "scan", "layers": 2, "units": H, "embed": 0}
-    config.model.update(plain | settings)
-    return make_model(config, V)
+    config.model.update({"backend": "scan", "layers": 2, "units": H, "embed": 0} | settings)
+    return config
 
 
 def shapes_of(model: LanguageModel) -> Any:
