@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from experiments.article_2019 import experiments, results, together
+from experiments.article_2019 import experiments, results
 from experiments.article_2019.plan import DISPATCH
 from lovecraft_jax.config import Config
 from lovecraft_jax.data import dataset
@@ -26,6 +26,7 @@ from lovecraft_jax.stylometry.overlap import Overlap
 from lovecraft_jax.training import loop, metrics
 from lovecraft_jax.training.compiled import dispatch_steps, make_program
 from lovecraft_jax.training.progress import Progress
+from lovecraft_jax.training.stacked import train_stacked
 
 EVALUATIONS, SAVES = 4, 10
 """Of a run."""
@@ -65,7 +66,7 @@ def train(setting: str, config: ConfigDict, seconds: float, folder: Path, stacke
     configs = {folder / f"{setting}-{seed}": _with_seed(config, seed) for seed in seeds}
     left = {workdir: config for workdir, config in configs.items() if not (workdir / MEASURED).exists()}
     stack = stacked == "yes" or (stacked == "auto" and jax.default_backend() != "cpu")
-    if stack and len(left) > 1 and (code := together.train(left)) != DONE:
+    if stack and len(left) > 1 and (code := train_stacked(left)) != DONE:
         return code
     for workdir, config in left.items():
         with collect_signals() as signals:  # of which the loop tells nothing once it has begun its final scores

@@ -89,18 +89,12 @@ class Checkpoints:
         """Returns the checkpoint of `step`. `target` has the state's fields, or some of them, as ShapeDtypeStructs with
         the shardings to restore to. Raises DamagedError."""
         self.wait()
-        fields = _fields(target)
-        alone = distributed.count() == 1
-        to_read = fields if alone else jax.tree.map(_on_local_device, fields)
-        args = ocp.args.PyTreeRestore(
-            to_read, restore_args=ocp.checkpoint_utils.construct_restore_args(to_read), partial_restore=True
-        )
+        fields, alone = _fields(target), distributed.count() == 1
         try:
-            with _reader(self._manager.directory) as reader:
-                found = reader.restore(step, args=ocp.args.Composite(state=args, meta=ocp.args.JsonRestore()))
-            meta = dict(found["meta"])
+            folder = self._manager.directory / str(step)
+            found, meta = _read(folder, fields if alone else jax.tree.map(_on_local_device, fields))
             saved = meta.pop("checksums")
-            state = dataclasses.replace(target, **found["state"])
+            state = dataclasses.replace(target, **found)
             read = checksums(state)
         except Exception as error:  # Orbax raises bare Exception, ValueError, KeyError, JSONDecodeError and more
             raise DamagedError(f"step {step}: {str(error).splitlines()[0][:200]}") from error
@@ -203,17 +197,22 @@ def _field_of(name: str) -> str:
     return re.findall(r"\w+", name)[0]
 
 
-def _reader(folder: epath.Path) -> ocp.CheckpointManager:
-    """Returns a manager that reads for this process only, without waiting for others, which may find other damage.
+def _read(folder: epath.Path, fields: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns some fields of the state that was saved in `folder`, placed as `fields` say, and the JSON beside it.
 
-    Not the one that saves: that one has fixed how it handles the state, and its way cannot read a part of it.
+    For this process alone, without waiting for others, which may find other damage; and not by the manager that saves,
+    which cannot read a part of what it has saved.
     """
     me = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(
         primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
     )
-    options = ocp.CheckpointManagerOptions(read_only=True, create=False, multiprocessing_options=alone)
-    return ocp.CheckpointManager(folder, options=options)
+    handler = ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(multiprocessing_options=alone))
+    arguments = ocp.checkpoint_utils.construct_restore_args(fields)
+    state = ocp.args.PyTreeRestore(fields, restore_args=arguments, partial_restore=True)
+    with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
+        found = reader.restore(folder, args=ocp.args.Composite(state=state, meta=ocp.args.JsonRestore()))
+    return found["state"], dict(found["meta"])
 
 
 def _on_local_device(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:

@@ -1,8 +1,9 @@
-"""What training compiles: the one place where its functions are jitted, with shardings and donation."""
+"""The compiled side of training: the one place where its functions are jitted, with shardings and donation."""
 
 import dataclasses
 import functools
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -33,11 +34,11 @@ from lovecraft_jax.training.state import TrainState, init_state, state_shardings
 from lovecraft_jax.training.step import Metrics, make_train_step, make_train_steps
 
 COMPILER_OPTIONS = {
-    # XLA hands products to YNNPACK by default; Eigen took 0.66 to 0.97 of its time at c150's shapes, but 1.3 times as
-    # long where the second operand is transposed: the fused layer transposes that one beforehand.
+    # By default XLA gives matmuls to YNNPACK. Without it they go to Eigen, which took 0.66 to 0.97 of its time at
+    # c150's shapes, but 1.3 times as long with a transposed second operand: the fused layer transposes it beforehand.
     "cpu": {"xla_cpu_experimental_ynn_fusion_type": ""},
 }
-"""What the compiler of a platform is told, where measuring showed that it pays."""
+"""Options for XLA by platform, where they were measured to be faster."""
 
 TrainSteps = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
 
@@ -46,9 +47,10 @@ TrainSteps = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
 class Program:
     """The compiled side of a run.
 
-    `init`: seed to the first state. `rows`: those of every batch that this process computes. `put`: these rows of K
-    steps' batches, sent to the `devices`. `train_steps`: (state, what was put) to (state, metrics [K]); the state is
-    donated. `target`: the state's shapes with shardings, for restoring.
+    `init` takes a seed and returns the first state. `rows` are the rows of each batch that this process computes, and
+    `put` sends these rows of K steps' batches to the `devices`. `train_steps` takes the state, which is donated, and
+    what `put` returns, and returns the new state and metrics [K]. `target` has the state's shapes and shardings, to
+    restore checkpoints to.
     """
 
     model: LanguageModel
@@ -61,13 +63,15 @@ class Program:
 
 
 def make_program(config: Config, vocab_size: int, total_steps: int, cores: int = 1) -> Program:
-    """The program of `config` over all devices that JAX has; with `cores` > 1, over so many cores of its CPU; with 0,
-    over as many of these as pay."""
+    """Returns the program of `config` on all devices that JAX has.
+
+    With `cores` > 1, on as many cores of a CPU; with 0, on as many of them as are fastest.
+    """
     backend.check_cudnn(config)
     optimizer = make_optimizer(config.optimizer, total_steps)
     mesh = make_mesh(config.data.batch_size, jax.devices()[:1] if cores > 1 else None)
     init, target = _first_state(config, vocab_size, optimizer, mesh)
-    if build.under_way():  # then there is a core and the time to fill the compile cache
+    if build.under_way():  # the C++ compiler has another core: meanwhile fill the compile cache
         init.lower(0).compile()
     model, cores = make_model(config, vocab_size), cores or best_core_count(config)
     rates = DropoutRates.of(config.model)
@@ -75,8 +79,8 @@ def make_program(config: Config, vocab_size: int, total_steps: int, cores: int =
     if cores > 1:
         if model.norm in NORMS_OF_BATCH:
             raise UserError(
-                f"config.model.norm={model.norm!r} on {cores} cores: each would have a batch of its own; leave "
-                "--num_cpu_devices out"
+                f"config.model.norm={model.norm!r} on {cores} cores: its statistics are the whole batch's, which cores "
+                "do not exchange; leave --num_cpu_devices out"
             )
         devices = core_devices(largest_divisor(config.data.batch_size, cores))
         put: Callable[[Batch], Any] = functools.partial(put_rows, devices)
@@ -91,14 +95,42 @@ def make_program(config: Config, vocab_size: int, total_steps: int, cores: int =
     return Program(model, devices, init, rows, put, train_steps, target)
 
 
+@dataclasses.dataclass(frozen=True)
+class StackedProgram:
+    """The compiled side of S runs that train as one program.
+
+    `train_steps` is as in Program, with a leading axis of runs on every leaf of state, batches and metrics. `stack`
+    makes a list of S trees such a tree, and `unstack` the reverse.
+    """
+
+    train_steps: TrainSteps
+    stack: Callable[[list[Any]], Any]
+    unstack: Callable[[Any], list[Any]]
+
+
+def make_stacked_program(config: Config, vocab_size: int, total_steps: int, device: jax.Device) -> StackedProgram:
+    """Returns the program of runs of `config` that differ only in values of their states: seed, learning rate."""
+    mesh = make_mesh(config.data.batch_size, [device])
+    optimizer = make_optimizer(config.optimizer, total_steps)
+    model, rates = make_model(config, vocab_size), DropoutRates.of(config.model)
+    train_steps = make_train_steps(make_train_step(model, optimizer, mesh, _tensors_every(config)))
+    steps = jax.jit(jax.vmap(train_steps, in_axes=(0, 0, None)), donate_argnums=0, compiler_options=_options(mesh))
+    return StackedProgram(
+        lambda state, batches: steps(state, batches, rates),
+        jax.jit(lambda trees: jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)),
+        jax.jit(_unstack),
+    )
+
+
 def dispatch_steps(config: Config) -> int:
-    """The steps of one dispatch, K: as many as asked for, but dispatches end where anything is due."""
+    """Returns K, the steps of one dispatch: at most train.steps_per_dispatch, so that dispatches end where anything is
+    due."""
     due = config.train
     return math.gcd(due.steps_per_dispatch, due.log_every, due.eval_every, due.checkpoint_every)
 
 
 def lower_ahead(config: Config, vocab_size: int, total_steps: int, mesh: Mesh) -> jax.stages.Lowered:
-    """A dispatch of the program over a mesh whose devices need not be there, from shapes alone, ready to compile."""
+    """Returns a dispatch of the program on a mesh of devices that need not exist, from shapes, ready to compile."""
     optimizer = make_optimizer(config.optimizer, total_steps)
     _, target = _first_state(config, vocab_size, optimizer, mesh)
     K, B, T, ids = dispatch_steps(config), config.data.batch_size, config.data.seq_len, smallest_uint(vocab_size)
@@ -114,15 +146,15 @@ def lower_ahead(config: Config, vocab_size: int, total_steps: int, mesh: Mesh) -
 
 
 def _first_state(config: Config, vocab_size: int, optimizer: Optimizer, mesh: Mesh) -> tuple[Any, TrainState]:
-    """Jitted: a seed to the state before the first step; and its shapes, with where each part of it lies."""
-    model = make_model(config, vocab_size, "scan")  # all layers start alike
+    """Returns a jitted function from a seed to the first state, and the state's shapes with shardings."""
+    model = make_model(config, vocab_size, "scan")  # the initial values are the same for all backends
     first = functools.partial(init_state, model, optimizer.transform, config.data.batch_size)
     shardings = state_shardings(mesh)
-    return jax.jit(first, out_shardings=shardings), _placed(jax.eval_shape(first, 0), shardings)
+    return jax.jit(first, out_shardings=shardings), _with_shardings(jax.eval_shape(first, 0), shardings)
 
 
 def _over_mesh(model: LanguageModel, optimizer: Optimizer, mesh: Mesh, tensors_every: int) -> Any:
-    """Jitted: K steps over the devices of a mesh, (state, batches, dropout rates) to (state, metrics)."""
+    """Returns K steps on the devices of a mesh, jitted: (state, batches, dropout rates) to (state, metrics)."""
     shardings, by_row, everywhere = state_shardings(mesh), sharding(mesh, BY_ROW_STACKED), sharding(mesh, REPLICATED)
     return jax.jit(
         make_train_steps(make_train_step(model, optimizer, mesh, tensors_every)),
@@ -141,9 +173,14 @@ def _options(mesh: Mesh) -> dict[str, Any] | None:
     return COMPILER_OPTIONS.get(mesh.devices.flat[0].platform)
 
 
-def _placed(shapes: TrainState, shardings: TrainState) -> TrainState:
-    """Each leaf of `shapes` with the sharding of its part of the state."""
-    place = lambda where, part: jax.tree.map(  # noqa: E731
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), part
+def _with_shardings(shapes: TrainState, shardings: TrainState) -> TrainState:
+    """Returns `shapes` with, for each leaf, the sharding of the field of the state that it is in."""
+    place = lambda where, field: jax.tree.map(  # noqa: E731
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), field
     )
     return jax.tree.map(place, shardings, shapes)
+
+
+def _unstack(tree: Any) -> list[Any]:
+    count = len(jax.tree.leaves(tree)[0])
+    return [jax.tree.map(operator.itemgetter(n), tree) for n in range(count)]

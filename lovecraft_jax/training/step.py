@@ -1,4 +1,4 @@
-"""The loss and the steps: pure functions, unjitted. The loop jits them in one visible place."""
+"""The loss, its gradient and the training step: pure functions. compiled.py is where they are jitted."""
 
 import dataclasses
 from collections.abc import Callable
@@ -24,8 +24,10 @@ Tree = TypeVar("Tree")
 
 
 class Sums(NamedTuple):
-    """What rows of a batch add to a step: nats and weights [], the gradient of the loss, and `bce` [] where that is the
-    loss: `binary`, its mean over the vocabulary."""
+    """Sums over some rows of a batch: cross-entropy in nats [], target weights [], the gradient of the loss.
+
+    `bce` [] is the binary cross-entropy, averaged over the vocabulary, where that is the loss.
+    """
 
     nats: jax.Array
     weight: jax.Array
@@ -36,11 +38,11 @@ class Sums(NamedTuple):
 def make_gradient(
     model: LanguageModel,
 ) -> Callable[[Variables, Carry, Batch, DropoutMasks], tuple[Sums, Carry, Variables]]:
-    """The sums over some rows, their carry after them, and the collections that they change (model.py): truncated
-    backpropagation through time.
+    """Returns a function from rows of a batch to their sums, the carry after them and the changed collections (lm.py).
 
-    With `model.remat` time goes by in chunks of so many tokens (as Chen et al. 2016): only the carry between them is
-    kept, and what is inside is computed again on the way back.
+    Backpropagation through time, truncated to the T tokens of the batch. With `model.remat` > 0, time is split into
+    chunks of as many tokens (Chen et al. 2016): only the carries between them are saved for the backward pass, which
+    computes everything else again.
     """
     is_binary = model.loss == "binary_cross_entropy"
 
@@ -72,15 +74,16 @@ def make_gradient(
 
 
 def _chunks(leaf_BT: ArrayLike, length: int) -> jax.Array:
-    """[T / length, B, length]"""
+    """Returns [T / length, B, length]."""
     leaf = jnp.asarray(leaf_BT)
     return leaf.reshape(len(leaf), -1, length).swapaxes(0, 1)
 
 
 def make_update(optimizer: Optimizer) -> Callable[[TrainState, Sums, jax.Array], tuple[TrainState, Metrics]]:
-    """The step that all rows' sums ask for; the carry stays as it was.
+    """Returns a function from a state and the sums over all rows to the state with updated parameters and metrics.
 
-    All stays where `healthy` is false, or where loss or gradient are not finite, as metrics["finite"] tells.
+    The carry is left alone. The whole state is, where `healthy` is false, or where the loss or its gradient is not
+    finite, which metrics["finite"] reports.
     """
 
     def update(state: TrainState, sums: Sums, healthy: jax.Array) -> tuple[TrainState, Metrics]:
@@ -107,13 +110,15 @@ def make_update(optimizer: Optimizer) -> Callable[[TrainState, Sums, jax.Array],
 
 
 def where(condition: jax.Array, then: Tree, otherwise: Tree) -> Tree:
-    """`jnp.where` over the leaves of two trees, random keys included."""
+    """Returns `jnp.where` over the leaves of two trees, random keys included."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), then, otherwise)
 
 
 def all_finite(params: Any) -> jax.Array:
-    """Whether an update left all of them finite: it can overflow where its gradient does not. It has been made by
-    then and is not undone."""
+    """Returns whether all updated parameters are finite: an update can overflow where its gradient does not.
+
+    It is not undone: the run ends, and its last checkpoint is from before it.
+    """
     return jnp.isfinite(global_norm(params))
 
 

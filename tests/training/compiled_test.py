@@ -1,4 +1,4 @@
-"""The compiled program: where things live, what is compiled when, and how dispatches and devices change nothing."""
+"""The compiled program: shardings, donation, compilation, and that dispatches and devices change no results."""
 
 import os
 import re
@@ -40,7 +40,7 @@ def ten_steps(program: Program) -> tuple[TrainState, Any]:
     return on_host(program.train_steps(program.init(0), program.put(batches(0, 10))))
 
 
-def test_the_first_state_lies_where_the_target_says(program: Program) -> None:
+def test_the_first_state_has_the_shapes_and_shardings_of_the_target(program: Program) -> None:
     state = program.init(0)
     described = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.sharding), state)
     assert described == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.sharding), program.target)
@@ -48,7 +48,7 @@ def test_the_first_state_lies_where_the_target_says(program: Program) -> None:
     assert described == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.sharding), after)
 
 
-def test_devices_split_the_carry_by_row_and_cores_leave_the_state_with_the_first_device() -> None:
+def test_a_mesh_shards_the_carry_by_row_and_cores_keep_the_state_on_the_first_device() -> None:
     split, whole = (make_program(tiny.get_config(), V, TOTAL, cores=cores) for cores in (1, 2))
     mesh = make_mesh(tiny.get_config().data.batch_size)
     assert split.devices == jax.devices()
@@ -59,7 +59,7 @@ def test_devices_split_the_carry_by_row_and_cores_leave_the_state_with_the_first
     assert all(leaf.sharding.device_set == {jax.devices()[0]} for leaf in jax.tree.leaves(whole.target))
 
 
-def test_a_seed_gives_one_state_and_another_seed_another(program: Program) -> None:
+def test_the_first_state_depends_on_the_seed_alone(program: Program) -> None:
     first, again, other = (on_host(program.init(seed)) for seed in (0, 0, 1))
     jax.tree.map(np.testing.assert_array_equal, first, again)
     differ = jax.tree.map(lambda a, b: bool(np.any(a != b)), first, other)
@@ -69,26 +69,26 @@ def test_a_seed_gives_one_state_and_another_seed_another(program: Program) -> No
     assert not np.any(np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(first.carry)]))
 
 
-def test_devices_are_given_the_state_and_cores_leave_it_as_it_was() -> None:
-    donated, left = {}, {}
-    for cores, states in ((1, donated), (2, left)):
+def test_a_mesh_donates_the_state_and_cores_do_not() -> None:
+    donated, kept = {}, {}
+    for cores, states in ((1, donated), (2, kept)):
         program = make_program(tiny.get_config(), V, TOTAL, cores=cores)
         states["given"] = program.init(0)
         jax.block_until_ready(program.train_steps(states["given"], program.put(batches(0, 10))))
         states["again"] = program.init(0)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves((donated["given"].variables, donated["given"].opt_state)))
-    jax.tree.map(np.testing.assert_array_equal, *map(on_host, left.values()))
+    jax.tree.map(np.testing.assert_array_equal, *map(on_host, kept.values()))
 
 
-def test_metrics_are_those_of_each_step(ten_steps: tuple[TrainState, Any]) -> None:
+def test_metrics_are_returned_for_each_step(ten_steps: tuple[TrainState, Any]) -> None:
     state, metrics = ten_steps
     assert int(state.step) == 10
     assert {name: values.shape for name, values in metrics.items()} == dict.fromkeys(
         ("loss", "grad_norm", "learning_rate", "finite"), (10,)
     )
     config = tiny.get_config().optimizer
-    share = make_schedule(config, TOTAL)
-    np.testing.assert_allclose(metrics["learning_rate"], [config.lr * float(share(k)) for k in range(10)], rtol=1e-5)
+    schedule = make_schedule(config, TOTAL)
+    np.testing.assert_allclose(metrics["learning_rate"], [config.lr * float(schedule(k)) for k in range(10)], rtol=1e-5)
     assert np.all(metrics["finite"])
 
 
@@ -117,7 +117,7 @@ def test_ten_dispatches_trace_once_and_equal_ten_steps_in_one(
     assert_close(np.concatenate(losses), ten_steps[1]["loss"])
 
 
-def test_one_device_equals_eight_dropout_included(program: Program, ten_steps: tuple[TrainState, Any]) -> None:
+def test_one_device_equals_eight_with_dropout(program: Program, ten_steps: tuple[TrainState, Any]) -> None:
     config, model, device = tiny.get_config(), program.model, jax.devices()[0]
     rates = DropoutRates.of(Config.of(config).model)
     assert None not in (rates.input, rates.output)
@@ -130,13 +130,13 @@ def test_one_device_equals_eight_dropout_included(program: Program, ten_steps: t
 
 
 def batches(step: int, count: int) -> Batch:
-    """Of a text that is easy to learn, six steps a pass, so that lanes start over at steps 6, 12 and so on."""
+    """Returns batches of a text that is easy to learn, six steps an epoch, so that rows restart at steps 6, 12, ..."""
     data, squares = tiny.get_config().data, (np.arange(6 * 64 + 5) ** 2 % V).astype(np.uint8)
     return Batches(squares, data.batch_size, data.seq_len, "stream", seed=0).at(step, count)
 
 
-def test_large_layers_start_without_waiting_for_each_other_for_ever() -> None:
-    """On all cores, in a process of its own: what once hung was two layers' factorisations on one pool of threads."""
+def test_the_first_state_of_large_layers_does_not_deadlock() -> None:
+    """In a process of its own, on all cores: two layers' factorisations once deadlocked on one pool of threads."""
     program = (
         "import os; os.sched_setaffinity(0, range(os.cpu_count()))\n"
         "import jax; from configs import tiny; from lovecraft_jax.training.compiled import make_program\n"

@@ -1,4 +1,4 @@
-"""The article's recipe against Keras's own numbers, as tests/fixtures/keras_fixture.py wrote them down."""
+"""The article's recipe against Keras, whose numbers tests/fixtures/keras_fixture.py recorded."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ KERAS = json.loads((Path(__file__).parents[1] / "fixtures" / "keras.json").read_
 V, H, B, T = 5, 2, 4, 6
 
 
-def test_the_loss_is_keras_s_from_unsure_to_where_it_clips() -> None:
+def test_binary_cross_entropy_equals_keras_with_its_clipping() -> None:
     logits_NV, targets_N = (np.concatenate(KERAS["loss"][name]) for name in ("logits", "targets"))
     for logits_V, target, loss in zip(logits_NV, targets_N, np.concatenate(KERAS["loss"]["losses"]), strict=True):
         actual = binary_cross_entropy(jnp.float32(logits_V)[None, None], batch(np.array([[target, target]]))) / V
@@ -28,7 +28,7 @@ def test_the_loss_is_keras_s_from_unsure_to_where_it_clips() -> None:
 
 
 @pytest.mark.parametrize(("backend", "cores"), [("scan", 1), ("native", 1), ("fused", 2)])
-def test_three_steps_of_the_article_are_keras_s(backend: str, cores: int) -> None:
+def test_three_steps_of_the_article_equal_keras(backend: str, cores: int) -> None:
     config = recipe()
     config.model.backend = backend
     program = make_program(config, V, total_steps=100, cores=cores)
@@ -38,14 +38,14 @@ def test_three_steps_of_the_article_are_keras_s(backend: str, cores: int) -> Non
         state = state if state.step else state.replace(variables=like(state.variables, from_keras(KERAS["weights"])))
         state, metrics = program.train_steps(state, program.put(one))
         assert float(metrics["bce"][0]) == pytest.approx(step["loss"], rel=1e-5)
-        # A step moves a weight by about 1e-3. Far under the 1e-5 that epsilon's place alone would make.
+        # A step moves a weight by about 1e-3, and adding epsilon after the bias correction would change that by 1e-5.
         expected = from_keras(step["weights"])["params"]
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=3e-7), state.variables["params"], expected
         )
 
 
-def test_chunks_of_time_add_up_to_the_same_loss_and_gradient() -> None:
+def test_remat_gives_the_same_binary_cross_entropy_and_gradient() -> None:
     results = []
     for remat in (0, 1):
         config = recipe()
@@ -58,7 +58,7 @@ def test_chunks_of_time_add_up_to_the_same_loss_and_gradient() -> None:
 
 
 def recipe() -> ConfigDict:
-    """The article's, of the sizes that Keras was asked about."""
+    """Returns the article's config with the sizes of the fixture."""
     config = c100.get_config("article")
     config.model.units = H
     config.data.update({"batch_size": B, "seq_len": T})
@@ -71,7 +71,7 @@ def batch(tokens: np.ndarray) -> Batch:
 
 
 def from_keras(weights: list[list[float]]) -> Any:
-    """Keras's list of weights as our tree."""
+    """Returns Keras's list of weights as our tree."""
     shapes = [(V, 4 * H), (H, 4 * H), (4 * H,), (H, 4 * H), (H, 4 * H), (4 * H,), (H, V), (V,)]
     leaves = [np.array(flat, np.float32).reshape(shape) for flat, shape in zip(weights, shapes, strict=True)]
     cells = [dict(zip(("kernel_x", "kernel_h", "bias"), leaves[n : n + 3], strict=True)) for n in (0, 3)]
@@ -79,5 +79,5 @@ def from_keras(weights: list[list[float]]) -> Any:
 
 
 def like(placed: Any, values: Any) -> Any:
-    """The values where those of a state lie."""
+    """Returns the values with the shardings of a state's."""
     return jax.tree.map(lambda leaf, value: jax.device_put(value, leaf.sharding), placed, values)

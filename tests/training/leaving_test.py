@@ -1,4 +1,4 @@
-"""However one of many processes ends, all leave within SECONDS and can go on to the same end."""
+"""When one of several processes ends in any way, all exit within SECONDS, and the run resumes exactly."""
 
 import contextlib
 import os
@@ -15,8 +15,8 @@ SECONDS = 30
 
 
 @pytest.mark.timeout(480)  # nine starts of two processes
-def test_however_one_ends_all_leave_and_go_on_to_the_same_end(tmp_path: Path) -> None:
-    """A signal or a fault after every checkpoint, to the launcher (-1) or one of the two, and what is said of it."""
+def test_when_one_process_ends_all_exit_and_the_run_resumes_exactly(tmp_path: Path) -> None:
+    """Each fault comes after a checkpoint, to one of the processes or to the launcher (-1)."""
     faults = [
         (1, signal.SIGTERM, "interrupted at step"),
         (0, signal.SIGTERM, "interrupted at step"),
@@ -25,13 +25,13 @@ def test_however_one_ends_all_leave_and_go_on_to_the_same_end(tmp_path: Path) ->
         (0, signal.SIGKILL, "lost: process 0 (SIGKILL); all others have left; the same command goes on"),
         (1, signal.SIGSTOP, "lost: process 1 (no longer answered); all others have left; the same command goes on"),
         (-1, signal.SIGHUP, "interrupted at step"),
-        (-1, signal.SIGKILL, ""),  # nobody is left to speak; the processes save and leave all the same
+        (-1, signal.SIGKILL, ""),  # nobody is left to report it; the processes save and exit nevertheless
     ]
     undisturbed, workdir = tmp_path / "undisturbed", tmp_path / "run"
     done = launch(*OF_TWO, f"--workdir={undisturbed}")
     assert done.returncode == 0, done.stderr
     checkpoints = workdir / "checkpoints"
-    for number, fault, told in faults:
+    for number, fault, message in faults:
         before = set(checkpoints.glob("[0-9]*"))
         with started("launch.local_processes", "--local_processes=2", *OF_TWO, f"--workdir={workdir}") as launcher:
             try:
@@ -40,13 +40,13 @@ def test_however_one_ends_all_leave_and_go_on_to_the_same_end(tmp_path: Path) ->
                 assert {"metrics.jsonl", "lock"} <= _open_files(pids[0])
                 assert not {"metrics.jsonl", "lock"} & _open_files(pids[1])
                 os.kill([*pids, launcher.pid][number], fault)
-                said = launcher.communicate(timeout=SECONDS)[1]
+                errors = launcher.communicate(timeout=SECONDS)[1]
             finally:
                 launcher.terminate()
                 launcher.wait(SECONDS)
-        assert launcher.returncode == (75 if told else -signal.SIGKILL), said
-        assert told in said.splitlines()[-1]
-        assert ("resuming at step" in said) == bool(before)
+        assert launcher.returncode == (75 if message else -signal.SIGKILL), errors
+        assert message in errors.splitlines()[-1]
+        assert ("resuming at step" in errors) == bool(before)
         deadline = time.monotonic() + SECONDS
         while any(Path(f"/proc/{pid}").exists() for pid in pids):
             assert time.monotonic() < deadline
@@ -56,7 +56,7 @@ def test_however_one_ends_all_leave_and_go_on_to_the_same_end(tmp_path: Path) ->
     assert_same_run(workdir, undisturbed)
 
 
-def test_a_process_whose_peer_never_starts_leaves(command: Callable, tmp_path: Path) -> None:
+def test_a_process_whose_peer_never_starts_exits(command: Callable, tmp_path: Path) -> None:
     began = time.monotonic()
     alone = ["--coordinator_address=localhost:29123", "--num_processes=2", "--process_id=0", "--start_timeout=3"]
     done = command("train", *OF_TWO, f"--workdir={tmp_path}", *alone)
@@ -66,7 +66,7 @@ def test_a_process_whose_peer_never_starts_leaves(command: Callable, tmp_path: P
 
 
 def _open_files(pid: int) -> set[str]:
-    """The names of those that a process has open."""
+    """Returns the names of the files that a process has open."""
     names = set()
     for file in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(OSError):  # closed meanwhile
@@ -75,7 +75,7 @@ def _open_files(pid: int) -> set[str]:
 
 
 def _children(pid: int) -> list[int]:
-    """The processes of a launcher, in order."""
+    """Returns the ids of the processes that a launcher started, in order."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     commands = {int(child): Path(f"/proc/{child}/cmdline").read_text() for child in children}
     return [next(child for child in commands if f"--process_id={n}" in commands[child]) for n in (0, 1)]

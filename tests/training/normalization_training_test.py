@@ -1,4 +1,4 @@
-"""Training with a normalisation: with other seeds, from a checkpoint, on devices; and what cannot be had with one."""
+"""Training with normalisation: stacked seeds, resuming, devices, and the combinations that are refused."""
 
 import os
 from pathlib import Path
@@ -33,7 +33,7 @@ def program(request: pytest.FixtureRequest) -> Program:
     return make_program(settings_of(request.param), V, TOTAL)
 
 
-def test_two_seeds_side_by_side_on_one_device_equal_each_alone_on_eight(program: Program) -> None:
+def test_two_seeds_stacked_on_one_device_equal_each_alone_on_eight(program: Program) -> None:
     rates = DropoutRates.of(Config.of(settings_of("batch")).model)
     optimizer, device = make_optimizer(settings_of("batch").optimizer, TOTAL), jax.devices()[0]
     train_step = make_train_step(program.model, optimizer, make_mesh(B, [device]))
@@ -43,12 +43,12 @@ def test_two_seeds_side_by_side_on_one_device_equal_each_alone_on_eight(program:
     for n in (0, 1):
         both, _ = step(both, batch(n), np.True_, rates)
     alone = [train(program, program.init(seed), batch(0), batch(1))[0] for seed in (0, 1)]
-    # Adam makes much of roundings where a gradient is next to nothing, as that of a mean that is taken away is.
+    # Adam amplifies rounding where a gradient is nearly zero, as for a shift that the normalisation subtracts again.
     expected = jax.tree.map(lambda *leaves: np.stack(leaves), *map(on_host, alone))
     assert_close(on_host(both), expected, relative=1e-4)
 
 
-def test_a_step_that_is_not_finite_leaves_the_statistics(program: Program) -> None:
+def test_a_step_that_is_not_finite_does_not_change_the_statistics(program: Program) -> None:
     before = on_host(program.init(0))
     dead = batch(9)._replace(weight_BT=np.zeros((B, T), np.uint8))  # 0 / 0
     state, metrics = train(program, program.init(0), dead, batch(0))
@@ -59,7 +59,7 @@ def test_a_step_that_is_not_finite_leaves_the_statistics(program: Program) -> No
         assert np.all(leaf != first)
 
 
-def test_training_goes_on_from_a_checkpoint_to_the_last_bit(program: Program, tmp_path: Path) -> None:
+def test_training_resumes_from_a_checkpoint_bit_for_bit(program: Program, tmp_path: Path) -> None:
     state, _ = train(program, program.init(0), batch(0), batch(1))
     checkpoints = Checkpoints(epath.Path(tmp_path))
     checkpoints.save(2, state, {})
@@ -70,7 +70,7 @@ def test_training_goes_on_from_a_checkpoint_to_the_last_bit(program: Program, tm
     jax.tree.map(np.testing.assert_array_equal, *states)
 
 
-def test_chunks_of_time_computed_again_give_the_same_under_layer_norm() -> None:
+def test_remat_gives_the_same_gradient_with_layer_norm() -> None:
     results = []
     for remat in (0, 1):
         model, variables = drawn("layer", remat=remat)
@@ -88,7 +88,7 @@ def test_chunks_of_time_computed_again_give_the_same_under_layer_norm() -> None:
         ("batch", "remat", 4),
     ],
 )
-def test_what_cannot_be_had_with_a_norm_is_refused(norm: str, key: str, value: Any) -> None:
+def test_settings_that_do_not_go_with_a_norm_are_refused(norm: str, key: str, value: Any) -> None:
     Config.of(settings_of(norm))
     with pytest.raises(UserError, match=f"config.model.{key}={value!r} with norm={norm!r}"):
         Config.of(settings_of(norm, **{f"model.{key}": value}))
@@ -107,5 +107,5 @@ def test_batch_norms_take_one_device_of_a_cpu_or_a_collective(monkeypatch: pytes
 
 
 def train(program: Program, state: TrainState, *batches: Batch) -> tuple[TrainState, Any]:
-    """One dispatch."""
+    """Runs one dispatch."""
     return program.train_steps(state, program.put(Batch(*map(np.stack, zip(*batches, strict=True)))))

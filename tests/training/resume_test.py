@@ -1,4 +1,4 @@
-"""However a run was stopped, the same command goes on to the same end, bit for bit; dropout is on in all of it."""
+"""A run that was stopped in any way resumes with the same command, bit for bit, with dropout."""
 
 import os
 import shutil
@@ -43,7 +43,7 @@ def test_two_halves_equal_the_whole(half: Path, trained: Path, command: Callable
     assert_same_run(workdir, trained)
 
 
-def test_a_killed_run_on_an_object_store_goes_on_to_the_same_end(trained: Path, tmp_path: Path) -> None:
+def test_a_killed_run_on_an_object_store_resumes_exactly(trained: Path, tmp_path: Path) -> None:
     store.use(tmp_path / "objects")
     workdir = epath.Path("gs://bucket/runs/a")
     line = [sys.executable, "-c", ON_STORE, str(tmp_path / "objects"), str(tmp_path), TINY, f"--workdir={workdir}"]
@@ -68,7 +68,7 @@ def test_a_killed_run_on_an_object_store_goes_on_to_the_same_end(trained: Path, 
     assert there == {path.name for path in trained.iterdir()} - {"lock", "checkpoints"}
 
 
-def test_what_computes_the_same_may_change_on_resume(
+def test_settings_that_do_not_change_results_may_change_on_resume(
     half: Path, trained: Path, command: Callable, tmp_path: Path
 ) -> None:
     workdir = shutil.copytree(half, tmp_path / "run")
@@ -87,7 +87,9 @@ def test_what_computes_the_same_may_change_on_resume(
         assert row["loss"] == pytest.approx(expected["loss"], rel=1e-5)
 
 
-def test_told_to_stop_while_it_starts_it_saves_and_says_so(trained: Path, command: Callable, tmp_path: Path) -> None:
+def test_a_run_interrupted_at_its_start_exits_with_75_and_resumes(
+    trained: Path, command: Callable, tmp_path: Path
+) -> None:
     with started("lovecraft_jax.train", TINY, f"--workdir={tmp_path}") as process:
         wait_for(lambda: (tmp_path / "lock").exists(), process)
         process.terminate()
@@ -98,7 +100,7 @@ def test_told_to_stop_while_it_starts_it_saves_and_says_so(trained: Path, comman
     assert_same_run(tmp_path, trained)
 
 
-def test_a_run_in_which_nothing_comes_on_ends_and_says_so(command: Callable, tmp_path: Path) -> None:
+def test_the_watchdog_ends_a_run_that_makes_no_progress(command: Callable, tmp_path: Path) -> None:
     steps = "--config.train.steps_per_dispatch=100000", "--config.train.log_every=100000"  # one dispatch for all
     others = "--config.train.eval_every=100000", "--config.train.checkpoint_every=100000"
     done = command("train", TINY, LONG, *steps, *others, f"--workdir={tmp_path}", "--config.train.watchdog=2")
@@ -108,7 +110,7 @@ def test_a_run_in_which_nothing_comes_on_ends_and_says_so(command: Callable, tmp
     assert last.endswith("goes on from the last checkpoint: none yet")
 
 
-def test_a_checkpoint_that_cannot_be_written_ends_the_run_with_a_line_that_says_so(tmp_path: Path) -> None:
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_with_one_line(tmp_path: Path) -> None:
     limit = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); "
     program = limit + "sys.argv[0] = 'train'; runpy.run_module('lovecraft_jax.train', run_name='__main__')"
     line = [sys.executable, "-c", program, TINY, f"--workdir={tmp_path}", "--config.model.units=64"]
@@ -117,7 +119,7 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_with_a_line_that_says_
     assert "a checkpoint cannot be written" in done.stderr.splitlines()[-1]
 
 
-def test_a_kill_before_the_final_scores_leaves_only_them_to_do(
+def test_a_run_killed_before_the_final_scores_resumes_with_them(
     trained: Path, command: Callable, tmp_path: Path
 ) -> None:
     workdir = shutil.copytree(trained, tmp_path / "run")
@@ -129,7 +131,7 @@ def test_a_kill_before_the_final_scores_leaves_only_them_to_do(
     assert_same_run(workdir, trained)
 
 
-def test_damaged_checkpoints_give_way_to_the_one_before(
+def test_a_run_resumes_from_the_newest_checkpoint_that_is_not_damaged(
     half: Path, trained: Path, command: Callable, tmp_path: Path
 ) -> None:
     workdir = shutil.copytree(half, tmp_path / "run")
@@ -148,7 +150,7 @@ def test_damaged_checkpoints_give_way_to_the_one_before(
     assert_same_run(workdir, trained)
 
 
-def test_interrupted_runs_save_say_so_and_exit_with_75(interrupted: tuple[Path, list[tuple[int, str]]]) -> None:
+def test_interrupted_runs_save_and_exit_with_75(interrupted: tuple[Path, list[tuple[int, str]]]) -> None:
     _, ends = interrupted
     for code, errors in ends:
         assert code == 75, errors
@@ -156,7 +158,7 @@ def test_interrupted_runs_save_say_so_and_exit_with_75(interrupted: tuple[Path, 
         assert "Traceback" not in errors
 
 
-def test_a_run_interrupted_twice_goes_on_to_the_same_end(
+def test_a_run_interrupted_twice_resumes_exactly(
     interrupted: tuple[Path, list[tuple[int, str]]], command: Callable, tmp_path: Path
 ) -> None:
     workdir, _ = interrupted
@@ -195,6 +197,6 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tu
 
 
 def _arrays(workdir: Path, step: int) -> Path:
-    """The largest file of a checkpoint: where its arrays lie."""
+    """Returns the largest file of a checkpoint, which has its arrays."""
     files = (workdir / "checkpoints" / str(step) / "state").rglob("d/*")
     return max(files, key=lambda file: file.stat().st_size)

@@ -1,4 +1,4 @@
-"""The loss and the training step: what counts, what is forgotten, what is not finite, and what can be learnt."""
+"""The loss and the training step: weights, resets, gradients, steps that are not finite, and learning."""
 
 from typing import Any
 
@@ -42,14 +42,14 @@ def program(request: pytest.FixtureRequest) -> Program:
 
 @pytest.fixture
 def start(program: Program) -> TrainState:
-    """A state whose lanes remember something, at step 3."""
+    """A state at step 3 whose carry is not zero."""
     state = program.init(0)
     rng = np.random.default_rng(0)
     drawn = lambda leaf: jax.device_put(rng.normal(size=leaf.shape).astype(np.float32), leaf.sharding)  # noqa: E731
     return state.replace(carry=jax.tree.map(drawn, state.carry), step=state.step + 3)
 
 
-def test_nats_are_the_weighted_sum_of_the_targets_negative_log_probability() -> None:
+def test_cross_entropy_is_the_weighted_sum_of_negative_log_probabilities() -> None:
     logits_BTV = jnp.log(jnp.array([[[0.5, 0.25, 0.25], [0.125, 0.125, 0.75]], [[0.25, 0.25, 0.5], [0.5, 0.4, 0.1]]]))
     y_BT, weight_BT = np.array([[0, 1], [2, 2]], np.uint8), np.array([[1, 2], [1, 0]], np.uint8)
     total, weights = cross_entropy(logits_BTV, Batch(y_BT, y_BT, weight_BT, np.zeros(2, bool)))
@@ -57,14 +57,14 @@ def test_nats_are_the_weighted_sum_of_the_targets_negative_log_probability() -> 
     assert (float(total), float(weights)) == (pytest.approx((1 + 2 * 3 + 1) * np.log(2), rel=1e-6), 4)
 
 
-def test_forget_zeroes_the_rows_that_start_over_and_no_other() -> None:
+def test_reset_carry_zeroes_the_rows_that_restart_and_no_others() -> None:
     carry = ((jnp.full((3, 2), 7.0), jnp.full((3, 2), jnp.nan)),)
     ((c_BH, h_BH),) = reset_carry(carry, np.array([True, False, True]))
     np.testing.assert_array_equal(c_BH, [[0, 0], [7, 7], [0, 0]])
     np.testing.assert_array_equal(h_BH, [[0, 0], [np.nan, np.nan], [0, 0]])
 
 
-def test_a_row_that_starts_over_is_the_same_whatever_its_carry(program: Program, start: TrainState) -> None:
+def test_a_row_that_restarts_does_not_depend_on_its_carry(program: Program, start: TrainState) -> None:
     reset_B = np.arange(B) % 3 == 0
     given = two(batch(0)._replace(reset_B=reset_B), batch(1))
 
@@ -80,7 +80,7 @@ def test_a_row_that_starts_over_is_the_same_whatever_its_carry(program: Program,
 def test_loss_and_gradient_are_the_weighted_mean_over_all_rows(program: Program, start: TrainState) -> None:
     model = program.model
     weight_BT = np.random.default_rng(3).integers(3, size=(B, T), dtype=np.uint8)
-    weight_BT[4:] = 0  # a core, and four of eight devices, with nothing to say
+    weight_BT[4:] = 0  # one core of two, and four devices of eight, without any weight
     given = batch(0)._replace(weight_BT=weight_BT)
     masks = model.dropout_masks(jax.random.fold_in(start.rng, 3), RATES, B)
 
@@ -98,7 +98,7 @@ def test_loss_and_gradient_are_the_weighted_mean_over_all_rows(program: Program,
 
 
 @pytest.mark.parametrize("backend", ["scan", "fused", "native"])
-def test_chunks_of_time_computed_again_give_the_same_gradient_and_carry(backend: str) -> None:
+def test_remat_gives_the_same_gradient_and_carry(backend: str) -> None:
     config = small()
     config.model.layers = 2
     rng = np.random.default_rng(0)
@@ -114,7 +114,7 @@ def test_chunks_of_time_computed_again_give_the_same_gradient_and_carry(backend:
     assert_close(on_host(results[1]), on_host(results[0]))
 
 
-def test_what_has_no_weight_changes_nothing(program: Program, start: TrainState) -> None:
+def test_targets_without_weight_change_nothing(program: Program, start: TrainState) -> None:
     given, other = batch(0), batch(1)
     given.weight_BT[:, 4:] = 0
     given.weight_BT[5] = 0
@@ -123,13 +123,13 @@ def test_what_has_no_weight_changes_nothing(program: Program, start: TrainState)
     jax.tree.map(np.testing.assert_array_equal, *map(on_host, results))
 
 
-def test_a_step_that_is_not_finite_changes_nothing_nor_does_any_after_it(program: Program, start: TrainState) -> None:
+def test_no_step_is_made_from_the_first_that_is_not_finite_on(program: Program, start: TrainState) -> None:
     before = on_host(start)
     state, metrics = train(program, copy(start), two(DEAD, batch(0)))
     jax.tree.map(np.testing.assert_array_equal, on_host(state), before)
     assert metrics["finite"].tolist() == [False, True]
 
-    # Batches 0, 1, 2, with and without a step that comes to nothing after the first.
+    # Batches 0, 1, 2, with and without a step that is not finite after the first.
     state, metrics = train(program, copy(start), two(batch(0), DEAD))
     assert (int(state.step), metrics["finite"].tolist()) == (3 + 1, [True, False])
     state, _ = train(program, state, two(batch(1), batch(2)))
@@ -139,41 +139,41 @@ def test_a_step_that_is_not_finite_changes_nothing_nor_does_any_after_it(program
 
 
 @pytest.mark.parametrize(("size", "finite_loss"), [(np.nan, False), (1e20, True)])
-def test_no_step_is_taken_where_the_gradient_is_not_finite(
+def test_no_step_is_made_where_the_gradient_is_not_finite(
     program: Program, start: TrainState, size: float, finite_loss: bool
 ) -> None:
     params = start.variables["params"]
-    sick = copy(start, variables={"params": params | {"head_kernel": params["head_kernel"] * size}})
-    before = on_host(sick)
-    state, metrics = train(program, sick, two(batch(0), batch(1)))
+    overflowing = copy(start, variables={"params": params | {"head_kernel": params["head_kernel"] * size}})
+    before = on_host(overflowing)
+    state, metrics = train(program, overflowing, two(batch(0), batch(1)))
     assert np.isfinite(metrics["loss"]).tolist() == [finite_loss] * 2
     assert np.isfinite(metrics["grad_norm"]).tolist() == [False] * 2
     assert metrics["finite"].tolist() == [False] * 2
     jax.tree.map(np.testing.assert_array_equal, on_host(state), before)
 
 
-def test_an_update_that_is_not_finite_is_told_and_none_follows(program: Program, start: TrainState) -> None:
+def test_an_update_that_is_not_finite_is_reported_and_no_step_follows(program: Program, start: TrainState) -> None:
     rate = start.opt_state[0].hyperparams["learning_rate"]
-    sick = copy(start, opt_state=optax.tree.set(start.opt_state, learning_rate=rate * np.inf))
-    state, metrics = train(program, sick, two(batch(0), batch(1)))
+    overflowing = copy(start, opt_state=optax.tree.set(start.opt_state, learning_rate=rate * np.inf))
+    state, metrics = train(program, overflowing, two(batch(0), batch(1)))
     assert np.isfinite(metrics["loss"][0])
     assert np.isfinite(metrics["grad_norm"][0])
     assert metrics["finite"].tolist() == [False] * 2
     assert int(state.step) == 3 + 1
 
 
-def test_two_seeds_side_by_side_on_one_device_equal_each_alone_on_eight(program: Program) -> None:
+def test_two_seeds_stacked_on_one_device_equal_each_alone_on_eight(program: Program) -> None:
     config, device = small(), jax.devices()[0]
     train_step = make_train_step(program.model, make_optimizer(config.optimizer, TOTAL), make_mesh(B, [device]))
     states = jax.device_put([program.init(seed) for seed in (0, 1)], device)
     both = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
     step = jax.jit(jax.vmap(train_step, in_axes=(0, None, None, None)))
-    side_by_side, _ = step(both, batch(0), np.True_, RATES)
+    stacked, _ = step(both, batch(0), np.True_, RATES)
     alone = [on_host(train(program, program.init(seed), two(batch(0), DEAD))[0]) for seed in (0, 1)]
-    assert_close(on_host(side_by_side), jax.tree.map(lambda *leaves: np.stack(leaves), *alone))
+    assert_close(on_host(stacked), jax.tree.map(lambda *leaves: np.stack(leaves), *alone))
 
 
-def test_one_line_can_be_learnt_by_heart() -> None:
+def test_one_line_can_be_memorised() -> None:
     line = np.frombuffer(b"\nIn his house at R'lyeh dead Cthulhu waits dreaming.\n", np.uint8)
     config = small()
     config.model.update({"units": 32, "dropout": 0.0, "dropout_input": 0.0})
@@ -192,19 +192,19 @@ def batch(seed: int) -> Batch:
 
 
 DEAD = batch(9)._replace(weight_BT=np.zeros((B, T), np.uint8))
-"""Without a weight in it, the mean is 0 / 0."""
+"""A batch without any weight, whose mean loss is 0 / 0."""
 
 
 def two(first: Batch, second: Batch) -> Batch:
-    """The batches of one dispatch."""
+    """Returns the batches of one dispatch."""
     return Batch(*map(np.stack, zip(first, second, strict=True)))
 
 
 def train(program: Program, state: TrainState, batches: Batch) -> tuple[TrainState, Any]:
-    """One dispatch."""
+    """Runs one dispatch."""
     return program.train_steps(state, program.put(batches))
 
 
 def copy(state: TrainState, **changes: Any) -> TrainState:
-    """A state of its own, for a call that donates it."""
+    """Returns a copy, for a call that donates it."""
     return jax.tree.map(jnp.copy, state.replace(**changes))

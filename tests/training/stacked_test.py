@@ -1,0 +1,128 @@
+"""Stacked runs learn what they learn alone, resume exactly whatever stops them, and leave ordinary runs behind."""
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+from ml_collections import ConfigDict
+
+from configs import tiny
+from lovecraft_jax.run import load_run
+from lovecraft_jax.runtime.errors import DONE, INTERRUPTED, RunError, UserError
+from lovecraft_jax.training import loop
+from lovecraft_jax.training.checkpoint import saved_steps
+from lovecraft_jax.training.loop import Training
+from lovecraft_jax.training.stacked import train_stacked
+from tests.helpers.runs import assert_same_run, leaves, rows
+
+Configs = dict[str, ConfigDict]
+NAMES = ("seed_0", "seed_3", "low_rate")
+
+
+@pytest.fixture(scope="module")
+def stacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of two seeds and another learning rate, trained as one program. Read it."""
+    folder = tmp_path_factory.mktemp("stacked")
+    assert train_stacked(configs(folder)) == DONE
+    return folder
+
+
+@pytest.mark.parametrize("name", ["seed_3", "low_rate"])
+def test_a_stacked_run_learns_what_it_learns_alone(stacked: Path, tmp_path: Path, name: str) -> None:
+    assert loop.train(configs(tmp_path)[str(tmp_path / name)], str(tmp_path / name), cores=1) == DONE
+    alone = leaves(tmp_path / name)
+    for path, leaf in leaves(stacked / name).items():
+        np.testing.assert_allclose(leaf, alone[path], rtol=1e-5, atol=1e-6, err_msg=path)
+    for row, expected in zip(rows(stacked / name), rows(tmp_path / name), strict=True):
+        assert (row["step"], row["split"]) == (expected["step"], expected["split"])
+        for key in ("loss", "learning_rate"):
+            assert row.get(key, 0.0) == pytest.approx(expected.get(key, 0.0), rel=1e-5)
+
+
+def test_stacked_runs_differ_from_each_other(stacked: Path) -> None:
+    first = {name: rows(stacked / name)[0] for name in NAMES}
+    assert len({row["loss"] for row in first.values()}) == 3
+    assert first["low_rate"]["learning_rate"] == pytest.approx(0.5 * first["seed_0"]["learning_rate"])
+
+
+def test_a_stacked_run_is_finished_and_an_ordinary_run(stacked: Path, capsys: pytest.CaptureFixture) -> None:
+    for workdir, config in configs(stacked).items():
+        assert [row["split"] for row in rows(Path(workdir)) if row.get("scoring") == "final"] == ["valid", "test"]
+        assert loop.train(config, workdir, cores=1) == DONE
+        assert "already finished at step 40" in capsys.readouterr().err
+        assert load_run(workdir, "latest").step == 40
+
+
+def test_interrupted_runs_save_and_resume_to_the_same_end(
+    stacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    after = Training.after
+
+    def interrupt(run: Training, step: int, state: object, metrics: dict[str, jax.Array]) -> None:
+        if step == 15 and run.config.seed == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        after(run, step, state, metrics)
+
+    monkeypatch.setattr(Training, "after", interrupt)
+    assert train_stacked(configs(tmp_path)) == INTERRUPTED
+    assert "3 stacked runs interrupted, saved" in capsys.readouterr().err
+    assert [max(saved_steps(epath.Path(workdir))) for workdir in configs(tmp_path)] == [15, 15, 15]
+    monkeypatch.undo()
+    assert train_stacked(configs(tmp_path)) == DONE
+    for name in NAMES:
+        assert_same_run(tmp_path / name, stacked / name)
+
+
+def test_runs_that_are_behind_catch_up_to_the_same_end(stacked: Path, tmp_path: Path) -> None:
+    """As after a kill, which one run survives with a later checkpoint than another, or with its final scores."""
+    for config in (stopped := configs(tmp_path)).values():
+        config.train.stop_at_step = 20
+    assert train_stacked(stopped) == DONE
+    shutil.rmtree(tmp_path / "seed_3" / "checkpoints" / "20")
+    shutil.rmtree(tmp_path / "low_rate")
+    shutil.copytree(stacked / "low_rate", tmp_path / "low_rate")
+    assert train_stacked(configs(tmp_path)) == DONE
+    for name in NAMES:
+        assert_same_run(tmp_path / name, stacked / name)
+
+
+def test_a_run_whose_learning_rate_is_too_high_does_not_stop_the_others(
+    stacked: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    diverging = configs(tmp_path)
+    diverging[str(tmp_path / "low_rate")].optimizer.lr = 1e38
+    with pytest.raises(RunError, match=f"^{tmp_path}/low_rate: step [0-9]+: the loss or its gradient is not finite"):
+        train_stacked(diverging)
+    assert "the other runs continue" in capsys.readouterr().err
+    assert rows(tmp_path / "low_rate")[-1]["loss"] is None
+    for name in ("seed_0", "seed_3"):
+        assert_same_run(tmp_path / name, stacked / name)
+
+
+def test_configs_that_differ_in_more_than_seed_and_learning_rate_are_refused(tmp_path: Path) -> None:
+    others = configs(tmp_path)
+    others[str(tmp_path / "seed_3")].optimizer.clip = 2.0
+    with pytest.raises(UserError, match=f"{tmp_path}/seed_3: config.optimizer.clip=2.0, but 1.0 in {tmp_path}/seed_0"):
+        train_stacked(others)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_workdir_with_a_run_of_another_config_is_refused(stacked: Path) -> None:
+    others = configs(stacked)
+    for config in others.values():
+        config.model.units = 24
+    with pytest.raises(UserError, match="holds a run of another config"):
+        train_stacked(others)
+
+
+def configs(folder: Path) -> Configs:
+    """Returns the configs of the three runs, by workdir."""
+    made = {str(folder / name): tiny.get_config() for name in NAMES}
+    made[str(folder / "seed_3")].seed = 3
+    made[str(folder / "low_rate")].optimizer.lr /= 2
+    return made
