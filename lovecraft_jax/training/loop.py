@@ -229,6 +229,7 @@ class Training:
             jax.block_until_ready(self.state)
             with self.throughput.paused():
                 self.peak.measure()
+            self.logger.log(f"matmul peak of a device: {self.peak}")
         return {"mfu": self.peak.share(flops_per_second)}
 
     def _stop_at_bad_step(self, row: Row, rate: float) -> None:

@@ -90,6 +90,12 @@ class MatmulPeak:
                 partial.write_text(json.dumps({"flops_per_second": self._known}))
                 partial.replace(self._file)
 
+    def __str__(self) -> str:
+        if not self._known:
+            return "unknown: there was no memory left to measure it"
+        speed = f"{self._known / 1e9:,.0f} GFLOP/s in {self._dtype}"
+        return f"{speed}, kept in {self._file}; if the machine was busy, delete that file to measure again"
+
     def share(self, flops_per_second: float) -> float | None:
         """Returns the share of the peak (model FLOPs utilization), None where it could not be measured."""
         return flops_per_second / (self._known * self._devices) if self._known else None

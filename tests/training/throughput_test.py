@@ -67,6 +67,7 @@ def test_the_peak_is_measured_once_and_kept(cache: Path) -> None:
     measured = json.loads(file.read_text())["flops_per_second"]
     assert measured > 1e8
     assert peak.share(measured / 4) == pytest.approx(0.25)
+    assert str(peak).startswith(f"{measured / 1e9:,.0f} GFLOP/s in float32, kept in {file};")
 
     again = MatmulPeak(devices, "float32")
     assert not again.is_to_be_measured(1.0)
@@ -108,6 +109,7 @@ def test_without_memory_for_a_matmul_there_is_no_peak(cache: Path, monkeypatch: 
     assert peak.is_to_be_measured(1.0)
     peak.measure()
     assert peak.share(1.0) is None
+    assert str(peak).startswith("unknown")
     assert not peak.is_to_be_measured(1.0)
     assert not [path for path in cache.rglob("*") if path.is_file()]
 
