@@ -60,12 +60,12 @@ def _scan(
     recurrent_BH: jax.Array | None,
 ) -> tuple[LayerCarry, jax.Array]:
     def step(cell: Cell, carry: LayerCarry, gates_x_BG: jax.Array) -> tuple:
-        carry, found = cell(carry, gates_x_BG, kernel_h_HG, recurrent_BH)
-        return carry, (cell.output(carry), found)
+        carry, moments = cell(carry, gates_x_BG, kernel_h_HG, recurrent_BH)
+        return carry, (cell.output(carry), moments)
 
     scan = nn.scan(step, variable_broadcast=("params", STATISTICS), split_rngs={"params": False})
-    carry, (h_TBH, found) = scan(cell, carry, gates_x_TBG)
-    cell.remember(found)
+    carry, (h_TBH, moments) = scan(cell, carry, gates_x_TBG)
+    cell.update_statistics(moments)
     return carry, h_TBH
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from lovecraft_jax.model.matmul import dense
-from lovecraft_jax.model.normalization import Found
+from lovecraft_jax.model.normalization import BatchMoments
 
 LayerCarry = Any
 """What one layer carries from one time step to the next: an array [B, H] or a tuple of them, float32."""
@@ -49,8 +49,8 @@ class Cell(nn.Module):
 
     def __call__(
         self, carry: LayerCarry, gates_x_BG: jax.Array, kernel_h_HG: jax.Array, recurrent_BH: jax.Array | None = None
-    ) -> tuple[LayerCarry, Found]:
-        """One time step: the next carry, and the batch statistics that a norm computed on the way.
+    ) -> tuple[LayerCarry, BatchMoments]:
+        """One time step: the next carry, and in training the moments of the batch that a norm has computed.
 
         `gates_x_BG` is the input's part of the gates, after `normalise_input`; `kernel_h_HG` is kernel_h, perhaps with
         a dropout mask; `recurrent_BH` is the dropout mask on h before the matmul with it.
@@ -107,7 +107,7 @@ class Cell(nn.Module):
         """The input's part of the gates after the cell's norm, if it has one."""
         return gates_x_TBG
 
-    def remember(self, found: Found) -> None:
+    def update_statistics(self, moments: BatchMoments) -> None:
         """Moves a norm's running statistics towards those of a batch, if the cell has any."""
 
     def fold(self, token_gates_VG: jax.Array | None, below: slice) -> tuple[jax.Array, jax.Array]:

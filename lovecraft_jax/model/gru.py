@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from lovecraft_jax.model.cell import Cell
 from lovecraft_jax.model.dropout import drop
 from lovecraft_jax.model.matmul import add_bias, dot
-from lovecraft_jax.model.normalization import Found
+from lovecraft_jax.model.normalization import BatchMoments
 
 
 class GRUCell(Cell):
@@ -35,7 +35,7 @@ class GRUCell(Cell):
 
     def __call__(
         self, carry: jax.Array, gates_x_BG: jax.Array, kernel_h_HG: jax.Array, recurrent_BH: jax.Array | None = None
-    ) -> tuple[jax.Array, Found]:
+    ) -> tuple[jax.Array, BatchMoments]:
         """The next h. No norm, so no statistics of the batch."""
         gates_x_BG = add_bias(gates_x_BG, self.bias)
         gates_h_BG = dot(drop(carry, recurrent_BH), kernel_h_HG, self.dtype)

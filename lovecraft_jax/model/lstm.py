@@ -21,12 +21,12 @@ from lovecraft_jax.model.normalization import (
     FIRST_SCALE,
     PARTS,
     STATISTICS,
-    Found,
+    BatchMoments,
     normalise,
     normalise_by,
     over_features,
     over_rows,
-    running,
+    running_mean,
 )
 
 
@@ -62,18 +62,18 @@ class LSTMCell(Cell):
 
     def __call__(
         self, carry: LSTMCarry, gates_x_BG: jax.Array, kernel_h_HG: jax.Array, recurrent_BH: jax.Array | None = None
-    ) -> tuple[LSTMCarry, Found]:
-        """The next (c, h), and the batch statistics that the norm computed."""
+    ) -> tuple[LSTMCarry, BatchMoments]:
+        """The next (c, h), and in training the moments of the batch that the norm has computed."""
         c_BH, h_BH = carry
-        gates_h_BG, of_h = self._normalise("h", dot(drop(h_BH, recurrent_BH), kernel_h_HG, self.dtype))
+        gates_h_BG, moments_h = self._normalise("h", dot(drop(h_BH, recurrent_BH), kernel_h_HG, self.dtype))
         gates_BG = add_bias(gates_x_BG + gates_h_BG, self.bias)
         i, f, g, o = jnp.split(gates_BG, 4, axis=-1)
         c_BH = nn.sigmoid(f) * c_BH + nn.sigmoid(i) * jnp.tanh(g)
-        normalised_c_BH, of_c = self._normalise("c", c_BH)
+        normalised_c_BH, moments_c = self._normalise("c", c_BH)
         if "c" in self.scales:
             normalised_c_BH = add_bias(normalised_c_BH, self.shift_c)
         h_BH = nn.sigmoid(o) * jnp.tanh(normalised_c_BH)
-        return (c_BH, h_BH), of_h | of_c
+        return (c_BH, h_BH), moments_h | moments_c
 
     @staticmethod
     def initial_carry(batch: int, units: int) -> LSTMCarry:
@@ -85,7 +85,7 @@ class LSTMCell(Cell):
 
     @staticmethod
     def memory(carry: LSTMCarry) -> jax.Array:
-        """tanh(c): the model reads no more of c than this."""
+        """tanh(c), which is all that h reads of c unless `norm` normalises c first."""
         return jnp.tanh(carry[0])
 
     @staticmethod
@@ -97,17 +97,16 @@ class LSTMCell(Cell):
     def normalise_input(self, gates_x_TBG: jax.Array) -> jax.Array:
         """The input's part of the gates, [T, B, 4H] or [N, 4H], after `norm`."""
         rows = gates_x_TBG.reshape(-1, 4 * self.units) if self.norm == "batch_input" else gates_x_TBG
-        rows, found = self._normalise("x", rows)
-        self.remember(found)
+        rows, moments = self._normalise("x", rows)
+        self.update_statistics(moments)
         return rows.reshape(gates_x_TBG.shape)
 
-    def remember(self, found: Found) -> None:
-        """Moves the running statistics towards those of a batch."""
-        for part, moments in found.items():
-            for variable, value in zip(self.running[part], moments, strict=True):
-                variable.value = running(variable.value, value)
+    def update_statistics(self, moments: BatchMoments) -> None:
+        for part, mean_and_variance in moments.items():
+            for variable, value in zip(self.running[part], mean_and_variance, strict=True):
+                variable.value = running_mean(variable.value, value)
 
-    def _normalise(self, part: str, x: jax.Array) -> tuple[jax.Array, Found]:
+    def _normalise(self, part: str, x: jax.Array) -> tuple[jax.Array, BatchMoments]:
         """One part of the cell, [..., B, F], normalised; in training also the moments of the batch."""
         if part not in self.scales:
             return x, {}

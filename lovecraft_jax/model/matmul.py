@@ -1,4 +1,4 @@
-"""Products and sums, put as XLA does them best, or done in C++."""
+"""Matmuls and sums in the form that XLA computes fastest, or in C++."""
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +8,15 @@ from lovecraft_jax.model.native import ops
 
 
 def dot(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """x @ kernel with operands of `dtype`, added up in float32."""
+    """x @ kernel with operands of `dtype`, accumulated in float32."""
     return jnp.dot(x.astype(dtype), kernel.astype(dtype), preferred_element_type=jnp.float32)
 
 
 def dense(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype, in_cpp: bool) -> jax.Array:
-    """The same of x [..., D], all rows at once; with `in_cpp` (ops.py), float32 alone, and so are the gradients."""
+    """x [..., D] @ kernel [D, C] as one matmul over all leading axes: [..., C].
+
+    With `in_cpp` it and its gradients run in C++ (native/ops.py), in float32 whatever `dtype` is.
+    """
     flat_ND = x.reshape(-1, x.shape[-1])
     out_NC = _matmul(flat_ND, kernel) if in_cpp else dot(flat_ND, kernel, dtype)
     return out_NC.reshape(*x.shape[:-1], kernel.shape[-1])
@@ -34,7 +37,7 @@ _matmul.defvjp(lambda x_ND, kernel_DC: (_matmul(x_ND, kernel_DC), (x_ND, kernel_
 
 @jax.custom_vjp
 def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
-    """A bias added to the last axis."""
+    """x [..., F] + bias [F], with `sum_rows` for the gradient of the bias."""
     return x + jnp.broadcast_to(bias, x.shape)
 
 
@@ -42,6 +45,6 @@ add_bias.defvjp(lambda x, bias: (add_bias(x, bias), None), lambda _, grad: (grad
 
 
 def sum_rows(x: jax.Array) -> jax.Array:
-    """Over all axes but the last, as a product: XLA reduces on a CPU in two passes, once a twentieth of a step."""
+    """The sum over all axes but the last, as a matmul: XLA's own reduction on CPUs once took 5 % of a training step."""
     flat_NG = x.reshape(-1, x.shape[-1])
     return lax.optimization_barrier(jnp.ones(len(flat_NG), x.dtype)) @ flat_NG

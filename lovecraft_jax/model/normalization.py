@@ -1,16 +1,18 @@
-"""Normalisation in an LSTM layer: `model.norm`. Parts of a cell are brought to mean 0 and variance 1, then scaled.
+"""Normalisation inside an LSTM layer: `model.norm`. Parts of a cell get mean 0 and variance 1 and are then scaled.
 
-"layer" (Ba, Kiros and Hinton 2016, supplementary material), over the features of one row, all 4H of the gates together:
+"layer" (Ba, Kiros and Hinton 2016, supplementary material) normalises over the features of a row, all 4H gates at once:
 
     gates = LN(h @ kernel_h) * scale_h + LN(x @ kernel_x) * scale_x + bias
     h' = sigmoid(o) * tanh(LN(c') * scale_c + shift_c)
 
-"batch" (Cooijmans et al. 2016): the same, over the rows of the batch, at each time step by itself; scales start at 0.1,
-so that gradients last. Every time step waits for two collectives over the devices, and for two more on the way back.
-In the paper the statistics for evaluation are a set for each time step since a text's beginning. Here the carry
-goes on without one, and they are means over time too: near a beginning, where they differ, that costs.
+"batch" (Cooijmans et al. 2016) normalises the same parts over the rows of the batch, for each time step separately;
+scales start at 0.1, so that gradients do not vanish. Each time step waits for two collectives over the devices, and for
+two more in the backward pass. The paper keeps separate running statistics for each time step since the beginning of a
+sequence. Here the carry goes on across windows, so they are averaged over time; near the beginning of a text, where
+they differ, the model pays for that.
 
-"batch_input" (Laurent et al. 2015): x @ kernel_x alone, over the rows and the time steps of a window (sequence-wise).
+"batch_input" (Laurent et al. 2015) normalises x @ kernel_x alone, over the rows and the time steps of a window
+("sequence-wise").
 """
 
 import functools
@@ -24,39 +26,43 @@ from lovecraft_jax.model.matmul import sum_rows
 from lovecraft_jax.runtime.mesh import mean_over_devices
 
 Moments = tuple[jax.Array, jax.Array]
-"""Mean and variance, of as many axes as what they are of."""
-Found = dict[str, Moments]
-"""The moments of a batch, by the part of the cell that they are of."""
+"""Mean and variance, with as many axes as the array that they belong to."""
+BatchMoments = dict[str, Moments]
+"""The moments of a batch, by part of the cell: "x", "h", "c"."""
 Average = Callable[[tuple[jax.Array, ...]], tuple[jax.Array, ...]]
 
 STATISTICS = "batch_stats"
-"""Flax's collection of running statistics. Training is where it is mutable."""
+"""Flax's collection of running statistics. Where it is mutable, the model is training."""
 PARTS = {"none": "", "layer": "xhc", "batch_input": "x", "batch": "xhc"}
-"""What each `norm` normalises: the gates' parts from x and from h, and the cell c."""
+"""What each `norm` normalises: the gates' parts from x and from h, and the cell state c."""
 FIRST_SCALE = {"batch": 0.1}
-"""Of these, what scales start at; the others' at 1."""
+"""Initial value of the scales; 1 for the norms that are not listed."""
 MOMENTUM = 0.99
-"""Of the running statistics a step: Flax's, and Keras's."""
+"""What a running statistic keeps of itself at each step: Flax's and Keras's default."""
 EPSILON = 1e-5
-"""Added to a variance, as Flax does."""
+"""Added to a variance: the default of Flax's BatchNorm."""
 
 
 def over_features(parts: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-    """Each row's mean of x [..., F]: [..., 1]."""
+    """The means over the last axis of arrays [..., F], each [..., 1]."""
     return tuple(jnp.mean(x, axis=-1, keepdims=True) for x in parts)
 
 
 def over_rows(parts: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-    """The mean of x [..., B, F] over the rows of all devices, in one collective: [..., 1, F]. Inside `mesh.by_rows`."""
-    found: tuple[jax.Array, ...] = mean_over_devices(tuple(jnp.mean(x, axis=-2, keepdims=True) for x in parts))
-    return found
+    """The means of arrays [..., B, F] over the rows of all devices, each [..., 1, F], in one collective.
+
+    Call it inside `mesh.shard_rows`.
+    """
+    means: tuple[jax.Array, ...] = mean_over_devices(tuple(jnp.mean(x, axis=-2, keepdims=True) for x in parts))
+    return means
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def normalise(x: jax.Array, scale_F: jax.Array, average: Average) -> tuple[jax.Array, Moments]:
-    """x [..., F] by its own moments, which are given too; no gradient goes through what is done with these.
+    """x [..., F] normalised by its own moments and scaled, and the moments, through which no gradient flows.
 
-    The gradient is written out (Ioffe and Szegedy 2015): in a layer of 150 units autodiff's takes twice as long.
+    `average` says over what: `over_features` or `over_rows`. The gradient is written out (Ioffe and Szegedy 2015):
+    in a layer of 150 units autodiff's takes twice as long.
     """
     return _forward(x, scale_F, average)[0]
 
@@ -80,16 +86,16 @@ normalise.defvjp(_forward, _backward)
 
 
 def normalise_by(moments: Moments, x: jax.Array, scale_F: jax.Array) -> jax.Array:
-    """x [..., F] by given moments, [F] or of as many axes as x."""
+    """x [..., F] normalised by the given moments, [F] or with as many axes as x, and scaled."""
     mean, variance = (_over(x, moment) for moment in moments)
     return (x - mean) * lax.rsqrt(variance + EPSILON) * _over(x, scale_F)
 
 
 def _over(x: jax.Array, values: jax.Array) -> jax.Array:
-    """Values of the last axes of x, with as many axes as x has."""
+    """Values that belong to the last axes of x, with leading axes of size 1, as many as x has."""
     return jnp.expand_dims(values, range(x.ndim - values.ndim))
 
 
-def running(before_F: jax.Array, found: jax.Array) -> jax.Array:
-    """A running statistic after a step that has found these [..., F]."""
-    return MOMENTUM * before_F + (1 - MOMENTUM) * jnp.mean(found, axis=range(found.ndim - 1))
+def running_mean(before_F: jax.Array, batch: jax.Array) -> jax.Array:
+    """A running statistic [F] after a step whose batch had the statistics `batch` [..., F]."""
+    return MOMENTUM * before_F + (1 - MOMENTUM) * jnp.mean(batch, axis=range(batch.ndim - 1))

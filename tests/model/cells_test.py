@@ -33,9 +33,9 @@ def test_a_layer_equals_a_loop_over_its_cell(cell_name: str) -> None:
     outputs = []
     for x_BD in x_TBD:
         gates_x_BG = cell.apply(variables, x_BD, method="project")
-        carry, found = cell.apply(variables, carry, gates_x_BG, variables["params"]["kernel_h"])
+        carry, moments = cell.apply(variables, carry, gates_x_BG, variables["params"]["kernel_h"])
         outputs.append(cell.output(carry))
-        assert not found
+        assert not moments
     assert_close(result, (carry, np.stack(outputs)))
 
 

@@ -197,9 +197,9 @@ def test_gradients_with_masks_are_those_of_chunks_of_time_too(kinds: tuple[str, 
 
 
 @pytest.mark.parametrize("devices", [8, "cores"])
-def test_masks_of_every_kind_do_not_depend_on_the_devices(devices: int | str) -> None:
+def test_a_step_with_every_kind_does_not_depend_on_the_devices(cell_name: str, devices: int | str) -> None:
     config, rates = tiny.get_config(), DropoutRates(*map(Rate.of, (0.1, 0.2, 0.3, 0.4, 0.5)))
-    config.model.backend = "scan"
+    config.model.update({"backend": "scan", "cell": cell_name, "skip": True})
     program = make_program(config, V, 40)
     x_BT = np.random.default_rng(0).integers(V, size=(8, T), dtype=np.uint8)
     optimizer, state = make_optimizer(Config.of(config).optimizer, 40), program.init(0)

@@ -60,7 +60,7 @@ TREE["gru"] = {
         ("gru", {"cell": "gru"}),
     ],
 )
-def test_parameter_tree_is_the_promised_one(name: str, settings: dict[str, Any]) -> None:
+def test_parameter_tree_is_the_one_that_checkpoints_rest_on(name: str, settings: dict[str, Any]) -> None:
     for backend in ("scan",) if name == "gru" else ("scan", "fused"):
         variables = shapes_of(make(backend=backend, **settings))
         leaves = jax.tree_util.tree_leaves_with_path(variables["params"])
@@ -80,7 +80,7 @@ def test_every_setting_reaches_the_model() -> None:
 
 
 @pytest.mark.parametrize("backend", ["scan", "fused"])
-def test_a_split_sequence_with_the_carry_equals_the_whole(backend: str) -> None:
+def test_a_sequence_in_two_parts_with_the_carry_equals_the_whole(backend: str) -> None:
     model, x_BT = make(backend=backend), ids()
     variables, start = variables_of(model), model.initial_carry(B)
     carry, whole_BTV = run(model, variables, start, x_BT)
@@ -88,12 +88,12 @@ def test_a_split_sequence_with_the_carry_equals_the_whole(backend: str) -> None:
     last, second_BTV = run(model, variables, middle, x_BT[:, 4:])
     assert_close(np.concatenate([first_BTV, second_BTV], axis=1), whole_BTV)
     assert_close(last, carry)
-    _, forgetful_BTV = run(model, variables, start, x_BT[:, 4:])
-    assert np.max(np.abs(forgetful_BTV[:, 0] - whole_BTV[:, 4])) > 0.1
+    _, without_carry_BTV = run(model, variables, start, x_BT[:, 4:])
+    assert np.max(np.abs(without_carry_BTV[:, 0] - whole_BTV[:, 4])) > 0.1
 
 
 @pytest.mark.parametrize("backend", ["scan", "fused"])
-def test_a_future_token_never_changes_a_past_logit(backend: str) -> None:
+def test_later_tokens_do_not_change_earlier_logits(backend: str) -> None:
     model, x_BT = make(backend=backend), ids()
     variables, start = variables_of(model), model.initial_carry(B)
     changed_BT = x_BT.copy()
@@ -200,7 +200,7 @@ def test_tie_and_skip_exclude_each_other() -> None:
         shapes_of(LanguageModel(V, 2, H, embed=H, tie=True, skip=True))
 
 
-def test_bfloat16_gives_float32_logits_and_carry_near_float32s() -> None:
+def test_bfloat16_gives_float32_logits_and_carry_close_to_float32() -> None:
     model, x_BT = make(dtype="bfloat16"), ids()
     variables, start = variables_of(model), model.initial_carry(B)
     rounded, exact = run(model, variables, start, x_BT), run(make(), variables, start, x_BT)

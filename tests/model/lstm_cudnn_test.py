@@ -1,6 +1,6 @@
-"""cuDNN's LSTM: refused by name where there is none; given and giving what the fused layer is and does.
+"""The cuDNN backend: refused where there is no NVIDIA GPU; the same values and gradients as the fused layer.
 
-The call itself needs an NVIDIA GPU. Here JAX's reference of it, which takes the same packed weights, stands in.
+The call itself needs such a GPU. Here JAX's reference for it, which takes the same packed weights, stands in.
 """
 
 from typing import Any
@@ -34,12 +34,12 @@ def reference(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lstm_cudnn.rnn, "lstm", lstm)
 
 
-@pytest.mark.parametrize("embed", [0, 5])
+@pytest.mark.parametrize(("embed", "skip"), [(0, False), (5, False), (5, True)])
 @pytest.mark.parametrize("masked", [False, True])
-def test_a_model_of_cudnn_layers_equals_one_of_fused_layers(
-    reference: None, config: ConfigDict, embed: int, masked: bool
+def test_a_model_on_cudnn_equals_one_on_fused(
+    reference: None, config: ConfigDict, embed: int, skip: bool, masked: bool
 ) -> None:
-    config.model.update({"embed": embed, "units": 6, "backend": "cudnn"})
+    config.model.update({"embed": embed, "skip": skip, "units": 6, "backend": "cudnn"})
     model = make_model(config, 11)
     rng = np.random.default_rng(0)
     x_BT = rng.integers(11, size=(3, 7), dtype=np.int32)
@@ -61,7 +61,7 @@ def test_a_model_of_cudnn_layers_equals_one_of_fused_layers(
     assert_close(on_host(cudnn_s), on_host(fused))
 
 
-def test_without_an_nvidia_gpu_it_is_refused_by_name(config: ConfigDict) -> None:
+def test_without_an_nvidia_gpu_cudnn_is_refused(config: ConfigDict) -> None:
     config.model.backend = "cudnn"
     Config.of(config)
     with pytest.raises(UserError, match=r"'cudnn': needs an NVIDIA GPU, found cpu .*use fused"):

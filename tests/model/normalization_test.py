@@ -1,4 +1,4 @@
-"""The normalisations against a loop over Flax's own. Their statistics are the whole batch's, in evaluation nobody's."""
+"""Each norm against a loop over Flax's own; statistics are the global batch's in training, the running ones after."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ each_norm = pytest.mark.parametrize("norm", NORMS)
         ("batch_input", backend.fastest_backend(tiny.get_config().model), 1),
     ],
 )
-def test_value_gradients_and_statistics_equal_a_loop_over_flaxs_norms(norm: str, backend: str, devices: int) -> None:
+def test_values_gradients_and_statistics_equal_a_loop_over_flaxs_norms(norm: str, backend: str, devices: int) -> None:
     params, statistics, inputs, cotangents = draw(norm)
     cell = LSTMCell(D, H, norm=norm)
 
@@ -69,7 +69,7 @@ def test_value_gradients_and_statistics_equal_a_loop_over_flaxs_norms(norm: str,
 
 
 @each_norm
-def test_evaluation_equals_the_loop_with_the_running_statistics(norm: str) -> None:
+def test_evaluation_equals_the_loop_with_running_statistics(norm: str) -> None:
     params, statistics, inputs, _ = draw(norm)
     outputs = LSTMCell(D, H, norm=norm).apply({"params": params, **statistics}, inputs, method=layer)
     assert_close(outputs, reference(norm, params, inputs, statistics.get("batch_stats"))[0])
@@ -90,7 +90,7 @@ def test_in_evaluation_no_row_sees_another_and_no_token_a_later_one(norm: str) -
 
 
 @pytest.mark.parametrize(("norm", "backend"), [*((norm, "") for norm in NORMS), ("batch_input", "fused")])
-def test_one_token_at_a_time_gives_what_a_text_at_once_does(norm: str, backend: str) -> None:
+def test_decoding_equals_forward(norm: str, backend: str) -> None:
     model, variables = drawn(norm, backend, embed=6, layers=2)
     carry = model.initial_carry(B)
     expected = forward(model, variables, carry, tokens(0))
@@ -102,7 +102,7 @@ def test_one_token_at_a_time_gives_what_a_text_at_once_does(norm: str, backend: 
 
 
 def draw(norm: str, seed: int = 0) -> tuple[Arrays, Arrays, Arrays, Any]:
-    """A layer's parameters, running statistics, inputs, and the cotangents of all that comes out."""
+    """A layer's parameters, running statistics, inputs, and cotangents of all outputs."""
     rng = np.random.default_rng(seed)
     normal = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
     params = {"kernel_x": normal(D, 4 * H), "kernel_h": normal(H, 4 * H), "bias": normal(4 * H)}
@@ -121,7 +121,7 @@ def layer(cell: LSTMCell, inputs: Arrays, backend: str = "scan") -> Any:
 
 
 def reference(norm: str, params: Arrays, inputs: Arrays, running: Arrays | None = None) -> Any:
-    """((c, h), outputs) by a loop, with `running` statistics where given; and what each norm found, [T or 1, F]."""
+    """((c, h), outputs) by a loop, with `running` statistics if given; and each norm's batch statistics [T or 1, F]."""
     found: dict[str, list] = {}
 
     def normal(part: str, z: jax.Array) -> jax.Array:
