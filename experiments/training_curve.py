@@ -5,7 +5,7 @@ import json
 from absl import app, flags
 from etils import epath
 
-from lovecraft_jax.report.plots import Curve, curve
+from lovecraft_jax.report.plots import TrainingCurve, training_curve
 from lovecraft_jax.runtime.files import read_rows
 from lovecraft_jax.training.metrics import FILE
 
@@ -17,8 +17,8 @@ def main(argv: list[str]) -> None:
     baselines = json.loads((workdir / "baselines.json").read_text())
     config = json.loads((workdir / "config.json").read_text())
     chars_per_step = config["data"]["batch_size"] * config["data"]["seq_len"]
-    run = Curve(workdir.name, read_rows(workdir / FILE), chars_per_step, baselines)
-    curve([run]).savefig(flags.FLAGS.to, metadata={"Date": None})
+    run = TrainingCurve(workdir.name, read_rows(workdir / FILE), chars_per_step, baselines)
+    training_curve([run]).savefig(flags.FLAGS.to, metadata={"Date": None})
 
 
 if __name__ == "__main__":

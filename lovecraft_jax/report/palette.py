@@ -1,4 +1,7 @@
-"""The colours of the report, light and dark, by name. No two of a column are the same: svg.py finds them by value."""
+"""The colours of the report in light and dark, by name.
+
+No two colours of LIGHT are the same: plots are drawn in them, and plots.py then replaces each by the name.
+"""
 
 LIGHT = {
     "paper": "#fbfaf6",
@@ -27,4 +30,4 @@ DARK = {
     "heat": "#d8583e",
 }
 RUNS = ("run", "run2", "run3", "run4")
-"""One a run, where several are compared."""
+"""One for each run on a page."""
