@@ -34,9 +34,9 @@ EXCERPT = 400
 
 
 class Activations(NamedTuple):
-    """A text, the activation tanh(c) of each unit after each character in STEPS, and the id of each character.
+    """A text, the activation of each unit after each of its characters, and the id of each character.
 
-    Units of all layers are on one axis: [N, layers * units], int8.
+    An activation is STEPS * tanh(c), rounded to int8. The units of all layers are on one axis: [N, layers * units].
     """
 
     text: str
@@ -47,8 +47,8 @@ class Activations(NamedTuple):
 class BestUnit(NamedTuple):
     """The unit that follows a feature best.
 
-    `sign` is -1 if the unit is lower where the feature is higher; the score then counts those pairs. `chance` is the
-    highest score of the best unit for any of the shifted copies of the feature.
+    If `sign` is -1, the unit is lower where the feature is higher, and the score is that of the negated unit. `chance`
+    is the highest score for the shifted copies of the feature, each with its own best unit.
     """
 
     feature: str
@@ -143,7 +143,7 @@ def _at_last_mark(values_N: np.ndarray, mark_N: np.ndarray) -> np.ndarray:
 
 
 def _since_last_mark(mark_N: np.ndarray) -> np.ndarray:
-    """The distance from the last mark, 0 at the mark itself; before the first, from the position before the text."""
+    """The distance from the last mark, 0 at a mark; before the first, the distance from just before the text."""
     position = np.arange(1, len(mark_N) + 1)
     return (position - _at_last_mark(position, mark_N)).astype(float)
 
@@ -192,7 +192,7 @@ def _concordance(activations: Activations, values_N: np.ndarray, rng: np.random.
 
 
 def _truncate(tales: Mapping[str, str], units: int) -> dict[str, str]:
-    """The same share of each tale's beginning, such that MAX_ACTIVATIONS suffice, and a newline."""
+    """Cuts all tales to the same share of their length, to keep to MAX_ACTIVATIONS, and ends each with a newline."""
     share = min(1.0, MAX_ACTIVATIONS / units / sum(map(len, tales.values())))
     return {tale: text[: int(share * len(text))] + "\n" for tale, text in tales.items()}
 
@@ -211,7 +211,7 @@ def _held(carry: Carry, logits_BV: jax.Array, y_B: jax.Array) -> jax.Array:
 
 
 def _most_varied_passage(texts: Mapping[str, str], values_N: np.ndarray) -> tuple[str, int, slice]:
-    """The passage of EXCERPT characters in which the feature varies most, of consecutive ones.
+    """Of the consecutive passages of EXCERPT characters, the one in which the feature varies most.
 
     Returns its tale, its offset there, and where it lies in all texts together.
     """

@@ -25,7 +25,7 @@ from lovecraft_jax.training import metrics
 
 TEMPERATURES = (0.4, 0.7, 1.0)
 SAMPLES, LENGTH = 8, 10_000
-"""Samples at each temperature, and the tokens of each, as many as the longest piece of authorship.py has characters."""
+"""Samples at each temperature, and tokens of each: with characters, the longest piece that authorship.py uses."""
 ROW_KEYS = {
     "train": {"step", "bpc", "chars_per_second"},
     "valid": {"step", "bpc", "scoring"},
@@ -33,8 +33,8 @@ ROW_KEYS = {
     "sample": {"step"},
 }
 """The keys that a report needs in the rows of metrics.jsonl, by their split."""
-SHOWN = 5
-"""Samples from training that are shown."""
+SHOWN_SAMPLES = 5
+"""Samples from training on the page."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,10 +68,11 @@ class GeneratedTexts:
 
 @dataclasses.dataclass(frozen=True)
 class RunReport:
-    """`step` is the checkpoint's. `training_seconds` counts training steps only, not evaluations.
+    """Everything that the page shows about one run.
 
-    `author_overlap` holds the quantiles of `Overlap.measure` for the held-out tales. `rare_words` and `units` are None
-    if tokens are not characters.
+    `step` is the checkpoint's. `training_seconds` counts training steps only, not evaluations. `author_overlap`
+    holds the quantiles of `Overlap.measure` for the held-out tales. `rare_words` and `units` are None if tokens are not
+    characters.
     """
 
     name: str
@@ -98,9 +99,9 @@ class RunReport:
 
     @property
     def shown_samples(self) -> list[TrainingSample]:
-        """SHOWN of the training samples, at steps that grow geometrically, because most is learnt early."""
+        """SHOWN_SAMPLES of the training samples, at steps that grow geometrically, because most is learnt early."""
         count = len(self.training_samples)
-        places = sorted({round(count ** (n / (SHOWN - 1))) - 1 for n in range(SHOWN)}) if count else []
+        places = sorted({round(count ** (n / (SHOWN_SAMPLES - 1))) - 1 for n in range(SHOWN_SAMPLES)}) if count else []
         return [self.training_samples[place] for place in places]
 
     @property

@@ -33,7 +33,7 @@ class WordSurprisal:
 
 
 def mark_spans(text: str, spans: Iterable[Span]) -> list[MarkedPiece]:
-    """Splits a text at the ends of spans. Where spans overlap, the longest is marked."""
+    """Splits a text into pieces inside and outside of spans. Where spans overlap, the piece belongs to the longest."""
     span_of: list[Span | None] = [None] * len(text)
     for span in sorted(spans, key=lambda span: span.length):
         span_of[span.start : span.end] = [span] * (min(span.end, len(text)) - span.start)

@@ -60,12 +60,12 @@ def render(runs: Sequence[RunReport]) -> str:
 
 
 def number(value: float, decimals: int = 0) -> str:
-    """Returns a number as in 2,607,258."""
+    """Formats a number: "2,607,258"."""
     return f"{value:,.{decimals}f}"
 
 
 def odds(prob: float) -> str:
-    """Returns a probability as in "once in 4,990,000 times", or "12 in 100 times" above 0.1."""
+    """Formats a probability: "12 in 100 times" above 0.1, otherwise "once in 4,990,000 times"."""
     if prob > 0.1:
         return f"{100 * prob:.0f} in 100 times"
     times = float(f"{1 / prob:.3g}")
@@ -73,7 +73,7 @@ def odds(prob: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Returns a duration as in 5 min 40 s."""
+    """Formats a duration: "5 min 40 s"."""
     hours, rest = divmod(round(seconds), 3600)
     minutes, rest = divmod(rest, 60)
     parts = [f"{hours} h" if hours else "", f"{minutes} min" if minutes else "", "" if hours else f"{rest} s"]

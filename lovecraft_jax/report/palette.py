@@ -1,6 +1,6 @@
 """The colours of the report in light and dark, by name.
 
-No two colours of LIGHT are the same: plots are drawn in them, and plots.py then replaces each by the name.
+Plots are drawn in the colours of LIGHT, which plots.py then replaces by names. So no two of LIGHT may be the same.
 """
 
 LIGHT = {

@@ -2,6 +2,7 @@
 
 import re
 
+from matplotlib import rcParams
 from matplotlib.figure import Figure
 
 from lovecraft_jax.report import plots
@@ -38,6 +39,7 @@ def test_text_is_escaped_and_in_the_font_of_the_page() -> None:
 def test_dollars_in_the_names_of_runs_and_tales_are_no_formulas() -> None:
     drawn = svg(plots.tale_scores({"$a$": {"$x_1$": 2.0}, "_b": {"$x_1$": 2.1}}), "scores", "one")
     assert {">$a$<", ">$x_1$<", ">\u200b_b<"} <= set(re.findall(">[^<>]+<", drawn))
+    assert rcParams["text.parse_math"]  # importing plots.py changes no global setting
 
 
 def test_ids_are_unique_on_a_page_and_there_is_no_style_sheet() -> None:

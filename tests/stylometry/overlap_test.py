@@ -36,14 +36,14 @@ def test_spans_match_an_exhaustive_search(tales: dict[str, str], text: str, min_
 
 def test_a_planted_span_is_found_with_its_tale_and_offset(tales: dict[str, str]) -> None:
     names = sorted(tales)
-    held_out, copied = names[:3], names[20]
+    held_out, source = names[:3], names[20]
     overlap = Overlap({name: tales[name] for name in names[3:]})
     own = "\n\n".join(tales[name] for name in held_out)
-    planted = tales[copied][1234 : 1234 + 137]
+    planted = tales[source][1234 : 1234 + 137]
     # Between characters that occur in no tale, so that the span cannot be longer.
     text = f"{own[:5000]}#{planted}#{own[5000:]}"
-    assert [span for span in overlap.spans(text) if span.length > 100] == [Span(5001, 5138, copied, 1234)]
-    assert overlap.longest(text) == Span(5001, 5138, copied, 1234)
+    assert [span for span in overlap.spans(text) if span.length > 100] == [Span(5001, 5138, source, 1234)]
+    assert overlap.longest(text) == Span(5001, 5138, source, 1234)
     assert overlap.shares(text, (100,)) == {100: 137 / len(text)}
     assert overlap.longest(own).length < 50  # type: ignore[union-attr]
 
