@@ -5,7 +5,7 @@ import json
 from absl import app, flags
 from etils import epath
 
-from lovecraft_jax.report.plots import Curve, curve
+from lovecraft_jax.report.plots import TrainingCurve, training_curve
 from lovecraft_jax.runtime.files import read_rows
 from lovecraft_jax.training.metrics import FILE
 from lovecraft_jax.training.progress import Progress
@@ -18,8 +18,8 @@ def main(argv: list[str]) -> None:
     baselines = json.loads((workdir / "baselines.json").read_text())
     config, corpus = (json.loads((workdir / f"{name}.json").read_text()) for name in ("config", "corpus"))
     progress = Progress.of(config["data"]["batch_size"], config["data"]["seq_len"], corpus)
-    run = Curve(workdir.name, read_rows(workdir / FILE), progress.chars_per_step, baselines)
-    curve([run]).savefig(flags.FLAGS.to, metadata={"Date": None})
+    run = TrainingCurve(workdir.name, read_rows(workdir / FILE), progress.chars_per_step, baselines)
+    training_curve([run]).savefig(flags.FLAGS.to, metadata={"Date": None})
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from lovecraft_jax.model.lm import Carry, LanguageModel, Variables, forward
 from lovecraft_jax.runtime.errors import UserError
 
 MIN_TEMPERATURE = 1e-30
-"""Lower temperatures count as this one: logits divided by them would overflow float32. It is greedy already."""
+"""Lower temperatures are raised to this: logits divided by them would overflow float32. It is greedy in effect."""
 
 
 @dataclasses.dataclass(frozen=True)

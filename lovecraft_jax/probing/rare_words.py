@@ -31,7 +31,7 @@ ARTICLE_CONTEXT = "strident "
 MAX_COUNT, MIN_LETTERS = 2, 7
 """A rare word occurs at most this often in the training text, and has at least this many letters."""
 WIDTH = 256
-"""Prefixes that a word search keeps: most ranks of c150 are then right to within a fifth."""
+"""Prefixes that a word search keeps: for c150 most rank estimates are then within a fifth of the rank."""
 MIN_PROB = 1e-200
 """Lower probabilities count as this one; a float can hold little less."""
 SHOWN = 10
@@ -64,11 +64,11 @@ class LetterPrediction:
 
 @dataclasses.dataclass(frozen=True)
 class WordPrediction:
-    """A word at its place: its letters and end, and its rank among all words, that is all sequences of letters.
+    """How probable a word is at its place: its letters one by one, and its rank among other words.
 
-    `likeliest` are the most probable words there and their probabilities, `rank_of_known` the rank among the words that
-    the tales contain. `in_training` and `in_samples` count the word in the training text and in the samples, in any
-    case.
+    `likeliest` are the most probable words there, with their probabilities. `rank_of_all` is the rank among all
+    sequences of letters, `rank_of_known` that among the words of the tales. `in_training` and `in_samples` count the
+    word in the training text and in the samples, in any case.
     """
 
     place: Occurrence
@@ -90,8 +90,8 @@ class WordPrediction:
         return float(-np.mean(np.log2([letter.prob for letter in self.letters])))
 
     @property
-    def given(self) -> int:
-        """How many letters must be given for greedy decoding to finish the word; the end counts as one."""
+    def letters_to_give(self) -> int:
+        """How many letters greedy decoding must be given to finish the word; the end counts as one."""
         return max((n + 1 for n, letter in enumerate(self.letters) if letter.likelier), default=0)
 
 
@@ -99,8 +99,8 @@ class WordPrediction:
 class RareWords:
     """Predictions of the article's word at each place in the tales, the quoted one first, and of other rare words.
 
-    `known` is the number of distinct words in all tales (case counts). For the quoted place the rank among them is
-    exact. The properties summarise `rare`.
+    `known` is the number of distinct words in all tales; case matters. For the quoted place the rank among them is
+    exact. The properties other than `in_samples` are about `rare`.
     """
 
     article: list[WordPrediction]
@@ -118,13 +118,13 @@ class RareWords:
         return statistics.fmean(word.bits_per_letter for word in self.rare)
 
     @property
-    def given(self) -> float:
-        """The share of letters (and ends) that must be given."""
-        return sum(word.given for word in self.rare) / sum(len(word.letters) for word in self.rare)
+    def share_to_give(self) -> float:
+        """The share of all letters and ends that greedy decoding must be given."""
+        return sum(word.letters_to_give for word in self.rare) / sum(len(word.letters) for word in self.rare)
 
     @property
     def in_samples(self) -> list[str]:
-        """The words, of all that were predicted, that the samples contain."""
+        """The words of `article` and `rare` that the samples contain."""
         return list(dict.fromkeys(word.place.word for word in self.article + self.rare if word.in_samples))
 
 

@@ -37,7 +37,7 @@ EXCERPT = 400
 class Activations(NamedTuple):
     """A text, the memory (Cell.memory) of each unit after each character in STEPS, and the id of each character.
 
-    Units of all layers are on one axis: [N, layers * units], int8.
+    An activation is STEPS times the memory, rounded to int8. Units of all layers are on one axis: [N, layers * units].
     """
 
     text: str
@@ -48,8 +48,8 @@ class Activations(NamedTuple):
 class BestUnit(NamedTuple):
     """The unit that follows a feature best.
 
-    `sign` is -1 if the unit is lower where the feature is higher; the score then counts those pairs. `chance` is the
-    highest score of the best unit for any of the shifted copies of the feature.
+    If `sign` is -1, the unit is lower where the feature is higher, and the score is that of the negated unit. `chance`
+    is the highest score for the shifted copies of the feature, each with its own best unit.
     """
 
     feature: str
@@ -144,7 +144,7 @@ def _at_last_mark(values_N: np.ndarray, mark_N: np.ndarray) -> np.ndarray:
 
 
 def _since_last_mark(mark_N: np.ndarray) -> np.ndarray:
-    """The distance from the last mark, 0 at the mark itself; before the first, from the position before the text."""
+    """The distance from the last mark, 0 at a mark; before the first, the distance from just before the text."""
     position = np.arange(1, len(mark_N) + 1)
     return (position - _at_last_mark(position, mark_N)).astype(float)
 
@@ -193,7 +193,7 @@ def _concordance(activations: Activations, values_N: np.ndarray, rng: np.random.
 
 
 def _truncate(tales: Mapping[str, str], units: int) -> dict[str, str]:
-    """The same share of each tale's beginning, such that MAX_ACTIVATIONS suffice, and a newline."""
+    """Cuts all tales to the same share of their length, to keep to MAX_ACTIVATIONS, and ends each with a newline."""
     share = min(1.0, MAX_ACTIVATIONS / units / sum(map(len, tales.values())))
     return {tale: text[: int(share * len(text))] + "\n" for tale, text in tales.items()}
 
@@ -216,7 +216,7 @@ def _observe_memory(model: LanguageModel) -> Observe:
 
 
 def _most_varied_passage(texts: Mapping[str, str], values_N: np.ndarray) -> tuple[str, int, slice]:
-    """The passage of EXCERPT characters in which the feature varies most, of consecutive ones.
+    """Of the consecutive passages of EXCERPT characters, the one in which the feature varies most.
 
     Returns its tale, its offset there, and where it lies in all texts together.
     """

@@ -20,7 +20,7 @@ from lovecraft_jax.run import Run
 
 CONTEXT = 1000
 """Tokens of context before a word, as many as warm up scheduled scores. For c150 the surprisal of a word then differs
-by less than 0.02 bits from that after 10,000."""
+by less than 0.02 bits from that after 10,000 tokens."""
 BLOCK = 4096
 """Rows of one dispatch."""
 MAX_LETTERS = 30
@@ -28,7 +28,7 @@ MAX_LETTERS = 30
 LISTED_PROB = 1e-3
 """Words at least this probable are always returned, also when the search asks for more probable ones."""
 TOLERANCE = 1e-5
-"""Probabilities that differ by less, relatively, count as equal."""
+"""Probabilities whose relative difference is smaller count as equal."""
 
 
 class DecodingState(NamedTuple):
@@ -70,7 +70,7 @@ class FoundWords:
     """The result of a search: words and their probabilities, the most probable first.
 
     A weight says how many words a found word stands for: 1 if the search was exhaustive, otherwise such that weighted
-    counts are unbiased. `unseen` is an upper bound on the words that were missed, of those asked for.
+    counts are unbiased. `unseen` is an upper bound on the number of words asked for that were not found.
     """
 
     texts: list[str]
@@ -102,7 +102,7 @@ def state_after(run: Run, texts: Sequence[str]) -> DecodingState:
 
 
 def spelling_log_probs(run: Run, state: DecodingState, words: Sequence[str]) -> list[np.ndarray]:
-    """Returns for each text's word the log-probabilities before each of its letters and after the last [L + 1, V]."""
+    """Returns, for the word after each text, the log-probabilities before each letter and after the last [L + 1, V]."""
     ids = [run.tokenizer.encode(word).ids for word in words]
     longest = max(map(len, ids))
     padded_NL = np.stack([np.pad(word, (0, longest - len(word))) for word in ids])
@@ -130,7 +130,7 @@ def any_word(run: Run) -> WordAutomaton:
 
 
 def lexicon(run: Run, words: Iterable[str]) -> WordAutomaton:
-    """Returns the automaton (a trie) of these words, without those that have a letter which is no token."""
+    """Returns the automaton (a trie) of these words, without those that have a letter outside the vocabulary."""
     distinct = list(dict.fromkeys(words))
     ids = np.split(run.tokenizer.encode("".join(distinct)).ids, np.cumsum([len(word) for word in distinct])[:-1])
     children: list[dict[int, int]] = [{}]
@@ -157,7 +157,7 @@ def lexicon(run: Run, words: Iterable[str]) -> WordAutomaton:
 def search_words(
     run: Run, state: DecodingState, automaton: WordAutomaton, probs: Sequence[float], width: int, seed: int = 0
 ) -> list[FoundWords]:
-    """Finds, for each text, the words of the automaton with at least its probability in `probs`, or LISTED_PROB.
+    """Finds, for each text, the words of the automaton that are at least as probable as its `probs` or LISTED_PROB.
 
     The search goes through prefixes by length (a beam search). No word is more probable than its prefix, so prefixes
     below the probability asked for are dropped (branch and bound), which loses no word. If a text has more than `width`
@@ -196,7 +196,7 @@ def search_words(
 def _priority_sample(
     text: np.ndarray, size: np.ndarray, weight: np.ndarray, width: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which `width` prefixes of each text are kept, and the weights of all prefixes if they are."""
+    """The indices of the prefixes to keep, `width` for each text, and the weight of every prefix if it is kept."""
     size = size * weight
     priority = size / (1 - rng.random(len(size)))
     order = np.lexsort((-priority, text))

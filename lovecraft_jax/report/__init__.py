@@ -1,1 +1,1 @@
-"""python -m lovecraft_jax.report: one HTML page about a run, or several side by side."""
+"""python -m lovecraft_jax.report: one HTML page about a run, or about several side by side."""

@@ -1,10 +1,10 @@
-"""python -m lovecraft_jax.report --workdir=runs/c150: a page about a run, or about several side by side."""
+"""python -m lovecraft_jax.report --workdir=runs/c150: an HTML page about a run, or about several side by side."""
 
 from absl import flags
 from etils import epath
 
 from lovecraft_jax import cli
-from lovecraft_jax.report.collect import find
+from lovecraft_jax.report.collect import collect_run
 from lovecraft_jax.report.page import render
 from lovecraft_jax.report.palette import RUNS
 from lovecraft_jax.runtime.errors import UserError
@@ -16,33 +16,33 @@ def main() -> int:
     F = flags.FLAGS
     workdirs = cli.required("workdir", "runs/c150")
     if len(workdirs) > len(RUNS):
-        raise UserError(f"--workdir given {len(workdirs)} times: a page holds up to {len(RUNS)} runs")
+        raise UserError(f"--workdir given {len(workdirs)} times: expected at most {len(RUNS)} runs on a page")
     paths = [str(resolve_path(workdir)) for workdir in workdirs]
     if len(set(paths)) < len(paths):
-        raise UserError(f"--workdir={' --workdir='.join(workdirs)}: one of them is there twice")
+        raise UserError(f"--workdir={' --workdir='.join(workdirs)}: one of them is given twice; leave it out")
     names = [path.rpartition("/")[-1] for path in paths]
     if len(set(names)) < len(names):
         names = paths
-    if given := cli.given("to"):  # before the work is done
-        _make_room(resolve_path(given))
-    runs = [find(workdir, F.checkpoint, name) for workdir, name in zip(workdirs, names, strict=True)]
+    if given := cli.given("to"):  # checked before the runs are analysed, which takes minutes
+        _make_parent(resolve_path(given))
+    runs = [collect_run(workdir, F.checkpoint, name) for workdir, name in zip(workdirs, names, strict=True)]
     to = resolve_path(given or f"{paths[0]}/report/index.html")
-    _make_room(to)
+    _make_parent(to)
     write_text(to, render(runs))
     print(to)
     return 0
 
 
-def _make_room(page: epath.Path) -> None:
+def _make_parent(page: epath.Path) -> None:
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{page}: its folder cannot be made ({error.strerror}); name another with --to") from None
+        raise UserError(f"{page}: cannot make its folder ({error.strerror}); give another with --to") from None
     if page.is_dir():
-        raise UserError(f"{page}: a folder; name a file in it with --to={page}/index.html")
+        raise UserError(f"{page}: a folder, expected a file; give --to={page}/index.html")
 
 
 if __name__ == "__main__":
     cli.define_run_flags(several=True)
-    flags.DEFINE_string("to", None, "The page to write; <workdir>/report/index.html by default, of the first.")
+    flags.DEFINE_string("to", None, "The page to write; by default <workdir>/report/index.html of the first run.")
     cli.run(main)

@@ -1,4 +1,4 @@
-"""All that a report says of one run, as plain values."""
+"""Everything that a report shows about one run, as plain values."""
 
 import dataclasses
 import json
@@ -10,6 +10,7 @@ from etils import epath
 from lovecraft_jax.data import dataset
 from lovecraft_jax.inference.generate import Sampling
 from lovecraft_jax.probing import rare_words, surprisal, units
+from lovecraft_jax.probing.rare_words import RareWords
 from lovecraft_jax.probing.surprisal import Surprisal
 from lovecraft_jax.probing.units import UnitExcerpt
 from lovecraft_jax.run import load_run
@@ -24,51 +25,56 @@ from lovecraft_jax.training import metrics
 from lovecraft_jax.training.progress import Progress
 
 TEMPERATURES = (0.4, 0.7, 1.0)
-STREAMS, LENGTH = 8, 10_000
-"""Samples at each temperature, and the tokens of each: one of the longest pieces that are judged."""
+SAMPLES, LENGTH = 8, 10_000
+"""Samples at each temperature, and tokens of each: with characters, the longest piece that authorship.py uses."""
 ROW_KEYS = {
     "train": {"step", "bpc", "chars_per_second"},
     "valid": {"step", "bpc", "scoring"},
     "test": {"step", "bpc", "scoring"},
     "sample": {"step"},
 }
-"""What a report takes from the rows of metrics.jsonl, by their split."""
-SHOWN = 5
-"""Of the samples that training wrote."""
+"""The keys that a report needs in the rows of metrics.jsonl, by their split."""
+SHOWN_SAMPLES = 5
+"""Samples from training on the page."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Stage:
-    """What the run wrote at an evaluation, the prompt before it, and its valid score then, where it was kept.
+class TrainingSample:
+    """A sample that training generated at an evaluation: the text with its prompt, and the valid score, if recorded.
 
-    `figures` are those of `style.measure` and `Overlap.measure`, of the text without the prompt.
+    `features` are those of features.py and overlap.py, measured without the prompt.
     """
 
     step: int
     text: str
     bpc: float | None
-    figures: dict[str, float]
+    features: dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
-class Written:
-    """What the model writes at a temperature, from nothing but a newline.
+class GeneratedTexts:
+    """Texts that the model generates at one temperature after a newline, compared with the author.
 
-    `spans` are those of the first text. `copied` are the means of `Overlap.measure` over the texts; `longest` is the
-    longest span of all, with its words.
+    `spans` are the spans that the first text shares with the training text. `overlap` are the means over the texts of
+    `Overlap.measure`, `longest` is the longest span of all texts and its characters.
     """
 
     temperature: float
     texts: list[str]
     spans: list[Span]
-    copied: dict[str, float]
+    overlap: dict[str, float]
     longest: tuple[Span, str] | None
-    style: Comparison
+    comparison: Comparison
 
 
 @dataclasses.dataclass(frozen=True)
-class Findings:
-    """`step` is the checkpoint's. `training_seconds` are those of the steps alone, without evaluations."""
+class RunReport:
+    """Everything that the page shows about one run.
+
+    `step` is the checkpoint's. `training_seconds` counts training steps only, not evaluations. `author_overlap`
+    holds the quantiles of `Overlap.measure` for the held-out tales. `rare_words` and `units` are None if tokens are not
+    characters.
+    """
 
     name: str
     workdir: str
@@ -81,11 +87,11 @@ class Findings:
     baselines: dict[str, float]
     training_seconds: float
     progress: Progress
-    stages: list[Stage]
-    written: list[Written]
-    copied_by_author: dict[str, tuple[float, float, float]]
-    words: rare_words.RareWords | None
-    surprise: Surprisal
+    training_samples: list[TrainingSample]
+    generated: list[GeneratedTexts]
+    author_overlap: dict[str, tuple[float, float, float]]
+    rare_words: RareWords | None
+    surprisal: Surprisal
     units: list[UnitExcerpt] | None
 
     @property
@@ -94,66 +100,68 @@ class Findings:
         return self.progress.chars_per_step
 
     @property
-    def shown_stages(self) -> list[Stage]:
-        """SHOWN of them, each about as many times further on as the next: most is learnt early."""
-        count = len(self.stages)
-        return [self.stages[i] for i in sorted({round(count ** (n / (SHOWN - 1))) - 1 for n in range(SHOWN)}) if count]
+    def shown_samples(self) -> list[TrainingSample]:
+        """SHOWN_SAMPLES of the training samples, at steps that grow geometrically, because most is learnt early."""
+        count = len(self.training_samples)
+        places = sorted({round(count ** (n / (SHOWN_SAMPLES - 1))) - 1 for n in range(SHOWN_SAMPLES)}) if count else []
+        return [self.training_samples[place] for place in places]
 
     @property
-    def longest_copied(self) -> int:
-        """In characters, of all that is written."""
-        return max((at.longest[0].length for at in self.written if at.longest), default=0)
+    def longest_overlap(self) -> int:
+        """The characters of the longest span that any generated text shares with the training text."""
+        return max((texts.longest[0].length for texts in self.generated if texts.longest), default=0)
 
     @property
-    def real(self) -> FeatureComparison:
-        """The rate of real words at the highest temperature, beside the author's."""
-        return next(row for row in self.written[-1].style.features if row.feature.key == "real")
+    def real_words(self) -> FeatureComparison:
+        """The share of real words at the highest temperature, beside the author's."""
+        return next(row for row in self.generated[-1].comparison.features if row.feature.key == "real")
 
     @property
     def clear_units(self) -> list[UnitExcerpt]:
-        """Those that stand out from chance: twice as far from a half."""
+        """The units whose score is at least twice as far from 1/2 as the score by chance."""
         return [unit for unit in self.units or () if unit.score - 0.5 > 2 * (unit.chance - 0.5)]
 
     @property
     def steps(self) -> int:
-        """How far training has come, of which the checkpoint may be an earlier step."""
+        """The last training step; the checkpoint may be from an earlier one."""
         return max((row["step"] for row in self.rows), default=self.step)
 
     @property
-    def passes(self) -> float:
-        """Times that training went over its text."""
+    def epochs(self) -> float:
+        """Epochs of training up to `steps`."""
         return self.progress.epochs(self.steps)
 
     @property
-    def style_rows(self) -> list[tuple[FeatureComparison, ...]]:
-        """Each figure of style at every temperature."""
-        return list(zip(*(at.style.features for at in self.written), strict=True))
+    def features_by_temperature(self) -> list[tuple[FeatureComparison, ...]]:
+        """For each feature its comparisons at all temperatures."""
+        return list(zip(*(texts.comparison.features for texts in self.generated), strict=True))
 
     def final(self, split: str) -> float | None:
-        """The published score, in bits per character; None where it is not of this checkpoint."""
+        """Returns the final score in bits per character; None if it was not computed from this checkpoint."""
         final = [row for row in self.rows if row["split"] == split and row.get("scoring") == "final"]
         return final[-1]["bpc"] if final and final[-1]["checkpoint"] == self.step else None
 
 
-def find(workdir: str, checkpoint: str, name: str) -> Findings:
-    """Everything about the run in `workdir`. Raises UserError where it is none, or its corpus is not to be had."""
+def collect_run(workdir: str, checkpoint: str, name: str) -> RunReport:
+    """Loads the run in `workdir` and analyses it. Raises UserError if it is no run or its corpus cannot be loaded."""
     run, path = load_run(workdir, checkpoint), resolve_path(workdir)
     config = run.config.to_dict()
-    texts = dataset.prepare(run.config, run.corpus, run.tokenizer).splits.by_tale
+    tales = dataset.prepare(run.config, run.corpus, run.tokenizer).splits.by_tale
     progress = Progress.of(run.config.data.batch_size, run.config.data.seq_len, run.corpus)
-    rows = _rows(path / metrics.FILE)
+    rows = _read_metrics(path / metrics.FILE)
     versions, baselines = (_read_json(path / f"{name}.json") for name in ("versions", "baselines"))
-    log(f"{name}: writing {STREAMS} samples at each of {len(TEMPERATURES)} temperatures, beside the author's pieces")
-    overlap = Overlap(texts["train"])
-    held_out = texts["valid"] | texts["test"]
-    author = Author(texts["train"] | held_out, held_out.keys())
-    written = [
-        _written(temperature, run.generate("", LENGTH, 0, Sampling(temperature), STREAMS), overlap, author)
+    log(f"{name}: generating {SAMPLES} samples at each of {len(TEMPERATURES)} temperatures")
+    overlap = Overlap(tales["train"])
+    held_out = tales["valid"] | tales["test"]
+    author = Author(tales["train"] | held_out, held_out.keys())
+    generated = [
+        _compare(temperature, run.generate("", LENGTH, 0, Sampling(temperature), SAMPLES), overlap, author)
         for temperature in TEMPERATURES
     ]
-    log(f"{name}: rare words, single units, held-out tales")
-    everything = [text for at in written for text in at.texts]
-    return Findings(
+    log(f"{name}: analysing rare words, single units and held-out tales")
+    all_texts = [text for texts in generated for text in texts.texts]
+    chars = run.tokenizer.level == "chars"
+    return RunReport(
         name=name,
         workdir=workdir,
         config=config,
@@ -165,24 +173,26 @@ def find(workdir: str, checkpoint: str, name: str) -> Findings:
         baselines=baselines,
         training_seconds=progress.seconds(rows),
         progress=progress,
-        stages=_stages(path / "samples", rows, config["sample"]["prompt"], author.reference, overlap),
-        written=written,
-        copied_by_author=overlap.quantiles(held_out.values(), LENGTH),
-        words=rare_words.analyze(run, texts, everything) if run.tokenizer.level == "chars" else None,
-        units=units.analyze(run, texts) if run.tokenizer.level == "chars" else None,
-        surprise=surprisal.analyze(run, texts),
+        training_samples=_training_samples(
+            path / "samples", rows, config["sample"]["prompt"], author.reference, overlap
+        ),
+        generated=generated,
+        author_overlap=overlap.quantiles(held_out.values(), LENGTH),
+        rare_words=rare_words.analyze(run, tales, all_texts) if chars else None,
+        units=units.analyze(run, tales) if chars else None,
+        surprisal=surprisal.analyze(run, tales),
     )
 
 
-def _written(temperature: float, texts: list[str], overlap: Overlap, author: Author) -> Written:
-    figures = [overlap.measure(text) for text in texts]
-    copied = {key: sum(of_text[key] for of_text in figures) / len(texts) for key in figures[0]}
-    longest = [(span, text[span.start : span.end]) for text in texts if (span := overlap.longest(text))]
-    of_all = max(longest, key=lambda pair: pair[0].length, default=None)
-    return Written(temperature, texts, overlap.spans(texts[0]), copied, of_all, author.compare("".join(texts)))
+def _compare(temperature: float, texts: list[str], overlap: Overlap, author: Author) -> GeneratedTexts:
+    measured = [overlap.measure(text) for text in texts]
+    means = {key: sum(values[key] for values in measured) / len(texts) for key in measured[0]}
+    spans = [(span, text[span.start : span.end]) for text in texts if (span := overlap.longest(text))]
+    longest = max(spans, key=lambda pair: pair[0].length, default=None)
+    return GeneratedTexts(temperature, texts, overlap.spans(texts[0]), means, longest, author.compare("".join(texts)))
 
 
-def _rows(path: epath.Path) -> list[Row]:
+def _read_metrics(path: epath.Path) -> list[Row]:
     try:
         rows = read_rows(path)
         for row in rows:
@@ -200,13 +210,15 @@ def _read_json(path: epath.Path) -> dict[str, Any]:
         raise UserError(f"{path}: damaged ({error}); start the training again, which writes it anew") from None
 
 
-def _stages(folder: epath.Path, rows: list[Row], prompt: str, reference: Reference, overlap: Overlap) -> list[Stage]:
-    samples = sorted(path for path in folder.glob("*.txt") if path.stem.isdigit()) if folder.exists() else []
+def _training_samples(
+    folder: epath.Path, rows: list[Row], prompt: str, reference: Reference, overlap: Overlap
+) -> list[TrainingSample]:
+    files = sorted(path for path in folder.glob("*.txt") if path.stem.isdigit()) if folder.exists() else []
     bpc = {row["step"]: row["bpc"] for row in rows if row["split"] == "valid" and row["scoring"] == "scheduled"}
-    stages = []
-    for path in samples:
-        step, text = int(path.stem), path.read_text().removesuffix("\n")
-        written = text.removeprefix(prompt)
-        figures = measure(written, reference) | overlap.measure(written)
-        stages.append(Stage(step, text, bpc.get(step), figures))
-    return stages
+    samples = []
+    for file in files:
+        step, text = int(file.stem), file.read_text().removesuffix("\n")
+        generated = text.removeprefix(prompt)
+        features = measure(generated, reference) | overlap.measure(generated)
+        samples.append(TrainingSample(step, text, bpc.get(step), features))
+    return samples

@@ -1,4 +1,4 @@
-"""Texts cut into pieces that a page shows differently: copied spans, how surprising each token was, what a unit did."""
+"""Splits texts into pieces for the page: by shared spans, by words and their surprisal, by a unit's activation."""
 
 import dataclasses
 import itertools
@@ -10,43 +10,43 @@ import numpy as np
 from lovecraft_jax.stylometry.overlap import Span
 
 BITS = (1, 2, 4, 6, 8)
-"""Where the levels 1, 2, ... of surprise begin; under the first is level 0."""
-HELD = (0.2, 0.4, 0.6, 0.8)
-"""The same for what a cell holds, from 0 for the lowest of a passage to 1 for the highest."""
+"""The lower ends of the levels 1, 2, ... of surprisal; below the first is level 0."""
+ACTIVATIONS = (0.2, 0.4, 0.6, 0.8)
+"""The same for activations, on a scale from 0 (the lowest of the passage) to 1 (the highest)."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Copied:
-    """A piece of a text and the span that it is from, None where it is the text's own."""
+class MarkedPiece:
+    """A piece of a text and the span that it belongs to, None if it belongs to none."""
 
     text: str
     span: Span | None
 
 
 @dataclasses.dataclass(frozen=True)
-class Word:
-    """A word with what surrounds it: what it cost in all, and its pieces of one level each."""
+class WordSurprisal:
+    """A word with the white space before it, its surprisal, and its pieces with the level of each."""
 
     text: str
     bits: float
     pieces: list[tuple[str, int]]
 
 
-def copied(text: str, spans: Iterable[Span]) -> list[Copied]:
-    """`text` in pieces. Where spans overlap, the longer one is shown."""
-    owner: list[Span | None] = [None] * len(text)
-    for span in sorted(spans, key=lambda span: span.end - span.start):
-        owner[span.start : span.end] = [span] * (min(span.end, len(text)) - span.start)
-    pieces, at = [], 0
-    for shown, group in itertools.groupby(owner):
-        end = at + len(list(group))
-        pieces.append(Copied(text[at:end], shown))
-        at = end
+def mark_spans(text: str, spans: Iterable[Span]) -> list[MarkedPiece]:
+    """Splits a text into pieces inside and outside of spans. Where spans overlap, the piece belongs to the longest."""
+    span_of: list[Span | None] = [None] * len(text)
+    for span in sorted(spans, key=lambda span: span.length):
+        span_of[span.start : span.end] = [span] * (min(span.end, len(text)) - span.start)
+    pieces, start = [], 0
+    for span_here, group in itertools.groupby(span_of):
+        end = start + len(list(group))
+        pieces.append(MarkedPiece(text[start:end], span_here))
+        start = end
     return pieces
 
 
-def surprising(tokens: Sequence[str], bits: np.ndarray) -> list[Word]:
-    """The text of `tokens` word by word; the space after a word is the next one's, and so is what it cost."""
+def split_words(tokens: Sequence[str], bits: np.ndarray) -> list[WordSurprisal]:
+    """Splits a text, given as tokens and their surprisals, into words. White space belongs to the word after it."""
     levels = np.searchsorted(BITS, bits, side="right")
     words: list[list[int]] = []
     for i, token in enumerate(tokens):
@@ -54,29 +54,30 @@ def surprising(tokens: Sequence[str], bits: np.ndarray) -> list[Word]:
             words.append([])
         words[-1].append(i)
     return [
-        Word(
+        WordSurprisal(
             "".join(tokens[i] for i in word),
             float(sum(bits[i] for i in word)),
-            _pieces([tokens[i] for i in word], [int(levels[i]) for i in word]),
+            _join_levels([tokens[i] for i in word], [int(levels[i]) for i in word]),
         )
         for word in words
     ]
 
 
-def held(text: str, values: np.ndarray) -> list[tuple[str, int]]:
-    """`text` in pieces of one level each, by a value a character."""
-    spread = float(np.ptp(values)) or 1.0
-    levels = np.searchsorted(HELD, (values - values.min()) / spread, side="right")
-    return _pieces(text, [int(level) for level in levels])
+def split_activations(text: str, activations: np.ndarray) -> list[tuple[str, int]]:
+    """Splits a text into pieces with one level of activation each, given the activation at each character."""
+    spread = float(np.ptp(activations)) or 1.0
+    levels = np.searchsorted(ACTIVATIONS, (activations - activations.min()) / spread, side="right")
+    return _join_levels(text, [int(level) for level in levels])
 
 
-def shortened(text: str, length: int) -> str:
-    """Its first `length` characters, up to the end of a word."""
+def shorten(text: str, length: int) -> str:
+    """Returns at most the first `length` characters of a text; the last word, which may be cut, is dropped."""
     if len(text) <= length:
         return text
     return re.sub(r"\s+\S*$", "", text[:length])
 
 
-def _pieces(tokens: Sequence[str], levels: Sequence[int]) -> list[tuple[str, int]]:
+def _join_levels(tokens: Sequence[str], levels: Sequence[int]) -> list[tuple[str, int]]:
+    """Joins consecutive tokens of the same level."""
     grouped = itertools.groupby(zip(tokens, levels, strict=True), key=lambda pair: pair[1])
     return [("".join(token for token, _ in group), level) for level, group in grouped]

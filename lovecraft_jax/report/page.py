@@ -1,6 +1,5 @@
-"""Findings in, one HTML page out, with everything that it needs inside."""
+"""Renders run reports as one HTML page that needs no other file."""
 
-import datetime
 import math
 from collections.abc import Sequence
 
@@ -9,34 +8,34 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lovecraft_jax.report import plots
-from lovecraft_jax.report.collect import Findings
-from lovecraft_jax.report.excerpts import BITS, copied, held, shortened, surprising
+from lovecraft_jax.report.collect import RunReport
+from lovecraft_jax.report.excerpts import BITS, mark_spans, shorten, split_activations, split_words
 from lovecraft_jax.report.palette import DARK, LIGHT, RUNS
 from lovecraft_jax.stylometry.authorship import DistributionComparison, FeatureComparison
 from lovecraft_jax.stylometry.overlap import MIN_SPAN
 
-SHOWN = 900
+SAMPLE_CHARS = 900
 """Characters of a sample on the page."""
 
-CURVES = {
+DISTRIBUTIONS = {
     "letters": ("Letter frequencies", "letter", "% of letters"),
     "word_lengths": ("Word lengths", "letters", "share of words"),
     "sentence_lengths": ("Sentence lengths", "words", "share of sentences"),
-    "zipf": ("Frequencies of words by rank", "rank of the word", "share of words"),
-    "type_token": ("Distinct words", "running words", "distinct words"),
+    "zipf": ("Word frequencies by rank", "rank of the word", "share of words"),
+    "type_token": ("Distinct words", "words from the start", "distinct words"),
 }
-"""Key of `Comparison.distributions` -> what it is, its axes."""
+"""Key of `Comparison.distributions` -> title, x axis, y axis."""
 
-LEARNING = {
+TRAINING_FEATURES = {
     "real": "real words, %",
     "letters_tv": "letters: total variation from the author's",
-    "copied_longest": "longest copied span, characters",
+    "copied_longest": "longest verbatim span, characters",
 }
-"""Of each sample that was written while training."""
+"""Features of the training samples that are plotted, and their titles."""
 
 
-def render(runs: Sequence[Findings]) -> str:
-    """The page of one run, or of several side by side."""
+def render(runs: Sequence[RunReport]) -> str:
+    """Returns the HTML page of one run, or of several side by side."""
     environment = Environment(
         loader=PackageLoader("lovecraft_jax.report"),
         autoescape=True,
@@ -44,20 +43,86 @@ def render(runs: Sequence[Findings]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": _number, "place": _place, "duration": _duration, "chance": _chance}
-    environment.filters |= {"copied": copied, "held": held, "shortened": shortened, "surprising": surprising}
-    curves = [plots.Curve(run.name, run.rows, run.chars_per_step, run.baselines) for run in runs]
-    scores = {run.name: {score.tale: score.bpc for score in run.surprise.scores} for run in runs}
+    filters = (mark_spans, split_activations, split_words, shorten, number, strip_position, duration, odds)
+    environment.filters |= {function.__name__: function for function in filters}
+    curves = [plots.TrainingCurve(run.name, run.rows, run.chars_per_step, run.baselines) for run in runs]
+    scores = {run.name: {score.tale: score.bpc for score in run.surprisal.scores} for run in runs}
     return environment.get_template("report.html").render(
-        runs=[(run, colour, _figures(run, colour)) for run, colour in zip(runs, RUNS, strict=False)],
-        least=MIN_SPAN,
-        shown=SHOWN,
+        runs=[(run, colour, _plots(run, colour)) for run, colour in zip(runs, RUNS, strict=False)],
+        min_span=MIN_SPAN,
+        sample_chars=SAMPLE_CHARS,
         light=LIGHT,
         dark=DARK,
         bits=BITS,
-        scores=Markup(plots.svg(plots.scores(scores), _scores_label(scores), "scores")),
-        curve=Markup(plots.svg(plots.curve(curves), _curve_label(runs), "curve")),
+        scores=Markup(plots.svg(plots.tale_scores(scores), _scores_label(scores), "scores")),
+        curve=Markup(plots.svg(plots.training_curve(curves), _curve_label(runs), "curve")),
     )
+
+
+def number(value: float, decimals: int = 0) -> str:
+    """Formats a number: "2,607,258"."""
+    return f"{value:,.{decimals}f}"
+
+
+def odds(prob: float) -> str:
+    """Formats a probability: "12 in 100 times" above 0.1, otherwise "once in 4,990,000 times"."""
+    if prob > 0.1:
+        return f"{100 * prob:.0f} in 100 times"
+    times = float(f"{1 / prob:.3g}")
+    return f"once in {times:,.0f} times" if times < 1e12 else f"once in {times:.1e} times"
+
+
+def duration(seconds: float) -> str:
+    """Formats a duration: "5 min 40 s"."""
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, rest = divmod(rest, 60)
+    parts = [f"{hours} h" if hours else "", f"{minutes} min" if minutes else "", "" if hours else f"{rest} s"]
+    return " ".join(filter(None, parts))
+
+
+def strip_position(feature: FeatureComparison) -> float:
+    """Returns where a value lies in a strip of width 100, in which the author's interval is from 30 to 70."""
+    middle, half = (feature.low + feature.high) / 2, (feature.high - feature.low) / 2
+    off = feature.value - middle
+    return min(97.0, max(3.0, 50 + 20 * (off / half if half else math.copysign(9, off) * (off != 0))))
+
+
+def _plots(run: RunReport, colour: str) -> dict[str, Markup]:
+    """The plots of one run, by key."""
+    last = run.generated[-1]
+    name = f"{run.name} at {last.temperature}"
+    curves = last.comparison.distributions
+    figures = {"letters": plots.letter_frequencies(f"at {last.temperature}", curves["letters"], colour)}
+    for key, (_, xlabel, ylabel) in DISTRIBUTIONS.items():
+        texts = {f"at {texts.temperature}": texts.comparison.distributions[key] for texts in run.generated}
+        if key != "letters":
+            figures[key] = plots.distributions(texts, xlabel, ylabel, colour, logarithmic=key == "zipf")
+    labels = {
+        key: _distribution_label(f"{title} of {name}", curves[key]) for key, (title, _, _) in DISTRIBUTIONS.items()
+    }
+    if run.training_samples:
+        read = [sample.step * run.chars_per_step / 1e6 for sample in run.training_samples]
+        values = {key: [sample.features[key] for sample in run.training_samples] for key in TRAINING_FEATURES}
+        titled = [(title, values[key]) for key, title in TRAINING_FEATURES.items()]
+        figures["learning"] = plots.training_samples(read, titled, colour)
+        ends = "; ".join(f"{title} from {v[0]:.3g} to {v[-1]:.3g}" for title, v in titled)
+        labels["learning"] = f"Samples of {run.name} during training: {ends}."
+    for word in run.rare_words.article[:1] if run.rare_words else ():
+        letters = [letter.text for letter in word.letters]
+        probs = [letter.prob for letter in word.letters]
+        likeliest = [letter.likeliest for letter in word.letters]
+        figures["word"] = plots.word_probabilities(letters, probs, likeliest, colour)
+        pairs = zip(letters, probs, strict=True)
+        listed = ", ".join(f"{letter or 'the end'} {100 * prob:.0f} %" for letter, prob in pairs)
+        labels["word"] = f"The probability of each letter of {word.place.word} by {run.name}: {listed}."
+    return {key: Markup(plots.svg(figure, labels[key], f"{run.name}-{key}")) for key, figure in figures.items()}
+
+
+def _distribution_label(title: str, text: DistributionComparison) -> str:
+    if np.isnan(text.low).all():
+        return f"{title}; there are too few pieces of the author's to compare with."
+    outside = int(np.count_nonzero((text.value < text.low) | (text.value > text.high)))
+    return f"{title}, beside the author's: outside the 95 % interval at {outside} of {len(text.x)} places."
 
 
 def _scores_label(scores: dict[str, dict[str, float]]) -> str:
@@ -65,50 +130,7 @@ def _scores_label(scores: dict[str, dict[str, float]]) -> str:
     return f"Bits per character of each held-out tale: {', '.join(parts)}."
 
 
-def _figures(run: Findings, colour: str) -> dict[str, Markup]:
-    """What is drawn of one run, by name."""
-    last = run.written[-1]
-    name = f"{run.name} at {last.temperature}"
-    drawn = {"letters": plots.letters(f"at {last.temperature}", last.style.distributions["letters"], colour)}
-    for key, (_, xlabel, ylabel) in CURVES.items():
-        texts = {f"at {written.temperature}": written.style.distributions[key] for written in run.written}
-        if key != "letters":
-            drawn[key] = plots.lines(texts, xlabel, ylabel, colour, logarithmic=key == "zipf")
-    labels = {
-        key: _beside_label(f"{title} of {name}", last.style.distributions[key]) for key, (title, _, _) in CURVES.items()
-    }
-    if run.stages:
-        read = [stage.step * run.chars_per_step / 1e6 for stage in run.stages]
-        values = {key: [stage.figures[key] for stage in run.stages] for key in LEARNING}
-        drawn["learning"] = plots.learning(read, [(LEARNING[key], values[key]) for key in LEARNING], colour)
-        ends = "; ".join(f"{LEARNING[key]} from {v[0]:.3g} to {v[-1]:.3g}" for key, v in values.items())
-        labels["learning"] = f"What {run.name} wrote while it learnt: {ends}."
-    for guess in run.words.article[:1] if run.words else ():
-        letters = [letter.text for letter in guess.letters]
-        probs = [letter.prob for letter in guess.letters]
-        drawn["word"] = plots.word(letters, probs, [letter.likeliest for letter in guess.letters], colour)
-        told = ", ".join(
-            f"{letter or 'the end'} {100 * prob:.0f} %" for letter, prob in zip(letters, probs, strict=True)
-        )
-        labels["word"] = f"How probable {run.name} finds each letter of {guess.place.word}: {told}."
-    return {key: Markup(plots.svg(figure, labels[key], f"{run.name}-{key}")) for key, figure in drawn.items()}
-
-
-def _beside_label(title: str, text: DistributionComparison) -> str:
-    if np.isnan(text.low).all():
-        return f"{title}; of the author there are too few pieces to show."
-    outside = int(np.count_nonzero((text.value < text.low) | (text.value > text.high)))
-    return f"{title}, beside the author's: outside the 95 % interval at {outside} of {len(text.x)} places."
-
-
-def _place(row: FeatureComparison) -> float:
-    """Where a value lies in a strip of 100 of which the author's interval takes the middle 40."""
-    middle, half = (row.low + row.high) / 2, (row.high - row.low) / 2
-    off = row.value - middle
-    return min(97.0, max(3.0, 50 + 20 * (off / half if half else math.copysign(9, off) * (off != 0))))
-
-
-def _curve_label(runs: Sequence[Findings]) -> str:
+def _curve_label(runs: Sequence[RunReport]) -> str:
     parts = []
     for run in runs:
         valid = [row["bpc"] for row in run.rows if row["split"] == "valid" and row["scoring"] == "scheduled"]
@@ -116,25 +138,3 @@ def _curve_label(runs: Sequence[Findings]) -> str:
         ends = f"from {valid[0]:.3f} to {valid[-1]:.3f}" if valid else "not yet scored"
         parts.append(f"{run.name}: valid {ends}")
     return "Bits per character over the characters read. " + "; ".join(parts) + "."
-
-
-def _number(value: float, decimals: int = 0) -> str:
-    """As 2,607,258."""
-    return f"{value:,.{decimals}f}"
-
-
-def _chance(prob: float) -> str:
-    """As "once in 4,990,000 times", or of what is not rare "12 in 100 times"."""
-    if prob > 0.1:
-        return f"{100 * prob:.0f} in 100 times"
-    times = float(f"{1 / prob:.3g}")
-    return f"once in {times:,.0f} times" if times < 1e12 else f"once in {times:.1e} times"
-
-
-def _duration(seconds: float) -> str:
-    """As 5 min 40 s."""
-    whole = datetime.timedelta(seconds=round(seconds))
-    hours, rest = divmod(int(whole.total_seconds()), 3600)
-    minutes, rest = divmod(rest, 60)
-    parts = [f"{hours} h" if hours else "", f"{minutes} min" if minutes else "", "" if hours else f"{rest} s"]
-    return " ".join(filter(None, parts))

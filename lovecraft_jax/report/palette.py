@@ -1,4 +1,7 @@
-"""The colours of the report, light and dark, by name. No two of a column are the same: svg.py finds them by value."""
+"""The colours of the report in light and dark, by name.
+
+Plots are drawn in the colours of LIGHT, which plots.py then replaces by names. So no two of LIGHT may be the same.
+"""
 
 LIGHT = {
     "paper": "#fbfaf6",
@@ -27,4 +30,4 @@ DARK = {
     "heat": "#d8583e",
 }
 RUNS = ("run", "run2", "run3", "run4")
-"""One a run, where several are compared."""
+"""One for each run on a page."""

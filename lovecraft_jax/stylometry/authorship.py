@@ -24,7 +24,7 @@ from lovecraft_jax.stylometry.reference import Reference
 from lovecraft_jax.stylometry.text import words
 
 PIECE_LENGTHS = (10_000, 5_000, 2_000)
-"""Characters of a piece: the first of these that the text and enough tales have."""
+"""Possible lengths of a piece, in characters: the longest that the text and at least MIN_TALES tales reach is used."""
 MIN_TALES = 39
 """With fewer tales nothing could be rejected: the combined p-value of several pieces can be no less than about
 2 / (tales + 1)."""
@@ -36,7 +36,7 @@ _WHOLE_WORDS = re.compile(r"(?<=\s)\S.*\S(?=\s)", re.DOTALL)
 
 @dataclasses.dataclass(frozen=True)
 class FeatureComparison:
-    """A feature's mean over the text's pieces; the 95 % interval and median of the author's individual pieces."""
+    """The mean of a feature over a text's pieces, beside the 95 % interval and the median of the author's pieces."""
 
     feature: Feature
     value: float
@@ -51,7 +51,7 @@ class FeatureComparison:
 
 @dataclasses.dataclass(frozen=True)
 class DistributionComparison:
-    """A distribution's mean, interval and median at each x; NaN where a piece is too short to have a value."""
+    """The mean of a distribution, the author's interval and median, at each x; NaN where a piece is too short."""
 
     x: np.ndarray
     value: np.ndarray
@@ -91,7 +91,7 @@ class Comparison:
 
     @property
     def accepted_share(self) -> float | None:
-        """The share of the text's pieces that are accepted; of the author's own, 1 - SIGNIFICANCE_LEVEL would be."""
+        """The share of the text's pieces that are accepted; about 1 - SIGNIFICANCE_LEVEL for a text by the author."""
         return float(np.mean(np.array(self.p_values) > SIGNIFICANCE_LEVEL)) if self.p_values else None
 
 
@@ -109,8 +109,8 @@ class Author:
     def compare(self, text: str) -> Comparison:
         """Cuts a text into pieces, measures each, and decides about each if that is possible.
 
-        The text must be cleaned as the tales are. Characters after the last whole piece are ignored. The first text of
-        a piece length waits for the author's pieces to be measured: some seconds for three million characters.
+        The text must be cleaned as the tales are. Characters after the last whole piece are ignored. The first call
+        for a piece length also measures the author's pieces, which takes some seconds for three million characters.
         """
         length, reason = self._piece_length(text)
         author = None if reason else self._author_pieces(length)
@@ -145,7 +145,7 @@ class Author:
         return self._pieces[length]
 
     def _piece_length(self, text: str) -> tuple[int, str]:
-        """The characters of a piece, and why no decision is possible ("" if it is)."""
+        """The length of a piece in characters, and the reason why no decision is possible, or ""."""
         shortest = PIECE_LENGTHS[-1]
         tales_of = {length: sum(len(tale) >= length for tale in self._tales.values()) for length in PIECE_LENGTHS}
         if tales_of[shortest] < MIN_TALES:
@@ -156,7 +156,7 @@ class Author:
 
 
 def cut_pieces(text: str, length: int) -> list[str]:
-    """Cuts a text into consecutive pieces of `length` characters, less the words at both ends, which may be cut."""
+    """Cuts a text every `length` characters, and drops the first and last word of each piece, which may be cut off."""
     pieces = (text[start : start + length] for start in range(0, len(text) - length + 1, length))
     return [found.group() if (found := _WHOLE_WORDS.search(piece)) else piece for piece in pieces]
 
@@ -181,12 +181,12 @@ class _AuthorPieces:
 
 def _measure(pieces: Iterable[tuple[str, Reference]]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """The pieces' features in the order of FEATURES [N, F], and their distributions by name [N, X]."""
-    features, curves = [], []
+    features, by_piece = [], []
     for text, reference in pieces:
         measured = measure(text, reference)
         features.append([measured[feature.key] for feature in FEATURES])
-        curves.append(distributions(text, reference))
-    return np.array(features), {key: np.stack([curve[key] for curve in curves]) for key in curves[0]}
+        by_piece.append(distributions(text, reference))
+    return np.array(features), {key: np.stack([piece[key] for piece in by_piece]) for key in by_piece[0]}
 
 
 def _stabilize_variance(features_NF: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 SHRINKAGE = 0.5
-"""How far correlations are shrunk towards 0: some fifty tales cannot determine four hundred of them."""
+"""How far correlations are shrunk towards 0: some fifty tales are too few to estimate four hundred of them."""
 MIN_SCALE = 0.01
 """Added to every standard deviation, so that a feature that is constant in the author's pieces still counts."""
 
@@ -19,7 +19,7 @@ class Conformal:
     many pieces it has.
 
     For a piece of a new tale by the same author, P(p <= a) is at most a, up to the effect of one tale on the fit; the
-    theorem guarantees 2a for any distribution. As p is a multiple of 1 / (tales + 1), it can be below a by that much.
+    theorem guarantees 2a for any distribution. It can be lower than a by up to 1 / (tales + 1), the resolution of p.
     """
 
     def __init__(self, features_NF: np.ndarray, tales: np.ndarray) -> None:

@@ -18,7 +18,7 @@ WINDOW = 100
 class Feature:
     """Describes one feature; `measure` returns its value under `key`.
 
-    `out_of` is the largest possible value of a share (100 for a percentage) and None for a size. `article` marks the
+    `out_of` is the largest possible value (100 for a percentage), None for a size, which has none. `article` marks the
     features that the article of 2019 counted.
     """
 
@@ -132,7 +132,7 @@ def letter_distances(p: np.ndarray, q: np.ndarray) -> tuple[float, float]:
 def mean_distinct_words(lower: Sequence[str], window: int) -> float:
     """Returns the mean number of distinct words over all windows of `window` words (Covington and McFall 2010).
 
-    This is their moving-average type-token ratio, times the window. A shorter text is one window.
+    This is their moving-average type-token ratio, times the window. A text shorter than the window is one window.
     """
     window = min(window, len(lower))
     if not window:
@@ -140,7 +140,7 @@ def mean_distinct_words(lower: Sequence[str], window: int) -> float:
     last: dict[str, int] = {}
     total = 0
     for i, word in enumerate(lower):
-        # The windows that contain i but not the previous occurrence of this word: in each it is one more distinct word.
+        # Count the windows that contain i but no earlier occurrence of the word: it is a distinct word in each of them.
         first = max(last.get(word, -1) + 1, i - window + 1)
         total += max(0, min(i, len(lower) - window) - first + 1)
         last[word] = i

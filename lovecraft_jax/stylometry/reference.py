@@ -60,7 +60,7 @@ class Reference:
     def letter_frequencies(self, text: str | None = None) -> np.ndarray:
         """Returns the frequency of each letter of `alphabet`, then that of all other letters together [A + 1].
 
-        They are those of `text`, or of all tales if it is None. They add up to 1; of a text without letters, the last
+        They are counted in `text`, or in all tales if it is None, and add up to 1. If there are no letters, the last
         entry is 1.
         """
         if text is None:

@@ -81,16 +81,6 @@ def test_positions_are_sampled_independently(model: LanguageModel, variables: An
     assert abs(np.mean(ids_SN[:, 1:] == ids_SN[:, :-1]) - prob) < 4 * (prob * (1 - prob) / pairs) ** 0.5
 
 
-def test_samples_depend_on_the_prompt(model: LanguageModel, variables: Any) -> None:
-    (other,) = generate_tokens(model, variables, PROMPT[::-1].copy(), LENGTH, 0, GREEDY)
-    assert np.any(other != generate_ids(model, variables, GREEDY))
-
-
-def test_top_k_1_equals_greedy(model: LanguageModel, variables: Any) -> None:
-    top_1 = generate_ids(model, variables, Sampling(temperature=1.5, top_k=1), seed=7)
-    np.testing.assert_array_equal(top_1, generate_ids(model, variables, GREEDY))
-
-
 def test_the_unknown_token_is_never_sampled(model: LanguageModel, variables: Any) -> None:
     # `variables` make it the likeliest token everywhere.
     for sampling in (GREEDY, PLAIN):

@@ -75,7 +75,9 @@ def test_words_with_unseen_letters_are_left_out() -> None:
 def test_letters_to_give_end_with_the_last_one_that_is_not_the_most_probable() -> None:
     def given(*likelier: int) -> int:
         letters = [LetterPrediction("x", 0.5, n, "y") for n in likelier]
-        return WordPrediction(Occurrence("test", "a", 0, "x"), letters, [], Rank(1, 1, 1), Rank(1, 1, 1), 0, 0).given
+        return WordPrediction(
+            Occurrence("test", "a", 0, "x"), letters, [], Rank(1, 1, 1), Rank(1, 1, 1), 0, 0
+        ).letters_to_give
 
     assert [given(0, 0, 0), given(3, 0, 0), given(0, 1, 0), given(1, 0, 2)] == [0, 1, 2, 3]
 
@@ -122,7 +124,7 @@ def test_rare_words_of_a_corpus_without_the_articles_word(run: Run) -> None:
         assert [prob for _, prob in word.likeliest] == sorted((prob for _, prob in word.likeliest), reverse=True)
         assert word.rank_of_known.least <= word.rank_of_known.value <= word.rank_of_known.most <= found.known
     assert 1 <= found.median_rank <= found.known
-    assert 0 <= found.given <= 1
+    assert 0 <= found.share_to_give <= 1
 
 
 def test_analysis_is_deterministic(run: Run) -> None:

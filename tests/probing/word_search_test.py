@@ -86,12 +86,6 @@ def test_an_exhaustive_search_finds_all_words_of_at_least_the_probability(
     assert found.texts == list(expected)[:-1]
 
 
-def test_the_most_probable_word_has_rank_1(run: Run, place: DecodingState, every: dict[str, float]) -> None:
-    likeliest = sorted(every.values())[-1]
-    (found,) = search_words(run, place, any_word(run), [likeliest * 0.9999], width=10**6)
-    assert found.rank(likeliest) == (1, 1, 1)
-
-
 @pytest.mark.parametrize("width", [1, 4, 20])
 def test_rank_bounds_hold_and_estimates_are_unbiased(
     run: Run, place: DecodingState, every: dict[str, float], width: int
