@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Sourced by the other scripts, which then call `install_venv [extra]`: a .venv with requirements.txt, the jax extra that fits this
-# machine, and an extra of pyproject.toml. Installs again only when what it would install has changed.
+# Sourced by the other scripts, which then call `install_venv [extra]`: makes a .venv with requirements.txt, the extra of
+# jax for this machine, and an extra of pyproject.toml. Installs again only when what it would install has changed.
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
 install_venv() {

@@ -1,4 +1,4 @@
-"""python -m lovecraft_jax.evaluate --workdir=runs/c150 --split=test: the exact score of a split or of a text file."""
+"""python -m lovecraft_jax.evaluate --workdir=runs/c150 --split=test: the exact score of a split or a text file."""
 
 import json
 from pathlib import Path
@@ -13,21 +13,21 @@ from lovecraft_jax.runtime.files import strict
 
 
 def main() -> int:
-    """Prints one JSON line: loss (nats per token), bpc, bce, perplexity, tokens, characters, and what was scored."""
+    """Prints one JSON line: what was scored, loss (nats per token), bpc, bce, perplexity, tokens, characters, step."""
     F = flags.FLAGS
-    if cli.given("text") and F["split"].present:
+    if cli.optional_flag("text") and F["split"].present:
         raise UserError(f"--text={F.text} and --split={F.split}: give one of them")
-    run = load_run(cli.required("workdir", "runs/c150"), F.checkpoint)
+    run = load_run(cli.required_flag("workdir", "runs/c150"), F.checkpoint)
     if F.text:
-        what, text = {"text": F.text}, run.encode(read_tale(Path(F.text), F.text).text)
+        source, text = {"text": F.text}, run.encode(read_tale(Path(F.text), F.text).text)
         if not len(text.ids):
             raise UserError(f"--text={F.text}: no text in it after cleaning")
     else:
-        what, text = {"split": F.split}, run.split(F.split)
+        source, text = {"split": F.split}, run.split(F.split)
     score = run.score(text)
     result = {"loss": score.loss, "bpc": score.bpc, "bce": score.bce, "perplexity": score.perplexity}
-    read = {"tokens": score.tokens, "characters": score.chars, "step": int(run.state.step)}
-    print(json.dumps(strict(what | result | read)))
+    size = {"tokens": score.tokens, "characters": score.chars}
+    print(json.dumps(strict(source | result | size | {"step": int(run.state.step)})))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The evaluate command: one line of JSON, and the same number whichever way one asks for it."""
+"""The evaluate command: one line of JSON, equal to the scores of training and of the Python API."""
 
 import json
 import math
@@ -13,7 +13,9 @@ from lovecraft_jax.run import load_run
 TALE = Path(__file__).parents[1] / "lovecraft_jax" / "data" / "tales" / "office_hours.txt"
 
 
-def test_the_test_split_scores_as_training_reported(evaluate: Callable[..., dict], trained: Path) -> None:
+def test_the_score_of_the_test_split_is_the_final_score_of_training(
+    evaluate: Callable[..., dict], trained: Path
+) -> None:
     final = json.loads((trained / "metrics.jsonl").read_text().splitlines()[-1])
     corpus = json.loads((trained / "corpus.json").read_text())
     result = evaluate()
@@ -23,13 +25,13 @@ def test_the_test_split_scores_as_training_reported(evaluate: Callable[..., dict
     assert result["tokens"] == result["characters"] == corpus["characters"]["test"]
 
 
-def test_a_text_file_scores_as_it_does_from_python(
+def test_the_score_of_a_text_file_is_that_of_the_python_api(
     evaluate: Callable[..., dict], trained: Path, tmp_path: Path
 ) -> None:
     text = TALE.read_text()[:1500]
     assert all(ord(char) < 128 for char in text)
     file = tmp_path / "tale.txt"
-    file.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())  # as an editor on Windows leaves it
+    file.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())  # as editors on Windows save it
     run = load_run(trained, 30)
     score = run.score(run.encode(text))
     result = evaluate(f"--text={file}", "--checkpoint=30")
@@ -40,7 +42,7 @@ def test_a_text_file_scores_as_it_does_from_python(
     assert result["perplexity"] == pytest.approx(math.exp(result["loss"]), rel=1e-9)
 
 
-def test_what_training_never_showed_costs_more(trained: Path) -> None:
+def test_characters_outside_the_vocabulary_cost_their_spelling_and_more(trained: Path) -> None:
     run = load_run(trained)
     text = TALE.read_text()[:1500]
     odd = text.replace("e", "~")
@@ -48,7 +50,7 @@ def test_what_training_never_showed_costs_more(trained: Path) -> None:
     assert run.score(run.encode(odd)).nats > run.score(run.encode(text)).nats + spelling > 0
 
 
-def test_the_perplexity_of_a_hopeless_model_is_infinite() -> None:
+def test_a_perplexity_beyond_floats_is_infinite() -> None:
     assert Score(nats=7.1e3, tokens=10, chars=10, binary=0.0, vocab_size=2).perplexity == math.inf
 
 

@@ -100,7 +100,7 @@ class Checkpoints:
 
     def restore(self, step: int, target: Any) -> Restored:
         """The checkpoint of `step`, put where `target`'s ShapeDtypeStructs say. Raises Damaged."""
-        alone = distributed.count() == 1
+        alone = distributed.process_count() == 1
         read = target if alone else jax.tree.map(_on_own_device, target)
         items = ocp.args.Composite(
             state=ocp.args.StandardRestore(read),

@@ -85,10 +85,10 @@ class Training:
             config = config.filled_from(recorded)
             check_same_run(self.path, recorded, config)
         self.data = dataset.prepare(config, corpus, tokenizer)
-        self.eval_lanes = _eval_lanes(config, len(self.data.encoded["valid"].ids))
-        config = self.config = config.replace(**{"train.eval_lanes": self.eval_lanes})
         ids = self.data.encoded["train"].ids
         self.batches = Batches(ids, config.data.batch_size, config.data.seq_len, config.data.regime, config.seed)
+        self.eval_lanes = _eval_lanes(config, len(self.data.encoded["valid"].ids))
+        config = self.config = config.replace(**{"train.eval_lanes": self.eval_lanes})
         prompt = generate.encode_prompt(self.data.tokenizer, config.sample.prompt, "config.sample.prompt")
         self.total = config.train.steps or math.ceil(config.train.epochs * self.batches.steps_per_epoch)
         self.program = make_program(config, self.data.tokenizer.size, self.total, cores)
@@ -148,10 +148,10 @@ class Training:
 
         Dispatches end at multiples of K in absolute steps, as does all that is due.
         """
-        K, stop, stop_requested = dispatch_steps(self.config), distributed.Stop(self.signals), False
+        K, stop, stop_requested = dispatch_steps(self.config), distributed.StopRequest(self.signals), False
         pending: tuple[int, dict[str, jax.Array]] | None = None
         sent, after = self._send(self.step, K)
-        while self.step < end and not (stop_requested := stop.requested()):
+        while self.step < end and not (stop_requested := stop.received()):
             self.state, metrics = self.program.train_steps(self.state, sent)
             self.step = after
             sent, after = self._send(self.step, K)  # while the devices are at work

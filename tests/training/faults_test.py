@@ -1,4 +1,4 @@
-"""Disks that fill up, turn read-only, or lose what was on them: a line that says so, and what was saved stays good."""
+"""Disks that fill up, become read-only or lose files: one line reports it, and saved checkpoints stay usable."""
 
 import os
 import re
@@ -25,11 +25,11 @@ mount -o remount,size=50m "$DISK"
 train 2>"$DISK.again"
 """
 BOUND_BY_RIGHTS = ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override"] if os.geteuid() == 0 else []
-"""Root, too, cannot write then where nobody may."""
+"""A prefix with which root, too, cannot write into read-only folders."""
 
 
 @pytest.mark.skipif(not MAY_MOUNT, reason="may not mount a disk")
-def test_a_full_disk_ends_the_run_and_leaves_what_was_saved(tmp_path: Path) -> None:
+def test_a_full_disk_ends_the_run_and_its_checkpoints_stay_usable(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     environment = os.environ | {"DISK": str(disk), "PYTHON": sys.executable, "JAX_NUM_CPU_DEVICES": "1"}
@@ -40,15 +40,15 @@ def test_a_full_disk_ends_the_run_and_leaves_what_was_saved(tmp_path: Path) -> N
     assert code == "code 1"
     assert '"split": "test"' in score
     assert end.startswith("valid ")
-    told = Path(f"{disk}.full").read_text()
+    errors = Path(f"{disk}.full").read_text()
     assert re.search(
-        r"cannot be written \(.*\); (the last good one is|last good checkpoint:) step \d", told.splitlines()[-1]
+        r"cannot be written \(.*\); (the last good one is|last good checkpoint:) step \d", errors.splitlines()[-1]
     )
     assert "resuming at step" in Path(f"{disk}.again").read_text()
 
 
 @pytest.mark.skipif(bool(BOUND_BY_RIGHTS) and not works(*BOUND_BY_RIGHTS, "true"), reason="root may write anywhere")
-def test_a_workdir_that_turns_read_only_ends_the_run_and_leaves_what_was_saved(
+def test_a_workdir_that_becomes_read_only_ends_the_run_and_its_checkpoints_stay_usable(
     command: Callable, tmp_path: Path
 ) -> None:
     workdir = tmp_path / "run"
@@ -59,11 +59,11 @@ def test_a_workdir_that_turns_read_only_ends_the_run_and_leaves_what_was_saved(
         folders = [workdir, *(path for path in workdir.rglob("*") if path.is_dir())]
         for folder in folders:
             folder.chmod(0o500)
-        told = process.communicate(timeout=60)[1]
+        errors = process.communicate(timeout=60)[1]
     try:
-        assert process.returncode == 1, told
-        assert "a checkpoint cannot be written" in told.splitlines()[-1]
-        assert "Traceback" not in told
+        assert process.returncode == 1, errors
+        assert "a checkpoint cannot be written" in errors.splitlines()[-1]
+        assert "Traceback" not in errors
         scored = command("evaluate", f"--workdir={workdir}", "--checkpoint=latest")
         assert scored.returncode == 0, scored.stderr
     finally:
@@ -76,23 +76,21 @@ def test_a_workdir_that_turns_read_only_ends_the_run_and_leaves_what_was_saved(
     assert "resuming at step" in done.stderr
 
 
-def test_checkpoints_deleted_under_a_run_are_missed_and_it_goes_on_or_says_why_not(
-    command: Callable, tmp_path: Path
-) -> None:
+def test_a_run_whose_checkpoints_were_deleted_saves_again_or_reports_it(command: Callable, tmp_path: Path) -> None:
     checkpoints = tmp_path / "checkpoints"
     with started("lovecraft_jax.train", *FLAGS, f"--workdir={tmp_path}") as process:
         wait_for(lambda: (checkpoints / "40").exists(), process)
         checkpoints.rename(tmp_path / "gone")
         time.sleep(2)
         process.send_signal(signal.SIGTERM)
-        told = process.communicate(timeout=60)[1]
-    assert "Traceback" not in told
+        errors = process.communicate(timeout=60)[1]
+    assert "Traceback" not in errors
     if process.returncode == 75:
-        assert "WARNING" in told
-        assert told.count("somebody deleted the checkpoints") == 1
+        assert "WARNING" in errors
+        assert errors.count("somebody deleted the checkpoints") == 1
     else:  # it was writing one just then
         assert process.returncode == 1
-        assert "a checkpoint cannot be written" in told.splitlines()[-1]
+        assert "a checkpoint cannot be written" in errors.splitlines()[-1]
     stop = "--config.train.stop_at_step=1"
     done = command("train", *FLAGS, stop, f"--workdir={tmp_path}")
     assert done.returncode == 0, done.stderr
