@@ -30,10 +30,10 @@ from lovecraft_jax.training.compiled import dispatch_steps
 def main() -> int:
     """Compiles for each topology and prints what came of it; FAILED where a device of one has too little memory."""
     F = flags.FLAGS
-    config = Config.of(cli.required("config", "configs/c150.py"))
+    config = Config.of(cli.required_flag("config", "configs/c150.py"))
     if config.model.backend == "cudnn":
         raise UserError("config.model.backend='cudnn': cuDNN plans its layer on the GPU itself; use fused")
-    names = [name.strip() for given in cli.required("topology", "v5e:16x16") for name in given.split(",")]
+    names = [name.strip() for given in cli.required_flag("topology", "v5e:16x16") for name in given.split(",")]
     places = [topologies.find(name) for name in names]  # all of them, before anything is compiled
     prepared = dataset.prepare(config)
     tokens = len(prepared.encoded["train"].ids)
@@ -60,4 +60,4 @@ if __name__ == "__main__":
     flags.DEFINE_multi_string("topology", None, f"Where to: {topologies.EXAMPLES}; several by commas or flags.")
     flags.DEFINE_integer("batch_per_chip", 64, "Rows of the batch a chip; instead of data.batch_size.", lower_bound=1)
     flags.DEFINE_bool("json", False, "One JSON object a topology instead of text.")
-    cli.run(main, devices=False)
+    cli.run(main, find_devices=None)

@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# Trains on Cloud TPUs from your own machine, with gcloud: one TPU VM, or all hosts of a slice; TYPE makes the
-# difference. It creates what is missing, copies this working tree, installs, and starts the training on every host:
+# Trains on Cloud TPUs from your own machine, with gcloud: on one TPU VM or all hosts of a slice, depending on TYPE. It
+# creates what is missing, copies this working tree, installs, and starts the training on every host:
 #
 #   TYPE=v5litepod-4 bash launch/tpu.sh --config=configs/c150.py --workdir=gs://BUCKET/c150               # one host
 #   TYPE=v5litepod-256 SPOT=1 bash launch/tpu.sh watch --config=configs/c150.py --workdir=gs://BUCKET/c150
 #
-#   bash launch/tpu.sh [up] FLAGS   as above; again, it saves and stops what runs there, and starts with the new code
-#   bash launch/tpu.sh watch FLAGS  the same, then stays: asks for new TPUs where they were preempted, goes on there,
-#                                   and deletes them at the end. Needs a machine that stays on; what it does can be
-#                                   interrupted and started again.
+#   bash launch/tpu.sh [up] FLAGS   as above; what runs there already is saved, stopped, and resumed with the new code
+#   bash launch/tpu.sh watch FLAGS  the same, then waits: after a preemption it requests new TPUs and resumes there; at
+#                                   the end it deletes them. Needs a machine that stays on; can be interrupted and
+#                                   started again.
 #   bash launch/tpu.sh log          follows the log of host WORKER (0)
-#   bash launch/tpu.sh stop         SIGTERM: all hosts save and leave. The TPUs stay, and are billed
+#   bash launch/tpu.sh stop         SIGTERM: all hosts save and exit. The TPUs stay, and are billed
 #   bash launch/tpu.sh delete       deletes the TPUs and their disks (end `watch` first). Until then every hour is
 #                                   billed, training or not
 #
-# Settings: NAME (lovecraft), ZONE (us-west4-a), TYPE (v5litepod-4), RUNTIME (the image that fits TYPE), PROJECT
+# Settings: NAME (lovecraft), ZONE (us-west4-a), TYPE (v5litepod-4), RUNTIME (the image for TYPE), PROJECT
 # (gcloud's), SPOT=1 (cheaper; may be preempted at any time, with 30 s to save at best), POLL (30 s). DRY_RUN=1 only
 # prints.
 #
@@ -41,7 +41,7 @@ on_hosts() { # WORKER COMMAND
   run gcloud compute tpus tpu-vm ssh "$NAME" "${where[@]}" --worker="$1" --command="$2"
 }
 
-state() { # of the request; none where there is no such request
+state() { # of the request; empty where there is none
   [ -z "${DRY_RUN:-}" ] || return 0
   gcloud compute tpus queued-resources list "${where[@]}" --filter="name~/$NAME\$" --format='value(state.state)'
 }
@@ -50,7 +50,7 @@ delete() {
   run gcloud compute tpus queued-resources delete "$NAME" "${where[@]}" --force --quiet
 }
 
-create() { # until the TPUs are there
+create() { # returns when the TPUs are there
   local now before=
   while :; do
     now=$(state) || return
@@ -58,49 +58,49 @@ create() { # until the TPUs are there
     before=$now
     case $now in
     ACTIVE) return ;;
-    SUSPENDED | FAILED) delete || return ;; # preempted, or never to be had: a request is good for one time
+    SUSPENDED | FAILED) delete || return ;; # preempted, or not available: a request is served once
     '')
       run gcloud compute tpus queued-resources create "$NAME" --node-id="$NAME" "${where[@]}" \
         --accelerator-type="$TYPE" --runtime-version="${RUNTIME:-$image}" ${SPOT:+--spot} || return
       [ -z "${DRY_RUN:-}" ] || return 0
       ;;
-    *) sleep "$POLL" ;; # queued, being made, or being deleted
+    *) sleep "$POLL" ;; # queued, being created, or being deleted
     esac
   done
 }
 
-copy_code() { # what git tracks or would, as it is now
+copy_code() { # all files that git tracks or does not ignore, as they are now
   local folder=FOLDER
   [ -n "${DRY_RUN:-}" ] || { folder=$(mktemp -d) && git ls-files -z -co --exclude-standard >"$folder/files"; } || return
   run tar -czf "$folder/code.tgz" --null -T "$folder/files" &&
     run gcloud compute tpus tpu-vm scp "$folder/code.tgz" "$NAME:" "${where[@]}" --worker=all
 }
 
-up() { # `&&`, as `set -e` is off where watch calls this
+up() { # joined by &&, because set -e is off where watch calls this
   local flags=
   [ $# = 0 ] || flags=$(printf ' %q' "$@")
   create && copy_code &&
-    on_hosts all 'sudo systemctl stop lovecraft 2>/dev/null; mkdir -p lovecraft_jax' && # saved, before its code changes
+    on_hosts all 'sudo systemctl stop lovecraft 2>/dev/null; mkdir -p lovecraft_jax' && # saves with the old code
     on_hosts all "tar -xzf code.tgz -C lovecraft_jax && bash lovecraft_jax/launch/tpu_worker.sh$flags"
 }
 
 watch() {
-  local now told
+  local now status
   up "$@"
   while [ -z "${DRY_RUN:-}" ] && sleep "$POLL"; do
-    now=$(state) || continue # gcloud not to be had for a moment
+    now=$(state) || continue # gcloud has failed for a moment
     if [ "$now" != ACTIVE ]; then # preempted
       up "$@" || true
       continue
     fi
-    told=$(on_hosts 0 'systemctl show lovecraft --property=ActiveState,ExecMainStatus') || continue
-    case $told in
+    status=$(on_hosts 0 'systemctl show lovecraft --property=ActiveState,ExecMainStatus') || continue
+    case $status in
     *ActiveState=inactive* | *ActiveState=failed*) break ;;
     esac
   done
   on_hosts 0 'sudo journalctl --unit=lovecraft --no-pager --lines=40' || true
   delete
-  [ -n "${DRY_RUN:-}" ] || return "$(sed -n 's/^ExecMainStatus=//p' <<<"$told")"
+  [ -n "${DRY_RUN:-}" ] || return "$(sed -n 's/^ExecMainStatus=//p' <<<"$status")"
 }
 
 verb=up

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# On every TPU VM, started by tpu.sh over ssh: installs, then hands the training to systemd. There it outlives the ssh
-# connection, starts again after a reboot (maintenance), and gets SIGTERM when the machine shuts down. again.sh starts
-# it again where it leaves with 75.
+# On every TPU VM, started by tpu.sh over ssh: installs, then makes the training a service of systemd, which outlives the
+# ssh connection, starts again after a reboot (maintenance), and gets SIGTERM when the machine shuts down. again.sh
+# starts it again where it exits with 75.
 #
 #   bash launch/tpu_worker.sh --config=configs/c150.py --workdir=gs://BUCKET/c150        # DRY_RUN=1 only prints
 set -euo pipefail
@@ -43,7 +43,7 @@ if ! "${PYTHON:-python3}" -c 'import sys; sys.exit(sys.version_info < (3, 11))';
 fi
 install_venv gcs # and, as it finds a TPU, tpu
 
-printf '%q ' exec "${command[@]}" >command.sh # a file, as systemd has quoting of its own
+printf '%q ' exec "${command[@]}" >command.sh # in a file, because systemd has its own rules of quoting
 echo "$unit" | sudo tee /etc/systemd/system/lovecraft.service >/dev/null
 sudo systemctl daemon-reload
 sudo systemctl enable --quiet lovecraft

@@ -1,4 +1,4 @@
-"""The flags that entry points share, and how errors become exit codes."""
+"""The flags that entry points share, and exit codes for errors."""
 
 import os
 import re
@@ -17,32 +17,32 @@ from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import FAILED, INTERRUPTED, WRONG_INPUT, RunError, UserError
 from lovecraft_jax.training.checkpoint import hide_failed_tasks_of_orbax
 
-_NO_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory")
-_NO_TPU = {"TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_LOG_DIR": "disabled"}
+_OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory")
+_FAKE_TPU = {"TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_LOG_DIR": "disabled"}
 _EXTRAS = {"gpu": "pip install -r requirements.txt 'jax[cuda13]'", "tpu": "pip install -r requirements.txt 'jax[tpu]'"}
 
 
 def define_config_flag() -> None:
-    """--config, and with it one for each of its values."""
-    config_flags.DEFINE_config_file("config", None, "An experiment, as configs/c150.py or configs/c150.py:quick.")
+    """Defines --config, and with it a flag for each of its values."""
+    config_flags.DEFINE_config_file("config", None, "An experiment: configs/c150.py, or configs/c150.py:quick.")
 
 
 def define_train_flags() -> None:
-    """--config, --workdir, --take_over, --platform, --num_cpu_devices, and those of many processes."""
+    """Defines --config, --workdir, --take_over, --platform, --num_cpu_devices, and the flags for many processes."""
     define_config_flag()
     flags.DEFINE_string("workdir", None, "The run's folder; runs/<config>[-<variant>] by default.")
     flags.DEFINE_bool(
         "take_over", False, "Start although the lock file of another process, which was killed, is in the workdir."
     )
     flags.DEFINE_integer(
-        "num_cpu_devices", 0, "Cores of a CPU to train on as devices; 0: what is fastest.", lower_bound=0
+        "num_cpu_devices", 0, "Cores of a CPU to train on as devices; 0 chooses the fastest number.", lower_bound=0
     )
     _define_platform()
     _define_processes()
 
 
 def define_run_flags(several: bool = False) -> None:
-    """--workdir, of `several` runs where it is given so often, --checkpoint, --platform."""
+    """Defines --workdir, which may be repeated for `several` runs, --checkpoint and --platform."""
     define = flags.DEFINE_multi_string if several else flags.DEFINE_string
     define("workdir", None, "The folder of a run.")
     flags.DEFINE_string("checkpoint", "best", "best, latest, or a step.")
@@ -50,145 +50,145 @@ def define_run_flags(several: bool = False) -> None:
 
 
 def default_workdir() -> str:
-    """runs/<config>, or runs/<config>-<variant>, for the --config that was given."""
+    """Returns runs/<config>, or runs/<config>-<variant>, for the value of --config."""
     name, _, variant = Path(config_flags.get_config_filename(flags.FLAGS["config"])).name.partition(":")
     return os.path.join("runs", name.removesuffix(".py") + (f"-{variant}" if variant else ""))
 
 
-def required(name: str, example: str) -> Any:
-    """A flag's value. Raises UserError where it was not given, or given without a value."""
-    value = given(name)
+def required_flag(name: str, example: str) -> Any:
+    """Returns a flag's value. Raises UserError where it is missing or empty."""
+    value = optional_flag(name)
     if value is None:
         raise UserError(f"--{name} is missing; for example --{name}={example}")
     return value
 
 
-def given(name: str) -> Any:
-    """A flag's value or None. Raises UserError where it is empty, as from a shell variable that was not set."""
+def optional_flag(name: str) -> Any:
+    """Returns a flag's value or None. Raises UserError where it is empty, as from a shell variable that is not set."""
     value = flags.FLAGS[name].value
     if value == "" or (isinstance(value, list) and "" in value):
         raise UserError(f"--{name}= is empty: give it a value or leave it out")
     return value
 
 
-def cores() -> int:
-    """How many cores of a CPU to train on as devices, 0 for as many as pay.
+def num_cpu_devices() -> int:
+    """Returns how many cores of a CPU to train on as devices, 0 for as many as are fastest.
 
-    Raises UserError where they are asked for and JAX has other devices.
+    Raises UserError where --num_cpu_devices is given and JAX has other devices, or there are many processes.
     """
     asked, devices = flags.FLAGS.num_cpu_devices, jax.devices()
-    if asked and distributed.count() > 1:
+    if asked and distributed.process_count() > 1:
         raise UserError(
-            f"--num_cpu_devices={asked} with {distributed.count()} processes: each is one device; leave it out"
+            f"--num_cpu_devices={asked} with {distributed.process_count()} processes: each is one device; leave it out"
         )
     if devices[0].platform != "cpu" and asked:
         raise UserError(f"--num_cpu_devices={asked}: training on {devices[0].platform}; add --platform=cpu")
-    if devices[0].platform != "cpu" or len(devices) > 1:  # as JAX_NUM_CPU_DEVICES makes them
+    if devices[0].platform != "cpu" or len(devices) > 1:  # JAX_NUM_CPU_DEVICES has made them
         return 1
     return asked
 
 
-def run(main: Callable[[], int], devices: bool = True) -> None:
-    """Parses flags, calls `main`, exits with its code. Without `devices`, `main` leaves the computing to others.
+def run(main: Callable[[], int], find_devices: Callable[[], None] | None = distributed.find_devices) -> None:
+    """Parses flags, finds the devices (None: `main` needs none), calls `main` and exits with its code.
 
-    Wrong input, in a flag, a config or anything below that raises UserError, is one line on standard error and exit
-    code 2.
+    Wrong input, in a flag, a config or anything below that raises UserError, becomes one line on standard error and
+    exit code 2.
     """
+
+    def with_devices() -> int:
+        if find_devices:
+            enable_compile_cache()
+            _prepare_platform(flags.FLAGS.platform, find_devices)
+        return main()
+
     for flag in flags.FLAGS.get_flags_for_module(__name__):  # --help shows the flags of the module that was started
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
-    app.run(lambda argv: sys.exit(guarded(lambda: _with_devices(main) if devices else main())), flags_parser=_parse)
+    app.run(lambda argv: sys.exit(report_errors(with_devices)), flags_parser=_parse)
 
 
-def guarded(main: Callable[[], int]) -> int:
-    """The exit code of `main`, after a line on whatever the user is to know of."""
+def report_errors(main: Callable[[], int]) -> int:
+    """Returns the exit code of `main`. Errors that are meant for the user become one line on standard error."""
     try:
         hide_failed_tasks_of_orbax()
-        _quiet_libtpu()
+        _silence_libtpu()
         return main()
     except UserError as error:
         return _report_error(error, WRONG_INPUT)
     except RunError as error:
         _report_error(error, FAILED)
         sys.stdout.flush()
-        os._exit(FAILED)  # Orbax leaves threads behind that wait, for minutes, for parts of a save that has failed
+        os._exit(FAILED)  # after a save has failed, threads of Orbax wait for parts of it for minutes
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if not (isinstance(error, MemoryError) or any(sign in str(error) for sign in _NO_MEMORY)):
+        if not (isinstance(error, MemoryError) or any(sign in str(error) for sign in _OUT_OF_MEMORY)):
             raise
-        return _report_error(
-            f"out of memory ({str(error).splitlines()[0][:200]}): use a smaller model or batch, or write less",
-            FAILED,
-        )
-    except BrokenPipeError:  # whoever read our output has had enough
+        reason = str(error).partition("\n")[0][:200]
+        return _report_error(f"out of memory ({reason}): use a smaller model or batch, or generate less text", FAILED)
+    except BrokenPipeError:  # whoever read our output has closed it, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except KeyboardInterrupt:
         return _report_error("interrupted", INTERRUPTED)
 
 
-def _with_devices(main: Callable[[], int]) -> int:
-    enable_compile_cache()
-    _find_devices(flags.FLAGS.platform)
-    return main()
-
-
-def _report_error(what: object, code: int) -> int:
-    text = str(what).strip().rpartition("earlier failure to load: ")[-1]
-    if "Traceback" in text:  # what get_config raised, as ml_collections hands it on
+def _report_error(error: object, code: int) -> int:
+    """Logs the message of `error` as one line and returns `code`."""
+    text = str(error).strip().rpartition("earlier failure to load: ")[-1]
+    if "Traceback" in text:  # of what get_config raised, which ml_collections puts into its own message
         text = text.splitlines()[-1]
     text = " ".join(text.split())
-    if isinstance(what, KeyError | AttributeError) and text[:1] in "'\"":  # a missing key, as the repr of a message
+    if isinstance(error, KeyError | AttributeError) and text[:1] in "'\"":  # the repr of a message about a missing key
         text = "no such setting in the config: " + text.strip("'\"").replace("\\'", "'").replace("\\n", " ")
     text = re.sub(r"Failed loading config file \S+ Attempted \[Relative path\]: ", "--config=", text)
-    text = re.sub(r"\('(.*)', '.*'\)$", r"\1", text)  # a tuple for a message
+    text = re.sub(r"\('(.*)', '.*'\)$", r"\1", text)  # a message that is the repr of a tuple
     log(text)
     return code
 
 
 def _parse(argv: Sequence[str]) -> Sequence[str]:
-    """absl's parsing, where ml_collections loads the config; whatever either raises there is the user's to mend."""
+    """Parses flags, for absl: then ml_collections loads the config, and what either raises is wrong input."""
     try:
-        rest = _parsed(argv)
+        rest = _parse_flags(argv)
         verbosity = flags.FLAGS["verbosity"]
-        if verbosity.using_default_value:  # libraries log much; what a user should read, we say
+        if verbosity.using_default_value:  # hides what libraries log; what users need, we log
             verbosity.value, verbosity.using_default_value = logging.FATAL, False
         if rest[1:]:
             raise UserError(f"unexpected arguments {' '.join(rest[1:])!r}: flags begin with --")
         if "config" in flags.FLAGS and flags.FLAGS.config is not None:
-            flags.FLAGS.config.to_dict()  # a config that failed to load raises only when it is first read
+            flags.FLAGS.config.to_dict()  # a config that failed to load raises when it is first read
         return rest
     except (UserError, flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         sys.exit(_report_error(error, WRONG_INPUT))
-    except Exception as error:  # a config is Python: it can raise anything
+    except Exception as error:  # a config is Python and can raise anything
         sys.exit(_report_error(f"the config cannot be loaded: {type(error).__name__}: {error}", WRONG_INPUT))
 
 
-def _parsed(argv: Sequence[str]) -> Sequence[str]:
+def _parse_flags(argv: Sequence[str]) -> Sequence[str]:
     try:
         return flags.FLAGS(argv)
-    except SystemExit:  # --help and its kin, which absl ends with 1
+    except SystemExit:  # --help and the like, for which absl exits with 1
         sys.exit(0)
 
 
 def _define_platform() -> None:
     flags.DEFINE_enum(
-        "platform", "auto", ["auto", "cpu", "gpu", "tpu"], "Where to compute; auto takes the best there is."
+        "platform", "auto", ["auto", "cpu", "gpu", "tpu"], "Where to compute; auto takes the best that is found."
     )
 
 
-def _quiet_libtpu() -> None:
-    """A libtpu that is installed where JAX has found no TPU is told some kind of one: else it complains that it knows
-    none, in five lines, at every start. It keeps no logs of that either."""
-    if os.environ.get("TPU_SKIP_MDS_QUERY") == "1":  # as JAX sets it then
-        for name, value in _NO_TPU.items():
+def _silence_libtpu() -> None:
+    """Names a kind of TPU to a libtpu that is installed where JAX has found none: otherwise it prints five lines of
+    warnings at every start, and keeps logs of them."""
+    if os.environ.get("TPU_SKIP_MDS_QUERY") == "1":  # JAX sets it where it has found no TPU
+        for name, value in _FAKE_TPU.items():
             os.environ.setdefault(name, value)
 
 
-def _find_devices(platform: str) -> None:
+def _prepare_platform(platform: str, find_devices: Callable[[], None]) -> None:
     if platform != "auto":
         jax.config.update("jax_platforms", platform)
     _join_processes()
     try:
-        distributed.find_devices()
+        find_devices()
     except RuntimeError as error:
         if platform == "auto":
             raise
@@ -196,10 +196,10 @@ def _find_devices(platform: str) -> None:
 
 
 def _define_processes() -> None:
-    flags.DEFINE_bool("distributed", False, "Train as one of many processes, as a TPU pod, Slurm or Kubernetes tell.")
-    flags.DEFINE_string("coordinator_address", None, "By hand: HOST:PORT of process 0, a port that is free there.")
-    flags.DEFINE_integer("num_processes", None, "By hand: how many there are.", lower_bound=1)
-    flags.DEFINE_integer("process_id", None, "By hand: which of them this is, from 0.", lower_bound=0)
+    flags.DEFINE_bool("distributed", False, "Train as one of many processes of a TPU pod, Slurm or Kubernetes.")
+    flags.DEFINE_string("coordinator_address", None, "By hand: HOST:PORT, a free port on the host of process 0.")
+    flags.DEFINE_integer("num_processes", None, "By hand: the number of processes.", lower_bound=1)
+    flags.DEFINE_integer("process_id", None, "By hand: the number of this process, from 0.", lower_bound=0)
     flags.DEFINE_integer("start_timeout", 20, "Seconds to wait for the other processes at the start.", lower_bound=1)
 
 
@@ -207,7 +207,7 @@ def _join_processes() -> None:
     if "distributed" not in flags.FLAGS:
         return
     names = ("coordinator_address", "num_processes", "process_id")
-    address, count, number = (given(name) for name in names)
+    address, count, number = (optional_flag(name) for name in names)
     if any(value is not None for value in (address, count, number)):
         for name, value in zip(names, (address, count, number), strict=True):
             if value is None:
@@ -217,6 +217,6 @@ def _join_processes() -> None:
         if number >= count:
             raise UserError(f"--process_id={number} with --num_processes={count}: expected 0 to {count - 1}")
         if not re.fullmatch(r".+:\d+", address):
-            raise UserError(f"--coordinator_address={address}: expected HOST:PORT, as 10.0.0.1:1234")
+            raise UserError(f"--coordinator_address={address}: expected HOST:PORT, for example 10.0.0.1:1234")
     if flags.FLAGS.distributed or address:
-        distributed.start(address, count, number, flags.FLAGS.start_timeout)
+        distributed.initialize(address, count, number, flags.FLAGS.start_timeout)

@@ -1,4 +1,4 @@
-"""python -m lovecraft_jax.evaluate --workdir=runs/c150 --split=test: the exact score of a split or of a text file."""
+"""python -m lovecraft_jax.evaluate --workdir=runs/c150 --split=test: the exact score of a split or a text file."""
 
 import json
 from pathlib import Path
@@ -15,9 +15,9 @@ from lovecraft_jax.runtime.files import strict
 def main() -> int:
     """Prints one JSON line: loss (nats per token), bpc, bce with --bce, perplexity, tokens, characters and the text."""
     F = flags.FLAGS
-    if cli.given("text") and F["split"].present:
+    if cli.optional_flag("text") and F["split"].present:
         raise UserError(f"--text={F.text} and --split={F.split}: give one of them")
-    run = load_run(cli.required("workdir", "runs/c150"), F.checkpoint)
+    run = load_run(cli.required_flag("workdir", "runs/c150"), F.checkpoint)
     if F.text:
         what, text = {"text": F.text}, run.encode(read_text(Path(F.text)))
         if not len(text.ids):

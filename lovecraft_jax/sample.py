@@ -1,4 +1,4 @@
-"""python -m lovecraft_jax.sample --workdir=runs/c150 --prompt="The ancient house": writes with a run."""
+"""python -m lovecraft_jax.sample --workdir=runs/c150 --prompt="The ancient house": generates text with a run."""
 
 import json
 import sys
@@ -14,17 +14,17 @@ from lovecraft_jax.run import Run, load_run
 from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import UserError
 
-FLAGS_OF = {
+FLAGS_OF_MODE = {
     "free": ("prompt", "temperature", "top_k", "top_p", "samples", "stream"),
     "teacher_forced": ("split", "text"),
 }
-"""Those that a --mode has alone."""
+"""Flags that one --mode alone has."""
 LINE = 76
-"""Tokens of a text beside what a model makes of it."""
+"""Tokens a line of --mode=teacher_forced."""
 
 
 def main() -> int:
-    """Prints prompt and text, several samples separated by a line `---`, or one JSON line with --json."""
+    """Prints prompt and generated text, several samples separated by a line `---`; one JSON line with --json."""
     F = flags.FLAGS
     sampling = Sampling(F.temperature, F.top_k, F.top_p)
     for name, value, least, end in (
@@ -35,13 +35,13 @@ def main() -> int:
         if not least <= value < end:
             raise UserError(f"--{name}={value}: expected a whole number from {least} to {end - 1}")
     if F.stream and (F.json or F.samples > 1):
-        raise UserError("--stream prints one sample while it is written: leave --json and --samples out")
-    for mode, names in FLAGS_OF.items():
+        raise UserError("--stream prints one sample while it is generated: leave --json and --samples out")
+    for mode, names in FLAGS_OF_MODE.items():
         if mode != F.mode and (given := [f"--{name}" for name in names if F[name].present]):
-            raise UserError(f"{', '.join(given)} with --mode={F.mode}: {mode} alone knows it; leave it out")
-    if F["split"].present and cli.given("text"):
+            raise UserError(f"{', '.join(given)} with --mode={F.mode}: only for --mode={mode}; leave it out")
+    if F["split"].present and cli.optional_flag("text"):
         raise UserError(f"--text={F.text} and --split={F.split}: give one of them")
-    run = load_run(cli.required("workdir", "runs/c150"), F.checkpoint)
+    run = load_run(cli.required_flag("workdir", "runs/c150"), F.checkpoint)
     if F.mode == "teacher_forced":
         return _teacher_forced(run)
     if F.stream:
@@ -60,23 +60,26 @@ def main() -> int:
 
 
 def _teacher_forced(run: Run) -> int:
-    """Prints lines of a text, under each what the model took for likeliest at every position of it; or one JSON line.
+    """Prints lines of a text and under each the model's likeliest token at every position; or one JSON line.
 
-    The text is from a seeded place of a split, or a file's beginning: all of a short file, if no length is asked for.
+    The text is a part of a split, at an offset drawn with --seed, or the beginning of a file. Without --length, a text
+    shorter than its default is taken whole.
     """
     F = flags.FLAGS
-    if (file := cli.given("text")) is not None:
+    if (file := cli.optional_flag("text")) is not None:
         source, text = file, run.encode(read_text(Path(file)))
     else:
         source, text = F.split, run.split(F.split)
-    there = len(text.ids) - 1
-    if there < 1:
-        raise UserError(f"{source} has nothing to guess: expected two characters or more; give a longer text")
-    length = F.length if F["length"].present else min(F.length, there)
-    if length > there:
-        has = f"{source} has {there:,} with one before them"
-        raise UserError(f"--length={length} with --mode=teacher_forced: {has}; ask for fewer")
-    start = 0 if file is not None else int(np.random.default_rng(F.seed).integers(there - length + 1))
+    predictable = len(text.ids) - 1  # all but the first
+    if predictable < 1:
+        raise UserError(f"{source} has nothing to predict: expected two characters or more; give a longer text")
+    length = F.length if F["length"].present else min(F.length, predictable)
+    if length > predictable:
+        raise UserError(
+            f"--length={length} with --mode=teacher_forced: {source} has {predictable:,} tokens after its first; "
+            "give a smaller length"
+        )
+    start = 0 if file is not None else int(np.random.default_rng(F.seed).integers(predictable - length + 1))
     ids = text.ids[start : start + length + 1]
     true, likeliest = ids[1:], run.teacher_forced(ids)
     right = float(np.mean(true == likeliest))
@@ -89,7 +92,7 @@ def _teacher_forced(run: Run) -> int:
         print("\n".join(run.tokenizer.decode(part[line]).replace("\n", "¶") for part in (true, likeliest)), end="\n\n")
     log(
         f"{source} from token {start + 1:,} on, and under each line the likeliest token at every position, given the "
-        f"true ones before it in its window of {run.config.data.seq_len}: {right:.0%} right; this is no writing"
+        f"true ones before it in its window of {run.config.data.seq_len}: {right:.0%} right; this is not generated text"
     )
     return 0
 
@@ -97,17 +100,17 @@ def _teacher_forced(run: Run) -> int:
 if __name__ == "__main__":
     cli.define_run_flags()
     flags.DEFINE_enum(
-        "mode", "free", ["free", "teacher_forced"], "Write, or guess each token of a text that is given, as in 2019."
+        "mode", "free", ["free", "teacher_forced"], "Generate text, or predict each token of a given text, as in 2019."
     )
-    flags.DEFINE_string("prompt", "", "The text to go on from.")
-    flags.DEFINE_integer("length", 1000, "New tokens to write, or tokens to guess.")
-    flags.DEFINE_float("temperature", 0.7, "0 takes the likeliest token; higher is bolder.")
-    flags.DEFINE_integer("top_k", 0, "Draw from the k likeliest only; 0 keeps all.")
-    flags.DEFINE_float("top_p", 1.0, "Draw from the fewest tokens whose probabilities reach this; 1 keeps all.")
-    flags.DEFINE_integer("seed", 0, "The same seed writes the same text, or guesses at the same place.")
-    flags.DEFINE_integer("samples", 1, "How many texts to write.")
-    flags.DEFINE_bool("stream", False, "Print while writing.")
+    flags.DEFINE_string("prompt", "", "The text to continue.")
+    flags.DEFINE_integer("length", 1000, "Tokens to generate, or to predict.")
+    flags.DEFINE_float("temperature", 0.7, "0 takes the likeliest token; higher is more random.")
+    flags.DEFINE_integer("top_k", 0, "Sample from the k likeliest tokens; 0: from all.")
+    flags.DEFINE_float("top_p", 1.0, "Sample from the fewest tokens whose probabilities add up to this; 1: from all.")
+    flags.DEFINE_integer("seed", 0, "The same seed generates the same text, or predicts the same part of a split.")
+    flags.DEFINE_integer("samples", 1, "The number of texts.")
+    flags.DEFINE_bool("stream", False, "Print while generating.")
     flags.DEFINE_bool("json", False, "Print one JSON object.")
-    flags.DEFINE_enum("split", "test", ["train", "valid", "test"], "With teacher_forced: the run's own text to guess.")
-    flags.DEFINE_string("text", None, "With teacher_forced: a UTF-8 text file to guess instead, from its beginning.")
+    flags.DEFINE_enum("split", "test", ["train", "valid", "test"], "With teacher_forced: the split to predict.")
+    flags.DEFINE_string("text", None, "With teacher_forced: a UTF-8 text file to predict instead, from its beginning.")
     cli.run(main)

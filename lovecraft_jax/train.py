@@ -1,4 +1,4 @@
-"""python -m lovecraft_jax.train --config=configs/c150.py: trains, or goes on with, one run."""
+"""python -m lovecraft_jax.train --config=configs/c150.py: trains a run, or resumes it."""
 
 from absl import flags
 
@@ -7,10 +7,10 @@ from lovecraft_jax.training import loop
 
 
 def main() -> int:
-    """Flags to `loop.train`."""
-    config = cli.required("config", "configs/c150.py")
-    workdir = cli.given("workdir") or cli.default_workdir()
-    return loop.train(config, workdir, cli.cores(), flags.FLAGS.take_over, flags.FLAGS.profile)
+    """Passes the flags to `loop.train` and returns its exit code."""
+    config = cli.required_flag("config", "configs/c150.py")
+    workdir = cli.optional_flag("workdir") or cli.default_workdir()
+    return loop.train(config, workdir, cli.num_cpu_devices(), flags.FLAGS.take_over, flags.FLAGS.profile)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Wrong input is one line that names it, and exit code 2: for every flag, setting and file a user can get wrong."""
+"""Wrong input gives one line that names it and exit code 2: every flag, setting and file that can be wrong."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from lovecraft_jax.runtime.files import locked_workdir
 ROOT = Path(__file__).parents[1]
 
 TINY = "--config=configs/tiny.py"
-# What is run, with {trained} a finished run and {files} a folder as `_files` fills it, and what its one line must name.
+# Command lines and what their one line must name; {trained} is a finished run, {files} the folder of `_make_files`.
 WRONG: dict[str, tuple[list[str], list[str]]] = {
     "no config": (["train"], ["--config", "configs/c150.py"]),
     "no such config file": (["train", "--config=configs/c999.py"], ["configs/c999.py"]),
@@ -30,13 +30,19 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "misspelt section": (["train", TINY, "--config.modle.units=3"], ["modle", "model"]),
     "a word for a number": (["train", TINY, "--config.model.units=banana"], ["config.model.units", "banana"]),
     "negative units": (["train", TINY, "--config.model.units=-1"], ["config.model.units=-1", "at least 1"]),
-    "all dropped": (["train", TINY, "--config.model.dropout=1.0"], ["config.model.dropout=1.0"]),
+    "a dropout rate of 1": (["train", TINY, "--config.model.dropout=1.0"], ["config.model.dropout=1.0"]),
     "no NVIDIA GPU": (["train", TINY, "--config.model.backend=cudnn"], ["'cudnn': needs an NVIDIA GPU", "use fused"]),
     "unknown choice": (["train", TINY, "--config.model.backend=gru"], ["config.model.backend='gru'", "scan, fused"]),
-    "infinite rate": (["train", TINY, "--config.optimizer.lr=inf"], ["config.optimizer.lr=inf"]),
-    "no rows": (["train", TINY, "--config.data.batch_size=0"], ["config.data.batch_size=0"]),
-    "more rows than text": (["train", TINY, "--config.data.batch_size=100000"], ["100000", "8", "800,000", "173,390"]),
-    "nothing to do": (["train", TINY, "--config.train.steps=0", "--config.train.epochs=0.0"], ["steps=0", "epochs=0"]),
+    "infinite learning rate": (["train", TINY, "--config.optimizer.lr=inf"], ["config.optimizer.lr=inf"]),
+    "a batch of no rows": (["train", TINY, "--config.data.batch_size=0"], ["config.data.batch_size=0"]),
+    "more rows than the text has tokens": (
+        ["train", TINY, "--config.data.batch_size=100000"],
+        ["100000", "8", "800,000", "173,390"],
+    ),
+    "neither steps nor epochs": (
+        ["train", TINY, "--config.train.steps=0", "--config.train.epochs=0.0"],
+        ["steps=0", "epochs=0"],
+    ),
     "left-over argument": (["train", TINY, "fast"], ["'fast'"]),
     "unknown flag": (["train", TINY, "--fast"], ["fast"]),
     "no such corpus": (["train", TINY, "--config.data.corpus={files}/nowhere.txt"], ["{files}/nowhere.txt"]),
@@ -48,21 +54,27 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     ),
     "corpus too short": (["train", TINY, "--config.data.corpus={files}/short.txt"], ["64 tokens", "36"]),
     "corpus beyond the alphabet": (["train", TINY, "--config.data.corpus={files}/greek.txt"], ["alphabet=unicode"]),
-    "more lanes than tokens": (["train", TINY, "--config.train.eval_lanes=1000000"], ["eval_lanes=1000000", "tokens"]),
+    "more rows to score in than tokens": (
+        ["train", TINY, "--config.train.eval_lanes=1000000"],
+        ["eval_lanes=1000000", "tokens"],
+    ),
     "empty workdir": (["train", TINY, "--workdir="], ["--workdir="]),
-    "no cores": (["train", TINY, "--num_cpu_devices=-1"], ["num_cpu_devices", "-1"]),
+    "negative number of cores": (["train", TINY, "--num_cpu_devices=-1"], ["num_cpu_devices", "-1"]),
     "workdir under a device": (["train", TINY, "--workdir=/dev/null/x"], ["--workdir=/dev/null/x"]),
     "workdir that is a file": (["train", TINY, "--workdir={files}/short.txt"], ["--workdir={files}/short.txt"]),
     "workdir in use": (["train", TINY, "--workdir={held}"], ["--workdir={held}", "in use"]),
     "run of another config": (
         ["train", TINY, "--workdir={trained}", "--config.model.units=24", "--config.seed=1", "--config.train.keep=3"],
-        ["--workdir={trained}", "model.units: 16 -> 24; seed: 0 -> 1)"],
+        ["--workdir={trained}", "(seed: 0 -> 1; model.units: 16 -> 24)"],
     ),
     "run of another corpus": (
         ["train", TINY, "--workdir={trained}", "--config.data.corpus={files}/other.txt"],
         ["data.corpus={files}/other.txt", "another text", "bundled"],
     ),
-    "prompt never seen": (["train", TINY, "--config.sample.prompt=a~b"], ["config.sample.prompt='a~b'", "'~'"]),
+    "a prompt outside the vocabulary": (
+        ["train", TINY, "--config.sample.prompt=a~b"],
+        ["config.sample.prompt='a~b'", "'~'"],
+    ),
     "no TPU": (["train", TINY, "--platform=tpu"], ["--platform=tpu"]),
     "unknown platform": (["train", TINY, "--platform=abacus"], ["platform", "abacus"]),
     "no workdir": (["sample"], ["--workdir"]),
@@ -70,25 +82,28 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "workdir of no run": (["sample", "--workdir={files}"], ["{files}", "config.json"]),
     "run without checkpoints": (["sample", "--workdir={files}/fresh"], ["{files}/fresh", "checkpoint"]),
     "no such checkpoint": (["sample", "--workdir={trained}", "--checkpoint=7"], ["--checkpoint=7", "30, 40"]),
-    "below zero degrees": (["sample", "--workdir={trained}", "--temperature=-1"], ["temperature=-1"]),
-    "no probability": (["sample", "--workdir={trained}", "--top_p=0"], ["top_p=0"]),
-    "more than certain": (["sample", "--workdir={trained}", "--top_p=1.5"], ["top_p=1.5"]),
-    "negative choice": (["sample", "--workdir={trained}", "--top_k=-1"], ["top_k=-1"]),
-    "no length": (["sample", "--workdir={trained}", "--length=0"], ["--length=0"]),
-    "a seed beyond 32 bits": (["sample", "--workdir={trained}", "--seed=4294967296"], ["--seed=4294967296"]),
-    "an endless text": (["sample", "--workdir={trained}", "--length=100000000000"], ["--length=100000000000"]),
+    "negative temperature": (["sample", "--workdir={trained}", "--temperature=-1"], ["temperature=-1"]),
+    "top_p of 0": (["sample", "--workdir={trained}", "--top_p=0"], ["top_p=0"]),
+    "top_p over 1": (["sample", "--workdir={trained}", "--top_p=1.5"], ["top_p=1.5"]),
+    "negative top_k": (["sample", "--workdir={trained}", "--top_k=-1"], ["top_k=-1"]),
+    "length of 0": (["sample", "--workdir={trained}", "--length=0"], ["--length=0"]),
+    "seed over 32 bits": (["sample", "--workdir={trained}", "--seed=4294967296"], ["--seed=4294967296"]),
+    "length over 31 bits": (["sample", "--workdir={trained}", "--length=100000000000"], ["--length=100000000000"]),
     "no samples": (["sample", "--workdir={trained}", "--samples=0"], ["--samples=0"]),
-    "two streams": (["sample", "--workdir={trained}", "--stream", "--samples=2"], ["--stream", "--samples"]),
+    "two samples as a stream": (
+        ["sample", "--workdir={trained}", "--stream", "--samples=2"],
+        ["--stream", "--samples"],
+    ),
     "prompt beyond the alphabet": (["sample", "--workdir={trained}", "--prompt=The Ω"], ["'Ω'"]),
-    "text without a name": (["evaluate", "--workdir={trained}", "--text="], ["--text="]),
+    "empty name of a text": (["evaluate", "--workdir={trained}", "--text="], ["--text="]),
     "no such text": (["evaluate", "--workdir={trained}", "--text={files}/nowhere.txt"], ["{files}/nowhere.txt"]),
     "empty text": (["evaluate", "--workdir={trained}", "--text={files}/empty.txt"], ["{files}/empty.txt", "no text"]),
     "text and split": (["evaluate", "--workdir={trained}", "--text=x.txt", "--split=test"], ["--text", "--split"]),
     "unknown split": (["evaluate", "--workdir={trained}", "--split=all"], ["split", "all"]),
 }
 
-# Imports what every command imports, once; then each command line gets a process of its own by fork. It ends without
-# taking the interpreter down in order, which takes longer than all else: 40 starts in the time of two.
+# Imports what every command imports, once, and then forks a process for each command line. These exit without the
+# interpreter's shutdown, which takes longer than all else: 40 command lines take as long as two processes.
 STARTER = """
 import json, os, runpy, sys, traceback
 from lovecraft_jax import cli, run
@@ -116,19 +131,23 @@ for line in sys.stdin:
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_wrong_input_is_one_line_that_names_it_and_exit_code_2(case: str, told: dict[str, tuple], places: dict) -> None:
-    _check(*told[case], [name.format(**places) for name in WRONG[case][1]])
+def test_wrong_input_gives_one_line_that_names_it_and_exit_code_2(
+    case: str, results: dict[str, tuple], places: dict
+) -> None:
+    _check(*results[case], [name.format(**places) for name in WRONG[case][1]])
 
 
 @pytest.mark.parametrize("case", ["unknown variant", "binary corpus"])
-def test_the_whole_process_says_no_more(case: str, command: Callable, places: dict[str, str], tmp_path: Path) -> None:
+def test_a_process_of_its_own_gives_the_same_one_line(
+    case: str, command: Callable, places: dict[str, str], tmp_path: Path
+) -> None:
     line, names = WRONG[case]
     done = command(*(part.format(**places) for part in line), f"--workdir={tmp_path}/run")
     _check(done.returncode, done.stdout, done.stderr, [name.format(**places) for name in names])
 
 
-def test_wrong_input_leaves_no_run_behind(told: dict[str, tuple], places: dict) -> None:
-    assert told
+def test_wrong_input_leaves_no_checkpoint(results: dict[str, tuple], places: dict) -> None:
+    assert results
     assert list((Path(places["files"]) / "runs").glob("*/checkpoints/*")) == []
 
 
@@ -144,24 +163,24 @@ def _check(code: int, output: str, errors: str, names: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def places(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What the placeholders in WRONG stand for."""
+    """The values of the placeholders in WRONG."""
     folder = tmp_path_factory.mktemp("files")
-    _files(folder, trained)
+    _make_files(folder, trained)
     return {"trained": str(trained), "files": str(folder), "held": str(folder / "held")}
 
 
 @pytest.fixture(scope="module")
-def told(places: dict[str, str]) -> dict[str, tuple[int, str, str]]:
-    """Exit code, standard output and standard error of every command line."""
+def results(places: dict[str, str]) -> dict[str, tuple[int, str, str]]:
+    """Exit code, standard output and standard error of every command line in WRONG."""
     cases = {name: [part.format(**places) for part in line] for name, (line, _) in WRONG.items()}
-    answers = {
+    outputs = {
         name: [f"{places['files']}/{number}.{end}" for end in ("out", "err")] for number, name in enumerate(cases)
     }
     jobs = []
     for name, (command, *given) in cases.items():
         if command == "train" and not any(flag.startswith("--workdir") for flag in given):
             given = [*given, f"--workdir={places['files']}/runs/{len(jobs)}"]
-        jobs.append(json.dumps([*answers[name], command, *given]))
+        jobs.append(json.dumps([*outputs[name], command, *given]))
     with locked_workdir(places["held"]):
         done = subprocess.run(
             [sys.executable, "-c", STARTER],
@@ -174,11 +193,11 @@ def told(places: dict[str, str]) -> dict[str, tuple[int, str, str]]:
             check=True,
         )
     codes = dict(zip(cases, map(int, done.stdout.split()), strict=True))
-    return {name: (codes[name], *(Path(file).read_text() for file in answers[name])) for name in cases}
+    return {name: (codes[name], *(Path(file).read_text() for file in outputs[name])) for name in cases}
 
 
-def _files(folder: Path, trained: Path) -> None:
-    """Texts that are no corpus, and a run that was killed before its first checkpoint."""
+def _make_files(folder: Path, trained: Path) -> None:
+    """Texts that cannot be a corpus, and a run that was killed before its first checkpoint."""
     (folder / "empty.txt").write_text("")
     (folder / "binary.txt").write_bytes(bytes(range(256)))
     (folder / "latin1.txt").write_bytes("café au lait".encode("latin-1"))

@@ -1,4 +1,4 @@
-"""The evaluate command: one line of JSON, and the same number whichever way one asks for it."""
+"""The evaluate command: one line of JSON, equal to the scores of training and of the Python API."""
 
 import json
 import math
@@ -13,7 +13,9 @@ from lovecraft_jax.run import load_run
 TALE = Path(__file__).parents[1] / "lovecraft_jax" / "data" / "tales" / "office_hours.txt"
 
 
-def test_the_test_split_scores_as_training_reported(evaluate: Callable[..., dict], trained: Path) -> None:
+def test_the_score_of_the_test_split_is_the_final_score_of_training(
+    evaluate: Callable[..., dict], trained: Path
+) -> None:
     final = json.loads((trained / "metrics.jsonl").read_text().splitlines()[-1])
     corpus = json.loads((trained / "corpus.json").read_text())
     result = evaluate()
@@ -37,7 +39,7 @@ def test_a_text_file_scores_as_it_does_from_python(
     text = TALE.read_text()[:1500]
     assert all(ord(char) < 128 for char in text)
     file = tmp_path / "tale.txt"
-    file.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())  # as an editor on Windows leaves it
+    file.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())  # as editors on Windows save it
     run = load_run(trained, 30)
     score = run.score(run.encode(text))
     result = evaluate(f"--text={file}", "--checkpoint=30")
@@ -48,7 +50,7 @@ def test_a_text_file_scores_as_it_does_from_python(
     assert result["perplexity"] == pytest.approx(math.exp(result["loss"]), rel=1e-9)
 
 
-def test_what_training_never_showed_costs_more(trained: Path) -> None:
+def test_characters_outside_the_vocabulary_cost_their_spelling_and_more(trained: Path) -> None:
     run = load_run(trained)
     text = TALE.read_text()[:1500]
     odd = text.replace("e", "~")

@@ -1,4 +1,4 @@
-"""The sample command: what it prints, and that the same seed prints it again."""
+"""The sample command: what it prints, in both modes."""
 
 import json
 from collections.abc import Callable
@@ -12,13 +12,13 @@ from lovecraft_jax.run import load_run
 PROMPT, LENGTH = "The house", 60
 
 
-def test_it_prints_the_prompt_and_as_many_new_characters_as_asked(plain: str) -> None:
+def test_it_prints_the_prompt_and_length_new_characters(plain: str) -> None:
     assert plain.startswith(PROMPT)
     assert plain.endswith("\n")
     assert len(plain) == len(PROMPT) + LENGTH + 1
 
 
-def test_it_prints_what_the_python_api_writes(plain: str, trained: Path) -> None:
+def test_it_prints_what_the_python_api_generates(plain: str, trained: Path) -> None:
     (text,) = load_run(trained).generate(PROMPT, LENGTH, seed=0, sampling=Sampling(temperature=0.7))
     assert plain == PROMPT + text + "\n"
 
@@ -27,7 +27,7 @@ def test_streaming_prints_the_same_text(plain: str, sample: Callable[..., str]) 
     assert sample("--stream") == plain
 
 
-def test_several_samples_are_separated_and_the_first_is_the_one(plain: str, sample: Callable[..., str]) -> None:
+def test_several_samples_are_separated_and_the_first_is_the_single_one(plain: str, sample: Callable[..., str]) -> None:
     first, second = sample("--samples=2").removesuffix("\n").split("\n---\n")
     assert first == plain.removesuffix("\n")
     assert second != first
@@ -35,18 +35,18 @@ def test_several_samples_are_separated_and_the_first_is_the_one(plain: str, samp
     assert len(second) == len(first)
 
 
-def test_json_is_one_line_with_all_that_was_asked(sample: Callable[..., str]) -> None:
+def test_json_is_one_line_with_prompt_samples_seed_and_step(sample: Callable[..., str]) -> None:
     output = sample("--json", "--samples=2", "--seed=7", "--checkpoint=30", "--top_k=1")
     result = json.loads(output)
     assert output.count("\n") == 1
     assert result.keys() == {"prompt", "samples", "seed", "step"}
     assert (result["prompt"], result["seed"], result["step"]) == (PROMPT, 7, 30)
     first, second = result["samples"]
-    assert first == second  # the likeliest of one leaves no choice
+    assert first == second  # top_k=1 is greedy
     assert len(first) == LENGTH
 
 
-def test_teacher_forcing_shows_the_likeliest_character_after_each_window_s_true_ones(
+def test_teacher_forcing_prints_the_likeliest_character_after_the_true_ones_of_its_window(
     command: Callable, trained: Path
 ) -> None:
     forced = ("--mode=teacher_forced", f"--workdir={trained}", "--length=100", "--seed=3", "--split=valid")
@@ -57,7 +57,7 @@ def test_teacher_forcing_shows_the_likeliest_character_after_each_window_s_true_
     assert (result["source"], result["seq_len"], result["seed"], result["step"]) == ("valid", T, 3, 40)
     assert result["text"] == truth[start : start + 100]
     assert 100 * result["right"] == sum(a == b for a, b in zip(result["text"], result["likeliest"], strict=True))
-    for n in (0, 1, T - 1, T, T + 1, 99):  # what the model itself would go on with, after the window's beginning
+    for n in (0, 1, T - 1, T, T + 1, 99):  # what the model generates next after the true part of the window
         window = truth[start - 1 + n // T * T : start + n]
         assert run.generate(window, length=1, sampling=Sampling(temperature=0.0)) == [result["likeliest"][n]]
 
@@ -67,7 +67,7 @@ def test_teacher_forcing_shows_the_likeliest_character_after_each_window_s_true_
     assert f"valid from token {start:,} on" in lines.stderr
 
 
-def test_teacher_forcing_reads_a_file_from_its_beginning(command: Callable, trained: Path, tmp_path: Path) -> None:
+def test_teacher_forcing_predicts_a_file_from_its_beginning(command: Callable, trained: Path, tmp_path: Path) -> None:
     (tmp_path / "tale.txt").write_text("The house was silent, and the moor.")
     flags = ("--mode=teacher_forced", f"--workdir={trained}", f"--text={tmp_path / 'tale.txt'}", "--json")
     result = json.loads(command("sample", *flags, "--length=20").stdout)
@@ -76,13 +76,13 @@ def test_teacher_forcing_reads_a_file_from_its_beginning(command: Callable, trai
     assert too_long.returncode == 2
     assert "--length=35" in too_long.stderr
     assert len(json.loads(command("sample", *flags).stdout)["text"]) == 34
-    nowhere = command("sample", *flags[:2], "--text=")
-    assert (nowhere.returncode, nowhere.stdout) == (2, "")
-    assert nowhere.stderr.startswith("--text= is empty")
+    empty = command("sample", *flags[:2], "--text=")
+    assert (empty.returncode, empty.stdout) == (2, "")
+    assert empty.stderr.startswith("--text= is empty")
     (tmp_path / "tale.txt").write_text("T")
     too_short = command("sample", *flags)
     assert (too_short.returncode, too_short.stderr.count("\n")) == (2, 1)
-    assert "has nothing to guess" in too_short.stderr
+    assert "has nothing to predict" in too_short.stderr
 
 
 @pytest.mark.parametrize(

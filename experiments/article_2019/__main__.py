@@ -59,7 +59,7 @@ def main() -> int:
         given = parser.parse_args()
     if unknown := [name for name in given.names if name not in known]:
         parser.error(f"unknown {' '.join(unknown)}: expected some of {', '.join(known)}")
-    return cli.guarded(lambda: _draw(given) if given.draw else _train_and_draw(given))
+    return cli.report_errors(lambda: _draw(given) if given.draw else _train_and_draw(given))
 
 
 def _train_and_draw(given: argparse.Namespace) -> int:

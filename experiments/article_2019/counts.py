@@ -33,7 +33,7 @@ def main() -> int:
     parser.add_argument("--rows", type=options.folder, default=Path("docs/article"), help="a folder with rows.csv")
     parser.add_argument("--corpus", type=options.not_empty, default="lovecraft", help="as data.corpus")
     given = parser.parse_args()
-    return cli.guarded(lambda: _print(given.rows, given.corpus))
+    return cli.report_errors(lambda: _print(given.rows, given.corpus))
 
 
 def _print(folder: Path, of_corpus: str) -> int:

@@ -32,7 +32,7 @@ def main() -> int:
     speed = "characters a second; the median of the run's own rows by default"
     parser.add_argument("--speed", type=at_least(1.0, float), help=speed)
     given = parser.parse_args()
-    return cli.guarded(lambda: _print(given))
+    return cli.report_errors(lambda: _print(given))
 
 
 def _print(given: argparse.Namespace) -> int:

@@ -30,11 +30,11 @@ def main(task: str, setting: str, core: str, corpus: str, more: Sequence[str]) -
     config = experiments.get_config(setting)
     config.data.corpus = corpus
     if task == "pace":
-        return cli.guarded(lambda: print(training.pace(config, float(more[0]))) or 0)
+        return cli.report_errors(lambda: print(training.pace(config, float(more[0]))) or 0)
     steps, seconds, folder, together, *seeds = more
     config.train.steps = int(steps)
     train = functools.partial(training.train, setting, config, float(seconds), Path(folder), together)
-    return cli.guarded(lambda: train([int(seed) for seed in seeds]))
+    return cli.report_errors(lambda: train([int(seed) for seed in seeds]))
 
 
 if __name__ == "__main__":

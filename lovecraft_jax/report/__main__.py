@@ -14,7 +14,7 @@ from lovecraft_jax.runtime.files import resolve_path, write_text
 def main() -> int:
     """Writes the page and prints its path."""
     F = flags.FLAGS
-    workdirs = cli.required("workdir", "runs/c150")
+    workdirs = cli.required_flag("workdir", "runs/c150")
     if len(workdirs) > len(RUNS):
         raise UserError(f"--workdir given {len(workdirs)} times: expected at most {len(RUNS)} runs on a page")
     paths = [str(resolve_path(workdir)) for workdir in workdirs]
@@ -23,7 +23,7 @@ def main() -> int:
     names = [path.rpartition("/")[-1] for path in paths]
     if len(set(names)) < len(names):
         names = paths
-    if given := cli.given("to"):  # checked before the runs are analysed, which takes minutes
+    if given := cli.optional_flag("to"):  # checked before the runs are analysed, which takes minutes
         _make_parent(resolve_path(given))
     runs = [collect_run(workdir, F.checkpoint, name) for workdir, name in zip(workdirs, names, strict=True)]
     to = resolve_path(given or f"{paths[0]}/report/index.html")

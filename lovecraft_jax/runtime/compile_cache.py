@@ -1,4 +1,4 @@
-"""Compiled programs kept between starts, in the user's cache folder, each kind of machine in a folder of its own."""
+"""JAX's cache of compiled programs in the user's cache folder, in a subfolder for each kind of machine."""
 
 import shutil
 import warnings
@@ -11,7 +11,9 @@ import pooch
 from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.hardware import machine
 
-DAMAGED = "Error reading persistent compilation cache entry"
+DAMAGED_ENTRY = "Error reading persistent compilation cache entry"
+ANY_ENTRY = "persistent compilation cache entry"
+"""Parts of JAX's warnings."""
 
 
 def enable_compile_cache() -> None:
@@ -22,23 +24,24 @@ def enable_compile_cache() -> None:
     folder = Path(pooch.os_cache("lovecraft_jax")) / "programs" / machine()
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    _empty_when_damaged(folder)
+    _handle_cache_warnings(folder)
 
 
-def _empty_when_damaged(folder: Path) -> None:
-    """JAX warns of an entry that a kill left half written at every start, and never writes it again. Where the folder
-    cannot be made, or somebody deleted it, it warns of every program; once is enough."""
-    show, told = warnings.showwarning, set[Path]()
+def _handle_cache_warnings(folder: Path) -> None:
+    """Empties the folder when JAX warns of a damaged entry, as a kill leaves it half written: JAX would warn at every
+    start and never write it again. Where there is no folder, logs one line instead of JAX's warning per program."""
+    show_other, logged = warnings.showwarning, False
 
-    def show_or_mend(message: Any, *rest: Any, **more: Any) -> None:
-        if DAMAGED in str(message) and folder.is_dir():
+    def show(message: Any, *rest: Any, **more: Any) -> None:
+        nonlocal logged
+        if DAMAGED_ENTRY in str(message) and folder.is_dir():
             shutil.rmtree(folder, ignore_errors=True)
             log(f"WARNING: emptied {folder}: a compiled program in it was damaged")
-        elif "persistent compilation cache entry" in str(message) and not folder.is_dir():
-            if folder not in told:
+        elif ANY_ENTRY in str(message) and not folder.is_dir():
+            if not logged:
                 log(f"WARNING: compiled programs cannot be kept in {folder}: there is no such folder")
-            told.add(folder)
+            logged = True
         else:
-            show(message, *rest, **more)
+            show_other(message, *rest, **more)
 
-    warnings.showwarning = show_or_mend
+    warnings.showwarning = show

@@ -1,4 +1,4 @@
-"""Lines on standard error: what a person sees of the work, while results go to standard output."""
+"""Lines on standard error, where everything about the work goes; results go to standard output."""
 
 import sys
 
@@ -6,13 +6,13 @@ _silent = False
 
 
 def log(line: str, always: bool = False) -> None:
-    """Prints a line on standard error; after `silence` only one that must `always` be seen."""
+    """Prints a line on standard error; after `silence` only with `always`."""
     if always or not _silent:
         print(line, file=sys.stderr, flush=True)
 
 
 def silence() -> None:
-    """From here on another process does the talking."""
+    """Turns `log` off in this process, because another one logs for all."""
     global _silent
     _silent = True
 

@@ -1,4 +1,4 @@
-"""A run's directory, on a disk or an object store: files that are never half written, rows trimmed on resume."""
+"""A run's directory, on a disk or an object store: files that are never half written, and removing rows on resume."""
 
 import json
 import math
@@ -18,7 +18,7 @@ Row = dict[str, Any]
 
 
 def resolve_path(path: str | os.PathLike[str]) -> epath.Path:
-    """The absolute directory, on a disk or on gs://. Raises UserError for other stores, and where gcsfs is missing."""
+    """Returns the absolute path, on a disk or gs://. Raises UserError for other stores, and where gcsfs is missing."""
     path = os.fspath(path)
     scheme, is_url, _ = path.partition("://")
     if not is_url:
@@ -33,21 +33,21 @@ def resolve_path(path: str | os.PathLike[str]) -> epath.Path:
 
 
 def on_store(path: epath.Path) -> bool:
-    """Whether it is on an object store: nothing can be appended to or renamed, each write is atomic."""
+    """Whether `path` is on an object store, where each write is atomic and nothing can be appended to or renamed."""
     return "://" in os.fspath(path)
 
 
 @contextmanager
 def locked_workdir(path: str, take_over: bool = False) -> Iterator[epath.Path]:
-    """The absolute directory, locked against a second start; `take_over` as in `locked`. Raises UserError."""
+    """Yields the absolute path, locked against a second start; `take_over` as in `locked`. Raises UserError."""
     workdir = resolve_path(path)
     with locked(workdir, path, take_over):
         yield workdir
 
 
 def write_text(path: epath.Path, text: str) -> None:
-    """Replaces a file whole: a kill leaves the old one or the new one."""
-    if on_store(path):  # where renaming is copying
+    """Replaces a file atomically: after a kill it is the old one or the new one."""
+    if on_store(path):  # where renaming would be copying
         path.write_text(text)
         return
     partial = path.with_name(path.name + ".partial")
@@ -62,10 +62,10 @@ class GrowingFile:
         self._path = path
         self._file = None if on_store(path) else open(os.fspath(path), "a")
         self._text = "" if self._file or not path.exists() else path.read_text()
-        self.add("")  # there from the start
+        self.add("")  # creates it
 
     def add(self, lines: str) -> None:
-        """They reach the file in one write."""
+        """Appends whole lines, in one write."""
         if self._file:
             self._file.write(lines)
             self._file.flush()
@@ -74,18 +74,18 @@ class GrowingFile:
             write_text(self._path, self._text)
 
     def close(self) -> None:
-        """Lets go of the file."""
+        """Closes the file."""
         if self._file:
             self._file.close()
 
 
 def write_json(path: epath.Path, value: Any) -> None:
-    """Replaces a JSON file whole."""
+    """Replaces a JSON file atomically."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def trim_samples(folder: epath.Path, step: int) -> None:
-    """Removes the samples written after `step`, and the one of an end that is to be reached again."""
+    """Removes the samples generated after `step`, and the final one (best.txt)."""
     for sample in folder.glob("*.txt") if folder.exists() else ():
         if not sample.stem.isdigit() or int(sample.stem) > step:
             sample.unlink()
@@ -109,7 +109,7 @@ def read_rows(path: epath.Path) -> list[dict[str, Any]]:
 
 
 def trim_rows(path: epath.Path, keep: Callable[[dict[str, Any]], bool]) -> None:
-    """Removes the rows that `keep` refuses, and half lines."""
+    """Removes the rows for which `keep` is false, and a half line."""
     if path.exists():
         write_text(path, "".join(json.dumps(row) + "\n" for row in read_rows(path) if keep(row)))
 

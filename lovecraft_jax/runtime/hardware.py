@@ -1,4 +1,4 @@
-"""What this machine computes with, by name."""
+"""Names for this machine's hardware."""
 
 import hashlib
 import platform
@@ -6,20 +6,22 @@ from pathlib import Path
 
 
 def cpu_name() -> str:
-    """The CPU's model where the system tells, else its kind."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:  # elsewhere than on Linux
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    """The model of the CPU where the system has it, else its architecture."""
+    names = [line.partition(":")[2].strip() for line in _cpu_info() if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 
 
 def machine() -> str:
-    """A name for this kind of machine: what was compiled for one CPU may not run on another, or run slower."""
+    """A hash of the kind of machine: what was compiled for one CPU may not run on another, or run slower."""
+    what = sorted({line for line in _cpu_info() if line.startswith(("model name", "flags", "Features", "CPU part"))})
+    # Elsewhere than on Linux each machine is a kind of its own.
+    what = what or [platform.processor(), platform.node()]
+    return hashlib.sha256("\n".join([platform.system(), platform.machine(), *what]).encode()).hexdigest()[:16]
+
+
+def _cpu_info() -> list[str]:
+    """The lines of /proc/cpuinfo, which only Linux has."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        told = sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
-    except OSError:  # elsewhere than on Linux each machine is a kind of its own
-        told = [platform.processor(), platform.node()]
-    return hashlib.sha256("\n".join([platform.system(), platform.machine(), *told]).encode()).hexdigest()[:16]
+        return Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return []

@@ -1,4 +1,4 @@
-"""Devices as one data axis: what is replicated, what is split by row, and how gradients meet."""
+"""A mesh of devices with one axis, over which the rows of a batch are sharded; all else is replicated."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,36 +14,36 @@ AXIS = "data"
 REPLICATED = PartitionSpec()
 BY_ROW = PartitionSpec(AXIS)
 BY_ROW_STACKED = PartitionSpec(None, AXIS)
-"""For what carries the K steps of a dispatch before its rows."""
+"""For arrays [K, B, ...], the rows of K steps."""
 
 
 def make_mesh(batch_size: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of all devices. They must divide the batch; of one process's CPU devices, the largest number that does is
-    taken.
+    """Returns a mesh of all devices. Of the CPU devices of one process it takes the largest number that divides the
+    batch; other devices must divide it. Raises UserError where they do not.
 
-    Built as `Mesh` and not by `jax.make_mesh`, whose axes are Explicit by default, which nn.Embed cannot take.
+    It is a `Mesh` and not `jax.make_mesh`, whose axes are Explicit by default, which nn.Embed does not take.
     """
     devices = list(jax.devices() if devices is None else devices)
-    # By process, whose rows are then one slice of the batch: on TPUs the devices of a host are not all neighbours.
+    # By process, whose rows are then one slice of the batch: the ids of a TPU host's devices are not consecutive.
     devices.sort(key=lambda device: (device.process_index, device.id))
     if devices[0].platform == "cpu" and len({device.process_index for device in devices}) == 1:
         devices = devices[: largest_divisor(batch_size, len(devices))]
     if batch_size % len(devices):
         raise UserError(
-            f"data.batch_size={batch_size} does not divide by {len(devices)} devices: use a multiple of {len(devices)}"
+            f"data.batch_size={batch_size} is not divisible by {len(devices)} devices: use a multiple of {len(devices)}"
         )
     return Mesh(np.array(devices), (AXIS,))
 
 
 def process_rows(mesh: Mesh, batch_size: int) -> slice:
-    """The rows of a batch that the devices of this process hold."""
+    """Returns the rows of a batch that the devices of this process hold."""
     held = [n for n, device in enumerate(mesh.devices.flat) if device.process_index == jax.process_index()]
     rows = batch_size // mesh.size
     return slice(held[0] * rows, (held[-1] + 1) * rows)
 
 
 def put_process_rows(mesh: Mesh, batches: Any) -> Any:
-    """This process's rows of K steps' batches, as its part of arrays of all rows over the mesh."""
+    """Returns global arrays over the mesh, of which this process puts its rows of K steps' batches on its devices."""
     by_row = sharding(mesh, BY_ROW_STACKED)
     if not mesh.is_multi_process:
         return jax.device_put(batches, by_row)
@@ -51,28 +51,28 @@ def put_process_rows(mesh: Mesh, batches: Any) -> Any:
 
 
 def largest_divisor(batch_size: int, most: int) -> int:
-    """The largest number up to `most` that divides the batch; says so where it is smaller."""
+    """Returns the largest number up to `most` that divides the batch; logs a line where it is less than `most`."""
     count = max(n for n in range(1, most + 1) if batch_size % n == 0)
     if count < most:
-        log(f"using {count} of {most} CPU devices: data.batch_size={batch_size} divides by no more")
+        log(f"using {count} of {most} CPU devices: data.batch_size={batch_size} is divisible by no more")
     return count
 
 
 def sharding(mesh: Mesh, spec: PartitionSpec) -> NamedSharding:
-    """Where the leaves under `spec` live."""
+    """Returns the sharding of arrays with `spec`."""
     return NamedSharding(mesh, spec)
 
 
 def shard_rows(mesh: Mesh, local: Callable, in_specs: object, out_specs: object) -> Callable:
-    """`local` run on each device's own rows; it calls `total` where the devices must agree."""
+    """Returns a function that runs `local` on each device's own rows; `local` may call the sums below."""
     return jax.shard_map(local, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
 def sum_over_devices(tree: Any) -> Any:
-    """The sum of `tree` over the devices, the one collective of a training step without batch norms."""
+    """Returns the sum of `tree` over the devices, the one collective of a training step without batch norms."""
     return jax.lax.psum(tree, AXIS)
 
 
 def mean_over_devices(tree: Any) -> Any:
-    """The mean of `tree` over the devices."""
+    """Returns the mean of `tree` over the devices."""
     return jax.lax.pmean(tree, AXIS)

@@ -1,4 +1,4 @@
-"""Being told to stop."""
+"""SIGINT and SIGTERM, collected so that a run can save before it exits."""
 
 import ctypes
 import signal
@@ -8,34 +8,34 @@ from contextlib import contextmanager
 from types import FrameType
 
 _PR_SET_PDEATHSIG = 1
-_blocks: list[list[int]] = []
-"""What each `caught_signals` that we are in has caught, the outermost first."""
+_collected: list[list[int]] = []
+"""What each `collect_signals` block that is open has collected, the outermost first."""
 
 
 @contextmanager
 def collect_signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM instead of dying of them; the second one of either kills as always.
+    """Collects SIGINT and SIGTERM in a list instead of ending the process; the second of either does end it.
 
-    Where one such block is in another, both collect.
+    Where one block is within another, both lists get every signal.
     """
 
-    def note(number: int, frame: FrameType | None) -> None:
-        for caught in _blocks:
-            caught.append(number)
+    def collect(number: int, frame: FrameType | None) -> None:
+        for signals in _collected:
+            signals.append(number)
         signal.signal(number, before[signal.Signals(number)])
 
-    numbers = () if _blocks else (signal.SIGINT, signal.SIGTERM)  # the outermost block listens for all
-    before = {number: signal.signal(number, note) for number in numbers}
-    _blocks.append([])
+    numbers = () if _collected else (signal.SIGINT, signal.SIGTERM)  # the outermost block installs the handlers
+    before = {number: signal.signal(number, collect) for number in numbers}
+    _collected.append([])
     try:
-        yield _blocks[-1]
+        yield _collected[-1]
     finally:
-        _blocks.pop()
+        _collected.pop()
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 def terminate_with_parent() -> None:
-    """On Linux the process that calls this gets SIGTERM when the one that started it is killed: it saves and leaves."""
+    """On Linux, makes the system send SIGTERM to this process when its parent dies."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

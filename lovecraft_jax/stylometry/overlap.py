@@ -11,7 +11,7 @@ from pydivsufsort import divsufsort
 MIN_SPAN = 20
 """Characters. Shorter spans are not reported; one of about this length can still be a stock phrase."""
 SPAN_LENGTHS = (MIN_SPAN, 50, 100)
-_SEPARATOR = "\0"  # ends every tale; no text read from a file contains it (`corpus.read_tale`)
+_SEPARATOR = "\0"  # ends every tale; no text read from a file contains it (data/corpus.py refuses it)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -89,7 +89,7 @@ class Checkpoints:
         """Returns the checkpoint of `step`. `target` has the state's fields, or some of them, as ShapeDtypeStructs with
         the shardings to restore to. Raises DamagedError."""
         self.wait()
-        fields, alone = _fields(target), distributed.count() == 1
+        fields, alone = _fields(target), distributed.process_count() == 1
         try:
             folder = self._manager.directory / str(step)
             found, meta = _read(folder, fields if alone else jax.tree.map(_on_local_device, fields))

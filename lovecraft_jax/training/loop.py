@@ -165,10 +165,10 @@ class Training:
 
         Dispatches end at multiples of K in absolute steps, as everything that is due does.
         """
-        K, stop, stop_requested = dispatch_steps(self.config), distributed.Stop(self.signals), False
+        K, stop, stop_requested = dispatch_steps(self.config), distributed.StopRequest(self.signals), False
         pending: tuple[int, Metrics] | None = None
         batches, after = self._send(self.step, K)
-        while self.step < end and not (stop_requested := stop.requested()):
+        while self.step < end and not (stop_requested := stop.received()):
             self.profiler.start_if_due(self.step, self.state)
             self.state, metrics = self.program.train_steps(self.state, batches)
             self.step = after

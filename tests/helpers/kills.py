@@ -1,8 +1,8 @@
-"""Kills runs at random moments, all of which come to the same end: python -m tests.helpers.kills --count=50 --seed=0.
+"""Kills runs at random moments and checks their results: python -m tests.helpers.kills --count=50 --seed=0.
 
 Every start of the tiny run is killed with SIGKILL: while it starts, while a checkpoint is written, while it evaluates,
-while metrics.jsonl is written, or anywhere. Every run that gets to its end has the parameters, rows and samples of one
-that nobody disturbed, and has left nothing half written; then another begins. With --processes=2 one of two is killed.
+while metrics.jsonl is written, or at any time. Every run that ends has the parameters, rows and samples of an
+undisturbed one, and no half-written file; then another begins. With --processes=2 one of two is killed.
 """
 
 import argparse
@@ -23,7 +23,7 @@ MOMENTS = ("start", "save", "evaluation", "rows", "anywhere")
 
 
 def kill_and_resume(folder: Path, count: int, seed: int, processes: int = 1) -> list[str]:
-    """Kills `count` starts of runs in `folder`; the moments at which they died. Raises AssertionError."""
+    """Kills `count` starts of runs in `folder`; returns the moments at which they died. Raises AssertionError."""
     draw, died = random.Random(seed), []
     undisturbed = folder / "undisturbed"
     began = time.monotonic()
@@ -34,7 +34,7 @@ def kill_and_resume(folder: Path, count: int, seed: int, processes: int = 1) -> 
         while len(died) < count:
             moment = draw.choice(MOMENTS)
             if not _killed(workdir, moment, draw, seconds, processes):
-                break  # it came to its end
+                break  # it has ended
             died.append(f"{moment} after {rows(workdir)[-1]['step'] if rows(workdir) else 0}")
             print(f"{len(died)}/{count} killed: {died[-1]}", file=sys.stderr, flush=True)
         _finish(workdir, processes)
@@ -45,7 +45,7 @@ def kill_and_resume(folder: Path, count: int, seed: int, processes: int = 1) -> 
 
 
 def _killed(workdir: Path, moment: str, draw: random.Random, seconds: float, processes: int) -> bool:
-    """Whether a start of the run died at `moment`, and not at its own end."""
+    """Whether a start of the run was killed at `moment`, before its own end."""
     checkpoints, metrics = workdir / "checkpoints", workdir / "metrics.jsonl"
     size = metrics.stat().st_size if metrics.exists() else 0
     seen = len(rows(workdir))
@@ -62,7 +62,7 @@ def _killed(workdir: Path, moment: str, draw: random.Random, seconds: float, pro
         while process.poll() is None and not conditions[moment]():
             time.sleep(0.0005)
         if moment in ("save", "evaluation", "rows"):
-            time.sleep(wait * 0.05)  # into it
+            time.sleep(wait * 0.05)  # in the middle of it
         victim = draw.choice(_children(process.pid)) if processes > 1 and process.poll() is None else process.pid
         with contextlib.suppress(ProcessLookupError):
             os.kill(victim, signal.SIGKILL)
@@ -77,8 +77,8 @@ def _children(pid: int) -> list[int]:
 
 def _finish(workdir: Path, processes: int) -> None:
     with started(*_line(workdir, processes)) as process:
-        out, told = process.communicate(timeout=200)
-    assert process.returncode == 0, told
+        out, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors
     assert out.startswith("valid "), out
 
 
@@ -90,15 +90,15 @@ def _line(workdir: Path, processes: int) -> list[str]:
 
 
 def main() -> None:
-    """Flags to `kill_and_resume`, in a temporary folder."""
+    """Passes flags to `kill_and_resume`, in a temporary folder."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=50, help="how many starts to kill")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--processes", type=int, default=1, help="of each run, of which one is killed")
+    parser.add_argument("--count", type=int, default=50, help="starts to kill")
+    parser.add_argument("--seed", type=int, default=0, help="for the moments")
+    parser.add_argument("--processes", type=int, default=1, help="of each run; one of them is killed")
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="kills") as folder:
         died = kill_and_resume(Path(folder), flags.count, flags.seed, flags.processes)
-    print(f"{len(died)} starts killed (seed {flags.seed}), and every run came to the end of one that nobody disturbed")
+    print(f"{len(died)} starts killed (seed {flags.seed}), and every run had the result of an undisturbed one")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the tests ask of a run's folder, and how they start one and wait for it."""
+"""Reading and comparing runs, and starting them as processes."""
 
 import json
 import os
@@ -21,25 +21,25 @@ from lovecraft_jax.training.optimizer import make_optimizer
 from lovecraft_jax.training.state import TrainState, init_state
 
 ROOT = Path(__file__).parents[2]
-OF_TWO = (
+FLAGS_OF_TWO = (
     "--config=configs/tiny.py",
     "--config.train.steps=160",
     "--config.train.eval_every=80",
     "--config.train.eval_lanes=5",
     "--config.train.keep=30",
 )
-"""Flags of the runs of two processes: a checkpoint every ten steps, all kept, and lanes that two do not divide."""
+"""For runs of two processes: a checkpoint every ten steps, all kept, and scores in five rows, shared unevenly."""
 
 CLOCK = ("chars_per_second", "flops_per_second", "mfu")
 """Keys of rows that depend on the clock."""
 
 
 def assert_same_run(workdir: Path, expected: Path) -> None:
-    """Every leaf of the last state, every row but its timing, and every sample are the same, and nothing is left."""
-    of_run, of_expected = leaves(workdir), leaves(expected)
-    assert of_run.keys() == of_expected.keys()
-    for name, leaf in of_run.items():
-        np.testing.assert_array_equal(leaf, of_expected[name], strict=True, err_msg=name)
+    """The last states, rows without timings, and samples are the same, and no temporary file is left."""
+    found, wanted = leaves(workdir), leaves(expected)
+    assert found.keys() == wanted.keys()
+    for name, leaf in found.items():
+        np.testing.assert_array_equal(leaf, wanted[name], strict=True, err_msg=name)
     assert rows(workdir) == rows(expected)
     assert samples(workdir) == samples(expected)
     assert not [path for path in workdir.rglob("*") if "tmp" in path.name or "partial" in path.name]
@@ -67,7 +67,7 @@ def leaves(workdir: Path, checkpoint: str | int = "latest") -> dict[str, np.ndar
 
 
 def rows(workdir: Path | epath.Path) -> list[dict[str, Any]]:
-    """The whole lines of metrics.jsonl, without what depends on the clock."""
+    """The whole lines of metrics.jsonl, without timings."""
     file = workdir / "metrics.jsonl"
     lines = file.read_text().splitlines(keepends=True) if file.exists() else []
     found = [json.loads(line) for line in lines if line.endswith("\n")]
@@ -81,7 +81,7 @@ def samples(workdir: Path | epath.Path) -> dict[str, str]:
 
 @contextmanager
 def started(*line: str) -> Iterator[subprocess.Popen]:
-    """A process of `python -m line`, at work, its CPU one device. It does not outlive the block."""
+    """A running process of `python -m line` with one CPU device. It does not outlive the block."""
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
     command, pipe = [sys.executable, "-m", *line], subprocess.PIPE
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True) as process:
@@ -92,7 +92,7 @@ def started(*line: str) -> Iterator[subprocess.Popen]:
 
 
 def wait_for(condition: Callable[[], Any], process: subprocess.Popen) -> None:
-    """Returns within milliseconds of the condition's coming true, which may not last longer."""
+    """Returns within milliseconds after the condition became true, as it may not stay so."""
     deadline = time.monotonic() + 120
     while not condition():
         assert process.poll() is None, process.communicate()[1]
@@ -101,14 +101,14 @@ def wait_for(condition: Callable[[], Any], process: subprocess.Popen) -> None:
 
 
 def launch(*flags: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
-    """A run of two processes, each with one device, to its end."""
+    """Runs two processes, each with one device, to their end."""
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"} | (env or {})
     line = [sys.executable, "-m", "launch.local_processes", "--local_processes", "2", *flags]
     return subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False)
 
 
 def works(*command: str) -> bool:
-    """Whether a command is there and may do what it does."""
+    """Whether a command exists and succeeds."""
     return bool(shutil.which(command[0])) and not subprocess.run(command, capture_output=True, check=False).returncode
 
 

@@ -1,4 +1,4 @@
-"""Compiled programs are kept for this kind of machine, and a damaged one does no lasting harm."""
+"""The cache of compiled programs, one for each kind of machine, and what happens to damaged entries."""
 
 import os
 from collections.abc import Callable
@@ -10,8 +10,8 @@ from lovecraft_jax.runtime import compile_cache
 
 
 @pytest.fixture
-def write(command: Callable, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable:
-    """Writes with a run as a user does who has set nothing; the log."""
+def sample(command: Callable, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable:
+    """Runs the sample command with no setting of the cache; returns its standard error."""
     for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
         monkeypatch.delenv(name)
 
@@ -23,26 +23,27 @@ def write(command: Callable, trained: Path, tmp_path: Path, monkeypatch: pytest.
     return run
 
 
-def test_programs_are_kept_and_one_that_is_damaged_is_written_again(write: Callable, tmp_path: Path) -> None:
-    write()
+def test_programs_are_kept_and_a_damaged_cache_is_emptied_and_filled_again(sample: Callable, tmp_path: Path) -> None:
+    sample()
     folder = tmp_path / "lovecraft_jax" / "programs" / compile_cache.machine()
-    programs = {path.name: path.read_bytes() for path in folder.glob("*-cache")}
-    assert any(name.startswith("jit__draw-") for name in programs)
-    for path in folder.glob("jit__draw-*-cache"):
+    programs = list(folder.glob("*-cache"))
+    assert programs
+    for path in programs:
         path.write_bytes(path.read_bytes()[:1000])
-    assert "WARNING: emptied" in write()
-    assert {path.name for path in folder.glob("jit__draw-*-cache")} <= programs.keys()
-    assert "WARNING" not in write()
+    assert "WARNING: emptied" in sample()
+    sample()  # compiles again what was read before the damage was seen
+    assert "WARNING" not in sample()
+    assert list(folder.glob("*-cache"))
 
 
-def test_who_turns_it_off_or_keeps_their_own_is_left_alone(write: Callable, tmp_path: Path) -> None:
-    write(JAX_ENABLE_COMPILATION_CACHE="false")
-    write(JAX_COMPILATION_CACHE_DIR=str(tmp_path / "mine"), JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0")
+def test_the_settings_of_the_user_are_kept(sample: Callable, tmp_path: Path) -> None:
+    sample(JAX_ENABLE_COMPILATION_CACHE="false")
+    sample(JAX_COMPILATION_CACHE_DIR=str(tmp_path / "mine"), JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0")
     assert not list((tmp_path / "lovecraft_jax" / "programs").rglob("*-cache"))
     assert list((tmp_path / "mine").glob("*-cache"))
 
 
-def test_the_machine_has_one_name() -> None:
+def test_the_name_of_a_machine_does_not_change_and_names_a_folder() -> None:
     assert compile_cache.machine() == compile_cache.machine()
     assert len(compile_cache.machine()) == 16
     assert os.sep not in compile_cache.machine()

@@ -1,4 +1,4 @@
-"""Many processes as one run: the same result, one voice, and one mind about what they were given."""
+"""Two processes as one run: the same result as one, one of them prints, and wrong input is reported once."""
 
 import os
 import re
@@ -11,40 +11,42 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.helpers.runs import MAY_MOUNT, OF_TWO, ROOT, assert_same_run, launch, leaves, rows, samples
+from tests.helpers.runs import FLAGS_OF_TWO, MAY_MOUNT, ROOT, assert_same_run, launch, leaves, rows, samples
 
 Run = tuple[Path, subprocess.CompletedProcess]
 
 
-def test_two_processes_agree_with_one(two: Run, one: Path) -> None:
+def test_two_processes_compute_the_same_as_one(two: Run, one: Path) -> None:
     _assert_close(two[0], one)
-    of_two, of_one = rows(two[0]), rows(one)
-    assert [(row["step"], row["split"], row.get("scoring")) for row in of_two] == [
-        (row["step"], row["split"], row.get("scoring")) for row in of_one
+    rows_two, rows_one = rows(two[0]), rows(one)
+    assert [(row["step"], row["split"], row.get("scoring")) for row in rows_two] == [
+        (row["step"], row["split"], row.get("scoring")) for row in rows_one
     ]
-    for row, other in zip(of_two, of_one, strict=True):
+    for row, other in zip(rows_two, rows_one, strict=True):
         for key in {"loss", "bce"} & row.keys():
             assert row[key] == pytest.approx(other[key], rel=1e-5)
 
 
-def test_one_process_speaks_for_all(two: Run) -> None:
+def test_only_the_main_process_prints_and_writes(two: Run) -> None:
     workdir, done = two
     assert re.fullmatch(r"valid \d\.\d{4} bpc  test \d\.\d{4} bpc\n", done.stdout)
-    for said in ("2 x cpu", "starting at step 0", "step 80: valid", "step 160: valid", "all is in"):
-        assert done.stderr.count(said) == 1, done.stderr
+    for line in ("2 x cpu", "starting at step 0", "step 80: valid", "step 160: valid", "all is in"):
+        assert done.stderr.count(line) == 1, done.stderr
     assert sorted(samples(workdir)) == ["00000080.txt", "00000160.txt", "best.txt"]
     assert len(list((workdir / "tensorboard").iterdir())) == 1
 
 
-def test_a_run_goes_on_with_other_devices_and_processes_and_back(one: Path, command: Callable, tmp_path: Path) -> None:
-    flags = [*OF_TWO, f"--workdir={tmp_path}"]
+def test_a_run_resumes_with_other_numbers_of_devices_and_processes(
+    one: Path, command: Callable, tmp_path: Path
+) -> None:
+    flags = [*FLAGS_OF_TWO, f"--workdir={tmp_path}"]
     for step, processes, devices in ((5, 1, 1), (10, 1, 8), (15, 2, 1), (20, 1, 1), (160, 2, 4)):
         more, env = f"--config.train.stop_at_step={step}", {"JAX_NUM_CPU_DEVICES": str(devices)}
         done = command("train", *flags, more, env=env) if processes == 1 else launch(*flags, more, env=env)
         assert done.returncode == 0, done.stderr
         assert f"{processes * devices} x cpu" in done.stderr
         assert "WARNING" not in done.stderr
-    _assert_close(tmp_path, one, 1e-4)  # Adam makes much of roundings where a gradient is next to nothing
+    _assert_close(tmp_path, one, 1e-4)  # Adam divides by the RMS: rounding counts where gradients are tiny
     for row, other in zip(rows(tmp_path), rows(one), strict=True):
         assert (row["step"], row["split"]) == (other["step"], other["split"])
         if "loss" in row:
@@ -52,43 +54,43 @@ def test_a_run_goes_on_with_other_devices_and_processes_and_back(one: Path, comm
 
 
 @pytest.mark.skipif(not MAY_MOUNT, reason="may not mount")
-def test_what_one_process_finds_damaged_no_process_goes_on_from(two: Run, tmp_path: Path) -> None:
+def test_no_process_resumes_from_a_checkpoint_that_is_damaged_for_one(two: Run, tmp_path: Path) -> None:
     workdir, damaged = tmp_path / "run", tmp_path / "damaged"
-    flags = [*OF_TWO, "--config.train.keep=4", f"--workdir={workdir}"]
+    flags = [*FLAGS_OF_TWO, "--config.train.keep=4", f"--workdir={workdir}"]
     assert launch(*flags, "--config.train.stop_at_step=30").returncode == 0
     state = workdir / "checkpoints" / "30" / "state"
     file = max(state.rglob("d/*"), key=lambda file: file.stat().st_size)
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     damaged.write_bytes(content)
-    said = _by_hand(([], flags), (_seeing(damaged, file), flags))
-    assert [code for code, _ in said] == [0, 0], said
-    assert said[0][1].count("damaged checkpoint, step 30") == 1
-    assert "resuming at step 20" in said[0][1]
-    assert "damaged" not in said[1][1]  # process 0 has told it
+    ends = _start_each(([], flags), (_with_other_bytes(damaged, file), flags))
+    assert [code for code, _ in ends] == [0, 0], ends
+    assert ends[0][1].count("damaged checkpoint, step 30") == 1
+    assert "resuming at step 20" in ends[0][1]
+    assert "damaged" not in ends[1][1]  # the main process reports it
     assert_same_run(workdir, two[0])
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
-        (["--config.data.batch_size=9"], "data.batch_size=9 does not divide by 2 devices: use a multiple of 2"),
+        (["--config.data.batch_size=9"], "data.batch_size=9 is not divisible by 2 devices: use a multiple of 2"),
         (["--config.data.corpus=nowhere"], "data.corpus=nowhere: no such file"),
         (["--num_cpu_devices=2"], "--num_cpu_devices=2 with 2 processes"),
         (["--confg=x"], "Unknown command line flag 'confg'"),
     ],
 )
-def test_wrong_input_is_one_line_for_all(flags: list[str], told: str, tmp_path: Path) -> None:
-    done = launch(*OF_TWO, f"--workdir={tmp_path}", *flags)
+def test_wrong_input_is_reported_in_one_line_for_all(flags: list[str], message: str, tmp_path: Path) -> None:
+    done = launch(*FLAGS_OF_TWO, f"--workdir={tmp_path}", *flags)
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
-    assert told in done.stderr.splitlines()[-1]
-    assert done.stderr.count(told) == 1
+    assert message in done.stderr.splitlines()[-1]
+    assert done.stderr.count(message) == 1
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         (["--process_id=1"], "--coordinator_address is missing"),
         (["--coordinator_address=localhost", "--num_processes=2", "--process_id=0"], "expected HOST:PORT"),
@@ -96,77 +98,79 @@ def test_wrong_input_is_one_line_for_all(flags: list[str], told: str, tmp_path: 
         (["--distributed"], "--distributed: no TPU pod, Slurm, Kubernetes or Open MPI job found"),
     ],
 )
-def test_flags_of_many_processes_go_together(flags: list[str], told: str, command: Callable, tmp_path: Path) -> None:
-    done = command("train", *OF_TWO, f"--workdir={tmp_path}", *flags)
+def test_flags_of_many_processes_are_checked_together(
+    flags: list[str], message: str, command: Callable, tmp_path: Path
+) -> None:
+    done = command("train", *FLAGS_OF_TWO, f"--workdir={tmp_path}", *flags)
     assert done.returncode == 2, done.stderr
-    assert told in done.stderr
+    assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
 
 
-def test_processes_that_were_not_given_the_same_say_so(tmp_path: Path) -> None:
-    flags = [*OF_TWO, f"--workdir={tmp_path}"]
-    said = _by_hand(([], [*flags, "--config.seed=0"]), ([], [*flags, "--config.seed=1"]))
-    assert [code for code, _ in said] == [2, 2], said
-    assert "seed of process 1 is 1, of process 0 0: give all the same" in said[0][1]
+def test_processes_with_different_configs_are_refused(tmp_path: Path) -> None:
+    flags = [*FLAGS_OF_TWO, f"--workdir={tmp_path}"]
+    ends = _start_each(([], [*flags, "--config.seed=0"]), ([], [*flags, "--config.seed=1"]))
+    assert [code for code, _ in ends] == [2, 2], ends
+    assert "seed of process 1 is 1, of process 0 0: give all the same" in ends[0][1]
 
 
 @pytest.mark.skipif(not MAY_MOUNT, reason="may not mount")
 @pytest.mark.parametrize(
-    ("other", "told"),
+    ("other", "message"),
     [
         ("The ancient house, again. " * 300, "the SHA-256 of data.corpus of process 1 is "),
         ("", "text.txt: no text in it"),
     ],
 )
-def test_a_text_that_one_process_reads_otherwise_all_are_told_of(other: str, told: str, tmp_path: Path) -> None:
+def test_a_text_that_differs_between_processes_is_refused_by_all(other: str, message: str, tmp_path: Path) -> None:
     text, instead = tmp_path / "text.txt", tmp_path / "instead.txt"
     text.write_text("The ancient house. " * 300)
     instead.write_text(other)
-    flags = [*OF_TWO, f"--workdir={tmp_path / 'run'}", f"--config.data.corpus={text}"]
-    said = _by_hand(([], flags), (_seeing(instead, text), flags))
-    assert [code for code, _ in said] == [2, 2], said
-    assert told in said[0][1].splitlines()[-1]
+    flags = [*FLAGS_OF_TWO, f"--workdir={tmp_path / 'run'}", f"--config.data.corpus={text}"]
+    ends = _start_each(([], flags), (_with_other_bytes(instead, text), flags))
+    assert [code for code, _ in ends] == [2, 2], ends
+    assert message in ends[0][1].splitlines()[-1]
 
 
 @pytest.fixture(scope="module")
 def one(command: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of one process."""
     workdir = tmp_path_factory.mktemp("one")
-    done = command("train", *OF_TWO, f"--workdir={workdir}")
+    done = command("train", *FLAGS_OF_TWO, f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr
     return workdir
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A finished run of two processes, and what it said."""
+    """A finished run of two processes, and its output."""
     workdir = tmp_path_factory.mktemp("two")
-    done = launch(*OF_TWO, f"--workdir={workdir}")
+    done = launch(*FLAGS_OF_TWO, f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr
     return workdir, done
 
 
 def _assert_close(workdir: Path, expected: Path, within: float = 1e-5) -> None:
-    """The states after 20 steps agree."""
-    of_run, of_expected = leaves(workdir, 20), leaves(expected, 20)
-    assert of_run.keys() == of_expected.keys()
-    for name, leaf in of_run.items():
-        np.testing.assert_allclose(leaf, of_expected[name], rtol=within, atol=within, err_msg=name)
+    """The states after 20 steps are equal `within` a tolerance."""
+    found, wanted = leaves(workdir, 20), leaves(expected, 20)
+    assert found.keys() == wanted.keys()
+    for name, leaf in found.items():
+        np.testing.assert_allclose(leaf, wanted[name], rtol=within, atol=within, err_msg=name)
 
 
-def _by_hand(*each: tuple[Sequence[str], Sequence[str]]) -> list[tuple[int, str]]:
-    """Starts processes of one run, each a command before it and its flags; their exit codes and what they said."""
+def _start_each(*each: tuple[Sequence[str], Sequence[str]]) -> list[tuple[int, str]]:
+    """Starts the processes of one run, each with a command before it and flags; their exit codes and standard error."""
     with socket.socket() as found:
         found.bind(("localhost", 0))
-        meet = [f"--coordinator_address=localhost:{found.getsockname()[1]}", f"--num_processes={len(each)}"]
+        common = [f"--coordinator_address=localhost:{found.getsockname()[1]}", f"--num_processes={len(each)}"]
     environment, started = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}, []
     for number, (before, flags) in enumerate(each):
-        line = [*before, sys.executable, "-m", "lovecraft_jax.train", *flags, *meet, f"--process_id={number}"]
+        line = [*before, sys.executable, "-m", "lovecraft_jax.train", *flags, *common, f"--process_id={number}"]
         started.append(subprocess.Popen(line, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True))
-    said = [process.communicate(timeout=100)[1] for process in started]
-    return [(process.returncode, told) for process, told in zip(started, said, strict=True)]
+    errors = [process.communicate(timeout=100)[1] for process in started]
+    return [(process.returncode, error) for process, error in zip(started, errors, strict=True)]
 
 
-def _seeing(instead: Path, file: Path) -> list[str]:
-    """For a command that is to read other bytes in a file than all others do: a mount of its own."""
+def _with_other_bytes(instead: Path, file: Path) -> list[str]:
+    """A prefix for a command that shall read other bytes in `file` than all others do: a mount of its own."""
     return ["unshare", "-rm", "bash", "-c", 'mount --bind "$1" "$2"; shift 2; exec "$@"', "-", str(instead), str(file)]

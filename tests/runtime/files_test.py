@@ -21,24 +21,24 @@ from lovecraft_jax.runtime.files import (
 from tests.helpers import store
 
 
-def test_a_workdir_may_be_relative_or_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_workdir_may_be_relative_or_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert Path(resolve_path("runs/a")) == tmp_path / "runs" / "a"
     assert Path(resolve_path("~/b")) == tmp_path / "home" / "b"
 
 
-def test_a_file_is_replaced_whole_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+def test_a_file_is_replaced_atomically_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
     path = epath.Path(tmp_path / "vocab.json")
     write_text(path, "old \N{GREEK SMALL LETTER ALPHA}\n" * 1000)
-    with open(path) as reader:  # one that opened the old file keeps it: it was never written over
+    with open(path) as reader:  # whoever opened the old file still reads it: it is not overwritten
         write_text(path, "new\n")
         assert reader.read() == "old \N{GREEK SMALL LETTER ALPHA}\n" * 1000
     assert path.read_text() == "new\n"
     assert [file.name for file in tmp_path.iterdir()] == ["vocab.json"]
 
 
-def test_json_reads_as_it_was_written(workdir: epath.Path) -> None:
+def test_json_is_read_as_it_was_written(workdir: epath.Path) -> None:
     value = {"name": "\N{CYRILLIC SMALL LETTER A}", "splits": {"train": [1, 2.5, None, True]}}
     for written in ({"name": "before"}, value):
         write_json(workdir / "corpus.json", written)
@@ -46,9 +46,9 @@ def test_json_reads_as_it_was_written(workdir: epath.Path) -> None:
     assert _names(workdir) == ["corpus.json"]
 
 
-def test_a_file_grows_by_whole_lines_and_each_is_there_at_once(workdir: epath.Path) -> None:
+def test_lines_added_to_a_file_are_there_at_once(workdir: epath.Path) -> None:
     path = workdir / "metrics.jsonl"
-    for text in ("", "1\n2\n3\n"):  # the second goes on with what the first left
+    for text in ("", "1\n2\n3\n"):  # the second appends to what the first left
         file = GrowingFile(path)
         assert _text(path) == text
         for line in ("1\n", "2\n3\n"):
@@ -59,13 +59,13 @@ def test_a_file_grows_by_whole_lines_and_each_is_there_at_once(workdir: epath.Pa
         assert _text(path) == text
 
 
-def test_a_half_line_is_no_row(workdir: epath.Path) -> None:
+def test_a_half_line_at_the_end_is_not_read(workdir: epath.Path) -> None:
     path = workdir / "metrics.jsonl"
     assert read_rows(path) == []
     first, second = '{"step": 10, "loss": 1.5}\n', '{"step": 20, "loss": null}\n'
     for cut in range(len(second)):
         path.write_text(first + second[:cut])
-        whole = cut == len(second) - 1  # all but the line's end
+        whole = cut == len(second) - 1  # all but the newline
         assert read_rows(path) == [{"step": 10, "loss": 1.5}] + [{"step": 20, "loss": None}] * whole
     path.write_text(first + second)
     assert [row["step"] for row in read_rows(path)] == [10, 20]
@@ -82,7 +82,7 @@ def test_a_damaged_line_before_the_end_is_reported_with_its_number(workdir: epat
     assert path.read_text() == text
 
 
-def test_trimming_keeps_the_wanted_rows_and_whole_lines(workdir: epath.Path) -> None:
+def test_trimming_removes_unwanted_rows_and_half_lines(workdir: epath.Path) -> None:
     path = workdir / "metrics.jsonl"
     trim_rows(path, lambda row: True)
     assert not path.exists()
@@ -94,18 +94,18 @@ def test_trimming_keeps_the_wanted_rows_and_whole_lines(workdir: epath.Path) -> 
     assert _names(workdir) == ["metrics.jsonl"]
 
 
-def test_samples_after_a_step_and_those_of_an_end_are_removed(workdir: epath.Path) -> None:
+def test_samples_after_a_step_and_the_final_one_are_removed(workdir: epath.Path) -> None:
     folder = workdir / "samples"
     trim_samples(folder, 20)  # none yet
     folder.mkdir(exist_ok=True)
-    folder.mkdir(exist_ok=True)  # as the loop does, before each
+    folder.mkdir(exist_ok=True)  # as the loop does before each sample
     for name in ("00000010.txt", "00000020.txt", "00000030.txt", "best.txt", "notes.md"):
         write_text(folder / name, name)
     trim_samples(folder, 20)
     assert _names(folder) == ["00000010.txt", "00000020.txt", "notes.md"]
 
 
-def test_a_path_on_a_store_is_absolute(tmp_path: Path) -> None:
+def test_paths_on_an_object_store_are_absolute(tmp_path: Path) -> None:
     store.use(tmp_path)
     for path in ("gs://bucket/runs/a", "gs://bucket/runs/a/"):
         assert str(resolve_path(path)) == "gs://bucket/runs/a"
@@ -113,7 +113,7 @@ def test_a_path_on_a_store_is_absolute(tmp_path: Path) -> None:
     assert not on_store(resolve_path(tmp_path))
 
 
-def test_a_store_without_its_driver_is_one_line_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_driver_is_reported_in_one_line_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "gs", raising=False)
     monkeypatch.setitem(sys.modules, "gcsfs", None)  # cannot be imported
     for use in (lambda: locked_workdir("gs://bucket/a").__enter__(), lambda: load_run("gs://bucket/a")):
@@ -125,12 +125,12 @@ def test_a_store_without_its_driver_is_one_line_that_says_what_to_install(monkey
 
 
 @pytest.mark.parametrize("path", ["s3://bucket/a", "gcs://bucket/a", "file:///tmp/a"])
-def test_another_kind_of_store_is_none(path: str) -> None:
+def test_other_kinds_of_stores_are_refused(path: str) -> None:
     with pytest.raises(UserError, match=f"--workdir={path}: expected a folder, or gs://bucket/folder"):
         resolve_path(path)
 
 
-def test_a_workdir_on_a_store_that_is_no_run(tmp_path: Path) -> None:
+def test_a_folder_on_a_store_that_is_no_run_is_refused(tmp_path: Path) -> None:
     store.use(tmp_path / "objects")
     with pytest.raises(UserError, match="--workdir=gs://bucket/a: no such folder"):
         load_run("gs://bucket/a")

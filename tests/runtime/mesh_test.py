@@ -1,4 +1,4 @@
-"""Which devices a batch is split over, and what they agree on."""
+"""Which devices a batch is sharded over, and sums over them."""
 
 import jax
 import numpy as np
@@ -21,17 +21,17 @@ def test_the_largest_number_of_cpu_devices_that_divides_the_batch_is_used(
 ) -> None:
     mesh = make_mesh(batch_size)
     assert mesh.devices.tolist() == jax.devices()[:count]
-    said = capsys.readouterr()
-    assert said.out == ""
-    told = f"using {count} of 8 CPU devices: data.batch_size={batch_size} divides by no more\n"
-    assert said.err == ("" if count == 8 else told)
+    output = capsys.readouterr()
+    assert output.out == ""
+    line = f"using {count} of 8 CPU devices: data.batch_size={batch_size} is divisible by no more\n"
+    assert output.err == ("" if count == 8 else line)
 
 
-def test_named_devices_are_all_that_is_used() -> None:
+def test_only_the_given_devices_are_used() -> None:
     assert make_mesh(8, jax.devices()[2:4]).devices.tolist() == jax.devices()[2:4]
 
 
-def test_rows_are_split_in_order_and_everything_else_is_everywhere() -> None:
+def test_rows_are_sharded_in_order_and_all_else_is_replicated() -> None:
     mesh = make_mesh(16)
     rows = np.arange(32).reshape(16, 2)
     placed = jax.device_put(rows, sharding(mesh, BY_ROW)).addressable_shards
@@ -44,7 +44,7 @@ def test_rows_are_split_in_order_and_everything_else_is_everywhere() -> None:
     assert [shard.data.shape for shard in copies] == [(16, 2)] * 8
 
 
-def test_each_device_sees_its_own_rows_and_the_total_of_all() -> None:
+def test_each_device_has_its_own_rows_and_the_sum_over_all() -> None:
     mesh = make_mesh(16)
 
     def local(row_B: jax.Array, one: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

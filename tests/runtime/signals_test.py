@@ -1,4 +1,4 @@
-"""Being told to stop: every block that is asked hears of it, and who insists is obeyed at once."""
+"""Collecting SIGINT and SIGTERM: in every nested block, and only the first."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ import pytest
 from lovecraft_jax.runtime.signals import collect_signals
 
 
-def test_a_block_in_another_leaves_nothing_unheard() -> None:
+def test_nested_blocks_collect_every_signal() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with collect_signals() as outer:
         with collect_signals() as inner:
@@ -20,7 +20,7 @@ def test_a_block_in_another_leaves_nothing_unheard() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_the_second_signal_ends_it_as_always(listening: None) -> None:
+def test_the_second_signal_raises_as_usual(default_sigint: None) -> None:
     with collect_signals() as outer, collect_signals():
         os.kill(os.getpid(), signal.SIGINT)
         assert outer == [signal.SIGINT]
@@ -29,8 +29,8 @@ def test_the_second_signal_ends_it_as_always(listening: None) -> None:
 
 
 @pytest.fixture
-def listening() -> Iterator[None]:
-    """SIGINT as Python has it, also where a shell started us in the background, which ignores it."""
+def default_sigint() -> Iterator[None]:
+    """Python's own handler, also where a shell has started the tests in the background, with SIGINT ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

@@ -1,4 +1,4 @@
-"""Disks that fill up, turn read-only or lose files: the run reports it in one line, and what was saved stays good."""
+"""Disks that fill up, become read-only or lose files: one line reports it, and saved checkpoints stay usable."""
 
 import os
 import re
@@ -25,11 +25,11 @@ mount -o remount,size=50m "$DISK"
 train 2>"$DISK.again"
 """
 BOUND_BY_RIGHTS = ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override"] if os.geteuid() == 0 else []
-"""A command line prefix that takes from root the right to write where nobody may."""
+"""A prefix with which root, too, cannot write into read-only folders."""
 
 
 @pytest.mark.skipif(not MAY_MOUNT, reason="may not mount a disk")
-def test_a_full_disk_ends_the_run_and_keeps_what_was_saved(tmp_path: Path) -> None:
+def test_a_full_disk_ends_the_run_and_its_checkpoints_stay_usable(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     environment = os.environ | {"DISK": str(disk), "PYTHON": sys.executable, "JAX_NUM_CPU_DEVICES": "1"}
@@ -48,7 +48,7 @@ def test_a_full_disk_ends_the_run_and_keeps_what_was_saved(tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(bool(BOUND_BY_RIGHTS) and not works(*BOUND_BY_RIGHTS, "true"), reason="root may write anywhere")
-def test_a_workdir_that_turns_read_only_ends_the_run_and_keeps_what_was_saved(
+def test_a_workdir_that_becomes_read_only_ends_the_run_and_its_checkpoints_stay_usable(
     command: Callable, tmp_path: Path
 ) -> None:
     workdir = tmp_path / "run"
@@ -76,7 +76,7 @@ def test_a_workdir_that_turns_read_only_ends_the_run_and_keeps_what_was_saved(
     assert "resuming at step" in done.stderr
 
 
-def test_deleted_checkpoints_are_reported_and_do_not_stop_the_run(command: Callable, tmp_path: Path) -> None:
+def test_a_run_whose_checkpoints_were_deleted_saves_again_or_reports_it(command: Callable, tmp_path: Path) -> None:
     checkpoints = tmp_path / "checkpoints"
     with started("lovecraft_jax.train", *FLAGS, f"--workdir={tmp_path}") as process:
         wait_for(lambda: (checkpoints / "40").exists(), process)
@@ -88,7 +88,7 @@ def test_deleted_checkpoints_are_reported_and_do_not_stop_the_run(command: Calla
     if process.returncode == 75:
         assert "WARNING" in errors
         assert errors.count("somebody deleted the checkpoints") == 1
-    else:  # it was saving at that moment
+    else:  # it was writing one just then
         assert process.returncode == 1
         assert "a checkpoint cannot be written" in errors.splitlines()[-1]
     stop = "--config.train.stop_at_step=1"
