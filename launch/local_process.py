@@ -1,9 +1,9 @@
-"""One process of `launch.local_processes`: lovecraft_jax.train, with Gloo's thread at the lowest priority.
+"""A process of `launch.local_processes` with a core of its own: lovecraft_jax.train, with Gloo at the lowest priority.
 
-On CPUs the processes sum through Gloo, one of whose threads polls without a pause. Where the process has one core, each
-sum waits until the scheduler takes the core from that thread, 4 ms: a step of c150 makes eleven sums. With SCHED_IDLE
-the thread yields as soon as another one of the process can run. Other work on the same core then delays the sums; the
-processes are meant to have their cores to themselves.
+On CPUs the processes sum through Gloo, one of whose threads polls without a pause. On one core a sum waits until the
+scheduler takes the core from that thread, after 4 ms: a step of c150 makes eleven sums. With SCHED_IDLE the thread
+yields as soon as another one of its process can run. Where other work competes for the core the sums wait longer than
+without, so this is only for processes that have a core each.
 """
 
 import os
@@ -24,8 +24,7 @@ def find_devices() -> None:
     """Finds the devices, and lowers the priority of the thread that Gloo has started for it."""
     before = _threads()
     distributed.find_devices()
-    one_core = hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) == 1
-    if before and one_core and distributed.process_count() > 1 and jax.default_backend() == "cpu":
+    if before and distributed.process_count() > 1 and jax.default_backend() == "cpu":
         _lower_gloo_priority(before)
 
 

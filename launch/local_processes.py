@@ -64,8 +64,10 @@ def _start(outputs: Sequence[IO[str]]) -> list[subprocess.Popen]:
     count, processes = len(outputs) + 1, []
     for number, output in enumerate([None, *outputs]):
         share = cores[number * len(cores) // count : (number + 1) * len(cores) // count]
+        has_own_core = len(share) == 1 and len(cores) >= count
+        module = "launch.local_process" if has_own_core else "lovecraft_jax.train"
         own = [f"--coordinator_address={address}", f"--num_processes={count}", f"--process_id={number}"]
-        command = [sys.executable, "-m", "launch.local_process", *train_flags, *own]
+        command = [sys.executable, "-m", module, *train_flags, *own]
         # In sessions of their own, so that Ctrl-C reaches only this process, which passes it on once.
         process = subprocess.Popen(
             command, stdout=output, stderr=output, start_new_session=True, preexec_fn=terminate_with_parent

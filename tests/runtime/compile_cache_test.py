@@ -36,6 +36,10 @@ def test_programs_are_kept_and_a_damaged_cache_is_emptied_and_filled_again(sampl
     assert list(folder.glob("*-cache"))
 
 
+def test_a_folder_that_cannot_be_made_is_reported_once(sample: Callable) -> None:
+    assert sample(XDG_CACHE_HOME="/dev/null").count("compiled programs cannot be kept in ") == 1
+
+
 def test_the_settings_of_the_user_are_kept(sample: Callable, tmp_path: Path) -> None:
     sample(JAX_ENABLE_COMPILATION_CACHE="false")
     sample(JAX_COMPILATION_CACHE_DIR=str(tmp_path / "mine"), JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0")

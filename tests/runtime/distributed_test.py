@@ -11,8 +11,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.helpers.runs import FLAGS_OF_TWO, MAY_MOUNT, ROOT, assert_same_run, launch, leaves, rows, samples
+from tests.helpers.runs import (
+    FLAGS_OF_TWO,
+    MAY_MOUNT,
+    ROOT,
+    assert_same_run,
+    launch,
+    leaves,
+    rows,
+    samples,
+    started,
+    wait_for,
+)
 
+CORES = [int(core) for core in os.environ["CORES"].split()] if "CORES" in os.environ else []
+"""All cores, of which this process has one (tests/conftest.py)."""
 Run = tuple[Path, subprocess.CompletedProcess]
 
 
@@ -51,6 +64,24 @@ def test_a_run_resumes_with_other_numbers_of_devices_and_processes(
         assert (row["step"], row["split"]) == (other["step"], other["split"])
         if "loss" in row:
             assert row["loss"] == pytest.approx(other["loss"], rel=1e-5)
+
+
+@pytest.mark.skipif(len(CORES) < 2, reason="needs two cores")
+def test_gloos_thread_has_the_lowest_priority_where_each_process_has_one_core(tmp_path: Path) -> None:
+    """Without it every sum of c150 waits 4 ms (launch/local_process.py)."""
+    own = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, CORES[:2])
+    try:
+        with started("launch.local_processes", *FLAGS_OF_TWO, f"--workdir={tmp_path}") as launcher:
+            wait_for(lambda: (tmp_path / "metrics.jsonl").exists(), launcher)
+            children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+            threads = [map(int, os.listdir(f"/proc/{child}/task")) for child in children]
+            policies = [[os.sched_getscheduler(thread) for thread in each] for each in threads]
+            launcher.terminate()
+            launcher.wait(60)
+    finally:
+        os.sched_setaffinity(0, own)
+    assert [each.count(os.SCHED_IDLE) for each in policies] == [1, 1]
 
 
 @pytest.mark.skipif(not MAY_MOUNT, reason="may not mount")
