@@ -171,6 +171,7 @@ FREE = {
     "train.stop_at_step",
     "train.steps_per_dispatch",
     "train.log_every",
+    "train.log_tensors",
     "train.eval_every",
     "train.checkpoint_every",
     "train.keep",
