@@ -108,9 +108,7 @@ def test_the_unknown_token_is_never_sampled(model: LanguageModel, variables: Any
         (Sampling(0.5, top_p=0.5), [0, 1, 0, 0, 0]),  # 16/30 reaches 0.5
     ],
 )
-def test_tokens_are_sampled_with_the_probabilities_left_by_temperature_top_k_and_top_p(
-    sampling: Sampling, probs: list[float]
-) -> None:
+def test_temperature_top_k_and_top_p_give_these_probabilities(sampling: Sampling, probs: list[float]) -> None:
     draws = 3000
     rows = jnp.tile(jnp.log(jnp.array([PROBS])), (draws, 1))
     ids = np.asarray(sample_token(rows, jax.random.uniform(jax.random.key(0), (draws,)), sampling))
