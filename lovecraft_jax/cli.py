@@ -37,6 +37,7 @@ def define_train_flags() -> None:
     flags.DEFINE_integer(
         "num_cpu_devices", 0, "Cores of a CPU to train on as devices; 0 chooses the fastest number.", lower_bound=0
     )
+    flags.DEFINE_integer("profile", 0, "Training steps to trace into WORKDIR/profile; 0: none.", lower_bound=0)
     _define_platform()
     _define_processes()
 

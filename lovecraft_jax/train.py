@@ -15,5 +15,4 @@ def main() -> int:
 
 if __name__ == "__main__":
     cli.define_train_flags()
-    flags.DEFINE_integer("profile", 0, "Training steps to trace into WORKDIR/profile; 0: none.", lower_bound=0)
     cli.run(main)
