@@ -27,16 +27,16 @@ from lovecraft_jax.training.compiled import dispatch_steps, make_stacked_program
 from lovecraft_jax.training.loop import Training
 
 MAY_DIFFER = ("seed", "optimizer.lr")
-"""The settings that are values in a run's state, and no constants of the program."""
+"""The settings that are values in a run's state instead of constants of the program."""
 
 
 def train_stacked(configs: Mapping[Any, Config | ConfigDict]) -> int:
     """Trains runs, given by their workdirs, as one program on one device; returns an exit code as `loop.train` does.
 
-    Each workdir is an ordinary run's, which `loop.train` can resume, and the other way round. A run learns what it
-    would learn alone, up to rounding (1e-7 a step); stacked in the same way again, the same to the last bit. Runs at
-    different steps, as a kill may leave them, first catch up. A run that fails, as with too high a learning rate, does
-    not stop the others.
+    Each workdir is an ordinary run's: `loop.train` can resume it, and this can resume what `loop.train` began. A run
+    learns what it would learn alone, up to rounding, and the same runs stacked again learn the same to the last bit,
+    also when they are resumed. Runs at different steps, as a kill may leave them, first catch up. A run that fails, as
+    with too high a learning rate, does not stop the others.
 
     Raises UserError for configs that differ in more than MAY_DIFFER or for other wrong input, RunError where runs
     have failed, once the others are done.
