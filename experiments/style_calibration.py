@@ -1,8 +1,8 @@
-"""Whether the verdict on style keeps its word: `python -m experiments.style_calibration`.
+"""Measures how often the authorship decision is right: `python -m experiments.style_calibration`.
 
-In every round each tale is left out once, a few at a time: an author is made of the rest, so that what is left out
-fitted and calibrated nothing, and a cut of each, at a random place, is judged. At the 5 % level 95 in 100 should be
-accepted. As many imitations are judged beside them; of these none should be.
+Each round leaves every tale out once, a few at a time. The author's profile is built from the remaining tales, so the
+tales left out neither fit nor calibrate it. One excerpt of each, at a random place, is then tested. At the 5 % level,
+95 of 100 should be accepted. Imitations are tested in the same numbers; none of them should be accepted.
 """
 
 import argparse
@@ -15,60 +15,60 @@ from lovecraft_jax.data.cleaning import make_cleaning
 from lovecraft_jax.data.splits import split
 from lovecraft_jax.stylometry.authorship import PIECE_LENGTHS, SIGNIFICANCE_LEVEL, Author
 
-Write = Callable[[str, str, int, random.Random], str]
-"""(a tale that is left out, the other tales, length, rng) -> a text of that length."""
+MakeText = Callable[[str, str, int, random.Random], str]
+"""(a tale that was left out, the remaining tales, length, rng) -> a text of that length."""
 
 
 def main() -> None:
-    """Prints, for each length of a piece, how many of each kind of text are accepted."""
+    """Prints, for each text length, how many texts of each kind are accepted."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", default="lovecraft", help="as data.corpus")
-    parser.add_argument("--lengths", nargs="+", type=int, default=PIECE_LENGTHS, help="characters of a piece")
-    parser.add_argument("--rounds", type=int, default=2, help="in which every tale is left out once")
-    parser.add_argument("--out", type=int, default=5, help="tales left out at a time")
+    parser.add_argument("--lengths", nargs="+", type=int, default=PIECE_LENGTHS, help="text lengths in characters")
+    parser.add_argument("--rounds", type=int, default=2, help="number of rounds; each leaves every tale out once")
+    parser.add_argument("--out", type=int, default=5, help="number of tales left out at a time")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--texts", nargs="*", type=Path, default=[], help="files, cuts of which are judged too")
-    given = parser.parse_args()
-    splits = split(corpus.load(given.corpus), make_cleaning("ascii"))
+    parser.add_argument("--texts", nargs="*", type=Path, default=[], help="files whose excerpts are tested as well")
+    args = parser.parse_args()
+    splits = split(corpus.load(args.corpus), make_cleaning("ascii"))
     tales = {name: text for part in splits.by_tale.values() for name, text in part.items()}
-    kinds = {**KINDS, **{str(path): _from_file(path) for path in given.texts}}
-    if given.corpus == "bundled":
+    kinds = {**KINDS, **{str(path): _from_file(path) for path in args.texts}}
+    if args.corpus == "bundled":
         del kinds[OTHERS]
-    print("| characters | text | accepted | of | |\n|---|---|---|---|---|")
-    for length in given.lengths:
-        rng = random.Random(given.seed)
+    print("| characters | text | accepted | out of | |\n|---|---|---|---|---|")
+    for length in args.lengths:
+        rng = random.Random(args.seed)
         p_values: dict[str, list[float]] = {kind: [] for kind in kinds}
-        for out in _left_out(sorted(name for name in tales if len(tales[name]) >= length), given, rng):
+        for out in _left_out(sorted(name for name in tales if len(tales[name]) >= length), args, rng):
             rest = {name: text for name, text in tales.items() if name not in out}
             author = Author(rest, [name for part in ("valid", "test") for name in splits.tales[part]])
             for name in out:
-                for kind, write in kinds.items():
-                    found = author.compare(write(tales[name], "\n\n\n".join(rest.values()), length, rng))
-                    if found.reason or found.length != length:
-                        parser.error(f"too few tales are left to judge {length:,} characters by; leave fewer --out")
-                    p_values[kind] += found.p_values
+                for kind, make_text in kinds.items():
+                    comparison = author.compare(make_text(tales[name], "\n\n\n".join(rest.values()), length, rng))
+                    if comparison.reason or comparison.length != length:
+                        parser.error(f"too few tales are left to test {length:,} characters: use a lower --out")
+                    p_values[kind] += comparison.p_values
         for kind, values in p_values.items():
             accepted = sum(p > SIGNIFICANCE_LEVEL for p in values)
             print(f"| {length:,} | {kind} | {accepted} | {len(values)} | {accepted / len(values):.1%} |", flush=True)
 
 
-def _left_out(names: list[str], given: argparse.Namespace, rng: random.Random) -> Iterator[list[str]]:
-    for _ in range(given.rounds):
+def _left_out(names: list[str], args: argparse.Namespace, rng: random.Random) -> Iterator[list[str]]:
+    for _ in range(args.rounds):
         rng.shuffle(names)
-        yield from (names[start : start + given.out] for start in range(0, len(names), given.out))
+        yield from (names[start : start + args.out] for start in range(0, len(names), args.out))
 
 
-def _cut(tale: str, rest: str, length: int, rng: random.Random) -> str:
+def _excerpt(tale: str, rest: str, length: int, rng: random.Random) -> str:
     start = rng.randrange(len(tale) - length + 1)
     return tale[start : start + length]
 
 
-def _letters_shuffled(tale: str, rest: str, length: int, rng: random.Random) -> str:
-    return "".join(rng.sample(_cut(tale, rest, length, rng), length))
+def _characters_shuffled(tale: str, rest: str, length: int, rng: random.Random) -> str:
+    return "".join(rng.sample(_excerpt(tale, rest, length, rng), length))
 
 
 def _words_shuffled(tale: str, rest: str, length: int, rng: random.Random) -> str:
-    tokens = _cut(tale, rest, length, rng).split(" ")
+    tokens = _excerpt(tale, rest, length, rng).split(" ")
     return " ".join(rng.sample(tokens, len(tokens)))
 
 
@@ -77,19 +77,19 @@ def _unigrams(tale: str, rest: str, length: int, rng: random.Random) -> str:
 
 
 def _bundled(tale: str, rest: str, length: int, rng: random.Random) -> str:
-    return _cut("\n\n\n".join(other.text for other in corpus.load("bundled").tales), rest, length, rng)
+    return _excerpt("\n\n\n".join(other.text for other in corpus.load("bundled").tales), rest, length, rng)
 
 
-def _from_file(path: Path) -> Write:
-    return lambda tale, rest, length, rng: _cut(path.read_text(), rest, length, rng)
+def _from_file(path: Path) -> MakeText:
+    return lambda tale, rest, length, rng: _excerpt(path.read_text(), rest, length, rng)
 
 
-OTHERS = "cuts of the bundled tales, which are by others"
-KINDS: dict[str, Write] = {
-    "cuts of the tales left out": _cut,
-    "the same, their characters shuffled": _letters_shuffled,
-    "the same, their words shuffled": _words_shuffled,
-    "words by their frequency in the other tales": _unigrams,
+OTHERS = "excerpts of the bundled tales (other authors)"
+KINDS: dict[str, MakeText] = {
+    "excerpts of the tales left out": _excerpt,
+    "the same, characters shuffled": _characters_shuffled,
+    "the same, words shuffled": _words_shuffled,
+    "words sampled by their frequency in the other tales": _unigrams,
     OTHERS: _bundled,
 }
 

@@ -1,4 +1,4 @@
-"""python -m experiments.training_curve --workdir=runs/c150 --to=docs/c150.svg: draws a run's curve."""
+"""Draws the training curve of a run: `python -m experiments.training_curve --workdir=runs/c150 --to=docs/c150.svg`."""
 
 import json
 
@@ -12,7 +12,7 @@ from lovecraft_jax.training.progress import Progress
 
 
 def main(argv: list[str]) -> None:
-    """Reads metrics.jsonl and baselines.json, writes an SVG."""
+    """Reads metrics.jsonl and baselines.json and saves the curve as an SVG."""
     del argv
     workdir = epath.Path(flags.FLAGS.workdir)
     baselines = json.loads((workdir / "baselines.json").read_text())
@@ -23,6 +23,6 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "The folder of a run.", required=True)
-    flags.DEFINE_string("to", None, "The image to write.", required=True)
+    flags.DEFINE_string("workdir", None, "The directory of a run.", required=True)
+    flags.DEFINE_string("to", None, "The image file to save.", required=True)
     app.run(main)

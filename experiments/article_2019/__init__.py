@@ -1,1 +1,1 @@
-"""The article's questions, measured: `python -m experiments.article_2019`."""
+"""Measurements that answer the questions of the article of 2019: `python -m experiments.article_2019`."""

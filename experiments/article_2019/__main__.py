@@ -1,8 +1,9 @@
-"""The article of 2019 asked what went wrong; this measures it: `python -m experiments.article_2019 [NAME ...]`.
+"""Measures what went wrong in the article of 2019: `python -m experiments.article_2019 [NAME ...]`.
 
-Every setting trains for the same time, that which a lone seed takes on one core, with three seeds. NAME is a question
-or a setting; all of them where none is given. As many train side by side as there are cores. It goes on where it was
-stopped, tells its total first, and writes what there is so far: rows.csv, table.csv, table.md and article.svg.
+Trains every setting with three seeds and the same time each, counted as the time of one seed on one core. NAME is a
+question or a setting; by default all of them. As many settings train in parallel as there are cores. An interrupted
+command continues where it stopped. Prints how long it will take, and saves the results so far as rows.csv, table.csv,
+table.md and article.svg.
 """
 
 import argparse
@@ -25,10 +26,10 @@ from lovecraft_jax.runtime.errors import DONE, INTERRUPTED, UserError
 from lovecraft_jax.runtime.files import locked_workdir
 
 OVERHEAD = 40.0
-"""Seconds of a core that a run takes besides its training: to start, compile, score, write and be measured."""
+"""Seconds of a core that a run takes besides training: to start, compile, score, generate and measure."""
 LOGS = "logs"
-PACE_SECONDS = 8.0
-"""For which a setting trains to find out how fast it does, or as long as the runs where that is less."""
+THROUGHPUT_SECONDS = 8.0
+"""How long the throughput of a setting is measured; as long as a run if runs are shorter."""
 SMOKE = {"seconds": 1.0, "seeds": 1, "corpus": "bundled", "workdir": Path("runs/article-smoke")}
 
 
@@ -39,133 +40,134 @@ def main() -> int:
         "python -m experiments.article_2019", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(known).replace("%", "%%"))
-    parser.add_argument("--seconds", type=at_least(0.1, float, 1e6), default=300.0, help="of training, for each run")
-    parser.add_argument("--seeds", type=at_least(1), default=3, metavar="N")
-    parser.add_argument("--jobs", type=at_least(0), default=0, help="settings side by side; 0: one for each core")
+    parser.add_argument("--seconds", type=at_least(0.1, float, 1e6), default=300.0, help="training time of each run")
+    parser.add_argument("--seeds", type=at_least(1), default=3, metavar="N", help="number of seeds of each setting")
+    parser.add_argument("--jobs", type=at_least(0), default=0, help="settings in parallel; 0: one for each core")
     parser.add_argument("--corpus", type=not_empty, default="auto", help="as data.corpus")
-    together = "seeds of a setting as one program; auto: on an accelerator, where that is faster"
-    parser.add_argument("--together", choices=("auto", "yes", "no"), default="auto", help=together)
-    parser.add_argument("--workdir", type=folder, default=Path("runs/article"), help="where the runs are kept")
+    stacked = "train the seeds of a setting as one program; auto: on an accelerator, where that is faster"
+    parser.add_argument("--stacked", choices=("auto", "yes", "no"), default="auto", help=stacked)
+    parser.add_argument("--workdir", type=folder, default=Path("runs/article"), help="folder of the runs")
     parser.add_argument(
-        "--to", type=folder, help="for rows, tables, figure; rows there tell the steps; --workdir by default"
+        "--to",
+        type=folder,
+        help="folder of rows.csv, tables and figure, by default --workdir; settings that have rows there train for as "
+        "many steps as those",
     )
-    parser.add_argument(
-        "--smoke", action="store_true", help="all of it within ten minutes, which shows only that it works"
-    )
-    parser.add_argument("--draw", action="store_true", help="train nothing, only draw again what the rows in --to say")
-    given = parser.parse_args()
-    if given.smoke:
+    parser.add_argument("--smoke", action="store_true", help="everything in under ten minutes, to check that it works")
+    parser.add_argument("--draw", action="store_true", help="train nothing, redraw table and figure from rows.csv")
+    args = parser.parse_args()
+    if args.smoke:
         parser.set_defaults(**SMOKE)
-        given = parser.parse_args()
-    if unknown := [name for name in given.names if name not in known]:
+        args = parser.parse_args()
+    if unknown := [name for name in args.names if name not in known]:
         parser.error(f"unknown {' '.join(unknown)}: expected some of {', '.join(known)}")
-    return cli.report_errors(lambda: _draw(given) if given.draw else _train_and_draw(given))
+    return cli.report_errors(lambda: _draw(args) if args.draw else _train_and_draw(args))
 
 
-def _train_and_draw(given: argparse.Namespace) -> int:
-    to, logs = _folder(given), given.workdir / LOGS
-    with _written(to):
+def _train_and_draw(args: argparse.Namespace) -> int:
+    to, logs = _output_folder(args), args.workdir / LOGS
+    with _writing_to(to):
         to.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=to).close()  # now, and not after hours
-    found = corpus.load(given.corpus)  # once, before many workers do
-    with locked_workdir(str(given.workdir)):
-        with _written(logs):
+        tempfile.TemporaryFile(dir=to).close()  # fails now instead of after hours of training
+    loaded = corpus.load(args.corpus)  # once, before many workers do
+    with locked_workdir(str(args.workdir)):
+        with _writing_to(logs):
             logs.mkdir(exist_ok=True)
-        rows = [*results.read(to), *_measured(given.workdir)]
-        about = {"corpus": found.sha256[: results.SHORT], "seconds": given.seconds}
+        rows = [*results.read(to), *_finished(args.workdir)]
+        about = {"corpus": loaded.sha256[: results.SHORT], "seconds": args.seconds}
         for row in rows:
             results.check_same(results.name(row), row, about)
-        given.corpus = found.name
-        code = _train(_settings(given.names or experiments.questions()), given, Plan(given.workdir, about, rows))
-        results.keep(to, _measured(given.workdir))
+        args.corpus = loaded.name
+        code = _train(_settings(args.names or experiments.questions()), args, Plan(args.workdir, about, rows))
+        results.merge(to, _finished(args.workdir))
     if results.read(to):
-        _draw(given)
+        _draw(args)
     if code == INTERRUPTED:
-        log("interrupted; what was trained is saved: the same command goes on")
+        log("interrupted and saved: the same command continues")
     return code
 
 
-def _draw(given: argparse.Namespace) -> int:
-    to = _folder(given)
+def _draw(args: argparse.Namespace) -> int:
+    to = _output_folder(args)
     rows = results.read(to)
-    if not (found := results.lines(rows)):
-        raise UserError(f"{to}: no {results.ROWS} with rows there to draw; train first, or name another folder by --to")
+    if not (lines := results.lines(rows)):
+        raise UserError(f"{to}: no {results.ROWS} with rows to draw; train first, or name another folder by --to")
     for row in rows:
         results.check_same(results.name(row), row, {key: rows[0].get(key) for key in ("corpus", "seconds")})
-    with _written(to):
-        table.write(to, found)
-        figure.draw(to / figure.FILE, found)
+    with _writing_to(to):
+        table.write(to, lines)
+        figure.draw(to / figure.FILE, lines)
     log(f"{to}: {results.ROWS}, {table.FILE}.csv, {table.FILE}.md, {figure.FILE}")
     return DONE
 
 
-def _folder(given: argparse.Namespace) -> Path:
-    """Where the results go."""
-    to: Path = given.to or given.workdir
+def _output_folder(args: argparse.Namespace) -> Path:
+    to: Path = args.to or args.workdir
     return to
 
 
 @contextmanager
-def _written(folder: Path) -> Iterator[None]:
-    """Raises UserError where that cannot be."""
+def _writing_to(folder: Path) -> Iterator[None]:
+    """Raises UserError if the block cannot create its files."""
     try:
         yield
     except OSError as error:
-        told = f"{error.filename or folder}: cannot be written ({error.strerror or error})"
-        raise UserError(f"{told}; name a folder of yours") from None
+        reason = f"{error.filename or folder}: cannot be written ({error.strerror or error})"
+        raise UserError(f"{reason}; name a folder that you may write to") from None
 
 
 def _settings(names: Iterable[str]) -> list[str]:
-    """Each once, in order."""
+    """Returns the settings of questions and settings, in order, without repetition."""
     questions = experiments.questions()
-    of_names = ([rung.setting for rung in questions[name].rungs] if name in questions else [name] for name in names)
-    return list(dict.fromkeys(setting for of_name in of_names for setting in of_name))
+    by_name = ([rung.setting for rung in questions[name].rungs] if name in questions else [name] for name in names)
+    return list(dict.fromkeys(setting for settings in by_name for setting in settings))
 
 
-def _measured(folder: Path) -> list[results.Row]:
+def _finished(folder: Path) -> list[results.Row]:
     return [row for path in sorted(folder.glob(f"*/{MEASURED}")) for row in results.read_json(path)]
 
 
-def _train(settings: Sequence[str], given: argparse.Namespace, plan: Plan) -> int:
-    """Finds out how fast each setting trains, then trains for as many steps as that is in --seconds."""
-    folder, places = given.workdir, jobs.places(given.jobs)
-    left = {setting: _missing(folder, setting, given.seeds) for setting in settings}
+def _train(settings: Sequence[str], args: argparse.Namespace, plan: Plan) -> int:
+    """Measures the throughput of each setting, then trains it for as many steps as fit into --seconds."""
+    folder, slots = args.workdir, jobs.find_slots(args.jobs)
+    left = {setting: _missing_seeds(folder, setting, args.seeds) for setting in settings}
     left = {setting: seeds for setting, seeds in left.items() if seeds}
 
-    def to_do() -> str:
+    def remaining() -> str:
         runs = sum(map(len, left.values()))
-        time = datetime.timedelta(seconds=round(runs * (given.seconds + OVERHEAD) / len(places)))
-        return f"{runs} runs left, {time} with {len(places)} at once"
+        time = datetime.timedelta(seconds=round(runs * (args.seconds + OVERHEAD) / len(slots)))
+        return f"{runs} runs left, {time} with {len(slots)} in parallel"
 
-    def job(task: str, setting: str, done: Callable[[str, str], None], *more: str) -> jobs.Job:
+    def job(task: str, setting: str, on_success: Callable[[str, str], None], *arguments: str) -> jobs.Job:
         log = folder / LOGS / f"{setting}.log"
-        return jobs.Job(task, setting, given.corpus, more, log, functools.partial(done, setting))
+        return jobs.Job(task, setting, args.corpus, arguments, log, functools.partial(on_success, setting))
 
-    log(f"settings: {len(settings)}, seeds of each: {given.seeds}, training of each: {given.seconds:g} s; {to_do()}")
+    log(f"{len(settings)} settings, {args.seeds} seeds each, {args.seconds:g} s of training each; {remaining()}")
 
-    def paced(setting: str, told: str) -> None:
-        plan.add(setting, float(told))
-        log(f"{setting}: {float(told):.2f} steps a second")
+    def add_throughput(setting: str, output: str) -> None:
+        plan.add(setting, float(output))
+        log(f"{setting}: {float(output):.2f} steps a second")
 
-    def trained(setting: str, _: str) -> None:
+    def mark_done(setting: str, _: str) -> None:
         del left[setting]
-        log(f"{setting}: done; {to_do()}")
+        log(f"{setting}: done; {remaining()}")
 
-    seconds = min(PACE_SECONDS, given.seconds)
-    to_pace = dict.fromkeys(experiments.paced_as(each) for each in left if not plan.steps(each))
-    code = jobs.run([job("pace", each, paced, str(seconds)) for each in to_pace], places)
+    seconds = min(THROUGHPUT_SECONDS, args.seconds)
+    unmeasured = dict.fromkeys(experiments.same_cost_as(setting) for setting in left if not plan.steps(setting))
+    code = jobs.run([job("throughput", each, add_throughput, str(seconds)) for each in unmeasured], slots)
     if code == INTERRUPTED:
         return code
+    options = str(args.seconds), str(folder), args.stacked
     to_train = [
-        job("train", each, trained, str(steps), str(given.seconds), str(folder), given.together, *map(str, left[each]))
+        job("train", each, mark_done, str(steps), *options, *map(str, left[each]))
         for each in left
         if (steps := plan.steps(each))
     ]
-    code_of_training = jobs.run(to_train, places)
-    return code_of_training if code_of_training == INTERRUPTED else code or code_of_training
+    training_code = jobs.run(to_train, slots)
+    return training_code if training_code == INTERRUPTED else code or training_code
 
 
-def _missing(folder: Path, setting: str, seeds: int) -> list[int]:
+def _missing_seeds(folder: Path, setting: str, seeds: int) -> list[int]:
     return [seed for seed in range(seeds) if not (folder / f"{setting}-{seed}" / MEASURED).exists()]
 
 

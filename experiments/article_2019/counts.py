@@ -1,4 +1,4 @@
-"""The article's counts of its model's output, beside the author's and this project's:
+"""The word counts that the article printed, beside the author's and those of this project's models:
 `python -m experiments.article_2019.counts [--rows=docs/article]`.
 """
 
@@ -18,44 +18,45 @@ from lovecraft_jax.stylometry.features import FEATURES, measure
 from lovecraft_jax.stylometry.reference import Reference
 
 ARTICLE = {"the": "740", "tion_end": "37", "tion_inside": "3", "ing": "115", "word_length": "mostly 2 to 5"}
-"""As it printed them, of 10,000 words; of its model of 125 units."""
+"""The article's counts in 10,000 words, of its model with 125 units."""
 TEXTS = (
-    ("the article's recipe, guessing under the text", experiments.LADDER[0][0], "teacher_forced"),
-    ("the same weights, writing", experiments.LADDER[0][0], "written"),
-    ("c150, writing", experiments.BEST, "written"),
+    ("the article's recipe, predicting under the true text", experiments.FIRST, "teacher_forced"),
+    ("the same weights, generating", experiments.FIRST, "written"),
+    ("c150, generating", experiments.BEST, "written"),
 )
-"""Head, setting and text of the rows."""
+"""Column header, setting and text of the rows to average."""
 
 
 def main() -> int:
-    """Prints a table of the figures that the article counted: the author's of all tales together, the others means."""
+    """Prints a table of the features that the article counted: of all tales together, and means over the models."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=options.folder, default=Path("docs/article"), help="a folder with rows.csv")
     parser.add_argument("--corpus", type=options.not_empty, default="lovecraft", help="as data.corpus")
-    given = parser.parse_args()
-    return cli.report_errors(lambda: _print(given.rows, given.corpus))
+    args = parser.parse_args()
+    return cli.report_errors(lambda: _print(args.rows, args.corpus))
 
 
-def _print(folder: Path, of_corpus: str) -> int:
-    found = corpus.load(of_corpus)
+def _print(folder: Path, corpus_name: str) -> int:
+    loaded = corpus.load(corpus_name)
     rows = results.read(folder)
     for row in rows:
-        results.check_same(results.name(row), row, {"corpus": found.sha256[: results.SHORT]})
+        results.check_same(results.name(row), row, {"corpus": loaded.sha256[: results.SHORT]})
     if not rows:
         raise UserError(f"{folder}: no {results.ROWS} there; name a folder that has one by --rows")
-    tales = split(found, make_cleaning("ascii")).by_tale
+    tales = split(loaded, make_cleaning("ascii")).by_tale
     held_out = tales["valid"] | tales["test"]
     everything = {**tales["train"], **held_out}
     author = measure("\n\n\n".join(everything.values()), Reference(tales["train"], held_out))
-    heads = ["", "unit", "the article", "the author", *(head for head, _, _ in TEXTS)]
-    print("| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
-    for figure in filter(lambda figure: figure.article, FEATURES):
+    header = ["", "unit", "the article", "the author", *(title for title, _, _ in TEXTS)]
+    print("| " + " | ".join(header) + " |\n|" + "---|" * len(header))
+    for feature in filter(lambda feature: feature.article, FEATURES):
         means = [
-            results.mean(figure.key, [row for row in rows if (row["setting"], row["text"]) == (setting, text)])
+            results.mean(feature.key, [row for row in rows if (row["setting"], row["text"]) == (setting, text)])
             for _, setting, text in TEXTS
         ]
-        shown = ["" if np.isnan(value) else f"{value:,.{figure.decimals}f}" for value in (author[figure.key], *means)]
-        print("| " + " | ".join([figure.label, figure.unit, ARTICLE.get(figure.key, ""), *shown]) + " |")
+        values = author[feature.key], *means
+        cells = ["" if np.isnan(value) else f"{value:,.{feature.decimals}f}" for value in values]
+        print("| " + " | ".join([feature.label, feature.unit, ARTICLE.get(feature.key, ""), *cells]) + " |")
     return DONE
 
 

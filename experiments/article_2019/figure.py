@@ -1,4 +1,4 @@
-"""One figure of the table: a panel a question, a line a rung, a dot a seed, and the interval of their mean."""
+"""The figure of the results: a panel for each question, in it a line for each rung with its seeds and interval."""
 
 import math
 from collections.abc import Sequence
@@ -14,54 +14,54 @@ from experiments.article_2019.results import Line
 from lovecraft_jax.report.palette import LIGHT
 
 FILE = "article.svg"
-LINE, BESIDES = 0.27, 0.75
-"""Inches of a line, and of what a panel has besides: title and ticks."""
+LINE, MARGIN = 0.27, 0.75
+"""Inches of a line, and of a panel's title and ticks."""
 COLOURS = {"better": LIGHT["run"], "worse": LIGHT["run2"], "no clear difference": LIGHT["author"], "": LIGHT["ink"]}
 """By verdict."""
 LEGEND = (
     "bits per character of the valid tales, lower is better; dots are seeds, bars the 95 % interval of their mean;\n"
-    "on the right what is gained over the line before, or over the one with the dashed line"
+    "on the right: the gain over the line before, or over the line with the dashed line"
 )
 
 
 def draw(path: Path, lines: Sequence[Line]) -> None:
-    """Bits per character of the valid tales, lower is better, as an SVG."""
+    """Draws the bits per character of the valid tales, lower is better, and saves the figure as an SVG."""
     panels = [[line for line in lines if line.question == name] for name in questions()]
     panels = [panel for panel in panels if panel]
-    heights = [LINE * len(panel) + BESIDES for panel in panels]
+    heights = [LINE * len(panel) + MARGIN for panel in panels]
     figure = Figure(figsize=(9, sum(heights) + 0.3), layout=ConstrainedLayoutEngine(h_pad=0.08))
-    every = figure.subplots(len(panels), squeeze=False, height_ratios=heights)[:, 0]
-    for axes, panel in zip(every, panels, strict=True):
+    all_axes = figure.subplots(len(panels), squeeze=False, height_ratios=heights)[:, 0]
+    for axes, panel in zip(all_axes, panels, strict=True):
         _panel(axes, panel)
-    every[-1].set_xlabel(LEGEND, fontsize=9, color=LIGHT["ink"])
+    all_axes[-1].set_xlabel(LEGEND, fontsize=9, color=LIGHT["ink"])
     with matplotlib.rc_context({"svg.hashsalt": path.name}):
         figure.savefig(path, metadata={"Date": None})
 
 
 def _panel(axes: Axes, panel: Sequence[Line]) -> None:
     question = questions()[panel[0].question]
-    for place, line in enumerate(panel):
+    for y, line in enumerate(panel):
         colour, mean = COLOURS[line.verdict], sum(line.bpc) / len(line.bpc)
-        axes.errorbar(mean, place, xerr=line.half_width, fmt="|", color=colour, capsize=3, markersize=11)
-        axes.plot(line.bpc, [place] * len(line.bpc), "o", color=colour, markersize=3.5, alpha=0.7)
-        if line.rung.setting == question.beside:
+        axes.errorbar(mean, y, xerr=line.half_width, fmt="|", color=colour, capsize=3, markersize=11)
+        axes.plot(line.bpc, [y] * len(line.bpc), "o", color=colour, markersize=3.5, alpha=0.7)
+        if line.rung.setting == question.baseline:
             axes.axvline(mean, color=LIGHT["quiet"], linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
     axes.set_yticks(range(len(panel)), [line.rung.label for line in panel])
     axes.set_ylim(len(panel) - 0.4, -0.6)
-    beside = axes.secondary_yaxis("right")
-    beside.set_yticks(range(len(panel)), [_told(line) for line in panel])
-    for label, line in zip(beside.get_yticklabels(), panel, strict=True):
+    right = axes.secondary_yaxis("right")
+    right.set_yticks(range(len(panel)), [_gain(line) for line in panel])
+    for label, line in zip(right.get_yticklabels(), panel, strict=True):
         label.set_color(COLOURS[line.verdict])
     axes.set_title(question.title, loc="left", fontsize=10, fontweight="bold", color=LIGHT["ink"])
     axes.grid(axis="both", color=LIGHT["line"], linewidth=0.6)
     axes.set_axisbelow(True)
-    for part in (axes, beside):
+    for part in (axes, right):
         part.spines[:].set_visible(False)
         part.tick_params(length=0, labelsize=9)
     axes.tick_params(labelcolor=LIGHT["ink"])
 
 
-def _told(line: Line) -> str:
+def _gain(line: Line) -> str:
     gain = line.gain[0]
     if math.isnan(gain) or line.verdict == "no clear difference":
         return line.verdict

@@ -1,4 +1,4 @@
-"""Workers side by side, each bound to a core of its own, until all have done their part or somebody says stop."""
+"""Worker processes in parallel, each bound to its own core, until all are done or a signal stops them."""
 
 import dataclasses
 import os
@@ -13,30 +13,33 @@ from lovecraft_jax.runtime.errors import DONE, FAILED, INTERRUPTED, UserError
 from lovecraft_jax.runtime.signals import collect_signals
 
 POLL = 0.2
-"""Seconds."""
+"""Seconds between checks of the workers."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A worker's task, setting, corpus and what else it is told; what it says goes to `log`, what it prints to
-    `done`."""
+    """A worker's task, setting, corpus and further arguments. Its standard error goes to the file `log`, its standard
+    output, once it has succeeded, to `on_success`."""
 
     task: str
     setting: str
     corpus: str
-    more: tuple[str, ...]
+    arguments: tuple[str, ...]
     log: Path
-    done: Callable[[str], None]
+    on_success: Callable[[str], None]
 
 
-def places(jobs: int) -> list[str]:
-    """Where workers can run at once: the cores of a CPU, by number, at most `jobs` of them if it is above 0; an
-    accelerator is one place, "", and no core's. Raises UserError where JAX finds neither."""
-    backend = [sys.executable, "-c", "import jax; print(jax.default_backend())"]  # a process that lets go of it again
-    told = subprocess.run(backend, capture_output=True, text=True)
-    if told.returncode:
-        raise UserError(f"JAX finds no device: {(told.stderr.splitlines() or [''])[-1]}; is JAX_PLATFORMS right?")
-    if told.stdout.split()[-1] != "cpu":
+def find_slots(jobs: int) -> list[str]:
+    """Returns the slots in which workers can run in parallel.
+
+    On a CPU these are its cores by number, at most `jobs` of them if it is above 0. An accelerator is one slot, "",
+    which binds the worker to no core. Raises UserError if JAX finds no device.
+    """
+    backend = [sys.executable, "-c", "import jax; print(jax.default_backend())"]  # in a process that then frees it
+    done = subprocess.run(backend, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"JAX finds no device: {(done.stderr.splitlines() or [''])[-1]}; is JAX_PLATFORMS right?")
+    if done.stdout.split()[-1] != "cpu":
         return [""]
     if not hasattr(os, "sched_getaffinity"):
         return [""] * (jobs or 1)
@@ -44,30 +47,32 @@ def places(jobs: int) -> list[str]:
     return cores[:jobs] if jobs else cores
 
 
-def run(jobs: Sequence[Job], free: Sequence[str]) -> int:
-    """Runs them in order, one at each `free` place; returns the first exit code that is not DONE (FAILED for one that
-    was killed). Those that fail are told of, and the others go on; told to stop, all save and stop, and INTERRUPTED is
-    returned."""
+def run(jobs: Sequence[Job], slots: Sequence[str]) -> int:
+    """Runs the jobs in order, one at a time in each slot.
+
+    Returns the first exit code that is not DONE (FAILED for a worker that was killed); a failure is logged and the
+    other workers continue. After a signal all workers save and stop, and INTERRUPTED is returned.
+    """
     waiting, running, code = list(jobs), list[tuple[str, Job, subprocess.Popen[str]]](), DONE
-    free, stopping = list(free), False
+    free, stopping = list(slots), False
     with collect_signals() as signals:
         while running or (waiting and not stopping):
             if signals and not stopping:
                 stopping = True
-                log(f"told to stop: waiting for {len(running)} workers to save")
+                log(f"stopping: waiting for {len(running)} workers to save")
                 for _, _, process in running:
                     process.terminate()
             while waiting and free and not stopping:
-                place = free.pop(0)
+                slot = free.pop(0)
                 job = waiting.pop(0)
-                running.append((place, job, _start(job, place)))
+                running.append((slot, job, _start(job, slot)))
             for one in [one for one in running if one[2].poll() is not None]:
                 running.remove(one)
-                place, job, process = one
-                free.append(place)
-                told = process.communicate()[0]
+                slot, job, process = one
+                free.append(slot)
+                output = process.communicate()[0]
                 if process.returncode == DONE:
-                    job.done(told)
+                    job.on_success(output)
                 elif not stopping:
                     code = code or max(process.returncode, 0) or FAILED
                     last = (job.log.read_text().splitlines() or [""])[-1]
@@ -76,18 +81,10 @@ def run(jobs: Sequence[Job], free: Sequence[str]) -> int:
     return INTERRUPTED if stopping else code
 
 
-def _start(job: Job, place: str) -> "subprocess.Popen[str]":
+def _start(job: Job, slot: str) -> "subprocess.Popen[str]":
     job.log.parent.mkdir(parents=True, exist_ok=True)
-    line = [
-        sys.executable,
-        "-m",
-        "experiments.article_2019.worker",
-        job.task,
-        job.setting,
-        place,
-        job.corpus,
-        *job.more,
-    ]
+    worker = [sys.executable, "-m", "experiments.article_2019.worker"]
+    command = [*worker, job.task, job.setting, slot, job.corpus, *job.arguments]
     with job.log.open("a") as log:
-        # A session of its own: Ctrl-C reaches the one who started it, who then asks it to stop.
-        return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True)
+        # In its own session: Ctrl-C reaches only this process, which then terminates the workers.
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True)

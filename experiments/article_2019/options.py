@@ -1,4 +1,4 @@
-"""What the commands of this package take on their lines."""
+"""Argument types shared by the commands of this package."""
 
 import argparse
 from collections.abc import Callable
@@ -6,27 +6,27 @@ from pathlib import Path
 
 
 def at_least(low: float, kind: type = int, high: float = 1e9) -> Callable[[str], float]:
-    """For argparse: a number from `low` to `high`."""
+    """Returns an argparse type: a number from `low` to `high`."""
 
     def value(text: str) -> float:
-        found = kind(text)
-        if not low <= found <= high:
+        number = kind(text)
+        if not low <= number <= high:
             raise argparse.ArgumentTypeError(f"{text}: expected {kind.__name__} from {low:g} to {high:g}")
-        return found
+        return number
 
-    value.__name__ = kind.__name__  # for argparse to say what could not be read
+    value.__name__ = kind.__name__  # argparse puts it into its error message
     return value
 
 
 def not_empty(text: str) -> str:
-    """For argparse: a text, and not that of a shell variable that was not set."""
+    """An argparse type: a string that is not empty, which an unset shell variable would be."""
     if not text:
         raise argparse.ArgumentTypeError("it is empty: give it a value or leave it out")
     return text
 
 
 def folder(text: str) -> Path:
-    """For argparse: a folder on a disk."""
+    """An argparse type: a folder on a local disk."""
     if "://" in not_empty(text):
         raise argparse.ArgumentTypeError(f"{text}: expected a folder on a disk")
     return Path(text)

@@ -1,4 +1,4 @@
-"""How fast a setting trains; its seeds trained through the package's own loop; what came of each, as a row."""
+"""Throughput of a setting, training of its seeds through the package's own loop, and measurement of each run."""
 
 import json
 import time
@@ -29,36 +29,39 @@ from lovecraft_jax.training.progress import Progress
 from lovecraft_jax.training.stacked import train_stacked
 
 EVALUATIONS, SAVES = 4, 10
-"""Of a run."""
+"""Scheduled evaluations and checkpoints of a run."""
 STREAMS, LENGTH, TEMPERATURE = 8, 10_000, 1.0
-"""What each run writes to be measured: as the model has it, neither bolder nor shyer."""
+"""What each run generates to be measured. Temperature 1 leaves the model's distribution as it is."""
 MEASURED = "measured.json"
 
 
-def pace(config: ConfigDict, least: float) -> float:
-    """Training steps in a second of this process's computing time, or with an accelerator of all time.
+def steps_per_second(config: ConfigDict, least_seconds: float) -> float:
+    """Returns the throughput in training steps per second of this process's CPU time, or of wall time on accelerators.
 
-    Measured for at least so many seconds; of the dispatches the quickest tenth counts, since whatever else the machine
-    does only ever slows them.
+    Trains for at least `least_seconds`. Other load on the machine only ever slows a dispatch, so the result is the
+    0.1 quantile of their times.
     """
     typed = Config.of(config)
-    read, section = dataset.prepare(typed), typed.data
-    batches = Batches(read.encoded["train"].ids, section.batch_size, section.seq_len, section.regime, typed.seed)
-    program = make_program(typed, read.tokenizer.size, 10**6)
+    data, section = dataset.prepare(typed), typed.data
+    batches = Batches(data.encoded["train"].ids, section.batch_size, section.seq_len, section.regime, typed.seed)
+    program = make_program(typed, data.tokenizer.size, 10**6)
     clock = time.process_time if program.devices[0].platform == "cpu" else time.perf_counter
     state, K = program.init(typed.seed), dispatch_steps(typed)
     seconds: list[float] = []
-    while sum(seconds[1:]) < least:
+    while sum(seconds[1:]) < least_seconds:
         began = clock()
-        state, told = program.train_steps(state, program.put(batches.at(len(seconds) * K, K, program.rows)))
-        jax.block_until_ready(told)
+        state, step_metrics = program.train_steps(state, program.put(batches.at(len(seconds) * K, K, program.rows)))
+        jax.block_until_ready(step_metrics)
         seconds.append(clock() - began)
-    return K / float(np.quantile(seconds[1:], 0.1))  # the first one compiled
+    return K / float(np.quantile(seconds[1:], 0.1))  # the first dispatch compiled
 
 
 def train(setting: str, config: ConfigDict, seconds: float, folder: Path, stacked: str, seeds: Sequence[int]) -> int:
-    """Trains the seeds, or goes on with them, and measures each; returns an exit code. `seconds`: what the steps should
-    take, to be told. `stacked`: whether as one program, "yes", "no", or "auto", which does on an accelerator."""
+    """Trains or resumes the seeds and measures each; returns an exit code.
+
+    `seconds`: how long the steps should take, for the rows. `stacked`: "yes" trains the seeds as one program, "no" one
+    after another, "auto" as one program on an accelerator.
+    """
     steps = config.train.steps
     config.train.steps_per_dispatch = DISPATCH
     config.train.eval_every = _multiple(steps / EVALUATIONS)
@@ -69,7 +72,7 @@ def train(setting: str, config: ConfigDict, seconds: float, folder: Path, stacke
     if stack and len(left) > 1 and (code := train_stacked(left)) != DONE:
         return code
     for workdir, config in left.items():
-        with collect_signals() as signals:  # of which the loop tells nothing once it has begun its final scores
+        with collect_signals() as signals:  # during its final scores the loop does not report them
             code = loop.train(config, str(workdir), cores=1)
         if code != DONE or signals:
             return code or INTERRUPTED
@@ -88,20 +91,21 @@ def _multiple(steps: float) -> int:
 
 
 def measure(setting: str, workdir: Path, seconds: float) -> list[results.Row]:
-    """Rows of a finished run: of what it writes, and for the article's recipe of what it had for writing."""
+    """Returns the rows of a finished run: of the text that it generates and, for the article's recipe, of its
+    predictions under the true text, which the article took for generated text."""
     run = load_run(str(workdir))
-    whole = run.config.replace(**{"data.share": 1.0})  # fewer tales train it, all of them judge it
+    whole = run.config.replace(**{"data.share": 1.0})  # compared with all tales, even if it trained on fewer
     texts = dataset.prepare(whole, run.corpus, run.tokenizer).splits.by_tale
     trained_on = dataset.prepare(run.config, run.corpus, run.tokenizer).splits.by_tale["train"]
     held_out = texts["valid"] | texts["test"]
     author, overlap = Author(texts["train"] | held_out, held_out.keys()), Overlap(trained_on)
-    written = {"written": run.generate("", LENGTH, 0, Sampling(TEMPERATURE), STREAMS)}
-    if setting == experiments.LADDER[0][0]:
+    generated = {"written": run.generate("", LENGTH, 0, Sampling(TEMPERATURE), STREAMS)}
+    if setting == experiments.FIRST:
         ids = run.split("valid").ids[: STREAMS * LENGTH + 1]
-        guessed = run.tokenizer.decode(run.teacher_forced(ids))
-        written["teacher_forced"] = [guessed[at : at + LENGTH] for at in range(0, len(guessed), LENGTH)]
-    about = _scores(run, workdir) | {"setting": setting, "seconds": seconds}
-    return [about | {"text": kind} | _style(texts, overlap, author) for kind, texts in written.items()]
+        predicted = run.tokenizer.decode(run.teacher_forced(ids))
+        generated["teacher_forced"] = [predicted[at : at + LENGTH] for at in range(0, len(predicted), LENGTH)]
+    scores = _scores(run, workdir) | {"setting": setting, "seconds": seconds}
+    return [scores | {"text": kind} | _style(pieces, overlap, author) for kind, pieces in generated.items()]
 
 
 def _scores(run: Run, workdir: Path) -> results.Row:
@@ -129,7 +133,7 @@ def _scores(run: Run, workdir: Path) -> results.Row:
 
 
 def _bce(run: Run, split: str) -> results.Row:
-    """Keras's binary cross-entropy of a split, which training computes only in runs that minimise it."""
+    """Returns Keras's binary cross-entropy of a split, which training computes only in runs that minimise it."""
     text, data = run.split(split), run.config.data
     values: results.Row = {"bce": run.score(text, bce=True).bce}
     if data.regime == "window":
@@ -141,10 +145,10 @@ def _bce(run: Run, split: str) -> results.Row:
 
 
 def _style(texts: list[str], overlap: Overlap, author: Author) -> results.Row:
-    found = author.compare("".join(texts))
-    copied = [overlap.measure(text) for text in texts]
+    comparison = author.compare("".join(texts))
+    overlaps = [overlap.measure(text) for text in texts]
     return (
-        {row.feature.key: row.value for row in found.features}
-        | {"copied_longest": max(figures["copied_longest"] for figures in copied)}
-        | {"p_value": found.p_value, "accepted_share": found.accepted_share}
+        {row.feature.key: row.value for row in comparison.features}
+        | {"copied_longest": max(measured["copied_longest"] for measured in overlaps)}
+        | {"p_value": comparison.p_value, "accepted_share": comparison.accepted_share}
     )

@@ -1,8 +1,9 @@
-"""One setting in a process of its own: `python -m experiments.article_2019.worker TASK SETTING CORE CORPUS MORE ...`.
+"""One setting in its own process: `python -m experiments.article_2019.worker TASK SETTING CORE CORPUS ARGUMENT ...`.
 
-With a CORE it is bound to that one of the CPU's. TASK is "pace", with the seconds to measure for, which prints the
-steps of a second; or "train", with the steps, the seconds that these should take, the folder for the runs, whether to
-train the seeds `together`, and the seeds, which trains and measures them.
+The process binds itself to CORE, unless that is empty. TASK is "throughput" or "train":
+throughput SECONDS: prints the training steps per second, measured for SECONDS.
+train STEPS SECONDS FOLDER STACKED SEED ...: trains the seeds and measures them. SECONDS is how long the steps should
+take, FOLDER holds the runs, STACKED is yes, no or auto: whether to train the seeds as one program.
 """
 
 import functools
@@ -14,7 +15,7 @@ from pathlib import Path
 from lovecraft_jax.runtime.signals import terminate_with_parent
 
 
-def main(task: str, setting: str, core: str, corpus: str, more: Sequence[str]) -> int:
+def main(task: str, setting: str, core: str, corpus: str, arguments: Sequence[str]) -> int:
     """Returns an exit code."""
     terminate_with_parent()
     if core:  # before JAX starts its threads
@@ -29,14 +30,14 @@ def main(task: str, setting: str, core: str, corpus: str, more: Sequence[str]) -
     enable_compile_cache()
     config = experiments.get_config(setting)
     config.data.corpus = corpus
-    if task == "pace":
-        return cli.report_errors(lambda: print(training.pace(config, float(more[0]))) or 0)
-    steps, seconds, folder, together, *seeds = more
+    if task == "throughput":
+        return cli.report_errors(lambda: print(training.steps_per_second(config, float(arguments[0]))) or 0)
+    steps, seconds, folder, stacked, *seeds = arguments
     config.train.steps = int(steps)
-    train = functools.partial(training.train, setting, config, float(seconds), Path(folder), together)
+    train = functools.partial(training.train, setting, config, float(seconds), Path(folder), stacked)
     return cli.report_errors(lambda: train([int(seed) for seed in seeds]))
 
 
 if __name__ == "__main__":
-    _, task, setting, core, corpus, *more = sys.argv
-    sys.exit(main(task, setting, core, corpus, more))
+    _, task, setting, core, corpus, *arguments = sys.argv
+    sys.exit(main(task, setting, core, corpus, arguments))
