@@ -1,1 +1,1 @@
-"""Side-by-side measurements of this project against other frameworks."""
+"""Side-by-side measurements of this project and other frameworks."""

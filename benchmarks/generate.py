@@ -1,50 +1,50 @@
-"""Writing by this project and its peers, in turns on the same cores: `python -m benchmarks.generate`.
+"""Text generation by this project and its peers, in turns on the same cores: `python -m benchmarks.generate`.
 
-As benchmarks.train_step, but the systems write text, one character after the other, in one stream or many at once.
-"products alone" is a bare loop, compiled by XLA, of the products that a character needs: no gates, no lookup, no draw.
+As benchmarks.train_step, but the systems generate text character by character, in one stream or in many.
+"matmuls alone" is a bare loop, compiled by XLA, of the matmuls that a character needs: no gates, embedding or sampling.
 """
 
 from benchmarks import report, workloads
-from benchmarks.systems import WRITE
-from benchmarks.turns import Measured, Plan, in_turns
+from benchmarks.systems import GENERATE
+from benchmarks.turns import Measured, Plan, measure_in_turns
 
-HEAD = ("system", "us a character of each stream (range)", "characters/s", "times ours (range)", "peak MB")
+HEADER = ("system", "us a character of each stream (range)", "characters/s", "times ours (range)", "peak MB")
+
+
+def main() -> None:
+    """Measures, prints the tables, and saves JSON and a plot."""
+    parser = report.parser(__doc__, list(GENERATE), workloads.SIZES)
+    parser.add_argument("--streams", nargs="+", type=int, default=[1, 256], help="texts generated at once")
+    args = parser.parse_args()
+    args.to.mkdir(parents=True, exist_ok=True)
+    results = {}
+    for sizes in args.sizes:
+        for streams in args.streams:
+            systems = [system for system in args.systems if streams == 1 or "printing" not in system]
+            plan = Plan("generate", sizes, args.cores, args.rounds, args.seconds, streams)
+            with open(args.to / "generate.log", "a") as log:
+                measured = measure_in_turns(systems, plan, log)
+            print(table(sizes, streams, measured) + "\n", flush=True)
+            name = f"generate-{sizes}-{streams}-{args.cores}"
+            report.save(args.to / name, args.cores, {"sizes": sizes, "streams": streams}, measured)
+            results[f"{sizes}, {streams} at once, {args.cores} cores"] = (streams, measured)
+    report.plot(args.to / f"generate-{args.cores}", results, "characters a second")
 
 
 def table(sizes: str, streams: int, measured: list[Measured]) -> str:
-    """A row a system, with its median and range, and how many times as long as this project it takes."""
-    ours = report.ours_of(measured)
+    """Returns a row for each system: its median and range, and its time divided by this project's."""
+    ours = report.find_ours(measured)
     rows = [
         (
             one.system,
-            report.span(one.seconds, one.median, 1e6),
+            report.median_and_range(one.seconds, one.median, 1e6),
             f"{streams / one.median:,.0f}",
-            one.over(ours) if ours else "-",
+            one.times(ours) if ours else "-",
             f"{one.peak_mb:.0f}",
         )
         for one in measured
     ]
-    return report.markdown(f"{sizes}, {streams} stream{'s' if streams > 1 else ''}", HEAD, rows)
-
-
-def main() -> None:
-    """Runs, prints the tables, writes JSON and plot."""
-    parser = report.parser(__doc__, list(WRITE), workloads.SIZES)
-    parser.add_argument("--streams", nargs="+", type=int, default=[1, 256], help="texts written at once")
-    given = parser.parse_args()
-    given.to.mkdir(parents=True, exist_ok=True)
-    results = {}
-    for sizes in given.sizes:
-        for streams in given.streams:
-            systems = [one for one in given.systems if streams == 1 or "printing" not in one]
-            plan = Plan("write", sizes, given.cores, given.rounds, given.seconds, streams)
-            with open(given.to / "generate.log", "a") as log:
-                measured = in_turns(systems, plan, log)
-            print(table(sizes, streams, measured) + "\n", flush=True)
-            name = f"generate-{sizes}-{streams}-{given.cores}"
-            report.save(given.to / name, given.cores, {"sizes": sizes, "streams": streams}, measured)
-            results[f"{sizes}, {streams} at once, {given.cores} cores"] = (streams, measured)
-    report.plot(given.to / f"generate-{given.cores}", results, "characters a second")
+    return report.markdown(f"{sizes}, {streams} stream{'s' if streams > 1 else ''}", HEADER, rows)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
-"""What is measured, by name: for every system, the function that makes it ready.
-
-Each gives a function that runs so many training steps to their end, or writes so many characters of each stream. A peer
-is imported where it runs, in a process of its own.
+"""The measured systems by name. Each prepares a function that runs so many training steps, or generates so many
+characters of each stream. A peer's library is imported only in the process that runs it.
 """
 
 from collections.abc import Callable
@@ -36,10 +34,10 @@ def _keras() -> Any:
     return keras_tf
 
 
-def _products() -> Any:
-    from benchmarks.peers import products
+def _matmuls() -> Any:
+    from benchmarks.peers import matmuls
 
-    return products
+    return matmuls
 
 
 TRAIN: dict[str, Callable[[ConfigDict], Run]] = {
@@ -52,19 +50,19 @@ TRAIN: dict[str, Callable[[ConfigDict], Run]] = {
     "Flax, plain": lambda config: _flax().train(config),
 }
 
-PRODUCTS: dict[str, Callable[[ConfigDict], Run]] = {
-    "product in numpy": lambda config: _products().in_numpy(config),
-    "product in jax": lambda config: _products().in_jax(config),
-    "product in torch": lambda config: _products().in_torch(config),
+MATMULS: dict[str, Callable[[ConfigDict], Run]] = {
+    "matmul in numpy": lambda config: _matmuls().in_numpy(config),
+    "matmul in jax": lambda config: _matmuls().in_jax(config),
+    "matmul in torch": lambda config: _matmuls().in_torch(config),
 }
-"""Large matrix products, the best of which is the roof."""
+"""Large matmuls. The fastest is the peak that training is compared with."""
 
-WRITE: dict[str, Callable[[ConfigDict, int], Run]] = {
-    "lovecraft_jax": lambda config, streams: _ours().write(config, streams, printing=False),
-    "lovecraft_jax, printing": lambda config, streams: _ours().write(config, streams, printing=True),
-    "products alone": lambda config, streams: _ours().products_alone(config, streams),
-    "PyTorch": lambda config, streams: _pytorch().write(config, streams),
-    "PyTorch, LSTMCell": lambda config, streams: _pytorch().write_by_cells(config, streams),
-    "Keras": lambda config, streams: _keras().write(config, streams),
-    "Flax, plain": lambda config, streams: _flax().write(config, streams),
+GENERATE: dict[str, Callable[[ConfigDict, int], Run]] = {
+    "lovecraft_jax": lambda config, streams: _ours().generate(config, streams, printing=False),
+    "lovecraft_jax, printing": lambda config, streams: _ours().generate(config, streams, printing=True),
+    "matmuls alone": lambda config, streams: _ours().matmuls_alone(config, streams),
+    "PyTorch": lambda config, streams: _pytorch().generate(config, streams),
+    "PyTorch, LSTMCell": lambda config, streams: _pytorch().generate_by_cells(config, streams),
+    "Keras": lambda config, streams: _keras().generate(config, streams),
+    "Flax, plain": lambda config, streams: _flax().generate(config, streams),
 }

@@ -1,4 +1,4 @@
-"""Systems measured in turns, A B C A B C ..., each in a process of its own that waits while the others run."""
+"""Measures systems in turns, A B C A B C ..., each in its own process, which waits while the others run."""
 
 import dataclasses
 import json
@@ -15,13 +15,16 @@ from lovecraft_jax.runtime.hardware import cpu_name
 
 ROOT = Path(__file__).parents[1]
 PAUSE = 0.3
-"""Seconds between turns, for thread pools to stop spinning."""
+"""Seconds between turns, in which thread pools stop spinning."""
 
 
 @dataclasses.dataclass
 class Measured:
-    """One system's turns: seconds a step (or a character of each stream), in order; its peak memory in MB; seconds that
-    the first call took."""
+    """The measurements of one system.
+
+    `seconds`: per step, or per character of each stream, for each turn in order. `peak_mb`: peak memory.
+    `first_seconds`: duration of the first call, which compiles.
+    """
 
     system: str
     seconds: list[float]
@@ -31,19 +34,19 @@ class Measured:
 
     @property
     def median(self) -> float:
-        """Of the seconds."""
+        """The median of `seconds`."""
         return statistics.median(self.seconds)
 
-    def over(self, other: "Measured") -> str:
-        """How many times as long as `other` it takes, round by round: median and range."""
-        times = [mine / theirs for mine, theirs in zip(self.seconds, other.seconds, strict=True)]
-        return f"{statistics.median(times):.2f} ({min(times):.2f}-{max(times):.2f})"
+    def times(self, other: "Measured") -> str:
+        """Returns this system's time divided by the other's in the same round: median and range over the rounds."""
+        ratios = [mine / theirs for mine, theirs in zip(self.seconds, other.seconds, strict=True)]
+        return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What every system is given: the task ("train", or "write" of so many `streams`), the sizes (workloads.py), cores,
-    and how many turns of how many seconds."""
+    """What every system runs: the task ("train", or "generate" with `streams` texts at once), the sizes (workloads.py),
+    the number of cores, and how many rounds of how many seconds."""
 
     task: str
     sizes: str
@@ -53,48 +56,8 @@ class Plan:
     streams: int = 1
 
 
-class _Worker:
-    """A running `benchmarks.worker`."""
-
-    def __init__(self, system: str, plan: Plan, log: Any) -> None:
-        told = [plan.task, system, plan.sizes, str(plan.streams), str(plan.cores), str(plan.seconds)]
-        line = [sys.executable, "-m", "benchmarks.worker", *told]
-        self.line = " ".join(line)
-        self.process = subprocess.Popen(
-            line, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
-        )
-        ready = self._read()
-        self.count: int = ready["a_turn"]
-        self.measured = Measured(system, [], first_seconds=ready["first_seconds"], versions=ready["versions"])
-
-    def turn(self) -> None:
-        assert self.process.stdin
-        self.process.stdin.write(f"{self.count}\n")
-        self.process.stdin.flush()
-        told = self._read()
-        self.measured.seconds.append(told["seconds"] / self.count)
-        self.measured.peak_mb = told["peak_mb"]
-
-    def _read(self) -> dict[str, Any]:
-        assert self.process.stdout
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"the worker ended with {self.process.wait()}: {self.line}")
-        return json.loads(line)
-
-    def close(self) -> None:
-        assert self.process.stdin
-        self.process.stdin.close()
-        self.process.wait()
-
-
-def machine(cores: int) -> dict[str, Any]:
-    """What a result was measured on."""
-    return {"cpu": cpu_name(), "cores": cores, "python": platform.python_version(), "system": platform.system()}
-
-
-def in_turns(systems: Sequence[str], plan: Plan, log: Any) -> list[Measured]:
-    """The turns of every system that starts; one that does not is left out, and said so."""
+def measure_in_turns(systems: Sequence[str], plan: Plan, log: Any) -> list[Measured]:
+    """Returns the measurements of every system that runs; one that fails is left out with a warning."""
     workers = []
     for system in systems:
         try:
@@ -112,3 +75,43 @@ def in_turns(systems: Sequence[str], plan: Plan, log: Any) -> list[Measured]:
     for worker in workers:
         worker.close()
     return [worker.measured for worker in workers]
+
+
+class _Worker:
+    """A running `benchmarks.worker` process."""
+
+    def __init__(self, system: str, plan: Plan, log: Any) -> None:
+        arguments = [plan.task, system, plan.sizes, str(plan.streams), str(plan.cores), str(plan.seconds)]
+        command = [sys.executable, "-m", "benchmarks.worker", *arguments]
+        self.command = " ".join(command)
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+        )
+        ready = self._read()
+        self.count: int = ready["count"]
+        self.measured = Measured(system, [], first_seconds=ready["first_seconds"], versions=ready["versions"])
+
+    def turn(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.write(f"{self.count}\n")
+        self.process.stdin.flush()
+        result = self._read()
+        self.measured.seconds.append(result["seconds"] / self.count)
+        self.measured.peak_mb = result["peak_mb"]
+
+    def _read(self) -> dict[str, Any]:
+        assert self.process.stdout
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the worker exited with {self.process.wait()}: {self.command}")
+        return json.loads(line)
+
+    def close(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def machine(cores: int) -> dict[str, Any]:
+    """Returns a description of this machine for the results."""
+    return {"cpu": cpu_name(), "cores": cores, "python": platform.python_version(), "system": platform.system()}

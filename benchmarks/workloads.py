@@ -1,4 +1,4 @@
-"""What every system is asked to do: the same sizes, the same tokens, the same recipe."""
+"""The workload of every system: the same sizes, tokens and recipe."""
 
 import functools
 from collections.abc import Iterator
@@ -19,15 +19,14 @@ SIZES = {
     "u512": {"units": 512, "batch_size": 32, "seq_len": 50},
     "u1024": {"units": 1024, "batch_size": 32, "seq_len": 50},
 }
-"""Of two LSTM layers between an embedding of 64 and a softmax; the carry goes on from step to step."""
-
+"""Sizes of two LSTM layers between an embedding of 64 and a softmax. The carry is passed on from step to step."""
 
 CHARACTERS_A_CALL = 1000
-"""Of each stream, where text is written."""
+"""Characters of each stream that one call generates."""
 
 
 def get_config(name: str) -> ConfigDict:
-    """c150 in the sizes of that name, on the bundled tales, which every machine has."""
+    """Returns c150 with the sizes of that name, on the bundled tales, which need no download."""
     config = c150.get_config()
     config.data.corpus = "bundled"
     config.train.steps_per_dispatch = 20 if SIZES[name]["units"] < 512 else 4
@@ -38,12 +37,12 @@ def get_config(name: str) -> ConfigDict:
 
 @functools.cache
 def text() -> Data:
-    """The bundled tales as token ids."""
+    """Returns the bundled tales as token ids."""
     return prepare(get_config("c150"))
 
 
 def batches(config: ConfigDict, steps_per_call: int) -> Iterator[Batch]:
-    """The training batches in order, stacked by `steps_per_call`, each made when it is asked for."""
+    """Yields the training batches in order, `steps_per_call` stacked, each built when it is needed."""
     data = config.data
     all_batches = Batches(text().encoded["train"].ids, data.batch_size, data.seq_len, data.regime, config.seed)
     step = 0
@@ -53,6 +52,6 @@ def batches(config: ConfigDict, steps_per_call: int) -> Iterator[Batch]:
 
 
 def flops(config: ConfigDict) -> float:
-    """Floating-point operations of a training step's matmuls: the forward pass's, and twice as many for gradients."""
+    """Returns the floating-point operations of a training step's matmuls: forward, and twice as many backward."""
     model = make_model(Config.of(config), text().tokenizer.size, "scan")
     return 3 * model.flops_per_token() * config.data.batch_size * config.data.seq_len

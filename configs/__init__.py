@@ -1,1 +1,1 @@
-"""Experiments: one file each, with a `get_config(variant=None)`."""
+"""Experiments, one file each, with a function `get_config(variant=None)`."""

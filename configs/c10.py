@@ -1,12 +1,12 @@
-"""The article's fourth model: two LSTM layers of 150 units over 10 characters, ten passes, else as configs/c150.py.
+"""The article's fourth model: two LSTM layers of 150 units, 10 characters of context, ten epochs, else c150.
 
 python -m lovecraft_jax.train --config=configs/c10.py
 python -m lovecraft_jax.train --config=configs/c10.py:quick
 python -m lovecraft_jax.train --config=configs/c10.py:article
 
 The first takes 7 min 28 s on one core of an AMD EPYC (Zen 5) and gives valid 1.940 bpc, test 1.957 (the full Lovecraft
-corpus, seed 0, jax 0.10.2): better than c150 after ten passes, in five times as many steps. The second
-takes 22 s and gives valid 2.322, test 2.605 on the bundled tales.
+corpus, seed 0, jax 0.10.2): better than c150 after ten epochs, in five times as many steps. The second takes
+22 s and gives valid 2.322, test 2.605 on the bundled tales.
 """
 
 from ml_collections import ConfigDict
@@ -15,11 +15,11 @@ from configs import c150
 
 
 def get_config(variant: str | None = None) -> ConfigDict:
-    """c150 with 150 units and 10 characters of backpropagation through time."""
+    """Returns c150 with 150 units and 10 characters of backpropagation through time."""
     config = c150.get_config(variant)
     config.model.units = 150
     config.data.seq_len = 10
-    config.train.epochs = 500.0 if variant == "article" else 10.0  # of the article's nothing is known
+    config.train.epochs = 500.0 if variant == "article" else 10.0  # how many the article trained is unknown
     if variant == "quick":
         config.train.steps = 1500  # as many characters as the others' 300 steps
         config.train.eval_every = 500

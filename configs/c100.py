@@ -1,10 +1,10 @@
-"""The article's first model: two LSTM layers of 100 units over 50 characters, else as configs/c150.py.
+"""The article's first model: two LSTM layers of 100 units, 50 characters of context, else c150.
 
 python -m lovecraft_jax.train --config=configs/c100.py
 python -m lovecraft_jax.train --config=configs/c100.py:quick
 python -m lovecraft_jax.train --config=configs/c100.py:article
 
-The first takes 5 min 15 s, other work beside it, on two cores of an AMD EPYC (Zen 5) and gives valid 2.029 bpc, test
+The first takes 5 min 15 s, next to other work, on two cores of an AMD EPYC (Zen 5) and gives valid 2.029 bpc, test
 2.031 (the full Lovecraft corpus, seed 0, jax 0.10.2). The second takes 20 s and gives valid 2.964, test 3.150 on the
 bundled tales.
 """
@@ -15,7 +15,7 @@ from configs import c150
 
 
 def get_config(variant: str | None = None) -> ConfigDict:
-    """c150 with 100 units and 50 characters of backpropagation through time."""
+    """Returns c150 with 100 units and 50 characters of backpropagation through time."""
     config = c150.get_config(variant)
     config.model.units = 100
     config.data.seq_len = 50

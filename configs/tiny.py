@@ -1,4 +1,4 @@
-"""A model for tests: trains on the bundled tales in seconds, and learns little.
+"""A model for tests: it trains on the bundled tales in seconds and learns little.
 
 python -m lovecraft_jax.train --config=configs/tiny.py
 """
@@ -9,7 +9,7 @@ from configs import c150
 
 
 def get_config(variant: str | None = None) -> ConfigDict:
-    """Two layers of 16 units, dropout on, everything due every few steps."""
+    """Returns two layers of 16 units with dropout, which log, evaluate and save every few steps."""
     if variant is not None:
         raise ValueError(f"unknown variant {variant!r} of this config; it has none")
     config = c150.get_config()

@@ -1,4 +1,4 @@
-"""Every file in configs/ loads, says how to start it, and describes a model that can be made."""
+"""Every file in configs/ has valid values, names its commands, and describes a model that can be built."""
 
 import importlib
 from pathlib import Path
@@ -21,7 +21,7 @@ each_config = pytest.mark.parametrize(
 
 
 @each_config
-def test_every_value_is_of_its_type_and_in_its_range(name: str, variant: str | None) -> None:
+def test_every_value_has_its_type_and_range(name: str, variant: str | None) -> None:
     Config.of(get_config(name, variant))
 
 
@@ -49,7 +49,7 @@ def test_the_docstring_names_its_commands(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_an_unknown_variant_is_an_error_that_names_it(name: str) -> None:
+def test_an_unknown_variant_raises(name: str) -> None:
     with pytest.raises(ValueError, match="unknown variant 'quikc'"):
         get_config(name, "quikc")
 
@@ -57,14 +57,14 @@ def test_an_unknown_variant_is_an_error_that_names_it(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "units", "seq_len"), [("c100", 100, 50), ("c125", 125, 30), ("c150", 150, 50), ("c10", 150, 10)]
 )
-def test_the_articles_four_models_have_its_sizes(name: str, units: int, seq_len: int) -> None:
+def test_the_four_models_have_the_articles_sizes(name: str, units: int, seq_len: int) -> None:
     for variant in (None, "quick", "article"):
         config = get_config(name, variant)
         assert (config.model.layers, config.model.units, config.data.seq_len) == (2, units, seq_len)
 
 
 @pytest.mark.parametrize("name", sorted({*FILES} - {"tiny"}))
-def test_quick_is_the_same_model_on_the_same_data_for_under_a_million_characters(name: str) -> None:
+def test_quick_trains_the_same_model_on_the_same_data_for_under_a_million_characters(name: str) -> None:
     full, quick = get_config(name), get_config(name, "quick")
     assert (quick.model.to_dict(), quick.data.to_dict()) == (full.model.to_dict(), full.data.to_dict())
     assert full.train.steps == 0
@@ -72,17 +72,17 @@ def test_quick_is_the_same_model_on_the_same_data_for_under_a_million_characters
 
 
 @pytest.mark.parametrize(("name", "epochs"), [("c100", 500), ("c125", 500), ("c150", 850), ("c10", 500)])
-def test_the_article_s_recipe_is_the_same_for_all_four_but_for_sizes_and_epochs(name: str, epochs: int) -> None:
+def test_the_articles_recipe_differs_between_models_in_sizes_and_epochs_only(name: str, epochs: int) -> None:
     recipe = flatten(Config.of(get_config(name, "article")))
-    asked = {"data.regime": "window", "model.embed": 0, "train.loss": "binary_cross_entropy", "train.epochs": epochs}
-    asked |= {"optimizer.lr": 0.001, "optimizer.clip": 0, "optimizer.schedule": "constant", "optimizer.warmup": 0}
-    assert recipe.items() >= asked.items()
-    of_c150 = flatten(Config.of(get_config("c150", "article")))
-    differing = {key for key, value in recipe.items() if of_c150[key] != value}
+    expected = {"data.regime": "window", "model.embed": 0, "train.loss": "binary_cross_entropy", "train.epochs": epochs}
+    expected |= {"optimizer.lr": 0.001, "optimizer.clip": 0, "optimizer.schedule": "constant", "optimizer.warmup": 0}
+    assert recipe.items() >= expected.items()
+    c150 = flatten(Config.of(get_config("c150", "article")))
+    differing = {key for key, value in recipe.items() if c150[key] != value}
     assert differing <= {"model.units", "data.seq_len", "train.epochs"}
 
 
-def test_every_call_gives_a_config_of_its_own() -> None:
+def test_every_call_returns_a_new_config() -> None:
     first = get_config("c150")
     first.model.units = 7
     assert get_config("c150").model.units == 150

@@ -1,2 +1,2 @@
-"""The systems that are measured. Each module gives functions `(config) -> step(count)`, which trains `count` steps to
-their very end, feeding data included; it runs in a process of its own."""
+"""The systems that are measured, each in its own process. `train(config)` returns `step(count)`, which runs `count`
+training steps to their end, including their input data; `generate(config, streams)` does the same for characters."""

@@ -1,4 +1,4 @@
-"""Flax's own LSTM as anyone would first write it: nn.RNN over OptimizedLSTMCell, a jitted step, optax."""
+"""Flax's own LSTM written the obvious way: nn.RNN over OptimizedLSTMCell, a jitted step, optax."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +22,7 @@ class PlainLM(nn.Module):
 
     @nn.compact
     def __call__(self, carry: Any, x_BT: jax.Array) -> tuple[Any, jax.Array]:
-        """Ids to the carry after them and logits_BTV."""
+        """Returns the carry after the ids and logits_BTV."""
         h = nn.Embed(self.vocab_size, self.embed)(x_BT)
         after = []
         for layer_carry in carry:
@@ -33,7 +33,7 @@ class PlainLM(nn.Module):
 
 
 def train(config: ConfigDict) -> Callable[[int], None]:
-    """One step a call."""
+    """One step a dispatch."""
     sizes, recipe = config.model, config.optimizer
     model = PlainLM(text().tokenizer.size, sizes.embed, sizes.units, sizes.layers)
     optimizer = optax.chain(
@@ -68,7 +68,7 @@ def train(config: ConfigDict) -> Callable[[int], None]:
     return steps
 
 
-def write(config: ConfigDict, streams: int) -> Callable[[int], None]:
+def generate(config: ConfigDict, streams: int) -> Callable[[int], None]:
     """A Python loop over a jitted step."""
     sizes = config.model
     model = PlainLM(text().tokenizer.size, sizes.embed, sizes.units, sizes.layers)
@@ -85,10 +85,10 @@ def write(config: ConfigDict, streams: int) -> Callable[[int], None]:
 
     def characters(count: int) -> None:
         key, carry, x_S = jax.random.key(0), start, jnp.zeros(streams, jnp.int32)
-        written = []
+        generated = []
         for _ in range(count):
             key, carry, x_S = one(key, carry, x_S)
-            written.append(x_S)
-        jax.device_get(written)
+            generated.append(x_S)
+        jax.device_get(generated)
 
     return characters

@@ -1,4 +1,4 @@
-"""This project: the programs that `lovecraft_jax.train` and `lovecraft_jax.sample` run, fed as they feed them."""
+"""This project: the programs of `lovecraft_jax.train` and `lovecraft_jax.sample`, with the same input pipeline."""
 
 import os
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from benchmarks.workloads import CHARACTERS_A_CALL, batches, text
-from lovecraft_jax.inference import generate
+from lovecraft_jax.inference.generate import Sampling, encode_prompt, generate_tokens
 from lovecraft_jax.model.lm import make_model
 from lovecraft_jax.run import STREAM_CHUNK
 from lovecraft_jax.training.compiled import COMPILER_OPTIONS, make_program
@@ -31,19 +31,18 @@ def train(config: ConfigDict) -> Callable[[int], None]:
     return steps
 
 
-def write(config: ConfigDict, streams: int, printing: bool) -> Callable[[int], None]:
-    """Texts as `sample` writes them, all at once or printed while they are written."""
+def generate(config: ConfigDict, streams: int, printing: bool) -> Callable[[int], None]:
+    """Texts as `sample` generates them, all at once or printed as they are generated."""
     tokenizer, model = text().tokenizer, make_model(config, text().tokenizer.size)
     variables = jax.jit(lambda: model.init(jax.random.key(0), model.initial_carry(1), jnp.zeros((1, 1), jnp.int32)))()
-    prompt = generate.encode_prompt(tokenizer, config.sample.prompt)
+    prompt = encode_prompt(tokenizer, config.sample.prompt)
     chunk = STREAM_CHUNK if printing else None
     out = open(os.devnull, "w")
 
     def characters(count: int) -> None:
         for seed in range(count // CHARACTERS_A_CALL):
-            sampling = generate.Sampling()
-            for ids_SN in generate.generate_tokens(
-                model, variables, prompt, CHARACTERS_A_CALL, seed, sampling, streams, chunk
+            for ids_SN in generate_tokens(
+                model, variables, prompt, CHARACTERS_A_CALL, seed, Sampling(), streams, chunk
             ):
                 texts = [tokenizer.decode(ids) for ids in ids_SN]
                 if printing:
@@ -53,8 +52,8 @@ def write(config: ConfigDict, streams: int, printing: bool) -> Callable[[int], N
     return characters
 
 
-def products_alone(config: ConfigDict, streams: int) -> Callable[[int], None]:
-    """A bare compiled loop of the products that a character needs, each waiting for the one before it."""
+def matmuls_alone(config: ConfigDict, streams: int) -> Callable[[int], None]:
+    """A bare compiled loop of the matmuls that a character needs, each depending on the one before it."""
     units, layers, V = config.model.units, config.model.layers, text().tokenizer.size
     rng = np.random.default_rng(0)
     draw = lambda *shape: jax.device_put(rng.standard_normal(shape, np.float32) / shape[0])  # noqa: E731

@@ -1,6 +1,7 @@
-"""PyTorch: nn.LSTM, time first as it prefers, fused Adam, clipping; eager, or through torch.compile.
+"""PyTorch: nn.LSTM, time-major, which it prefers, fused Adam, clipping; eager, or through torch.compile.
 
-torch.compile leaves nn.LSTM alone; with torch._dynamo.config.allow_rnn it takes it apart, and c150 1.4 times as long.
+torch.compile leaves nn.LSTM alone. With torch._dynamo.config.allow_rnn it decomposes the layer, and c150 takes 1.4
+times as long.
 """
 
 from collections.abc import Callable
@@ -24,7 +25,7 @@ class TorchLM(nn.Module):
         self.head = nn.Linear(sizes.units, vocab_size)
 
     def forward(self, x_TB: torch.Tensor, carry: tuple[torch.Tensor, torch.Tensor]) -> tuple:
-        """Ids to logits_TBV and the carry after them."""
+        """Returns logits_TBV and the carry after the ids."""
         h_TBH, carry = self.lstm(self.embedding(x_TB), carry)
         return self.head(h_TBH), carry
 
@@ -63,8 +64,8 @@ def train(config: ConfigDict, compiled: bool = False) -> Callable[[int], None]:
     return steps
 
 
-def write(config: ConfigDict, streams: int) -> Callable[[int], None]:
-    """A loop over characters, as PyTorch's word language model writes: softmax over 0.7, multinomial, again."""
+def generate(config: ConfigDict, streams: int) -> Callable[[int], None]:
+    """A loop over characters, as in PyTorch's word language model: softmax at temperature 0.7, multinomial."""
     torch.manual_seed(0)
     model = TorchLM(text().tokenizer.size, config).eval()
     shape = (config.model.layers, streams, config.model.units)
@@ -72,18 +73,18 @@ def write(config: ConfigDict, streams: int) -> Callable[[int], None]:
     @torch.inference_mode()
     def characters(count: int) -> None:
         x_1S, carry = torch.zeros((1, streams), dtype=torch.int64), (torch.zeros(shape), torch.zeros(shape))
-        written = []
+        generated = []
         for _ in range(count):
             logits_1SV, carry = model(x_1S, carry)
             x_1S = torch.multinomial(torch.softmax(logits_1SV[0] / 0.7, dim=-1), 1).T
-            written.append(x_1S)
-        torch.cat(written).numpy()
+            generated.append(x_1S)
+        torch.cat(generated).numpy()
 
     return characters
 
 
-def write_by_cells(config: ConfigDict, streams: int) -> Callable[[int], None]:
-    """The same by nn.LSTMCell, which a step at a time costs least: no call into oneDNN's LSTM for one character."""
+def generate_by_cells(config: ConfigDict, streams: int) -> Callable[[int], None]:
+    """The same with nn.LSTMCell, the fastest for single steps: no call into oneDNN's LSTM for every character."""
     torch.manual_seed(0)
     sizes, vocab_size = config.model, text().tokenizer.size
     embedding, head = nn.Embedding(vocab_size, sizes.embed), nn.Linear(sizes.units, vocab_size)
@@ -93,14 +94,14 @@ def write_by_cells(config: ConfigDict, streams: int) -> Callable[[int], None]:
     def characters(count: int) -> None:
         x_S = torch.zeros(streams, dtype=torch.int64)
         carry = [(torch.zeros(streams, sizes.units), torch.zeros(streams, sizes.units)) for _ in cells]
-        written = []
+        generated = []
         for _ in range(count):
             h_SD = embedding(x_S)
             for n, cell in enumerate(cells):
                 carry[n] = cell(h_SD, carry[n])
                 h_SD = carry[n][0]
             x_S = torch.multinomial(torch.softmax(head(h_SD) / 0.7, dim=-1), 1)[:, 0]
-            written.append(x_S)
-        torch.stack(written).numpy()
+            generated.append(x_S)
+        torch.stack(generated).numpy()
 
     return characters

@@ -1,4 +1,4 @@
-"""The roofline: a large float32 matrix product, as three libraries make it."""
+"""The roofline: a large float32 matmul in three libraries."""
 
 from collections.abc import Callable
 
@@ -7,11 +7,7 @@ from ml_collections import ConfigDict
 
 SIZE = 1024
 FLOPS = 2 * SIZE**3
-"""Of one product."""
-
-
-def _operands() -> list[np.ndarray]:
-    return list(np.random.default_rng(0).standard_normal((2, SIZE, SIZE), np.float32))
+"""Floating-point operations of one matmul."""
 
 
 def in_numpy(config: ConfigDict) -> Callable[[int], None]:
@@ -20,15 +16,15 @@ def in_numpy(config: ConfigDict) -> Callable[[int], None]:
     a, b = _operands()
     out = np.empty_like(a)
 
-    def products(count: int) -> None:
+    def matmuls(count: int) -> None:
         for _ in range(count):
             np.matmul(a, b, out=out)
 
-    return products
+    return matmuls
 
 
 def in_jax(config: ConfigDict) -> Callable[[int], None]:
-    """XLA, with what this project tells its compiler."""
+    """XLA, with this project's compiler options."""
     import jax
 
     from lovecraft_jax.training.compiled import COMPILER_OPTIONS
@@ -36,14 +32,14 @@ def in_jax(config: ConfigDict) -> Callable[[int], None]:
     del config
     a, b = map(jax.device_put, _operands())
     platform = jax.devices()[0].platform
-    product = jax.jit(lambda a, b: a @ b, compiler_options=COMPILER_OPTIONS.get(platform))
+    matmul = jax.jit(lambda a, b: a @ b, compiler_options=COMPILER_OPTIONS.get(platform))
 
-    def products(count: int) -> None:
+    def matmuls(count: int) -> None:
         for _ in range(count):
-            result = product(a, b)
+            result = matmul(a, b)
         result.block_until_ready()
 
-    return products
+    return matmuls
 
 
 def in_torch(config: ConfigDict) -> Callable[[int], None]:
@@ -54,8 +50,12 @@ def in_torch(config: ConfigDict) -> Callable[[int], None]:
     a, b = map(torch.from_numpy, _operands())
     out = torch.empty_like(a)
 
-    def products(count: int) -> None:
+    def matmuls(count: int) -> None:
         for _ in range(count):
             torch.matmul(a, b, out=out)
 
-    return products
+    return matmuls
+
+
+def _operands() -> list[np.ndarray]:
+    return list(np.random.default_rng(0).standard_normal((2, SIZE, SIZE), np.float32))
