@@ -100,10 +100,10 @@ class Training:
             config = config.filled_from(recorded)
             check_same_run(self.path, recorded, config)
         self.data = dataset.prepare(config, corpus, tokenizer)
-        self.eval_rows = _eval_rows(config, len(self.data.encoded["valid"].ids))
-        config = self.config = config.replace(**{"train.eval_lanes": self.eval_rows})
         ids = self.data.encoded["train"].ids
         self.batches = Batches(ids, config.data.batch_size, config.data.seq_len, config.data.regime, config.seed)
+        self.eval_rows = _eval_rows(config, len(self.data.encoded["valid"].ids))
+        config = self.config = config.replace(**{"train.eval_lanes": self.eval_rows})
         prompt = generate.encode_prompt(self.data.tokenizer, config.sample.prompt, "config.sample.prompt")
         self.logger = Logger(self.path, config, self.data, prompt)
         self.total = self.logger.progress.total_steps(config.train)
