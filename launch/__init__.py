@@ -1,1 +1,1 @@
-"""What starts the training, here and elsewhere."""
+"""Scripts that start training on this machine and on clusters, and ahead-of-time compilation."""

@@ -1,1 +1,1 @@
-"""Ahead-of-time compilation for TPUs and GPUs that are not here."""
+"""Ahead-of-time compilation for TPUs and GPUs that this machine does not have."""

@@ -1,4 +1,4 @@
-"""Which collectives a compiled program holds and in which loops they stand, read from its optimised HLO text."""
+"""The collectives of a compiled program and the loops around them, parsed from its optimised HLO text."""
 
 import dataclasses
 import math
@@ -15,7 +15,7 @@ COLLECTIVES = (
     "collective-broadcast",
 )
 ENTRY = ""
-"""The computation that a program begins with."""
+"""Name of the computation that a program starts with."""
 
 _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z][\w-]*)\((.*)$")
@@ -30,9 +30,9 @@ _NAME = re.compile(r"%([\w.-]+)")
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """One collective of a program: how many arrays of one device it takes, and the numbers and bytes in them.
+    """One collective: the number of operand arrays on one device, and the numbers and bytes in them.
 
-    `loops`: the names that JAX gave the loops around it, outermost first.
+    `loops`: JAX's names of the loops around it, outermost first.
     """
 
     kind: str
@@ -51,7 +51,7 @@ class _Instruction:
 
 
 def collectives(text: str) -> list[Collective]:
-    """All that the program `text` reaches from its entry; one that is reached twice is there twice."""
+    """Returns the collectives that are reachable from the program's entry; one that is called twice is listed twice."""
     computations = _computations(text)
     return list(_walk(computations, ENTRY, ()))
 
@@ -61,8 +61,8 @@ def _computations(text: str) -> dict[str, list[_Instruction]]:
     for line in text.splitlines():
         if line.endswith("{") and (head := _COMPUTATION.match(line)):
             current = found.setdefault(ENTRY if head[1] else head[2], [])
-        elif found and (read := _INSTRUCTION.match(line)):
-            current.append(_Instruction(*read.groups()))
+        elif found and (match := _INSTRUCTION.match(line)):
+            current.append(_Instruction(*match.groups()))
     return found
 
 
@@ -72,11 +72,11 @@ def _walk(computations: dict[str, list[_Instruction]], name: str, loops: tuple[s
         opcode = instruction.opcode
         if opcode.removesuffix("-start") in COLLECTIVES:
             yield _collective(instruction, shapes, loops)
-        elif not opcode.endswith(("-done", "-update")):  # of what began at its -start, where it was seen
-            within = (*loops, _op_name(instruction)) if opcode == "while" else loops
+        elif not opcode.endswith(("-done", "-update")):  # their -start was listed already
+            inner = (*loops, _op_name(instruction)) if opcode == "while" else loops
             for several, one in _CALLED.findall(instruction.rest):
                 for called in _NAME.findall(several or one):
-                    yield from _walk(computations, called, within)
+                    yield from _walk(computations, called, inner)
 
 
 def _collective(instruction: _Instruction, shapes: dict[str, str], loops: tuple[str, ...]) -> Collective:
@@ -86,23 +86,23 @@ def _collective(instruction: _Instruction, shapes: dict[str, str], loops: tuple[
 
 
 def _op_name(instruction: _Instruction) -> str:
-    """What JAX calls an operation; empty where the compiler has lost it."""
-    found = _OP_NAME.search(instruction.rest)
-    return found[1] if found else ""
+    """Returns JAX's name of an operation; empty if the compiler has dropped it."""
+    match = _OP_NAME.search(instruction.rest)
+    return match[1] if match else ""
 
 
 def _inside(rest: str) -> str:
-    """`rest` up to the parenthesis that closes the operands, with what shapes may stand among them."""
+    """Returns the operands: `rest` up to its closing parenthesis."""
     depth = 1
-    for at, letter in enumerate(rest):
+    for index, letter in enumerate(rest):
         depth += {"(": 1, ")": -1}.get(letter, 0)
         if depth == 0:
-            return rest[:at]
+            return rest[:index]
     return rest
 
 
 def _measure(shape: str) -> tuple[int, int]:
-    """Numbers and bytes of a shape or a tuple of them, as they are without padding."""
+    """Returns the numbers and the bytes, without padding, of a shape or a tuple of shapes."""
     numbers = bits = 0
     for kind, width, axes in _SHAPE.findall(shape):
         count = math.prod(int(axis) for axis in axes.split(",") if axis)

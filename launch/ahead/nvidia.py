@@ -1,14 +1,15 @@
-"""NVIDIA's GPUs, described as XLA's compiler wants them, so that it compiles for GPUs that are not here."""
+"""Descriptions of NVIDIA's GPUs in the form that XLA needs to compile for GPUs that this machine does not have."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
 class Gpu:
-    """A GPU in its SXM form, after NVIDIA's data sheet and the white paper of its architecture.
+    """A GPU in its SXM form, from NVIDIA's data sheet and the white paper of its architecture.
 
-    `capability`: major; `multiprocessors`: their number. `memory`: bytes, a GB of the data sheet taken as 10^9, which
-    is less than the driver shows. `bandwidth`: bytes a second. `cache`: bytes of L2. `clock`: GHz, the highest.
+    `capability`: the major number. `multiprocessors`: their number. `memory`: bytes, with 10^9 for a GB of the data
+    sheet, which is less than the driver reports. `bandwidth`: bytes per second. `cache`: bytes of L2. `clock`: the
+    highest, in GHz.
     """
 
     name: str
@@ -20,7 +21,7 @@ class Gpu:
     clock: float
 
     def target_config(self) -> str:
-        """A GpuTargetConfigProto as text (xla/stream_executor/device_description.proto)."""
+        """Returns a GpuTargetConfigProto as text (xla/stream_executor/device_description.proto)."""
         fp32, shared = _MULTIPROCESSOR[self.capability]
         return f"""
             gpu_device_info {{
@@ -54,8 +55,8 @@ class Gpu:
 
 
 _MULTIPROCESSOR = {8: (64, 164 * 1024), 9: (128, 228 * 1024)}
-"""By capability: float32 units, and bytes of shared memory (CUDA C++ Programming Guide, Technical Specifications per
-Compute Capability), as are the limits of threads, blocks and registers above."""
+"""By capability: float32 units and bytes of shared memory of a multiprocessor. From the CUDA C++ Programming Guide,
+Technical Specifications per Compute Capability, as are the limits of threads, blocks and registers above."""
 
 GPUS = {
     "a100": Gpu("NVIDIA A100-SXM4-40GB", 8, 108, 40 * 10**9, 1_555 * 10**9, 40 * 2**20, 1.41),
@@ -63,4 +64,4 @@ GPUS = {
     "h100": Gpu("NVIDIA H100 80GB HBM3", 9, 132, 80 * 10**9, 3_350 * 10**9, 50 * 2**20, 1.98),
     "h200": Gpu("NVIDIA H200", 9, 132, 141 * 10**9, 4_800 * 10**9, 50 * 2**20, 1.98),
 }
-"""By the name that --topology takes."""
+"""By their names in --topology."""

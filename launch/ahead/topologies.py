@@ -1,4 +1,4 @@
-"""Machines that are not here, by name, as devices to compile for: TPUs by libtpu, GPUs by JAX's CUDA plugin."""
+"""Devices to compile for, by the name of their machine: TPUs through libtpu, GPUs through JAX's CUDA plugin."""
 
 import dataclasses
 import re
@@ -13,8 +13,8 @@ from lovecraft_jax.runtime.errors import UserError
 EXAMPLES = "v5e:2x2, v5e:16x16, v6e:4x4, v5p:2x2x1, v4:2x2x2, tpu7x:2x2x1, h100:8, h100:2x8"
 MISSING = {
     "tpu": "libtpu is not installed: pip install -r requirements.txt 'jax[tpu]'",
-    "cuda": "JAX's CUDA plugin is not installed: pip install -r requirements.txt 'jax[cuda13]', or, to compile and not "
-    "to run, jax-cuda13-plugin and jax-cuda13-pjrt alone",
+    "cuda": "JAX's CUDA plugin is not installed: pip install -r requirements.txt 'jax[cuda13]', or, to compile "
+    "only, jax-cuda13-plugin and jax-cuda13-pjrt alone",
 }
 HBM = {
     "TPU v2": 16,
@@ -25,13 +25,16 @@ HBM = {
     "TPU v6 lite": 32,
     "TPU7x": 192,
 }
-"""GiB of a chip, by the name that libtpu gives it: docs.cloud.google.com/tpu/docs/{v3,v4,v5e,v5p,v6e,tpu7x}; v2 in
+"""GiB of a chip, by libtpu's name for it: docs.cloud.google.com/tpu/docs/{v3,v4,v5e,v5p,v6e,tpu7x}; v2 in
 Jouppi et al. 2020, "A Domain-Specific Supercomputer for Training Deep Neural Networks"."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """`devices` as JAX sees them: of TPU v2, v3, v4 and 7x two a chip. `memory`: bytes a device has, 0 if unknown."""
+    """A machine to compile for.
+
+    `devices` as JAX counts them: TPU v2, v3, v4 and 7x have two per chip. `memory`: bytes of a device, 0 if unknown.
+    """
 
     name: str
     devices: list[jax.Device]
@@ -40,27 +43,27 @@ class Topology:
 
     @property
     def kind(self) -> str:
-        """The maker's name of the devices."""
+        """The vendor's name of the devices."""
         return self.devices[0].device_kind
 
     @property
     def hosts(self) -> int:
-        """The processes that would run it."""
+        """The number of hosts, each with one process."""
         return len({device.process_index for device in self.devices})
 
 
 def find(name: str) -> Topology:
-    """The topology of a name as in EXAMPLES: a TPU's with its chips along each axis, or a GPU's with those of one host,
-    or hosts x GPUs.
+    """Returns the topology of a name as in EXAMPLES: TPUs with the chips along each axis, GPUs with their number on one
+    host or with hosts x GPUs.
 
-    Raises UserError where there is no such topology, or its compiler is not installed.
+    Raises UserError if there is no such topology or its compiler is not installed.
     """
     family, _, axes = name.partition(":")
     if family in GPUS:
         return _gpus(name, family, axes)
     if not re.fullmatch(r"\w+:\d+(x\d+)*", name):
         raise UserError(f"--topology={name}: expected a name such as {EXAMPLES}")
-    # Where there are fewer chips than a host has, libtpu wants to be told.
+    # libtpu must know if there are fewer chips than a host has.
     single = {"chips_per_host_bounds": [1, 1, 1]} if re.fullmatch("1(x1)*", axes) else {}
     devices = _devices(name, "tpu", topology_name=name, **single)
     chips = len({tuple(device.coords) for device in devices})
@@ -70,7 +73,7 @@ def find(name: str) -> Topology:
 
 def _gpus(name: str, family: str, axes: str) -> Topology:
     if not re.fullmatch(r"([1-9]\d*x)?[1-9]\d*", axes):
-        raise UserError(f"--topology={name}: expected {family}:8 (one host of eight) or {family}:2x8 (two of them)")
+        raise UserError(f"--topology={name}: expected {family}:8 (one host of eight) or {family}:2x8 (two such hosts)")
     hosts, _, each = axes.rpartition("x")
     gpu = GPUS[family]
     shape = f"1x{hosts or 1}x{each}"  # slices, hosts, GPUs of a host
@@ -82,7 +85,7 @@ def _devices(name: str, platform: str, **options: Any) -> list[Any]:
     try:
         return topologies.get_topology_desc(platform=platform, **options).devices
     except jax.errors.JaxRuntimeError as error:
-        told = str(error).removeprefix("INVALID_ARGUMENT: ")
-        raise UserError(f"--topology={name}: no such topology; there are {EXAMPLES} and others ({told})") from None
+        reason = str(error).removeprefix("INVALID_ARGUMENT: ")
+        raise UserError(f"--topology={name}: no such topology ({reason}); expected one such as {EXAMPLES}") from None
     except (RuntimeError, NotImplementedError):
         raise UserError(f"--topology={name}: {MISSING[platform]}") from None

@@ -37,8 +37,3 @@ class Bin:
         command = [BASH, str(cwd / "launch" / script), *args]
         env = self.environment(**more)
         return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=60, check=False)
-
-
-def words(text: str) -> list[list[str]]:
-    """The words of every line, as a shell reads them."""
-    return [shlex.split(line) for line in text.splitlines()]

@@ -1,4 +1,4 @@
-"""Compiling for machines that are not here: by the compilers of TPUs and, where it is installed, of GPUs."""
+"""Ahead-of-time compilation with the compilers of TPUs and, if it is installed, of NVIDIA GPUs."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -15,54 +15,54 @@ from launch.ahead import report
 from launch.ahead.compile import DISPATCH, Compiled, Memory
 from launch.ahead.hlo import Collective
 from launch.ahead.topologies import Topology, find
+from lovecraft_jax.config import Config
 from lovecraft_jax.data import dataset
 from lovecraft_jax.data.batches import Batches
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.runtime.mesh import AXIS, BY_ROW, REPLICATED, make_mesh, shard_rows
 
+pytestmark = [pytest.mark.slow, pytest.mark.aot]
 V, STEPS = 80, 40
 CONFIGS = {"tiny": tiny, "c150": c150}
 
 
 @pytest.fixture(scope="module")
 def v5e() -> Iterator[Topology]:
-    """Four chips of one host."""
+    """Four chips on one host."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TPU_SKIP_MDS_QUERY", "1")
         patch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-        yield _found("v5e:2x2")
+        yield _find("v5e:2x2")
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
-def on_v5e(request: pytest.FixtureRequest, v5e: Topology) -> tuple[Any, Compiled]:
-    """A config with 64 rows a chip, and its dispatch, compiled for them."""
-    config = CONFIGS[request.param].get_config()
-    config.data.batch_size = 64 * v5e.chips
+def on_v5e(request: pytest.FixtureRequest, v5e: Topology) -> tuple[Config, Compiled]:
+    """A config with 64 rows per chip, and its dispatch compiled for four chips."""
+    config = Config.of(CONFIGS[request.param].get_config()).replace(**{"data.batch_size": 64 * v5e.chips})
     return config, ahead.compile_config(config, V, STEPS, v5e)
 
 
-def test_a_step_has_one_collective_of_all_gradients_and_in_no_loop(on_v5e: tuple[Any, Compiled]) -> None:
+def test_a_step_has_one_all_reduce_of_all_gradients_outside_of_its_loops(on_v5e: tuple[Config, Compiled]) -> None:
     config, compiled = on_v5e
     model, arrays = config.model, 3 * config.model.layers + 2 + bool(config.model.embed)
     widths = [model.embed or V] + [model.units] * (model.layers - 1)
     parameters = sum((width + model.units + 1) * 4 * model.units for width in widths)
     parameters += V * model.embed + (model.units + 1) * V
     (found,) = compiled.collectives
-    # The parameters' gradients, the nats and the weights, in float32.
+    # The gradients, the sum of the nats and that of the weights, in float32.
     assert found == Collective("all-reduce", arrays + 2, parameters + 2, 4 * (parameters + 2), (DISPATCH,))
     assert not ahead.in_a_loop(found)
 
 
-def test_what_it_needs_of_a_chip_is_what_its_arrays_take(on_v5e: tuple[Any, Compiled], v5e: Topology) -> None:
+def test_memory_is_the_sum_of_its_parts_and_within_the_chips(on_v5e: tuple[Config, Compiled], v5e: Topology) -> None:
     memory = on_v5e[1].memory
     assert isinstance(memory, Memory)
     assert 0 < memory.padding < memory.arguments < memory.total < v5e.memory == 16 * 2**30
     assert memory.total == memory.arguments + memory.results + memory.temporaries + memory.code
 
 
-def test_a_dispatch_of_one_step_is_no_loop(v5e: Topology) -> None:
-    config = tiny.get_config()
-    config.train.steps_per_dispatch = 1
+def test_a_dispatch_of_one_step_has_no_loop_over_steps(v5e: Topology) -> None:
+    config = Config.of(tiny.get_config()).replace(**{"train.steps_per_dispatch": 1})
     compiled = ahead.compile_config(config, V, STEPS, v5e)
     assert [one.loops for one in compiled.collectives] == [()]
     assert not ahead.in_a_loop(compiled.collectives[0])
@@ -71,15 +71,15 @@ def test_a_dispatch_of_one_step_is_no_loop(v5e: Topology) -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 3])
-def test_a_collective_in_a_loop_over_time_is_seen(v5e: Topology, steps: int) -> None:
-    compiled = ahead.compile_program(_summing_every_time_step(v5e, steps))
+def test_a_collective_in_the_loop_over_time_is_reported(v5e: Topology, steps: int) -> None:
+    compiled = ahead.compile_program(_lower_psum_at_every_time_step(v5e, steps))
     assert [one.kind for one in compiled.collectives if ahead.in_a_loop(one)] == ["all-reduce"]
     text = report.lines(report.Result(v5e, 8, steps, compiled))
     assert "BUT 1 all-reduce (256 numbers, 1 KiB) in a loop of the step" in text
 
 
-def _summing_every_time_step(topology: Topology, steps: int) -> jax.stages.Lowered:
-    """Train steps, so named, that sum [2, 128] float32 over the devices at each of five time steps."""
+def _lower_psum_at_every_time_step(topology: Topology, steps: int) -> jax.stages.Lowered:
+    """Lowers a `train_steps` that sums [2, 128] float32 over the devices at each of five time steps."""
     mesh = make_mesh(8, topology.devices)
 
     def local(x_BD: jax.Array) -> jax.Array:
@@ -94,17 +94,17 @@ def _summing_every_time_step(topology: Topology, steps: int) -> jax.stages.Lower
     return jax.jit(train_steps).trace(rows).lower()
 
 
-def test_padding_is_what_tiles_of_8_by_128_leave_empty(v5e: Topology) -> None:
+def test_padding_is_the_unused_part_of_tiles_of_8_by_128(v5e: Topology) -> None:
     mesh = Mesh(v5e.devices, (AXIS,))
 
     def shaped(shape: tuple[int, ...], dtype: Any, spec: PartitionSpec) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
 
     arguments = (
-        shaped((10, 100), jnp.float32, REPLICATED),  # 16 x 128 x 4 bytes of which 10 x 100 x 4 are in use
-        shaped((64, 150), jnp.bfloat16, BY_ROW),  # of 16 rows a chip 16 x 256 x 2, and 16 x 150 x 2
-        shaped((), jax.random.key(0).dtype, REPLICATED),  # 128 x 4, and 2 x 4
-        shaped((7,), jnp.float32, REPLICATED),  # not used, and so not there
+        shaped((10, 100), jnp.float32, REPLICATED),  # 16 x 128 x 4 bytes, 10 x 100 x 4 of them used
+        shaped((64, 150), jnp.bfloat16, BY_ROW),  # 16 rows per chip: 16 x 256 x 2 bytes, 16 x 150 x 2 used
+        shaped((), jax.random.key(0).dtype, REPLICATED),  # 128 x 4 bytes, 2 x 4 used
+        shaped((7,), jnp.float32, REPLICATED),  # not used by the program, so it takes nothing
     )
     lowered = jax.jit(lambda a, b, key, _: (a.sum(), b.sum(), key)).trace(*arguments).lower()
     memory = ahead.compile_program(lowered).memory
@@ -113,47 +113,44 @@ def test_padding_is_what_tiles_of_8_by_128_leave_empty(v5e: Topology) -> None:
     assert memory.padding == 8192 + 8192 + 512 - (4000 + 4800 + 8)
 
 
-def test_a_device_is_a_chip_or_half_of_one(v5e: Topology) -> None:
+def test_a_device_is_a_whole_chip_or_half_of_one(v5e: Topology) -> None:
     halves, single = find("v4:2x2x2"), find("v5e:1x1")
     assert (v5e.kind, v5e.chips, len(v5e.devices), v5e.hosts) == ("TPU v5 lite", 4, 4, 1)
     assert (halves.chips, len(halves.devices), halves.hosts, halves.memory) == (8, 16, 2, 16 * 2**30)
     assert (single.chips, len(single.devices), single.hosts) == (1, 1, 1)
 
 
-def test_less_memory_than_needed_does_not_fit_even_where_the_compiler_has_not_complained(v5e: Topology) -> None:
+def test_a_program_larger_than_the_data_sheets_memory_does_not_fit(v5e: Topology) -> None:
     memory = Memory(arguments=600, padding=100, results=100, temporaries=200, code=124)
-    for there, fits in ((1024, True), (1023, False), (0, True)):
-        result = report.Result(dataclasses.replace(v5e, memory=there), 256, 20, Compiled(1.0, memory, []))
+    for available, fits in ((1024, True), (1023, False), (0, True)):
+        result = report.Result(dataclasses.replace(v5e, memory=available), 256, 20, Compiled(1.0, memory, []))
         assert result.fits is fits
-    assert "needs 1 KiB of memory a device, where TPU v5 lite has 1023 B;" in dataclasses.replace(
-        result, topology=dataclasses.replace(v5e, memory=1023)
-    ).advice(tiny.get_config())
+    small = dataclasses.replace(result, topology=dataclasses.replace(v5e, memory=1023))
+    assert "needs 1 KiB of memory per device, TPU v5 lite has 1023 B;" in small.advice(Config.of(tiny.get_config()))
 
 
-def test_the_steps_of_a_run_are_the_loops_and_at_least_one_a_pass() -> None:
-    config = c150.get_config()
-    config.data.corpus, config.train.epochs = "bundled", 2.5
+def test_total_steps_are_those_of_the_training_loop_and_at_least_one_an_epoch() -> None:
+    config = Config.of(c150.get_config()).replace(**{"data.corpus": "bundled", "train.epochs": 2.5})
     ids = dataset.prepare(config).encoded["train"].ids
     batches = Batches(ids, config.data.batch_size, config.data.seq_len, config.data.regime, config.seed)
     assert ahead.total_steps(config, len(ids)) == -(-5 * batches.steps_per_epoch // 2)
-    config.data.batch_size = len(ids)
+    config = config.replace(**{"data.batch_size": len(ids)})
     assert ahead.total_steps(config, len(ids)) == 3
-    config.train.steps = 7
+    config = config.replace(**{"train.steps": 7})
     assert ahead.total_steps(config, len(ids)) == 7
 
 
-def test_hosts_of_nvidia_gpus_are_compiled_for() -> None:
-    two = _found("h100:2x8")
+def test_two_hosts_of_nvidia_gpus_have_one_all_reduce_a_step() -> None:
+    two = _find("h100:2x8")
     assert (two.kind, two.chips, len(two.devices), two.hosts) == ("NVIDIA H100 80GB HBM3", 16, 16, 2)
-    config = tiny.get_config()
-    config.data.batch_size = 64 * two.chips
+    config = Config.of(tiny.get_config()).replace(**{"data.batch_size": 64 * two.chips})
     compiled = ahead.compile_config(config, V, STEPS, two)
     assert [(one.kind, one.loops) for one in compiled.collectives] == [("all-reduce", (DISPATCH,))]
     assert isinstance(compiled.memory, Memory)
     assert compiled.memory.padding == 0 < compiled.memory.temporaries < two.memory == 80 * 10**9
 
 
-def _found(name: str) -> Topology:
+def _find(name: str) -> Topology:
     try:
         return find(name)
     except UserError as error:

@@ -1,4 +1,4 @@
-"""Collectives and their loops, read from a program short enough to check by eye."""
+"""Collectives and their loops, parsed from a program that is short enough to check by eye."""
 
 from launch.ahead.hlo import Collective, collectives
 
@@ -82,22 +82,22 @@ ENTRY %main (x: f32[8]) -> f32[8] {
 """
 
 
-def test_every_collective_is_found_once_with_its_size_and_its_loops() -> None:
+def test_every_collective_is_found_once_with_its_size_and_loops() -> None:
     outer, both = ("jit(f)/while",), ("jit(f)/while", "jit(f)/while/while")
     assert collectives(PROGRAM) == [
         Collective("all-reduce", 1, 8, 32, ()),  # in a fusion
-        Collective("all-reduce", 2, 4 * 150 + 7, 2 * 4 * 150 + 7, outer),  # in what an async-start wraps
+        Collective("all-reduce", 2, 4 * 150 + 7, 2 * 4 * 150 + 7, outer),  # in a computation that an async-start wraps
         Collective("all-reduce", 1, 1, 4, both),  # in a loop's condition
-        Collective("all-gather", 1, 8, 32, both),  # in a branch of what a call in a loop calls
+        Collective("all-gather", 1, 8, 32, both),  # in a branch of a computation that is called in a loop
     ]
 
 
-def test_a_loop_without_a_name_is_a_loop_all_the_same() -> None:
+def test_a_loop_without_a_name_counts_as_a_loop() -> None:
     nameless = PROGRAM.replace(', metadata={op_name="jit(f)/while/while"}', "")
     assert [one.loops for one in collectives(nameless)][2:] == [("jit(f)/while", "")] * 2
 
 
-def test_what_nothing_reaches_is_not_there() -> None:
+def test_unreachable_computations_are_ignored() -> None:
     unreached = PROGRAM.replace("calls=%fused", "calls=%plain")
     assert [one.kind for one in collectives(unreached)] == ["all-reduce", "all-reduce", "all-gather"]
     assert collectives("ENTRY %main () -> f32[] {\n  ROOT %c = f32[] constant(0)\n}\n") == []

@@ -1,4 +1,4 @@
-"""What a user starts: the scripts, the list of commands, a config and a text of their own."""
+"""The list of commands, and a user's own config and text."""
 
 import hashlib
 import json
@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
 LINES = [f"Ночь {number}: дом у моря молчал, и только ветер стучал в окно — «кто там?»" for number in range(300)]  # noqa: RUF001
 CONFIG = """
 from configs import tiny
@@ -29,16 +28,6 @@ def get_config(variant=None):
 """
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
-def test_every_script_is_bash(script: Path) -> None:
-    checked = subprocess.run(["bash", "-n", script], capture_output=True, text=True, check=False)
-    assert (checked.returncode, checked.stderr) == (0, "")
-
-
-def test_there_are_scripts() -> None:
-    assert {"local.sh", "test.sh"} <= {script.name for script in SCRIPTS}
-
-
 def test_the_package_lists_its_commands() -> None:
     done = subprocess.run([sys.executable, "-m", "lovecraft_jax"], cwd=ROOT, capture_output=True, text=True, check=True)
     listed = set(re.findall(r"python -m lovecraft_jax\.(\w+)", done.stdout))
@@ -47,8 +36,8 @@ def test_the_package_lists_its_commands() -> None:
     assert {"train", "sample", "evaluate"} <= listed
 
 
-def test_a_config_and_a_text_of_ones_own_train_from_any_folder(unicode_run: Path) -> None:
-    text = "\n".join(LINES)  # without the mark at its beginning, the CRLFs, and the newline at its end
+def test_a_users_own_config_and_text_train_from_any_folder(unicode_run: Path) -> None:
+    text = "\n".join(LINES)  # without the byte order mark, the CRLFs and the newline at its end
     corpus = json.loads((unicode_run / "corpus.json").read_text())
     config = json.loads((unicode_run / "config.json").read_text())
     cuts = [int(0.9 * len(text)), int(0.95 * len(text)), len(text)]
@@ -59,13 +48,13 @@ def test_a_config_and_a_text_of_ones_own_train_from_any_folder(unicode_run: Path
     assert corpus["sha256"] == hashlib.sha256(hashlib.sha256(file).hexdigest().encode()).hexdigest()
 
 
-def test_its_vocabulary_is_the_letters_of_the_text(unicode_run: Path) -> None:
+def test_the_vocabulary_is_the_characters_of_the_text(unicode_run: Path) -> None:
     tokenizer = json.loads((unicode_run / "vocab.json").read_text())
     assert tokenizer["chars"] == "".join(sorted(set("\n".join(LINES))))
     assert set("Ночь«—»?") <= set(tokenizer["chars"])
 
 
-def test_it_writes_in_its_own_letters(unicode_run: Path) -> None:
+def test_generated_text_uses_the_characters_of_the_text(unicode_run: Path) -> None:
     text = (unicode_run / "samples" / "best.txt").read_text()
     assert re.fullmatch(r"Ночь.{40}\n", text, re.DOTALL)
     assert set(text) <= set("\n".join(LINES))
@@ -73,7 +62,7 @@ def test_it_writes_in_its_own_letters(unicode_run: Path) -> None:
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a config and a text, as written on Windows."""
+    """A folder with a config and a text file, encoded as on Windows."""
     folder = tmp_path_factory.mktemp("own")
     (folder / "mine.py").write_text(CONFIG)
     (folder / "texts").mkdir()
@@ -83,7 +72,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def unicode_run(own: Path, command: Callable) -> Path:
-    """The run of that config and text, started in their folder, where it goes by default."""
+    """A run of that config and text, started in their folder, with the default workdir."""
     done = command("train", "--config=mine.py:unicode", cwd=own, env={"PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr
     return own / "runs" / "mine-unicode"
