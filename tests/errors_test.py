@@ -52,6 +52,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
         ["train", TINY, "--config.data.corpus={files}/latin1.txt"],
         ["latin1.txt", "UTF-8", "byte 3"],
     ),
+    "unknown optimizer": (["train", TINY, "--config.optimizer.name=adagrad"], ["expected adam, adamw or sgd"]),
     "corpus too short": (["train", TINY, "--config.data.corpus={files}/short.txt"], ["64 tokens", "36"]),
     "corpus beyond the alphabet": (["train", TINY, "--config.data.corpus={files}/greek.txt"], ["alphabet=unicode"]),
     "more rows to score in than tokens": (

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from lovecraft_jax.config import OptimizerConfig
+from lovecraft_jax.runtime.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +67,8 @@ def global_norm(tree: optax.Updates) -> jax.Array:
 def _update_rule(config: OptimizerConfig) -> optax.GradientTransformation:
     """Returns the update rule `config.name` at the peak learning rate.
 
-    To add a rule, add a branch here and its name to `OptimizerConfig.name`. `inject_hyperparams` is what makes the
-    peak a leaf of the state: every rule needs it.
+    To add a rule, add a branch here. `inject_hyperparams` is what makes the peak a leaf of the state: every rule needs
+    it. Raises UserError for an unknown name.
     """
     beta1, beta2 = config.beta1, config.beta2
     eps, static = (_eps_hat(config), ("b1", "b2")) if config.eps_hat else (config.eps, ("b1", "b2", "eps"))
@@ -80,7 +81,7 @@ def _update_rule(config: OptimizerConfig) -> optax.GradientTransformation:
     if config.name == "sgd":
         sgd = optax.inject_hyperparams(optax.sgd, static_args="momentum")
         return sgd(learning_rate=config.lr, momentum=beta1 or None)
-    raise ValueError(f"optimizer.name={config.name!r}: expected adam, adamw or sgd")
+    raise UserError(f"config.optimizer.name={config.name!r}: expected adam, adamw or sgd")
 
 
 def _eps_hat(config: OptimizerConfig) -> optax.Schedule:
