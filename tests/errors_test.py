@@ -138,6 +138,7 @@ def test_wrong_input_gives_one_line_that_names_it_and_exit_code_2(
     _check(*results[case], [name.format(**places) for name in WRONG[case][1]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["unknown variant", "binary corpus"])
 def test_a_process_of_its_own_gives_the_same_one_line(
     case: str, command: Callable, places: dict[str, str], tmp_path: Path

@@ -23,10 +23,12 @@ def test_it_prints_what_the_python_api_generates(plain: str, trained: Path) -> N
     assert plain == PROMPT + text + "\n"
 
 
+@pytest.mark.slow
 def test_streaming_prints_the_same_text(plain: str, sample: Callable[..., str]) -> None:
     assert sample("--stream") == plain
 
 
+@pytest.mark.slow
 def test_several_samples_are_separated_and_the_first_is_the_single_one(plain: str, sample: Callable[..., str]) -> None:
     first, second = sample("--samples=2").removesuffix("\n").split("\n---\n")
     assert first == plain.removesuffix("\n")
@@ -35,6 +37,7 @@ def test_several_samples_are_separated_and_the_first_is_the_single_one(plain: st
     assert len(second) == len(first)
 
 
+@pytest.mark.slow
 def test_json_is_one_line_with_prompt_samples_seed_and_step(sample: Callable[..., str]) -> None:
     output = sample("--json", "--samples=2", "--seed=7", "--checkpoint=30", "--top_k=1")
     result = json.loads(output)
@@ -46,6 +49,7 @@ def test_json_is_one_line_with_prompt_samples_seed_and_step(sample: Callable[...
     assert len(first) == LENGTH
 
 
+@pytest.mark.slow
 def test_teacher_forcing_prints_the_likeliest_character_after_the_true_ones_of_its_window(
     command: Callable, trained: Path
 ) -> None:
@@ -67,6 +71,7 @@ def test_teacher_forcing_prints_the_likeliest_character_after_the_true_ones_of_i
     assert f"valid from token {start:,} on" in lines.stderr
 
 
+@pytest.mark.slow
 def test_teacher_forcing_predicts_a_file_from_its_beginning(command: Callable, trained: Path, tmp_path: Path) -> None:
     (tmp_path / "tale.txt").write_text("The house was silent, and the moor.")
     flags = ("--mode=teacher_forced", f"--workdir={trained}", f"--text={tmp_path / 'tale.txt'}", "--json")
@@ -85,6 +90,7 @@ def test_teacher_forcing_predicts_a_file_from_its_beginning(command: Callable, t
     assert "has nothing to predict" in too_short.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "flags"),
     [

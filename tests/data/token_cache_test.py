@@ -1,6 +1,5 @@
 """The cache of token ids, through `dataset.prepare` and with every corpus large enough to be cached."""
 
-import dataclasses
 import os
 import stat
 from pathlib import Path
@@ -227,4 +226,4 @@ def _assert_same(found: Data, expected: Data) -> None:
     for part in PARTS:
         mine, other = found.encoded[part], expected.encoded[part]
         np.testing.assert_array_equal(mine.ids, other.ids, strict=True)
-        assert dataclasses.replace(mine, ids=other.ids) == other
+        assert (mine.n_chars, mine.extra_nats) == (other.n_chars, other.extra_nats)

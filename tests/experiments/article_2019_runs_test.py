@@ -15,6 +15,7 @@ from lovecraft_jax.runtime.files import locked_workdir
 from tests.helpers.runs import assert_same_run, rows, started, wait_for
 
 
+@pytest.mark.slow
 def test_a_failing_worker_is_logged_and_the_others_continue(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     outputs: list[str] = []
     corpora = {"clip": str(tmp_path / "nowhere"), "carry-10": "bundled"}

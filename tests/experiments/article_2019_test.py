@@ -112,6 +112,7 @@ def test_new_rows_replace_those_of_the_same_run_and_keep_the_others(tmp_path: Pa
     }
 
 
+@pytest.mark.slow
 def test_table_and_figure_are_reproduced_from_the_rows_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bpc = {name: 4.0 - 0.25 * n for n, name in enumerate(experiments.settings())}
     generated = [row for name, mean in bpc.items() for row in rows_of(name, [mean, mean + 0.1])]
@@ -133,6 +134,7 @@ def test_special_characters_in_a_label_do_not_break_the_markdown_table(tmp_path:
     assert lines[2].startswith("| a \\| b c | 2.000 |")
 
 
+@pytest.mark.slow
 def test_the_articles_recipe_is_measured_generating_and_teacher_forced(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ import pytest
 from experiments import style_calibration
 
 
+@pytest.mark.slow
 def test_excerpts_of_tales_left_out_are_accepted_and_imitations_are_not(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -40,6 +40,7 @@ def variables(model: LanguageModel) -> Any:
     return weights
 
 
+@pytest.mark.slow
 def test_greedy_decoding_equals_running_the_model_on_the_whole_prefix(model: LanguageModel, variables: Any) -> None:
     logits_of = jax.jit(lambda x_BT: forward(model, variables, model.initial_carry(1), x_BT)[1][0])
     text = np.zeros(len(PROMPT) + LENGTH, np.int32)  # the zeros after the prefix cannot affect its logits
@@ -59,6 +60,7 @@ def test_samples_are_determined_by_the_seed(model: LanguageModel, variables: Any
     assert np.any(first != other)
 
 
+@pytest.mark.slow
 def test_samples_do_not_depend_on_the_chunk_size(model: LanguageModel, variables: Any) -> None:
     pieces = list(generate_tokens(model, variables, PROMPT, LENGTH, 0, PLAIN, 3, chunk=5))
     assert [piece.shape for piece in pieces] == [(3, 5), (3, 5), (3, 2)]
@@ -74,6 +76,7 @@ def test_a_sample_does_not_depend_on_the_number_of_samples(model: LanguageModel,
     assert len({row.tobytes() for row in three}) == 3
 
 
+@pytest.mark.slow
 def test_positions_are_sampled_independently(model: LanguageModel, variables: Any) -> None:
     zeros = {"params": jax.tree.map(np.zeros_like, variables["params"])}
     ids_SN = generate_ids(model, zeros, PLAIN, samples=300)
@@ -87,6 +90,7 @@ def test_the_unknown_token_is_never_sampled(model: LanguageModel, variables: Any
         assert np.all(generate_ids(model, variables, sampling) != UNKNOWN_ID)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sampling", "probs"),
     [
@@ -117,12 +121,14 @@ def test_temperature_top_k_and_top_p_give_these_probabilities(sampling: Sampling
     assert np.all(np.abs(counts / draws - expected) <= 4 * np.sqrt(expected * (1 - expected) / draws))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", [Sampling(1.0, top_k=2), Sampling(1.0, top_p=0.4)])
 def test_ties_do_not_keep_more_tokens_than_top_k_and_top_p_ask_for(sampling: Sampling) -> None:
     rows = jnp.log(jnp.tile(jnp.array([[0.2, 0.25, 0.05, 0.25, 0.25]]), (300, 1)))
     assert set(sample_token(rows, jax.random.uniform(jax.random.key(0), (300,)), sampling).tolist()) == {1, 3}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", [Sampling(1.0, top_k=1), Sampling(1.0, top_p=0.3)])
 def test_rows_are_filtered_independently(sampling: Sampling) -> None:
     rows = jnp.log(jnp.array([PROBS, PROBS[::-1]] * 50))

@@ -86,6 +86,7 @@ def test_no_two_masks_share_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(set(keys)) == len(keys) == 2 + 3 * 6
 
 
+@pytest.mark.slow
 @each_kind
 def test_the_rate_is_a_value_in_the_program_and_only_on_and_off_are_static(kind: str) -> None:
     model, variables, x_BT = make(backend=BACKENDS[kind]), variables_of(make()), ids()
@@ -187,6 +188,7 @@ def test_a_weight_mask_scales_the_recurrent_kernel_on_every_backend(cell_name: s
         assert_close(run(model.clone(backend=backend), variables, model.initial_carry(B), x_BT, masks), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kinds", [("embedding", "input", "recurrent", "output", "weights"), ("weights",)])
 def test_gradients_with_masks_are_those_of_chunks_of_time_too(kinds: tuple[str, ...]) -> None:
     model, x_BT = make(), ids()
@@ -201,6 +203,7 @@ def test_gradients_with_masks_are_those_of_chunks_of_time_too(kinds: tuple[str, 
     assert abs(results[0][0].nats - undropped[0].nats) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [8, "cores"])
 def test_a_step_with_every_kind_does_not_depend_on_the_devices(cell_name: str, devices: int | str) -> None:
     config, rates = tiny.get_config(), DropoutRates(*map(Rate.of, (0.1, 0.2, 0.3, 0.4, 0.5)))

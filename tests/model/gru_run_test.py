@@ -10,6 +10,7 @@ from tests.conftest import Command
 from tests.helpers.runs import assert_same_run
 
 
+@pytest.mark.slow
 def test_a_gru_run_trains_resumes_exactly_and_is_sampled_scored_and_reported(command: Command, tmp_path: Path) -> None:
     flags = ["--config=configs/tiny.py", "--config.model.cell=gru", "--config.model.skip=True"]
     whole, halves = tmp_path / "whole", tmp_path / "halves"

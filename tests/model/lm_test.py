@@ -79,6 +79,7 @@ def test_every_setting_reaches_the_model() -> None:
     assert jax.tree.map(jnp.shape, make(layers=3).initial_carry(5)) == (((5, H), (5, H)),) * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["scan", "fused"])
 def test_a_sequence_in_two_parts_with_the_carry_equals_the_whole(backend: str) -> None:
     model, x_BT = make(backend=backend), ids()
@@ -119,6 +120,7 @@ def test_scan_and_fused_give_the_same_logits_and_gradients() -> None:
     assert_close(fused, scan)
 
 
+@pytest.mark.slow
 def test_one_hot_input_equals_an_identity_embedding_with_dropout() -> None:
     # The first looks the gates up, the second makes vectors and multiplies them with kernel_x.
     lookup, matmul, x_BT = make(), make(embed=V), ids()
@@ -138,6 +140,7 @@ def test_tied_weights_are_the_embedding() -> None:
     assert_close(run(tied, variables, start, x_BT), run(untied, same, start, x_BT))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("embed", [0, 6])
 def test_skip_connections_with_zero_weights_equal_none(cell_name: str, embed: int) -> None:
     skip, plain, x_BT = make(cell=cell_name, embed=embed, skip=True), make(cell=cell_name, embed=embed), ids()
@@ -160,6 +163,7 @@ def test_skip_connections_with_zero_weights_equal_none(cell_name: str, embed: in
     assert np.max(np.abs(logits_BTV - expected[1])) > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("embed", [0, 6])
 def test_skip_connections_give_the_same_logits_and_gradients_on_every_backend(embed: int) -> None:
     scan, x_BT = make(skip=True, embed=embed), ids()

@@ -34,6 +34,7 @@ def reference(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lstm_cudnn.rnn, "lstm", lstm)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("embed", "skip"), [(0, False), (5, False), (5, True)])
 @pytest.mark.parametrize("masked", [False, True])
 def test_a_model_on_cudnn_equals_one_on_fused(

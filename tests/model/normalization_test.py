@@ -26,6 +26,7 @@ Arrays = dict[str, Any]
 each_norm = pytest.mark.parametrize("norm", NORMS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("norm", "backend", "devices"),
     [

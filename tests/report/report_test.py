@@ -121,6 +121,8 @@ def test_a_run_given_twice_is_an_error(command: Callable, trained: Path) -> None
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.browser
+@pytest.mark.slow
 @pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs Chromium and its driver")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1280])

@@ -23,6 +23,7 @@ def sample(command: Callable, trained: Path, tmp_path: Path, monkeypatch: pytest
     return run
 
 
+@pytest.mark.slow
 def test_programs_are_kept_and_a_damaged_cache_is_emptied_and_filled_again(sample: Callable, tmp_path: Path) -> None:
     sample()
     folder = tmp_path / "lovecraft_jax" / "programs" / compile_cache.machine()
@@ -40,6 +41,7 @@ def test_a_folder_that_cannot_be_made_is_reported_once(sample: Callable) -> None
     assert sample(XDG_CACHE_HOME="/dev/null").count("compiled programs cannot be kept in ") == 1
 
 
+@pytest.mark.slow
 def test_the_settings_of_the_user_are_kept(sample: Callable, tmp_path: Path) -> None:
     sample(JAX_ENABLE_COMPILATION_CACHE="false")
     sample(JAX_COMPILATION_CACHE_DIR=str(tmp_path / "mine"), JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0")

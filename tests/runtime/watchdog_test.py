@@ -26,6 +26,7 @@ if not fed:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["fed", "closed"])
 def test_a_process_that_feeds_or_closes_it_goes_on(case: str) -> None:
     done = _run(case)

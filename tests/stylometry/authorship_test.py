@@ -56,6 +56,7 @@ def case(request: pytest.FixtureRequest) -> Case:
     return writer, tales, Author(tales, HELD_OUT)
 
 
+@pytest.mark.slow
 def test_new_tales_are_accepted_at_the_nominal_rate_and_imitations_never(case: Case) -> None:
     writer, tales, author = case
     new = [writer.tale(LENGTH) for _ in range(40)]

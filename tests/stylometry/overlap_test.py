@@ -73,6 +73,7 @@ def test_quantiles_over_pieces_of_one_length() -> None:
     )  # shorter than a piece
 
 
+@pytest.mark.slow
 def test_search_time_is_not_quadratic(tales: dict[str, str]) -> None:
     long = "".join(random.Random(0).choices("eta ", k=400_000))
     overlap = Overlap(tales | {"long": long})

@@ -37,6 +37,7 @@ def test_the_best_survives_a_restart(tmp_path: Path) -> None:
     assert checkpoints.steps == [70, 80]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_without_a_score_is_never_best(tmp_path: Path) -> None:
     checkpoints = _saved(tmp_path, {10: None, 20: None}, keep=2)
     assert checkpoints.best_step is None
@@ -189,6 +190,7 @@ def test_without_checkpoints_the_newest_is_none(tmp_path: Path) -> None:
     assert Checkpoints(epath.Path(tmp_path)).restore_newest(_target()) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["delete", "truncate", "empty"])
 def test_a_damaged_score_does_not_lose_the_state(tmp_path: Path, damage: str) -> None:
     _saved(tmp_path, {10: 1.0, 20: 2.0}).close()

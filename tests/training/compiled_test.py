@@ -40,6 +40,7 @@ def ten_steps(program: Program) -> tuple[TrainState, Any]:
     return on_host(program.train_steps(program.init(0), program.put(batches(0, 10))))
 
 
+@pytest.mark.slow
 def test_the_first_state_has_the_shapes_and_shardings_of_the_target(program: Program) -> None:
     state = program.init(0)
     described = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.sharding), state)
@@ -117,6 +118,7 @@ def test_ten_dispatches_trace_once_and_equal_ten_steps_in_one(
     assert_close(np.concatenate(losses), ten_steps[1]["loss"])
 
 
+@pytest.mark.slow
 def test_one_device_equals_eight_with_dropout(program: Program, ten_steps: tuple[TrainState, Any]) -> None:
     config, model, device = tiny.get_config(), program.model, jax.devices()[0]
     rates = DropoutRates.of(Config.of(config).model)
@@ -135,6 +137,7 @@ def batches(step: int, count: int) -> Batch:
     return Batches(squares, data.batch_size, data.seq_len, "stream", seed=0).at(step, count)
 
 
+@pytest.mark.slow
 def test_the_first_state_of_large_layers_does_not_deadlock() -> None:
     """In a process of its own, on all cores: two layers' factorisations once deadlocked on one pool of threads."""
     program = (

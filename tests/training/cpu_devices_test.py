@@ -43,6 +43,7 @@ def test_put_rows_sends_each_core_its_rows_of_every_step() -> None:
         np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole)
 
 
+@pytest.mark.slow
 def test_two_cores_equal_one_and_resume_bit_for_bit(trained: Path, command: Callable, tmp_path: Path) -> None:
     flags = ["--config=configs/tiny.py", "--num_cpu_devices=2"]
     whole, halves = tmp_path / "whole", tmp_path / "halves"

@@ -28,6 +28,7 @@ BOUND_BY_RIGHTS = ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_o
 """A prefix with which root, too, cannot write into read-only folders."""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not MAY_MOUNT, reason="may not mount a disk")
 def test_a_full_disk_ends_the_run_and_its_checkpoints_stay_usable(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
@@ -47,6 +48,7 @@ def test_a_full_disk_ends_the_run_and_its_checkpoints_stay_usable(tmp_path: Path
     assert "resuming at step" in Path(f"{disk}.again").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(BOUND_BY_RIGHTS) and not works(*BOUND_BY_RIGHTS, "true"), reason="root may write anywhere")
 def test_a_workdir_that_becomes_read_only_ends_the_run_and_its_checkpoints_stay_usable(
     command: Callable, tmp_path: Path
@@ -76,6 +78,7 @@ def test_a_workdir_that_becomes_read_only_ends_the_run_and_its_checkpoints_stay_
     assert "resuming at step" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_whose_checkpoints_were_deleted_saves_again_or_reports_it(command: Callable, tmp_path: Path) -> None:
     checkpoints = tmp_path / "checkpoints"
     with started("lovecraft_jax.train", *FLAGS, f"--workdir={tmp_path}") as process:

@@ -27,6 +27,7 @@ def test_binary_cross_entropy_equals_keras_with_its_clipping() -> None:
         assert float(actual) == pytest.approx(loss, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("backend", "cores"), [("scan", 1), ("native", 1), ("fused", 2)])
 def test_three_steps_of_the_article_equal_keras(backend: str, cores: int) -> None:
     config = recipe()

@@ -11,9 +11,12 @@ import pytest
 
 from tests.helpers.runs import FLAGS_OF_TWO, assert_same_run, launch, started, wait_for
 
+pytestmark = pytest.mark.processes
+
 SECONDS = 30
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(480)  # nine starts of two processes
 def test_after_any_signal_or_kill_all_exit_and_the_run_resumes_to_the_same_result(tmp_path: Path) -> None:
     """A signal after every checkpoint, to the launcher (-1) or one of the two processes, and the last line."""
@@ -58,6 +61,7 @@ def test_after_any_signal_or_kill_all_exit_and_the_run_resumes_to_the_same_resul
     assert_same_run(workdir, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_process_whose_peer_never_starts_exits(command: Callable, tmp_path: Path) -> None:
     began = time.monotonic()
     alone = ["--coordinator_address=localhost:29123", "--num_processes=2", "--process_id=0", "--start_timeout=3"]

@@ -33,6 +33,7 @@ def program(request: pytest.FixtureRequest) -> Program:
     return make_program(settings_of(request.param), V, TOTAL)
 
 
+@pytest.mark.slow
 def test_two_seeds_stacked_on_one_device_equal_each_alone_on_eight(program: Program) -> None:
     rates = DropoutRates.of(Config.of(settings_of("batch")).model)
     optimizer, device = make_optimizer(settings_of("batch").optimizer, TOTAL), jax.devices()[0]
@@ -70,6 +71,7 @@ def test_training_resumes_from_a_checkpoint_bit_for_bit(program: Program, tmp_pa
     jax.tree.map(np.testing.assert_array_equal, *states)
 
 
+@pytest.mark.slow
 def test_remat_gives_the_same_gradient_with_layer_norm() -> None:
     results = []
     for remat in (0, 1):

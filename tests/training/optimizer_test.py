@@ -161,6 +161,7 @@ def test_the_reported_learning_rate_is_the_one_that_the_step_uses(config: Config
     assert reported == pytest.approx([0, 0.1, 0.2, 0.11], rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "weight_decay"), [("adamw", 0.1), ("sgd", 0.0)])
 def test_every_update_rule_resumes_bit_for_bit(
     config: ConfigDict, name: str, weight_decay: float, tmp_path: Path
@@ -173,6 +174,7 @@ def test_every_update_rule_resumes_bit_for_bit(
     assert_same_run(tmp_path / "halves", tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "weight_decay"), [("adamw", 0.1), ("sgd", 0.0)])
 def test_every_update_rule_trains_on_two_cores_as_on_one(config: ConfigDict, name: str, weight_decay: float) -> None:
     config.optimizer.update({"name": name, "weight_decay": weight_decay})

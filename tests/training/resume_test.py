@@ -43,6 +43,7 @@ def test_two_halves_equal_the_whole(half: Path, trained: Path, command: Callable
     assert_same_run(workdir, trained)
 
 
+@pytest.mark.slow
 def test_a_killed_run_on_an_object_store_resumes_exactly(trained: Path, tmp_path: Path) -> None:
     store.use(tmp_path / "objects")
     workdir = epath.Path("gs://bucket/runs/a")
@@ -68,6 +69,7 @@ def test_a_killed_run_on_an_object_store_resumes_exactly(trained: Path, tmp_path
     assert there == {path.name for path in trained.iterdir()} - {"lock", "checkpoints"}
 
 
+@pytest.mark.slow
 def test_settings_that_do_not_change_results_may_change_on_resume(
     half: Path, trained: Path, command: Callable, tmp_path: Path
 ) -> None:
@@ -87,6 +89,7 @@ def test_settings_that_do_not_change_results_may_change_on_resume(
         assert row["loss"] == pytest.approx(expected["loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_interrupted_at_its_start_exits_with_75_and_resumes(
     trained: Path, command: Callable, tmp_path: Path
 ) -> None:
@@ -100,6 +103,7 @@ def test_a_run_interrupted_at_its_start_exits_with_75_and_resumes(
     assert_same_run(tmp_path, trained)
 
 
+@pytest.mark.slow
 def test_the_watchdog_ends_a_run_that_makes_no_progress(command: Callable, tmp_path: Path) -> None:
     steps = "--config.train.steps_per_dispatch=100000", "--config.train.log_every=100000"  # one dispatch for all
     others = "--config.train.eval_every=100000", "--config.train.checkpoint_every=100000"
@@ -110,6 +114,7 @@ def test_the_watchdog_ends_a_run_that_makes_no_progress(command: Callable, tmp_p
     assert last.endswith("goes on from the last checkpoint: none yet")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_cannot_be_written_ends_the_run_with_one_line(tmp_path: Path) -> None:
     limit = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); "
     program = limit + "sys.argv[0] = 'train'; runpy.run_module('lovecraft_jax.train', run_name='__main__')"
@@ -131,6 +136,7 @@ def test_a_run_killed_before_the_final_scores_resumes_with_them(
     assert_same_run(workdir, trained)
 
 
+@pytest.mark.slow
 def test_a_run_resumes_from_the_newest_checkpoint_that_is_not_damaged(
     half: Path, trained: Path, command: Callable, tmp_path: Path
 ) -> None:
@@ -150,6 +156,7 @@ def test_a_run_resumes_from_the_newest_checkpoint_that_is_not_damaged(
     assert_same_run(workdir, trained)
 
 
+@pytest.mark.slow
 def test_interrupted_runs_save_and_exit_with_75(interrupted: tuple[Path, list[tuple[int, str]]]) -> None:
     _, ends = interrupted
     for code, errors in ends:
@@ -158,6 +165,7 @@ def test_interrupted_runs_save_and_exit_with_75(interrupted: tuple[Path, list[tu
         assert "Traceback" not in errors
 
 
+@pytest.mark.slow
 def test_a_run_interrupted_twice_resumes_exactly(
     interrupted: tuple[Path, list[tuple[int, str]]], command: Callable, tmp_path: Path
 ) -> None:

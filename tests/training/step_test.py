@@ -64,6 +64,7 @@ def test_reset_carry_zeroes_the_rows_that_restart_and_no_others() -> None:
     np.testing.assert_array_equal(h_BH, [[0, 0], [np.nan, np.nan], [0, 0]])
 
 
+@pytest.mark.slow
 def test_a_row_that_restarts_does_not_depend_on_its_carry(program: Program, start: TrainState) -> None:
     reset_B = np.arange(B) % 3 == 0
     given = two(batch(0)._replace(reset_B=reset_B), batch(1))
@@ -97,6 +98,7 @@ def test_loss_and_gradient_are_the_weighted_mean_over_all_rows(program: Program,
     assert_close(moments, jax.tree.map(lambda grad: (1 - small().optimizer.beta1) * grad, grads))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["scan", "fused", "native"])
 def test_remat_gives_the_same_gradient_and_carry(backend: str) -> None:
     config = small()
@@ -162,6 +164,7 @@ def test_an_update_that_is_not_finite_is_reported_and_no_step_follows(program: P
     assert int(state.step) == 3 + 1
 
 
+@pytest.mark.slow
 def test_two_seeds_stacked_on_one_device_equal_each_alone_on_eight(program: Program) -> None:
     config, device = small(), jax.devices()[0]
     train_step = make_train_step(program.model, make_optimizer(config.optimizer, TOTAL), make_mesh(B, [device]))
@@ -173,6 +176,7 @@ def test_two_seeds_stacked_on_one_device_equal_each_alone_on_eight(program: Prog
     assert_close(on_host(stacked), jax.tree.map(lambda *leaves: np.stack(leaves), *alone))
 
 
+@pytest.mark.slow
 def test_one_line_can_be_memorised() -> None:
     line = np.frombuffer(b"\nIn his house at R'lyeh dead Cthulhu waits dreaming.\n", np.uint8)
     config = small()

@@ -18,6 +18,7 @@ V, K = 11, 3
 NAMES = {"head_bias", "head_kernel"} | {f"lstm_{n}/{part}" for n in (0, 1) for part in ("bias", "kernel_h", "kernel_x")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("backend", "cores"), [("scan", 1), ("native", 1), ("fused", 2)])
 def test_values_are_those_of_the_step_that_is_due(backend: str, cores: int) -> None:
     program = program_of(backend, cores, log_tensors=True, log_every=K)
@@ -38,6 +39,7 @@ def test_values_are_those_of_the_step_that_is_due(backend: str, cores: int) -> N
             assert float(tensors[name]["grad_rms"][0]) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["scan", "native"])
 def test_logging_tensors_does_not_change_what_is_learnt(backend: str) -> None:
     results = []
@@ -50,6 +52,7 @@ def test_logging_tensors_does_not_change_what_is_learnt(backend: str) -> None:
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_rows_and_tensorboard_have_every_tensor(command: Callable, trained: Path, tmp_path: Path) -> None:
     done = command("train", "--config=configs/tiny.py", f"--workdir={tmp_path}", "--config.train.log_tensors")
     assert done.returncode == 0, done.stderr
