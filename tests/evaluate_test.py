@@ -10,10 +10,11 @@ import pytest
 from lovecraft_jax.inference.scoring import Score
 from lovecraft_jax.run import load_run
 
+pytestmark = pytest.mark.slow
+
 TALE = Path(__file__).parents[1] / "lovecraft_jax" / "data" / "tales" / "office_hours.txt"
 
 
-@pytest.mark.slow
 def test_the_score_of_the_test_split_is_the_final_score_of_training(
     evaluate: Callable[..., dict], trained: Path
 ) -> None:

@@ -14,8 +14,9 @@ from lovecraft_jax.runtime.errors import DONE, INTERRUPTED, WRONG_INPUT, UserErr
 from lovecraft_jax.runtime.files import locked_workdir
 from tests.helpers.runs import assert_same_run, rows, started, wait_for
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 def test_a_failing_worker_is_logged_and_the_others_continue(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     outputs: list[str] = []
     corpora = {"clip": str(tmp_path / "nowhere"), "carry-10": "bundled"}
@@ -30,7 +31,6 @@ def test_a_failing_worker_is_logged_and_the_others_continue(tmp_path: Path, caps
     assert (tmp_path / "carry-10").read_text() == ""
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(480)
 def test_a_killed_and_interrupted_study_resumes_to_the_same_result(tmp_path: Path) -> None:
     """Its parent process is killed, then interrupted, then left alone; compared with an undisturbed worker."""

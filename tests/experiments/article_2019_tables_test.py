@@ -16,6 +16,8 @@ from lovecraft_jax.runtime.errors import WRONG_INPUT
 from lovecraft_jax.stylometry.features import FEATURES
 from lovecraft_jax.stylometry.text import words
 
+pytestmark = pytest.mark.slow
+
 STEPS = 10
 """Steps of an epoch."""
 ROWS = [

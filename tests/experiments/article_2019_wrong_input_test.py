@@ -11,6 +11,8 @@ from lovecraft_jax.data import corpus
 from lovecraft_jax.runtime.errors import WRONG_INPUT
 from lovecraft_jax.runtime.files import locked_workdir
 
+pytestmark = pytest.mark.slow
+
 CORPUS = corpus.load("bundled").sha256[: results.SHORT]
 HEADER = "setting,seed,text,valid_bpc,corpus,seconds,steps\n"
 FILES = {

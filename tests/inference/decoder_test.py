@@ -17,6 +17,7 @@ V, H, B, T, L = 11, 6, 3, 5, 3
 NATIVE = pytest.param("native", marks=pytest.mark.skipif(not any(map(which, COMPILERS)), reason="no C++ compiler"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings", [{}, {"embed": 4}, {"embed": H, "tie": True}, {"skip": True}, {"skip": True, "embed": 4}]
 )

@@ -146,6 +146,7 @@ def test_asking_for_bce_leaves_the_other_numbers_alone(scorer: Scorer, params: P
     assert plain.nats == pytest.approx(asked.nats, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_scoring_is_a_fold_whose_state_carries_on_over_chunks(scorer: Scorer, params: Params) -> None:
     """Two chunks give the same costs as one, for every token."""
     ids = np.random.default_rng(2).integers(V, size=(2, 31)).astype(np.uint8)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 LINES = [f"Ночь {number}: дом у моря молчал, и только ветер стучал в окно — «кто там?»" for number in range(300)]  # noqa: RUF001
 CONFIG = """

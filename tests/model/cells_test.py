@@ -80,6 +80,7 @@ def test_the_initial_carry_is_zero_and_each_leaf_its_own_buffer(cell_name: str) 
     assert len({leaf.unsafe_buffer_pointer() for leaf in leaves}) == len(leaves)
 
 
+@pytest.mark.slow
 def test_recurrent_kernels_start_from_one_orthogonal_matrix_per_gate(cell_name: str) -> None:
     cell = cell_class(cell_name)(D, H)
     carry, inputs = cell.initial_carry(B, H), LayerInput(jnp.zeros((T, B, D)))

@@ -19,6 +19,8 @@ from lovecraft_jax.training.optimizer import make_optimizer
 from lovecraft_jax.training.step import make_gradient, make_train_step, make_train_steps
 from tests.helpers.trees import assert_close, on_host
 
+pytestmark = pytest.mark.slow
+
 V, H, B, T, L = 11, 8, 4, 6, 2
 KINDS = DropoutRates._fields
 BACKENDS = {"embedding": "fused", "input": "fused", "recurrent": "scan", "output": "fused", "weights": "fused"}
@@ -86,7 +88,6 @@ def test_no_two_masks_share_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(set(keys)) == len(keys) == 2 + 3 * 6
 
 
-@pytest.mark.slow
 @each_kind
 def test_the_rate_is_a_value_in_the_program_and_only_on_and_off_are_static(kind: str) -> None:
     model, variables, x_BT = make(backend=BACKENDS[kind]), variables_of(make()), ids()
@@ -188,7 +189,6 @@ def test_a_weight_mask_scales_the_recurrent_kernel_on_every_backend(cell_name: s
         assert_close(run(model.clone(backend=backend), variables, model.initial_carry(B), x_BT, masks), expected)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kinds", [("embedding", "input", "recurrent", "output", "weights"), ("weights",)])
 def test_gradients_with_masks_are_those_of_chunks_of_time_too(kinds: tuple[str, ...]) -> None:
     model, x_BT = make(), ids()
@@ -203,7 +203,6 @@ def test_gradients_with_masks_are_those_of_chunks_of_time_too(kinds: tuple[str, 
     assert abs(results[0][0].nats - undropped[0].nats) > 1e-3
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("devices", [8, "cores"])
 def test_a_step_with_every_kind_does_not_depend_on_the_devices(cell_name: str, devices: int | str) -> None:
     config, rates = tiny.get_config(), DropoutRates(*map(Rate.of, (0.1, 0.2, 0.3, 0.4, 0.5)))

@@ -73,6 +73,7 @@ def test_parameters_map_to_torchs_layout_and_back() -> None:
     jax.tree.map(np.testing.assert_array_equal, from_torch(to_torch(ours)), ours)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transformation", ["vmap", "scan", "shard_map"])
 @pytest.mark.parametrize("backend", ["fused", NATIVE])
 def test_custom_gradients_hold_inside_every_transformation(backend: str, transformation: str) -> None:
@@ -97,6 +98,7 @@ def test_custom_gradients_hold_inside_every_transformation(backend: str, transfo
         assert_close(jax.jit(sharded)(given), reference_gradients(given))
 
 
+@pytest.mark.slow
 @each_xla_backend
 def test_bfloat16_rounds_the_operands_of_matmuls_and_nothing_else(backend: str) -> None:
     given = draw()
@@ -109,6 +111,7 @@ def test_bfloat16_rounds_the_operands_of_matmuls_and_nothing_else(backend: str) 
     assert {leaf.dtype for leaf in gradients(given, backend, BFLOAT16).values()} == {FLOAT32}
 
 
+@pytest.mark.slow
 def test_fused_is_close_to_scan_in_bfloat16() -> None:
     given = draw()
     assert_close(run(given, "fused", BFLOAT16), run(given, "scan", BFLOAT16))

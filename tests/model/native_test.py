@@ -18,12 +18,13 @@ from lovecraft_jax.model.native import build, ops
 from tests.conftest import Command
 from tests.helpers.trees import assert_close
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 FLOAT32 = jnp.dtype("float32")
 with_compiler = pytest.mark.skipif(not any(map(which, build.COMPILERS)), reason="no C++ compiler")
 
 
-@pytest.mark.slow
 @with_compiler
 @pytest.mark.parametrize("B", range(1, 8))
 def test_layer_and_gradients_equal_xla_for_every_tile_shape(B: int) -> None:
@@ -91,7 +92,6 @@ def test_damaged_library_is_compiled_again(tmp_path: Path, monkeypatch: pytest.M
     assert len(build._compile_once().read_bytes()) == size
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("compiler", "reason"),
     [("/no/such/compiler", "No such file or directory: '/no/such/compiler'"), ("false", "false cannot compile")],

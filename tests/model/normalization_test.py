@@ -19,6 +19,8 @@ from lovecraft_jax.runtime.mesh import BY_ROW, BY_ROW_STACKED, REPLICATED, make_
 from tests.helpers.normed import NORMS, B, T, drawn, tokens
 from tests.helpers.trees import assert_close
 
+pytestmark = pytest.mark.slow
+
 D, H = 4, 3
 PARTS = {"layer": {}, "batch_input": {"x": 4 * H}, "batch": {"x": 4 * H, "h": 4 * H, "c": H}}
 
@@ -26,7 +28,6 @@ Arrays = dict[str, Any]
 each_norm = pytest.mark.parametrize("norm", NORMS)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("norm", "backend", "devices"),
     [

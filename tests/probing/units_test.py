@@ -43,6 +43,7 @@ def test_features_by_hand() -> None:
         np.testing.assert_array_equal(found[feature], values, err_msg=feature)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "feature", ["inside quotation marks", "length of the sentence so far", "last letter of the word"]
 )

@@ -18,6 +18,8 @@ from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.stylometry.authorship import Comparison, DistributionComparison
 from lovecraft_jax.stylometry.overlap import Span
 
+pytestmark = pytest.mark.slow
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
 SECTIONS = {"training", "change", "samples", "authorship", "rare_words", "surprisal", "units", "scores"}
@@ -122,7 +124,6 @@ def test_a_run_given_twice_is_an_error(command: Callable, trained: Path) -> None
 
 
 @pytest.mark.browser
-@pytest.mark.slow
 @pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs Chromium and its driver")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1280])

@@ -24,14 +24,13 @@ from tests.helpers.runs import (
     wait_for,
 )
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.slow, pytest.mark.processes]
 
 CORES = [int(core) for core in os.environ["CORES"].split()] if "CORES" in os.environ else []
 """All cores, of which this process has one (tests/conftest.py)."""
 Run = tuple[Path, subprocess.CompletedProcess]
 
 
-@pytest.mark.slow
 def test_two_processes_compute_the_same_as_one(two: Run, one: Path) -> None:
     _assert_close(two[0], one)
     rows_two, rows_one = rows(two[0]), rows(one)
@@ -52,7 +51,6 @@ def test_only_the_main_process_prints_and_writes(two: Run) -> None:
     assert len(list((workdir / "tensorboard").iterdir())) == 1
 
 
-@pytest.mark.slow
 def test_a_run_resumes_with_other_numbers_of_devices_and_processes(
     one: Path, command: Callable, tmp_path: Path
 ) -> None:
@@ -70,7 +68,6 @@ def test_a_run_resumes_with_other_numbers_of_devices_and_processes(
             assert row["loss"] == pytest.approx(other["loss"], rel=1e-5)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(len(CORES) < 2, reason="needs two cores")
 def test_gloos_thread_has_the_lowest_priority_where_each_process_has_one_core(tmp_path: Path) -> None:
     """Without it every sum of c150 waits 4 ms (launch/local_process.py)."""
@@ -89,7 +86,6 @@ def test_gloos_thread_has_the_lowest_priority_where_each_process_has_one_core(tm
     assert [each.count(os.SCHED_IDLE) for each in policies] == [1, 1]
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not MAY_MOUNT, reason="may not mount")
 def test_no_process_resumes_from_a_checkpoint_that_is_damaged_for_one(two: Run, tmp_path: Path) -> None:
     workdir, damaged = tmp_path / "run", tmp_path / "damaged"
@@ -108,7 +104,6 @@ def test_no_process_resumes_from_a_checkpoint_that_is_damaged_for_one(two: Run, 
     assert_same_run(workdir, two[0])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -152,7 +147,6 @@ def test_processes_with_different_configs_are_refused(tmp_path: Path) -> None:
     assert "seed of process 1 is 1, of process 0 0: give all the same" in ends[0][1]
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not MAY_MOUNT, reason="may not mount")
 @pytest.mark.parametrize(
     ("other", "message"),

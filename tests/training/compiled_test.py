@@ -23,6 +23,8 @@ from lovecraft_jax.training.state import TrainState
 from lovecraft_jax.training.step import make_train_step, make_train_steps
 from tests.helpers.trees import assert_close, on_host
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 V, TOTAL = 11, 40
 GOLDEN_LOSSES = [2.400428, 2.348907, 2.270340]
@@ -40,7 +42,6 @@ def ten_steps(program: Program) -> tuple[TrainState, Any]:
     return on_host(program.train_steps(program.init(0), program.put(batches(0, 10))))
 
 
-@pytest.mark.slow
 def test_the_first_state_has_the_shapes_and_shardings_of_the_target(program: Program) -> None:
     state = program.init(0)
     described = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.sharding), state)
@@ -118,7 +119,6 @@ def test_ten_dispatches_trace_once_and_equal_ten_steps_in_one(
     assert_close(np.concatenate(losses), ten_steps[1]["loss"])
 
 
-@pytest.mark.slow
 def test_one_device_equals_eight_with_dropout(program: Program, ten_steps: tuple[TrainState, Any]) -> None:
     config, model, device = tiny.get_config(), program.model, jax.devices()[0]
     rates = DropoutRates.of(Config.of(config).model)
@@ -137,7 +137,6 @@ def batches(step: int, count: int) -> Batch:
     return Batches(squares, data.batch_size, data.seq_len, "stream", seed=0).at(step, count)
 
 
-@pytest.mark.slow
 def test_the_first_state_of_large_layers_does_not_deadlock() -> None:
     """In a process of its own, on all cores: two layers' factorisations once deadlocked on one pool of threads."""
     program = (

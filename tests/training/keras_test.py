@@ -16,6 +16,8 @@ from lovecraft_jax.model.losses import binary_cross_entropy
 from lovecraft_jax.training.compiled import make_program
 from tests.helpers.trees import assert_close
 
+pytestmark = pytest.mark.slow
+
 KERAS = json.loads((Path(__file__).parents[1] / "fixtures" / "keras.json").read_text())
 V, H, B, T = 5, 2, 4, 6
 
@@ -27,7 +29,6 @@ def test_binary_cross_entropy_equals_keras_with_its_clipping() -> None:
         assert float(actual) == pytest.approx(loss, rel=1e-5)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("backend", "cores"), [("scan", 1), ("native", 1), ("fused", 2)])
 def test_three_steps_of_the_article_equal_keras(backend: str, cores: int) -> None:
     config = recipe()

@@ -24,6 +24,8 @@ from lovecraft_jax.training.step import make_gradient, make_train_step
 from tests.helpers.normed import B, T, V, batch, drawn, settings_of
 from tests.helpers.trees import assert_close, on_host
 
+pytestmark = pytest.mark.slow
+
 TOTAL = 100
 
 
@@ -33,7 +35,6 @@ def program(request: pytest.FixtureRequest) -> Program:
     return make_program(settings_of(request.param), V, TOTAL)
 
 
-@pytest.mark.slow
 def test_two_seeds_stacked_on_one_device_equal_each_alone_on_eight(program: Program) -> None:
     rates = DropoutRates.of(Config.of(settings_of("batch")).model)
     optimizer, device = make_optimizer(settings_of("batch").optimizer, TOTAL), jax.devices()[0]
@@ -71,7 +72,6 @@ def test_training_resumes_from_a_checkpoint_bit_for_bit(program: Program, tmp_pa
     jax.tree.map(np.testing.assert_array_equal, *states)
 
 
-@pytest.mark.slow
 def test_remat_gives_the_same_gradient_with_layer_norm() -> None:
     results = []
     for remat in (0, 1):

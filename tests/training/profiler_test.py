@@ -15,6 +15,8 @@ from etils import epath
 from lovecraft_jax.training.profiler import Profiler
 from tests.helpers.runs import assert_same_run, rows
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_profiled_run_traces_whole_dispatches_after_warmup_and_learns_the_same(
     trained: Path, command: Callable, tmp_path: Path

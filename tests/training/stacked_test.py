@@ -20,6 +20,8 @@ from lovecraft_jax.training.loop import Training
 from lovecraft_jax.training.stacked import train_stacked
 from tests.helpers.runs import assert_same_run, leaves, rows
 
+pytestmark = pytest.mark.slow
+
 Configs = dict[str, ConfigDict]
 NAMES = ("seed_0", "seed_3", "low_rate")
 
@@ -32,7 +34,6 @@ def stacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["seed_3", "low_rate"])
 def test_a_stacked_run_learns_what_it_learns_alone(stacked: Path, tmp_path: Path, name: str) -> None:
     assert loop.train(configs(tmp_path)[str(tmp_path / name)], str(tmp_path / name), cores=1) == DONE
@@ -59,7 +60,6 @@ def test_a_stacked_run_is_finished_and_an_ordinary_run(stacked: Path, capsys: py
         assert load_run(workdir, "latest").step == 40
 
 
-@pytest.mark.slow
 def test_interrupted_runs_save_and_resume_to_the_same_end(
     stacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -80,7 +80,6 @@ def test_interrupted_runs_save_and_resume_to_the_same_end(
         assert_same_run(tmp_path / name, stacked / name)
 
 
-@pytest.mark.slow
 def test_runs_that_are_behind_catch_up_to_the_same_end(stacked: Path, tmp_path: Path) -> None:
     """As after a kill, which one run survives with a later checkpoint than another, or with its final scores."""
     for config in (stopped := configs(tmp_path)).values():
@@ -94,7 +93,6 @@ def test_runs_that_are_behind_catch_up_to_the_same_end(stacked: Path, tmp_path: 
         assert_same_run(tmp_path / name, stacked / name)
 
 
-@pytest.mark.slow
 def test_a_run_whose_learning_rate_is_too_high_does_not_stop_the_others(
     stacked: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

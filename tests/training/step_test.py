@@ -78,6 +78,7 @@ def test_a_row_that_restarts_does_not_depend_on_its_carry(program: Program, star
     assert after(0.0, 1.0)[1]["loss"][0] != expected[1]["loss"][0]
 
 
+@pytest.mark.slow
 def test_loss_and_gradient_are_the_weighted_mean_over_all_rows(program: Program, start: TrainState) -> None:
     model = program.model
     weight_BT = np.random.default_rng(3).integers(3, size=(B, T), dtype=np.uint8)

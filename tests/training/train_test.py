@@ -20,6 +20,8 @@ from lovecraft_jax.model.lm import forward
 from lovecraft_jax.run import load_run
 from tests.helpers.runs import saved_state
 
+pytestmark = pytest.mark.slow
+
 TALES = Path(__file__).parents[2] / "lovecraft_jax" / "data" / "tales"
 
 
@@ -129,7 +131,6 @@ def test_starting_a_finished_run_prints_its_scores_and_changes_nothing(
     assert after == before
 
 
-@pytest.mark.slow
 def test_results_go_to_standard_output_and_everything_else_to_standard_error(windows: tuple) -> None:
     workdir, done = windows
     assert done.stdout == _results(_rows(workdir))
@@ -193,7 +194,6 @@ def test_a_run_that_minimises_binary_cross_entropy_has_it_in_every_row(windows: 
     assert train[0] < (math.log(80) - 79 * math.log(79 / 80)) / 80  # less than where all 80 are equally likely
 
 
-@pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_state(
     command: Callable, tmp_path: Path
 ) -> None:
