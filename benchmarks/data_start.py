@@ -1,7 +1,8 @@
-"""What a start costs with a large text: python -m benchmarks.data_start [--megabytes 100] [--rounds 3].
+"""What a start costs with a large text: `python -m benchmarks.data_start [--megabytes 100] [--rounds 3]`.
 
-Makes a text of random words with a seed, then times `dataset.prepare` (find, hash, clean, split, encode) in a process
-of its own: cold, with an empty cache folder, and warm, with the token ids cached by the start before. Linux only.
+Makes a text of random words, the same every time, and measures `dataset.prepare` (find, hash, clean, split, encode) in
+a new process for each start: cold, with an empty cache folder, and warm, with the token ids that the cold start before
+it has cached. Linux only.
 """
 
 import argparse
@@ -39,7 +40,7 @@ def main() -> None:
 
 
 def _random_words(characters: int) -> str:
-    """Words of random letters, their frequencies by Zipf's law, in paragraphs of about 100 words."""
+    """Returns words of random letters, their frequencies by Zipf's law, in paragraphs of about 100 words."""
     rng = np.random.default_rng(0)
     letters = rng.integers(ord("a"), ord("z") + 1, (WORDS, 12), dtype=np.uint8)
     words = [bytes(row[:length]).decode() for row, length in zip(letters, rng.integers(2, 12, WORDS), strict=True)]

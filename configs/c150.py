@@ -18,7 +18,7 @@ from lovecraft_jax.config import default_config
 def get_config(variant: str | None = None) -> ConfigDict:
     """Returns the whole experiment, every number with its unit or its reason.
 
-    The variant `quick` is the same in about a minute, `article` is the recipe of 2019.
+    The variant `quick` is the same in under a minute, `article` is the recipe of 2019.
     """
     config = default_config()
     config.seed = 0

@@ -1,1 +1,1 @@
-"""Studies that train many models and write a page."""
+"""Studies of more than one run: article_2019 trains many models and writes a page of them."""

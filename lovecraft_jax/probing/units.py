@@ -1,8 +1,8 @@
 """Finds the single units that follow a feature of the text best (after Karpathy, Johnson and Fei-Fei 2015).
 
 A unit's score is its concordance with the feature: of the pairs of positions that have the same character but differ in
-the feature, the share in which the unit is higher where the feature is. The character alone gives nothing away, so a
-unit without memory scores 1/2. A unit is selected on one held-out split and scored on another, because the best of
+the feature, the share in which the unit is higher where the feature is higher. The character alone gives nothing away,
+so a unit without memory scores 1/2. A unit is selected on one held-out split and scored on another, because the best of
 hundreds scores too high on the text that it was selected on.
 """
 

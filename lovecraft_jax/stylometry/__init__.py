@@ -1,1 +1,1 @@
-"""Compares a text with an author: features of style, verbatim overlap, authorship. numpy only, no jax."""
+"""Compares a text with an author: features of style, verbatim overlap, authorship. No jax."""

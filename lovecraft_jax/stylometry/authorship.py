@@ -4,9 +4,9 @@ The author's tales, both those of the training text and those held out, are cut 
 against all tales but its own, and a new text against all tales. So both answer the same question: how does this look
 beside the author's other tales?
 
-A model gains nothing by having read those tales. It can even lose by it: every tale has words that occur in no other,
-which a model that repeats its training text lacks. A copied passage lacks them too, and most are rejected for it. To
-test a passage of one of the tales, leave that tale out of the author's.
+A model gains nothing by having read those tales. It can even lose by repeating them: a piece of a tale has words that
+occur in no other tale, but a copied passage has none that occur in no tale at all, and most copied passages are
+rejected for that. To test a passage of one of the tales, leave that tale out of the author's.
 """
 
 import dataclasses
