@@ -146,7 +146,7 @@ def _report_error(error: object, code: int) -> int:
 
 
 def _parse(argv: Sequence[str]) -> Sequence[str]:
-    """Parses the flags, for absl, which also loads the config. Exits with WRONG_INPUT where either raises."""
+    """Parses the flags, which loads the config too. Exits with WRONG_INPUT where either raises."""
     try:
         rest = _parse_flags(argv)
         verbosity = flags.FLAGS["verbosity"]

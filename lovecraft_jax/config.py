@@ -26,7 +26,7 @@ NORMS_OF_BATCH = ("batch_input", "batch")
 def setting(
     expected: str, allowed: Callable[[Any], bool] = lambda value: True, default: Any = REQUIRED, resume: str = "same"
 ) -> Any:
-    """A field of a section. `allowed` checks a value beyond its annotated type; error messages call that `expected`.
+    """A field of a section. `allowed` checks a value beyond its type; `expected` describes it in error messages.
 
     Every config must give a value where there is no `default`. With resume="free" a run may resume with another value:
     the setting changes how something is computed or kept, and never what is learnt.
