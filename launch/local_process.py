@@ -29,7 +29,7 @@ def find_devices() -> None:
 
 
 def _lower_gloo_priority(before: set[str]) -> None:
-    """Gloo's is the thread that was not there `before`, waits for sockets, and has no name of its own."""
+    """Sets SCHED_IDLE for Gloo's thread: not there `before`, waiting for sockets, without a name of its own."""
     no_name = (_THREADS / str(os.getpid()) / "comm").read_text()
     for _ in range(_ATTEMPTS):  # it may not have begun to wait
         for thread in _threads() - before:

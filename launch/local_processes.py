@@ -1,4 +1,4 @@
-"""Processes of one training on this machine: python -m launch.local_processes --local_processes=2 [any flag of train].
+"""Trains one run in processes on this machine: python -m launch.local_processes --local_processes=2 [flags of train].
 
 They find each other at a free port, and share the cores. Process 0 has this terminal; the output of the others is kept,
 and shown where one of them fails. SIGINT and SIGTERM are passed on: all save at the same step and exit.
@@ -91,8 +91,8 @@ def _without_own_flag(arguments: Sequence[str]) -> list[str]:
 
 
 def _wait(processes: list[subprocess.Popen], received: list[int]) -> list[int]:
-    """Waits until all have exited. Returns the numbers of those that did not after all others had failed, or before a
-    second signal was `received`: these are killed."""
+    """Waits until all have exited, and returns the numbers of those that it killed: too late after another one failed
+    (EXIT_SECONDS, LAST_EXIT_SECONDS), or still alive at the second signal `received`."""
     passed_on, failed_at, last_exit_at = 0, 0.0, 0.0
     alive = list(range(len(processes)))
     while alive:

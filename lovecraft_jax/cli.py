@@ -28,11 +28,11 @@ def define_config_flag() -> None:
 
 
 def define_train_flags() -> None:
-    """Defines --config, --workdir, --take_over, --platform, --num_cpu_devices, and the flags for many processes."""
+    """Defines --config, --workdir, --take_over, --profile, --platform, --num_cpu_devices, and those for processes."""
     define_config_flag()
     flags.DEFINE_string("workdir", None, "The run's folder; runs/<config>[-<variant>] by default.")
     flags.DEFINE_bool(
-        "take_over", False, "Start although the lock file of another process, which was killed, is in the workdir."
+        "take_over", False, "Start although the workdir has the lock file of another process, which was killed."
     )
     flags.DEFINE_integer(
         "num_cpu_devices", 0, "Cores of a CPU to train on as devices; 0 chooses the fastest number.", lower_bound=0
@@ -134,7 +134,7 @@ def report_errors(main: Callable[[], int]) -> int:
 def _report_error(error: object, code: int) -> int:
     """Logs the message of `error` as one line and returns `code`."""
     text = str(error).strip().rpartition("earlier failure to load: ")[-1]
-    if "Traceback" in text:  # of what get_config raised, which ml_collections puts into its own message
+    if "Traceback" in text:  # get_config's, which ml_collections puts into its own message
         text = text.splitlines()[-1]
     text = " ".join(text.split())
     if isinstance(error, KeyError | AttributeError) and text[:1] in "'\"":  # the repr of a message about a missing key
@@ -146,7 +146,7 @@ def _report_error(error: object, code: int) -> int:
 
 
 def _parse(argv: Sequence[str]) -> Sequence[str]:
-    """Parses flags, for absl: then ml_collections loads the config, and what either raises is wrong input."""
+    """Parses the flags, which loads the config too. Exits with WRONG_INPUT where either raises."""
     try:
         rest = _parse_flags(argv)
         verbosity = flags.FLAGS["verbosity"]
@@ -177,7 +177,7 @@ def _define_platform() -> None:
 
 
 def _silence_libtpu() -> None:
-    """Names a kind of TPU to a libtpu that is installed where JAX has found none: otherwise it prints five lines of
+    """Sets a TPU type for libtpu where it is installed but JAX has found no TPU: otherwise it prints five lines of
     warnings at every start, and keeps logs of them."""
     if os.environ.get("TPU_SKIP_MDS_QUERY") == "1":  # JAX sets it where it has found no TPU
         for name, value in _FAKE_TPU.items():

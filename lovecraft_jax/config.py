@@ -1,8 +1,8 @@
 """Every setting of a run: its type, its range, its default, and whether it may change when a run resumes.
 
 configs/*.py build ConfigDicts, which flags can change. `Config.of` turns one into the frozen dataclasses below, once,
-at the top; everything beneath takes these. To add a setting, add its line here and the line that uses it. Its default
-is what runs did before there was such a setting, so that their config.json still loads.
+at the top; everything beneath takes these. To add a setting, add its line here and the line that uses it, with a
+default that changes nothing for earlier runs, so that their config.json still loads.
 """
 
 import dataclasses
@@ -20,15 +20,15 @@ REQUIRED: Any = dataclasses.MISSING
 NORMS_IN_CELL = ("layer", "batch")
 """Kinds of model.norm inside the recurrence, which only the scan backend has."""
 NORMS_OF_BATCH = ("batch_input", "batch")
-"""Kinds of model.norm whose statistics are the batch's, and so those of all devices together."""
+"""Kinds of model.norm whose statistics are those of the whole batch, over all devices."""
 
 
 def setting(
     expected: str, allowed: Callable[[Any], bool] = lambda value: True, default: Any = REQUIRED, resume: str = "same"
 ) -> Any:
-    """A field of a section. `expected` says in an error message what `allowed` accepts, beyond the annotated type.
+    """A field of a section. `allowed` checks a value beyond its type; `expected` describes it in error messages.
 
-    Every config must give a value where there is no `default`. With resume="free" a run may go on with another value:
+    Every config must give a value where there is no `default`. With resume="free" a run may resume with another value:
     the setting changes how something is computed or kept, and never what is learnt.
     """
     assert resume in ("same", "free")
@@ -164,7 +164,7 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """config.train: the loss, how long, and what is due how often."""
+    """config.train: the loss, the length of the run, how often it logs, evaluates and saves."""
 
     loss: str = one_of("cross_entropy", "binary_cross_entropy", default="cross_entropy")
     epochs: float = nonnegative(below=1e9)
@@ -237,12 +237,12 @@ class Config:
         return config
 
     def filled_from(self, recorded: "Config") -> "Config":
-        """A copy in which what is None, to be chosen at the start, is as it was chosen when the run began."""
+        """A copy with the values of `recorded` for those that are None here, which are chosen when a run begins."""
         mine, theirs = flatten(self), flatten(recorded)
         return self.replace(**{name: theirs[name] for name, value in mine.items() if value is None})
 
     def differences(self, recorded: "Config") -> list[str]:
-        """What prevents going on with a run of another config: "name: old -> new" for every difference that counts."""
+        """The settings that keep a run of the config `recorded` from resuming with this one, as "name: old -> new"."""
         new, old = flatten(self), flatten(recorded)
         return [
             f"{name}: {old[name]!r} -> {new[name]!r}"

@@ -123,7 +123,7 @@ def _memory(lowered: jax.stages.Lowered, compiled: jax.stages.Compiled, report: 
 
 
 def _unpadded(lowered: jax.stages.Lowered, compiled: jax.stages.Compiled) -> int:
-    """Bytes of one device's shards of all arguments that the program kept, as numbers side by side."""
+    """Bytes, without padding, of one device's shards of all arguments that the program kept."""
     is_none = lambda leaf: leaf is None  # noqa: E731  # no argument, or one that the program did not keep
     shardings = jax.tree.leaves(compiled.input_shardings, is_leaf=is_none)
     arguments = jax.tree.leaves(lowered.args_info, is_leaf=is_none)

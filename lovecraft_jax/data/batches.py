@@ -29,8 +29,8 @@ class Batches:
     The text is treated as circular. Each epoch starts at an offset drawn from (seed, epoch), so that every token is
     trained on in some epoch.
 
-    - "stream": B contiguous rows; every step moves T tokens on, the carry goes with it, and is reset only where an
-      epoch begins (truncated backpropagation through time).
+    - "stream": B contiguous rows; every step is the next T tokens of each, and the carry is reset only where an epoch
+      begins (truncated backpropagation through time).
     - "window": independent slices of T tokens in an order drawn from (seed, epoch), each from a zero carry.
     """
 
@@ -50,7 +50,7 @@ class Batches:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps in one epoch. Tokens that do not fill a step are left out, others in each epoch."""
+        """Steps in one epoch. Tokens that do not fill a step are left out, different ones in each epoch."""
         return steps_per_epoch(len(self.ids), self.batch_size, self.seq_len)
 
     def at(self, step: int, count: int, rows: slice = slice(None)) -> Batch:

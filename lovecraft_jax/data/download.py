@@ -14,7 +14,7 @@ PROBE_SECONDS, FETCH_SECONDS, FETCH_THREADS = 5, 60, 8
 def fetch(manifest: Path, url: str, cache: Path) -> list[Path] | None:
     """Returns every file of a pooch `manifest`, cached and verified, sorted by name; None if any cannot be had.
 
-    A network that drops packets silently costs PROBE_SECONDS; a slow one at most FETCH_SECONDS more.
+    Waits at most PROBE_SECONDS for the first missing file, and FETCH_SECONDS for the others.
     """
     pooch.get_logger().setLevel("ERROR")
     registry = pooch.create(path=cache, base_url=url, registry=None)
@@ -50,7 +50,7 @@ def _all_within(seconds: float, work: Callable[[Sequence[str]], None], shares: S
             work(share)
             done.append(True)
 
-    # Daemons: one that is stuck in the network delays no exit.
+    # Daemons, so that a thread that waits for the network does not delay the exit.
     threads = [threading.Thread(target=run, args=(share,), daemon=True) for share in shares]
     for thread in threads:
         thread.start()

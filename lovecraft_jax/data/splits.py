@@ -50,7 +50,7 @@ class Splits:
 def split(corpus: Corpus, cleaning: Cleaning, share: float = 1.0) -> Splits:
     """Returns the cleaned splits of a corpus.
 
-    The files of a dataset whose row names held-out files are split as the row says, wherever they were found. Other
+    The files of a dataset whose row names held-out files are split by that row, wherever they were found. Other
     corpora hold out 5 % of their files for valid and the next 5 % for test, in the order of their hashes; with fewer
     than MIN_FILES files the text is cut 90/5/5 by position. Only a `share` of the training text is kept: its first
     files in the order of their hashes, or its beginning. Raises UserError where a split would have no text.

@@ -19,8 +19,8 @@ class Encoded:
     """A text as tokens: ids [N], in the smallest unsigned type that holds the vocabulary.
 
     `ids` may be memory-mapped. `n_chars` is the length of the cleaned text, whatever a token is, so that bits per
-    character compare across vocabularies. `extra_nats` is what spelling out the unknown tokens costs on top of
-    predicting UNKNOWN_ID.
+    character compare across vocabularies. `extra_nats` is the cost of spelling out the unknown tokens, on top
+    of predicting UNKNOWN_ID.
     """
 
     ids: np.ndarray
@@ -116,7 +116,7 @@ class CharTokenizer:
 
 
 def build_tokenizer(level: str, train_text: str, cleaning: Cleaning) -> Tokenizer:
-    """Returns the tokenizer of a cleaned training text, which must see no other text."""
+    """Returns the tokenizer of a cleaned training text; never pass it valid or test text."""
     if level == "chars":
         return CharTokenizer(distinct(train_text), cleaning)
     raise ValueError(f"unknown level {level!r}")

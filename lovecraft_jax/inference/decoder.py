@@ -1,4 +1,4 @@
-"""The model one token at a time, with everything computed beforehand that no token changes.
+"""Decoding: the model one token at a time, with weights that are folded beforehand.
 
 The input's part of the gates becomes a table with a row per token, and each layer's two kernels become one, so that a
 token costs one matmul per layer and one for the head: on a CPU the time goes into reading the weights.

@@ -4,8 +4,8 @@
 - `scheduled`: several rows side by side, each warmed up on the tokens before it. Fast, for scores during training.
 - `windows`: every T tokens from a zero carry, as a model in the window regime was trained.
 
-Each is a fold over chunks of the text, `step(state, chunk) -> (state, costs)`. The state holds whatever a method of
-scoring keeps: the one here, `static`, leaves the model alone and keeps its carry.
+Each is a fold over chunks of the text, `step(state, chunk) -> (state, costs)`. There is one such method, `static`,
+which never changes the variables: its state is these and the carry.
 """
 
 import dataclasses
@@ -61,7 +61,7 @@ class StaticState(NamedTuple):
 
 @functools.cache
 def static(model: LanguageModel, bce: bool = False) -> Method:
-    """The model as it is, which learns nothing from what it reads. With `bce` it computes binary_BT too."""
+    """Returns the method that scores with fixed variables. With `bce` it computes binary_BT too."""
 
     def init(variables: Variables, rows: int) -> StaticState:
         return StaticState(variables, model.initial_carry(rows))
@@ -77,10 +77,10 @@ def static(model: LanguageModel, bce: bool = False) -> Method:
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """What a whole text costs. `nats` includes what spelling out unknown tokens costs.
+    """The cross-entropy of a whole text. `nats` includes `Encoded.extra_nats`, for spelling out unknown tokens.
 
     `binary`, where it was computed, is the sum of the binary cross-entropies over all tokens and the `vocab_size`
-    entries of the vocabulary, without that spelling.
+    entries of the vocabulary, without those.
     """
 
     nats: float
@@ -105,7 +105,7 @@ class Score:
         return self.bce_over(self.vocab_size)
 
     def bce_over(self, classes: int) -> float | None:
-        """The same in a vocabulary of `classes` entries, where those beyond the model's own are never likely."""
+        """`bce` for a vocabulary of `classes` entries, where those beyond the model's own have probability 0."""
         return None if self.binary is None else self.binary / self.tokens / classes
 
     @property

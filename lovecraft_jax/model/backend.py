@@ -82,7 +82,7 @@ def resolve_backend(config: ModelConfig, platform: str = "") -> str:
 
 
 def fastest_backend(config: ModelConfig, platform: str = "") -> str:
-    """The fastest backend that has this cell, norm, dtype and device; logs it where only a compiler is missing."""
+    """The fastest backend for this cell, norm, dtype and device; logs a line where only a compiler is missing."""
     if config.norm in NORMS_IN_CELL or "fused" not in cell_class(config.cell).backends:
         return "scan"
     if _why_not_native(config, platform):

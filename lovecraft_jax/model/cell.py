@@ -1,7 +1,7 @@
 """What a recurrent cell is: the base class that lstm.py and gru.py derive from. cells.py chooses between them.
 
-A cell states its parameters, one time step, its carry, its output, its FLOPs, and how it is folded for decoding. How a
-whole sequence is run over it is backend.py's business. Axes: B batch, T time, D features, H units, G all gates side by
+A cell defines its parameters, one time step, its carry, its output, its FLOPs, and how it is folded for decoding.
+backend.py runs it over a whole sequence. Axes: B batch, T time, D features, H units, G all gates side by
 side (4H for the LSTM, 3H for the GRU), V vocabulary.
 """
 
@@ -29,7 +29,7 @@ class Cell(nn.Module):
     """
 
     label: ClassVar[str]
-    """What people call it: "LSTM"."""
+    """Its name in messages: "LSTM"."""
     gates: ClassVar[int]
     """Blocks of H columns in the kernels."""
     backends: ClassVar[tuple[str, ...]] = ("scan",)
@@ -69,7 +69,7 @@ class Cell(nn.Module):
 
     @staticmethod
     def memory(carry: LayerCarry) -> jax.Array:
-        """What the units remember [B, H], from -1 to 1: what probing shows (probing/units.py)."""
+        """The memory of the units [B, H], from -1 to 1, for probing/units.py."""
         raise NotImplementedError
 
     @staticmethod
@@ -111,14 +111,14 @@ class Cell(nn.Module):
         """Moves a norm's running statistics towards those of a batch, if the cell has any."""
 
     def fold(self, token_gates_VG: jax.Array | None, below: slice) -> tuple[jax.Array, jax.Array]:
-        """(start [V or 1, F], kernel [K + H, F]) for decoding, with everything in them that no token changes.
+        """(start [V or 1, F], kernel [K + H, F]) for decoding, with the norm, the bias and the tokens' part folded in.
 
         The gates of a time step are then concat([layer below's output, h]) @ kernel + start[token or 0], and
         `folded_step` takes them to the next carry. F is G here; a cell may lay them out otherwise.
         `token_gates_VG`: the input's part of the gates for each token, None where the layer does not take the token.
         `below`: the K rows of kernel_x that belong to the layer below.
         """
-        # With running statistics a norm is an affine map: this is what it adds, and then what it multiplies.
+        # With running statistics a norm is an affine map: shift_1G is what it adds, without which it is linear.
         shift_1G = self.normalise_input(jnp.zeros((1, self.gates * self.units)))
         kernel_KG = self.normalise_input(self._kernel_x(below)) - shift_1G
         start_VG = shift_1G if token_gates_VG is None else self.normalise_input(token_gates_VG)

@@ -1,4 +1,4 @@
-"""Which cells there are: `model.cell`. To add one, write it in a file of its own and name it here and in config.py."""
+"""The cells that `model.cell` can name. To add one, write it in its own file and name it here and in config.py."""
 
 from lovecraft_jax.model.cell import Cell
 from lovecraft_jax.model.gru import GRUCell

@@ -4,7 +4,7 @@
     n = tanh(x @ kernel_x[:, 2H:] + bias[2H:] + r * (h @ kernel_h[:, 2H:] + bias_h))
     h' = (1 - z) * n + z * h
 
-It shows what adding a cell takes: this file, a line in cells.py and a word in config.py. It runs on the scan backend.
+It shows what adding a cell takes: this file, a branch in cells.py and a name in config.py. It runs on the scan backend.
 """
 
 import flax.linen as nn
@@ -58,7 +58,10 @@ class GRUCell(Cell):
         return carry
 
     def fold(self, token_gates_VG: jax.Array | None, below: slice) -> tuple[jax.Array, jax.Array]:
-        """F is 4H: r, z, and the two parts of n, which r keeps apart, with zeros where a part has no kernel."""
+        """As in `Cell`, with F = 4H: r, z, and n's parts from x and from h apart, since r scales only the second.
+
+        Each part's kernel is zero in the rows that belong to the other.
+        """
         start_VG, kernel_KG = super().fold(token_gates_VG, below)
         H = self.units
         kernel_KG, kernel_n_KH = kernel_KG[:, : 2 * H], kernel_KG[:, 2 * H :]

@@ -42,7 +42,7 @@ class Tokens(NamedTuple):
         return self.table_VD if self.embedding_V is None else self.table_VD * self.embedding_V[:, None]
 
     def _one_hot_scale(self) -> jax.Array | None:
-        """What the masks make of the 1 in each one-hot vector, [T, B]; None without masks."""
+        """The masks' factor for the 1 in each one-hot vector, [T, B]; None without masks."""
         scales = [] if self.embedding_V is None else [self.embedding_V[self.ids_TB]]
         scales += [] if self.input_BD is None else [jnp.take_along_axis(self.input_BD.T, self.ids_TB, axis=0)]
         return functools.reduce(jnp.multiply, scales) if scales else None

@@ -34,8 +34,8 @@ class LanguageModel(nn.Module):
     `cell` names the cell (cells.py), `backend` what runs it (backend.py), `norm` what it normalises (normalization.py).
     `embed=0` feeds tokens as one-hot vectors; `tie` uses the embedding as the head's kernel (Press and Wolf 2017).
     With `skip` every layer also takes the token, and the head takes the outputs of all layers (Graves 2013).
-    Two fields are training's (training/step.py): `remat`, the number of tokens between two carries that are saved for
-    the backward pass (0 saves everything), and `loss`, "cross_entropy" or "binary_cross_entropy".
+    Only training uses two fields (training/step.py): `remat`, the number of tokens between two carries that are saved
+    for the backward pass (0 saves everything), and `loss`, "cross_entropy" or "binary_cross_entropy".
     """
 
     vocab_size: int
@@ -97,7 +97,7 @@ class LanguageModel(nn.Module):
         return tuple(cell_class(self.cell).initial_carry(batch, self.units) for _ in range(self.layers))
 
     def memory(self, carry: Carry) -> jax.Array:
-        """What the units of all layers remember, [B, L * H], from -1 to 1: tanh(c) for the LSTM."""
+        """The memory of the units of all layers [B, L * H], from -1 to 1: tanh(c) for the LSTM."""
         return jnp.concatenate([cell_class(self.cell).memory(layer_carry) for layer_carry in carry], axis=-1)
 
     def flops_per_token(self) -> int:

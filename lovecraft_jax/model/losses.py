@@ -1,4 +1,4 @@
-"""What a prediction costs: the cross-entropy, and the binary cross-entropy of the article's Keras."""
+"""The losses: cross-entropy, and Keras's binary cross-entropy, which the 2019 article used."""
 
 import jax
 import jax.numpy as jnp

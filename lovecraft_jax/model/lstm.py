@@ -4,7 +4,7 @@
     c' = sigmoid(f) * c + sigmoid(i) * tanh(g)
     h' = sigmoid(o) * tanh(c')
 
-This file is the reference: read it to learn what is computed. lstm_fused.py, native/ and lstm_cudnn.py compute the same
+This file is the reference. lstm_fused.py, native/ and lstm_cudnn.py compute the same
 values and gradients from the same parameters, faster, so that a checkpoint trained with one runs with any other.
 """
 
@@ -31,7 +31,7 @@ from lovecraft_jax.model.normalization import (
 
 
 class LSTMCell(Cell):
-    """kernel_x [D, 4H], kernel_h [H, 4H] and bias [4H], gates in the order i, f, g, o: checkpoints rest on this.
+    """kernel_x [D, 4H], kernel_h [H, 4H] and bias [4H], gates in the order i, f, g, o: checkpoints depend on it.
 
     The forget gate's bias starts at `forget_bias`, the others at 0. A `norm` (normalization.py) adds scales and shifts,
     and for norms of the batch running statistics. The carry is (c_BH, h_BH).
@@ -85,7 +85,7 @@ class LSTMCell(Cell):
 
     @staticmethod
     def memory(carry: LSTMCarry) -> jax.Array:
-        """tanh(c), which is all that h reads of c unless `norm` normalises c first."""
+        """tanh(c), through which h depends on c (unless `norm` normalises c first)."""
         return jnp.tanh(carry[0])
 
     @staticmethod

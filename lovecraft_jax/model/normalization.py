@@ -8,8 +8,8 @@
 "batch" (Cooijmans et al. 2016) normalises the same parts over the rows of the batch, for each time step separately;
 scales start at 0.1, so that gradients do not vanish. Each time step waits for two collectives over the devices, and for
 two more in the backward pass. The paper keeps separate running statistics for each time step since the beginning of a
-sequence. Here the carry goes on across windows, so they are averaged over time; near the beginning of a text, where
-they differ, the model pays for that.
+sequence. Here the carry goes on across windows, so they are averaged over time: near the beginning of a text, where
+they differ, predictions are worse.
 
 "batch_input" (Laurent et al. 2015) normalises x @ kernel_x alone, over the rows and the time steps of a window
 ("sequence-wise").
@@ -38,7 +38,7 @@ PARTS = {"none": "", "layer": "xhc", "batch_input": "x", "batch": "xhc"}
 FIRST_SCALE = {"batch": 0.1}
 """Initial value of the scales; 1 for the norms that are not listed."""
 MOMENTUM = 0.99
-"""What a running statistic keeps of itself at each step: Flax's and Keras's default."""
+"""Decay of the running statistics at each step: Flax's and Keras's default."""
 EPSILON = 1e-5
 """Added to a variance: the default of Flax's BatchNorm."""
 
@@ -61,7 +61,7 @@ def over_rows(parts: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
 def normalise(x: jax.Array, scale_F: jax.Array, average: Average) -> tuple[jax.Array, Moments]:
     """x [..., F] normalised by its own moments and scaled, and the moments, through which no gradient flows.
 
-    `average` says over what: `over_features` or `over_rows`. The gradient is written out (Ioffe and Szegedy 2015):
+    `average` is `over_features` or `over_rows`. The gradient is written out (Ioffe and Szegedy 2015):
     in a layer of 150 units autodiff's takes twice as long.
     """
     return _forward(x, scale_F, average)[0]

@@ -28,8 +28,8 @@ def enable_compile_cache() -> None:
 
 
 def _handle_cache_warnings(folder: Path) -> None:
-    """Empties the folder when JAX warns of a damaged entry, as a kill leaves it half written: JAX would warn at every
-    start and never write it again. Where there is no folder, logs one line instead of JAX's warning per program."""
+    """Empties the folder when JAX warns of a damaged entry, such as one that a killed process left half written: JAX
+    never rewrites it. Where there is no folder, logs one line instead of JAX's warning for each program."""
     show_other, logged = warnings.showwarning, False
 
     def show(message: Any, *rest: Any, **more: Any) -> None:

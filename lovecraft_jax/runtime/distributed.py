@@ -33,8 +33,8 @@ _PEER_FAILURES = ("Gloo", "coordination", "UNAVAILABLE", "DEADLINE_EXCEEDED", "h
 
 
 def initialize(address: str | None, count: int | None, process_id: int | None, start_timeout: int) -> None:
-    """Joins `count` processes as number `process_id`, with process 0 at `address` (host:port). All None: as a TPU pod,
-    Slurm, Kubernetes or Open MPI say. To be called before JAX looks for devices.
+    """Joins `count` processes as number `process_id`, with process 0 at `address` (host:port). All None: JAX
+    takes them from a TPU pod, Slurm, Kubernetes or Open MPI. To be called before JAX looks for devices.
 
     Raises UserError where none of these is found, or the address cannot be used. JAX aborts the process (exit code 134)
     where the others have not come after `start_timeout` seconds.
@@ -118,19 +118,19 @@ def assert_same_on_all_processes(values: dict[str, Any]) -> None:
 
 
 def process_share(total: int) -> range:
-    """Returns which of `total` things are this process's, in order; none for some where there are more processes."""
+    """Returns this process's share of range(total): contiguous, and empty for some where there are more processes."""
     index = jax.process_index()
     return range(total * index // process_count(), total * (index + 1) // process_count())
 
 
 def local_copy(tree: Any) -> Any:
-    """Returns arrays that are replicated over all devices as they are on the first one of this process."""
+    """Returns replicated arrays as arrays on the first device of this process."""
     return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
 
 
 class StopRequest:
-    """Whether any process has received a signal. All ask before every dispatch, and all get the same answer before the
-    same dispatch, at most two after the signal: the answer is one number, summed over the processes while they train.
+    """Whether any process has received a signal. All processes call `received` before every dispatch and get the same
+    answer, at most two dispatches after the signal: a sum over the devices, computed while they train.
 
     `signals` is the list that `collect_signals` fills in this process. JAX's own `reached_preemption_sync_point` misses
     signals, because Orbax asks it too at every save.

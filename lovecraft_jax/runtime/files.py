@@ -39,7 +39,7 @@ def on_store(path: epath.Path) -> bool:
 
 @contextmanager
 def locked_workdir(path: str, take_over: bool = False) -> Iterator[epath.Path]:
-    """Yields the absolute path, locked against a second start; `take_over` as in `locked`. Raises UserError."""
+    """Yields the absolute path, locked against other runs; `take_over`: see `lock.locked`. Raises UserError."""
     workdir = resolve_path(path)
     with locked(workdir, path, take_over):
         yield workdir

@@ -83,7 +83,7 @@ def _lock_file(folder: epath.Path, name: str, take_over: bool) -> Iterator[None]
 
 
 class _LockFile:
-    """A file that says which process made it."""
+    """A lock file, which names the process that created it."""
 
     def __init__(self, folder: epath.Path) -> None:
         # Not through epath, which cannot create a file only where there is none, and may answer from a cached listing.
@@ -110,7 +110,7 @@ class _LockFile:
             return None
 
     def is_ours(self) -> bool:
-        """Whether it is still the one that `create` made."""
+        """Whether it is still the file that `create` wrote."""
         return self._id.encode() in (self.read() or b"")
 
     def remove(self) -> None:

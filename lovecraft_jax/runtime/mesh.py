@@ -43,7 +43,7 @@ def process_rows(mesh: Mesh, batch_size: int) -> slice:
 
 
 def put_process_rows(mesh: Mesh, batches: Any) -> Any:
-    """Returns global arrays over the mesh, of which this process puts its rows of K steps' batches on its devices."""
+    """Returns K steps' batches as global arrays over the mesh, from the rows that this process holds."""
     by_row = sharding(mesh, BY_ROW_STACKED)
     if not mesh.is_multi_process:
         return jax.device_put(batches, by_row)

@@ -8,15 +8,15 @@ from collections.abc import Callable
 from lovecraft_jax.runtime.console import log
 
 TICK = 1.0
-"""Seconds between two looks."""
+"""Seconds between two checks."""
 _STANDARD_ERROR = 2
 
 
 class Watchdog:
     """Prints the stacks of all threads, calls `report` and exits with `code` when `feed` was not called for `seconds`.
 
-    0 seconds never do that. Time is counted in ticks, so that a process that was stopped, or a laptop that slept, is
-    not taken for one that hangs.
+    With `seconds` = 0 it does nothing. Time is counted in ticks, so that a process that was stopped, or a laptop that
+    slept, is not taken for one that hangs.
     """
 
     def __init__(self, seconds: float, report: Callable[[], None], code: int) -> None:
@@ -27,7 +27,7 @@ class Watchdog:
             threading.Thread(target=self._watch, daemon=True).start()
 
     def feed(self) -> None:
-        """Says that the run has made progress."""
+        """Starts the time anew: the run has made progress."""
         self._hungry = 0.0
 
     def close(self) -> None:

@@ -198,10 +198,10 @@ def _field_of(name: str) -> str:
 
 
 def _read(folder: epath.Path, fields: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns some fields of the state that was saved in `folder`, placed as `fields` say, and the JSON beside it.
+    """Returns some fields of the state saved in `folder`, with the shardings of `fields`, and the JSON beside it.
 
-    For this process alone, without waiting for others, which may find other damage; and not by the manager that saves,
-    which cannot read a part of what it has saved.
+    This process reads alone, without waiting for others, which may find other damage; and not through the manager that
+    saves, which cannot restore only some of the fields.
     """
     me = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(
@@ -221,7 +221,7 @@ def _on_local_device(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
 
 
 def _put(leaf: jax.Array, target: jax.ShapeDtypeStruct) -> jax.Array:
-    """Returns a leaf that every process has read whole as an array over all of them."""
+    """Returns a leaf, which every process has read whole, with the sharding of its target."""
     numbers, sharding = as_numbers(leaf), target.sharding
     value = np.asarray(numbers)
     placed = jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])

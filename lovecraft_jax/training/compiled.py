@@ -1,4 +1,4 @@
-"""The compiled side of training: the one place where its functions are jitted, with shardings and donation."""
+"""The compiled programs of training: the one place of its jit, with shardings and donation."""
 
 import dataclasses
 import functools
@@ -45,7 +45,7 @@ TrainSteps = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """The compiled side of a run.
+    """The compiled functions of a run.
 
     `init` takes a seed and returns the first state. `rows` are the rows of each batch that this process computes, and
     `put` sends these rows of K steps' batches to the `devices`. `train_steps` takes the state, which is donated, and
@@ -97,7 +97,7 @@ def make_program(config: Config, vocab_size: int, total_steps: int, cores: int =
 
 @dataclasses.dataclass(frozen=True)
 class StackedProgram:
-    """The compiled side of S runs that train as one program.
+    """The compiled functions of S runs that train as one program.
 
     `train_steps` is as in Program, with a leading axis of runs on every leaf of state, batches and metrics. `stack`
     makes a list of S trees such a tree, and `unstack` the reverse.
@@ -123,14 +123,14 @@ def make_stacked_program(config: Config, vocab_size: int, total_steps: int, devi
 
 
 def dispatch_steps(config: Config) -> int:
-    """Returns K, the steps of one dispatch: at most train.steps_per_dispatch, so that dispatches end where anything is
-    due."""
+    """Returns K, the steps of one dispatch: at most train.steps_per_dispatch, and a divisor of the steps between two
+    logs, evaluations or checkpoints."""
     due = config.train
     return math.gcd(due.steps_per_dispatch, due.log_every, due.eval_every, due.checkpoint_every)
 
 
 def lower_ahead(config: Config, vocab_size: int, total_steps: int, mesh: Mesh) -> jax.stages.Lowered:
-    """Returns a dispatch of the program on a mesh of devices that need not exist, from shapes, ready to compile."""
+    """Returns one dispatch, lowered from shapes alone for a mesh of devices that need not exist."""
     optimizer = make_optimizer(config.optimizer, total_steps)
     _, target = _first_state(config, vocab_size, optimizer, mesh)
     K, B, T, ids = dispatch_steps(config), config.data.batch_size, config.data.seq_len, smallest_uint(vocab_size)
@@ -174,7 +174,7 @@ def _options(mesh: Mesh) -> dict[str, Any] | None:
 
 
 def _with_shardings(shapes: TrainState, shardings: TrainState) -> TrainState:
-    """Returns `shapes` with, for each leaf, the sharding of the field of the state that it is in."""
+    """Returns `shapes` with `shardings`, which has one for each field of the state, at every leaf."""
     place = lambda where, field: jax.tree.map(  # noqa: E731
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), field
     )

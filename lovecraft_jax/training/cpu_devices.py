@@ -43,16 +43,16 @@ EVERY_CORE = -1
 """The owner of a leaf that every core updates for itself."""
 
 MIN_FLOPS = 1e9
-"""Of a step. The exchange between cores takes 1 ms, in which one core does a fifth of this."""
+"""FLOPs of a step that is worth splitting: the exchange between cores takes 1 ms, in which one does a fifth of it."""
 MAX_UNITS = 256
-"""Chosen between 150, where more cores are faster, and 512, where they are not: there a step takes 120 ms as one
-device, and two cores are no faster even with their loops in C++ (batch 32, 50 characters, AMD EPYC Zen 5)."""
+"""Units of the widest layer that is split: between 150, where more cores are faster, and 512, where two take as long as
+one device, 120 ms a step, even with their loops in C++ (batch 32, 50 characters, AMD EPYC Zen 5)."""
 MIN_ROWS = 8
 """Rows of a batch for each core. Chosen, not measured: there were only two cores to measure on."""
 
 
 def best_core_count(config: Config) -> int:
-    """Returns on how many of this machine's cores, as devices of their own, a CPU trains `config` fastest.
+    """Returns the number of this machine's cores that train `config` fastest, each as a device.
 
     One where the layer runs in C++, which uses all cores by itself, and where batch norms need collectives.
     """
@@ -282,5 +282,5 @@ def _stack_steps(metrics: list[Metrics]) -> Metrics:
 
 
 def _select_carry(healthy: jax.Array, carries: Carries) -> Carry:
-    """Returns the carry after the step if it was made, else the one before it."""
+    """Returns the carry after the step where `healthy` is true, else the one before it."""
     return jax.tree.map(lambda after, before: jnp.where(healthy, after, before), *carries)

@@ -1,4 +1,4 @@
-"""What a run writes: its description, rows of metrics, samples and baselines; and what it shows meanwhile."""
+"""The logger: writes a run's description, metrics, samples and baselines, and shows its progress."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -76,7 +76,7 @@ class Logger:
 
     @_main_process_only
     def show(self, row: Row, due: bool) -> None:
-        """Shows a row of training on the live line, and writes it where it is due."""
+        """Shows a row of training on the live line, and writes it if `due`."""
         if self._author is None:  # not before the first step, which it would delay
             self._author = _in_background(self._index_author)
         self._log_baselines()
@@ -103,7 +103,7 @@ class Logger:
 
     @_main_process_only
     def finish(self, rows: list[Row], model: LanguageModel, variables: Mapping[str, Any]) -> None:
-        """Writes the final scores, of the best checkpoint, and a sample of it."""
+        """Writes the final scores of the best checkpoint, and a sample from it."""
         if self._baselines.wait(BASELINE_SECONDS) is None:
             self.log("WARNING: the baselines could not be computed")
         self._log_baselines()
@@ -118,7 +118,7 @@ class Logger:
         print(format_scores(rows), flush=True)
 
     def _sample(self, model: LanguageModel, variables: Mapping[str, Any], name: str) -> str:
-        """Generates a text as config.sample says, writes it to a file, and returns it without the prompt."""
+        """Generates a text with config.sample, writes it to a file, and returns it without the prompt."""
         config = self._config.sample
         sampling = generate.Sampling(config.temperature, config.top_k, config.top_p)
         parts = generate.generate_tokens(
@@ -137,7 +137,7 @@ class Logger:
         return {key: figures[key] for key in STYLE}
 
     def _index_author(self) -> tuple[Reference, Overlap]:
-        """Indexes the words and the suffixes of the whole corpus, against which samples are measured."""
+        """Indexes the words of the corpus and the training text's suffixes, against which samples are measured."""
         tales = self._data.splits.by_tale
         return Reference(tales["train"], tales["valid"] | tales["test"]), Overlap(tales["train"])
 

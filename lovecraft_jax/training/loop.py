@@ -1,4 +1,4 @@
-"""The training loop: dispatch, report, evaluate, save, until the run is done or has to stop."""
+"""The training loop: dispatches, reports, evaluates and saves, until the run ends or is interrupted."""
 
 import math
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ EVAL_ROWS = 32
 def train(config: ConfigDict | Config, workdir: str, cores: int = 0, take_over: bool = False, profile: int = 0) -> int:
     """Trains `config` in `workdir`, or resumes what is there, and returns an exit code.
 
-    `cores`: see `make_program`. `take_over`: see `files.locked_workdir`. `profile`: training steps to trace with
+    `cores`: see `make_program`. `take_over`: see `lock.locked`. `profile`: training steps to trace with
     jax.profiler.
 
     Raises UserError for wrong input, RunError where the loss or its gradient is not finite or nothing can be saved.
@@ -64,7 +64,7 @@ def train(config: ConfigDict | Config, workdir: str, cores: int = 0, take_over: 
 
 
 class Training:
-    """One start of a run, new or resumed, until it ends or `signals` has one. `stack` closes whatever it opens."""
+    """A run, new or resumed, until it ends or `signals` is not empty. `stack` closes whatever it opens."""
 
     def __init__(
         self, config: Config, path: epath.Path, signals: list[int], stack: ExitStack, cores: int, profile: int = 0
@@ -93,7 +93,7 @@ class Training:
         self.state: TrainState = restored.state if restored else self.program.init(config.seed)
 
     def _prepare(self, cores: int) -> None:
-        """Builds what every process has for itself, and what wrong input can make fail."""
+        """Builds what each process needs of its own. Raises UserError for wrong input."""
         config, tokenizer, corpus = self.config, None, None
         if self.checkpoints.steps:
             recorded, tokenizer, corpus = read_run_files(self.path)
@@ -110,7 +110,7 @@ class Training:
         self.program = make_program(config, self.data.tokenizer.size, self.total, cores)
 
     def run(self) -> int:
-        """Trains from where the run stands to its end, to an interruption, or to `stop_at_step`."""
+        """Trains until the run ends, is interrupted or reaches `stop_at_step`, and returns an exit code."""
         rows = distributed.on_all_processes(
             lambda: read_rows(self.path / FILE) if distributed.is_main_process() else []
         )
@@ -132,14 +132,14 @@ class Training:
         return DONE
 
     def open(self) -> None:
-        """Starts writing the run down. To be called before its first dispatch."""
+        """Opens the run's files and display, starts watchdog and clock. To be called before its first dispatch."""
         self.logger.open(self.program, self.step, self.total, self.stack)
         self.watchdog = Watchdog(self.config.train.watchdog, self._report_stuck, INTERRUPTED)
         self.stack.callback(self.watchdog.close)
         self.throughput.start(self.step)
 
     def after(self, step: int, state: TrainState, metrics: Metrics) -> None:
-        """Does what is due after a dispatch of another program, which brought the run to `step`. Raises RunError."""
+        """Reports, evaluates and saves after a dispatch to `step` that stacked.py has run. Raises RunError."""
         self.step, self.state = step, state
         if not self._run_due_work(metrics):
             self._report(step, metrics)
@@ -163,7 +163,7 @@ class Training:
     def _train(self, end: int) -> bool:
         """Dispatches K steps at a time up to step `end`, and returns whether it was interrupted before.
 
-        Dispatches end at multiples of K in absolute steps, as everything that is due does.
+        Dispatches end at multiples of K in absolute steps, as do logging, evaluating and saving.
         """
         K, stop, stop_requested = dispatch_steps(self.config), distributed.StopRequest(self.signals), False
         pending: tuple[int, Metrics] | None = None
@@ -183,7 +183,7 @@ class Training:
         return stop_requested
 
     def _run_due_work(self, metrics: Metrics) -> bool:
-        """Reports the dispatch that ended here and evaluates or saves, if either is due; returns whether it was."""
+        """Where an evaluation or a checkpoint is due, reports the dispatch and does it; returns whether it was due."""
         scored = self.step % self.config.train.eval_every == 0 or self.step == self.total
         if not scored and self.step % self.config.train.checkpoint_every:
             return False
@@ -201,7 +201,7 @@ class Training:
         return self.program.put(self.batches.at(step, stop - step, self.program.rows)) if stop > step else None, stop
 
     def _report(self, step: int, metrics: Metrics) -> None:
-        """Shows a dispatch that ended at `step`, and writes its row where one is due. Raises RunError."""
+        """Shows a dispatch that ended at `step`, and every log_every steps writes its row. Raises RunError."""
         values = {name: np.asarray(value, np.float64) for name, value in metrics.items() if name != "tensors"}
         self.watchdog.feed()
         due = step % self.config.train.log_every == 0
@@ -224,7 +224,7 @@ class Training:
         self.logger.show(row, due)
 
     def _utilization(self, flops_per_second: float) -> Row:
-        """The share of the device's matmul peak, which the first row on a new kind of machine measures."""
+        """The share of the device's matmul peak, which is measured first on a new kind of machine."""
         if distributed.is_main_process() and self.peak.is_to_be_measured(flops_per_second):
             jax.block_until_ready(self.state)
             with self.throughput.paused():
@@ -279,7 +279,7 @@ class Training:
         return DONE
 
     def _window_score(self, split: str, variables: Variables) -> Row:
-        """In the window regime, the score as trained: every window from a zero carry."""
+        """In the window regime, the score as the model was trained: every window from a zero carry."""
         if self.config.data.regime != "window":
             return {}
         T = self.config.data.seq_len

@@ -14,7 +14,7 @@ from lovecraft_jax.runtime.errors import UserError
 class Optimizer:
     """An update rule with its schedule, as one optax transform, and the norm that gradients are clipped to first.
 
-    `clip` is 0 for no clipping. `step.make_update` does the clipping, in the pass that divides the gradients' sum.
+    `clip` is 0 for no clipping. `step.make_update` clips where it divides the sum of the gradients.
     """
 
     transform: optax.GradientTransformation
@@ -94,5 +94,5 @@ def _eps_hat(config: OptimizerConfig) -> optax.Schedule:
 
 
 def _is_matrix(params: optax.Params) -> optax.Params:
-    """Returns which leaves have two axes or more: kernels and embeddings, but no biases and no gains."""
+    """Returns which leaves have two axes or more: kernels and embeddings, but no biases and no scales."""
     return jax.tree.map(lambda leaf: jnp.ndim(leaf) >= 2, params)

@@ -20,7 +20,7 @@ WARMUP_DISPATCHES = 2
 class Profiler:
     """Traces as many whole dispatches as `steps` training steps take (0: none) into `folder`, after the first two.
 
-    Anything that happens between them, as an evaluation, is in the trace too. `log` prints where the trace is; `paused`
+    Anything between them, such as an evaluation, is in the trace too. `log` prints where the trace is; `paused`
     keeps the profiler's own time out of the rows of metrics.
     """
 

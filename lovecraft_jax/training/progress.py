@@ -12,7 +12,7 @@ from lovecraft_jax.runtime.files import Row
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """The size of a step and of the training split, which has so many `tokens` and `characters`."""
+    """The size of a step, and the `tokens` and `characters` of the training split."""
 
     batch_size: int
     seq_len: int
@@ -23,7 +23,7 @@ class Progress:
     def of(cls, batch_size: int, seq_len: int, corpus: Mapping[str, Any]) -> "Progress":
         """Reads the training split's size from the contents of corpus.json.
 
-        Runs that recorded no tokens are from when there were only characters.
+        Older runs recorded no tokens: theirs are characters.
         """
         characters = corpus["characters"]["train"]
         return cls(batch_size, seq_len, corpus.get("tokens", corpus["characters"])["train"], characters)
@@ -45,11 +45,11 @@ class Progress:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps of one pass over the training split, as the batches are cut."""
+        """Steps of one epoch, as the batches are cut."""
         return steps_per_epoch(self.tokens, self.batch_size, self.seq_len)
 
     def epochs(self, step: int) -> float:
-        """Passes over the training split up to a step."""
+        """Epochs up to a step."""
         return step / self.steps_per_epoch
 
     def total_steps(self, config: TrainConfig) -> int:

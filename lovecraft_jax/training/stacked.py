@@ -1,8 +1,8 @@
 """Several runs trained as one program, their states stacked on a leading axis: seeds, learning rates.
 
-For accelerators, which a small model leaves mostly idle. On a CPU it is slower than one run after another: of c150, one
-core of an AMD EPYC (Zen 5) does 27 steps a second one run after another, and of three runs as one program 12.4 (each
-run's counted), 13.6 with the layer in XLA.
+For accelerators, which a small model leaves mostly idle. On a CPU it is slower than one run after another: on one core
+of an AMD EPYC (Zen 5), c150 trains at 27 steps a second alone, and three runs as one program at 12.4 in all, 13.6 with
+the layer in XLA.
 """
 
 import functools
@@ -74,7 +74,7 @@ def _check_configs(configs: Mapping[str, Config]) -> None:
 
 
 def _train_steps(configs: Mapping[str, Config], signals: list[int]) -> dict[str, str]:
-    """Trains up to the last step, or until `signals` has one, and saves. Returns why runs have failed, by workdir."""
+    """Trains to the last step, or until `signals` is not empty, and saves. Returns why runs failed, by workdir."""
     with ExitStack() as stack:
         runs = {
             workdir: Training(config, stack.enter_context(locked_workdir(workdir)), signals, stack, cores=1)
@@ -86,7 +86,7 @@ def _train_steps(configs: Mapping[str, Config], signals: list[int]) -> dict[str,
 
 
 class _Stack:
-    """Runs in a fixed order, and the program that takes all of them as many steps further at once."""
+    """Runs in a fixed order, and the program that trains all of them at once."""
 
     def __init__(self, runs: list[Training], signals: list[int]) -> None:
         first = runs[0]
@@ -115,8 +115,8 @@ class _Stack:
     def _advance(self, active: list[Training], step: int, stop: int) -> None:
         """Trains `active` runs from `step` to `stop`.
 
-        The first of them fills the places of the others too, where the results are dropped: with the same number of
-        places the program is the same, and so is every bit of its results.
+        The first of them also stands in for the runs that are not active, and those results are dropped: with as many
+        runs as always the program is the same, and so is every bit of its results.
         """
         places = [run if run in active else active[0] for run in self.runs]
         state = self.program.stack([jax.device_put(run.state, self.device) for run in places])

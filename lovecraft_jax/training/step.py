@@ -82,8 +82,8 @@ def _chunks(leaf_BT: ArrayLike, length: int) -> jax.Array:
 def make_update(optimizer: Optimizer) -> Callable[[TrainState, Sums, jax.Array], tuple[TrainState, Metrics]]:
     """Returns a function from a state and the sums over all rows to the state with updated parameters and metrics.
 
-    The carry is left alone. The whole state is, where `healthy` is false, or where the loss or its gradient is not
-    finite, which metrics["finite"] reports.
+    The carry never changes. Nothing does where `healthy` is false, or where the loss or its gradient is not finite.
+    metrics["finite"]: whether the loss and its gradient are finite.
     """
 
     def update(state: TrainState, sums: Sums, healthy: jax.Array) -> tuple[TrainState, Metrics]:
@@ -117,7 +117,7 @@ def where(condition: jax.Array, then: Tree, otherwise: Tree) -> Tree:
 def all_finite(params: Any) -> jax.Array:
     """Returns whether all updated parameters are finite: an update can overflow where its gradient does not.
 
-    It is not undone: the run ends, and its last checkpoint is from before it.
+    Such an update is not undone: the run ends, and its last checkpoint is from before it.
     """
     return jnp.isfinite(global_norm(params))
 
@@ -125,9 +125,9 @@ def all_finite(params: Any) -> jax.Array:
 def make_train_step(
     model: LanguageModel, optimizer: Optimizer, mesh: Mesh, tensors_every: int = 0
 ) -> Callable[[TrainState, Batch, jax.Array, DropoutRates], tuple[TrainState, Metrics]]:
-    """One step, the rows of the batch split over the mesh and their sums added up by one collective.
+    """Returns the training step: rows of the batch split over the mesh, their sums added up by one collective.
 
-    The state stays where `healthy` is false, or where loss or gradient are not finite; metrics["finite"] is false where
+    Nothing changes where `healthy` is false, or where loss or gradient are not finite; metrics["finite"] is false where
     these or the new parameters are not. metrics["tensors"], every `tensors_every` steps (0: not there): see tensor_rms.
     """
     gradient, update = make_gradient(model), make_update(optimizer)
@@ -169,9 +169,9 @@ def make_train_step(
 def make_train_steps(
     train_step: Callable[[TrainState, Batch, jax.Array, DropoutRates], tuple[TrainState, Metrics]],
 ) -> Callable[[TrainState, Batch, DropoutRates], tuple[TrainState, Metrics]]:
-    """K steps as one scan: batches stacked as x_KBT, metrics stacked as [K].
+    """Returns K steps as one scan: batches stacked as x_KBT, metrics stacked as [K].
 
-    After the first step that is not finite, the state stays.
+    After the first step that is not finite, the state stays the same.
     """
 
     def train_steps(state: TrainState, batches: Batch, rates: DropoutRates) -> tuple[TrainState, Metrics]:

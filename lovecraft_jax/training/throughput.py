@@ -54,8 +54,8 @@ class Throughput:
 class MatmulPeak:
     """FLOPs per second that matmuls reach on `devices` with operands of `dtype`.
 
-    Measured once for each kind of machine, on one device, and kept in the user's cache folder: as many times that on
-    several accelerators. A CPU's matmul uses all of its cores by itself.
+    Measured once for each kind of machine, on one device, kept in the user's cache folder, and multiplied by the number
+    of accelerators. A CPU's matmul uses all of its cores by itself.
     """
 
     def __init__(self, devices: Sequence[jax.Device], dtype: str) -> None:
@@ -69,8 +69,8 @@ class MatmulPeak:
         self._is_measured = False
 
     def is_to_be_measured(self, flops_per_second: float) -> bool:
-        """Whether the peak is not known, or below a rate that was reached, as where it was measured on a busy machine;
-        and was not measured here before."""
+        """Whether to call `measure`: once at most, where the peak is not known, or is below `flops_per_second`, as if
+        it was measured on a busy machine."""
         if self._known is None:
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 self._known = float(json.loads(self._file.read_text())["flops_per_second"])

@@ -58,8 +58,8 @@ LoopSizes loop_sizes(const XLA_FFI_CallFrame* call) {
 }
 
 // Runs all time steps. If the packed kernel fits in a core's cache, a part is a share of the rows, which goes through
-// all steps without waiting for the others. If it does not, each step is a phase and a part is one of its columns: so
-// each step reads the kernel from memory once, and not once a thread.
+// all steps without waiting for the others. If it does not, each step is a phase and a part is one of its columns:
+// then each step reads the kernel from memory once, not once for every thread.
 template <class Step>
 void run_steps(const XLA_FFI_CallFrame* call, const std::vector<Step>& steps) {
   if (steps.empty()) return;
@@ -164,8 +164,8 @@ extern "C" XLA_FFI_Error* matmul_tn(XLA_FFI_CallFrame* call) {
   return nullptr;
 }
 
-// ids_S, the head's packed kernel and bias_V, then of each layer: start_VG (after the first layer [1, G]), its packed
-// kernel, c_SH, h_SH -> logits_SV, then of each layer: c_SH, h_SH
+// ids_S, the head's packed kernel and bias_V, then for each layer: start_VG ([1, G] after the first layer), its packed
+// kernel, c_SH, h_SH -> logits_SV, then for each layer: c_SH, h_SH
 extern "C" XLA_FFI_Error* lstm_token(XLA_FFI_CallFrame* call) {
   if (answers_metadata_request(call)) return nullptr;
   const int64_t S = argument(call, 0).dims[0], layer_count = (call->args.size - 3) / 4;

@@ -1,7 +1,7 @@
 // One time step of an LSTM layer, forward and backward.
 //
-// Both compute a tile of the matmul with kernel_h and apply the cell to it while it is still in registers. Forward a
-// tile is some rows of the batch by the four gates of LANES units, backward some rows by up to four vectors of units.
+// Both compute a tile of the matmul with kernel_h and apply the cell to it while it is still in registers. Forward, a
+// tile is some rows of the batch by the four gates of LANES units; backward, some rows by up to four vectors of units.
 //
 // Both overwrite what they read: forward the input's part of the gates becomes the activated gates, backward these
 // become dz, the gradient of the gates before their activations.
@@ -43,7 +43,7 @@ struct ForwardStep {
     for (int r = 0; r < R; ++r)
       for (int gate = 0; gate < GATES; ++gate) {
         sums[r][gate] = load(bias_G + gate * H + unit, count);
-        // Read after the matmul, by when it has come from memory.
+        // Needed after the matmul; fetched from memory meanwhile.
         __builtin_prefetch(gates_BG + ((row + r) * GATES + gate) * H + unit, 1);
       }
     add_matmul<R, GATES>(h_BH + row * H, H, packed + vector * H * GATES * LANES, H, sums);

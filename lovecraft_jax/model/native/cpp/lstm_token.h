@@ -12,9 +12,9 @@
 
 namespace {
 
-// One layer. A stream's gates start as a row of start_VG: in the first layer that of its token, in the others, which
-// have no ids_S, the only one (the bias). `packed` is the kernel as [columns, X + H, 4, LANES], where a column is the
-// four gates of LANES units: so it is read from the first float to the last.
+// One layer. A stream's gates start as a row of start_VG: in the first layer the row of its token; in the others, which
+// have no ids_S, the only row, which is the bias. `packed` is the kernel as [columns, X + H, 4, LANES], in the order in
+// which it is read; a column is the four gates of LANES units.
 struct TokenLayer {
   int64_t S, X, H;
   const int32_t* ids_S;

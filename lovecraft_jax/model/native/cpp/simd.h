@@ -8,7 +8,7 @@
 #include <cstring>
 #include <type_traits>
 
-// Inlines whatever the compiler's size limits say: with those a tile takes a fifth longer.
+// Inlines regardless of the compiler's size limits, with which a tile takes a fifth longer.
 #define INLINE inline __attribute__((always_inline))
 
 namespace {
