@@ -1,7 +1,6 @@
 """A run of GRU layers with skip connections as its user has it: trained, resumed, sampled, scored, reported."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -23,16 +22,11 @@ def test_a_gru_run_trains_resumes_exactly_and_is_sampled_scored_and_reported(com
         assert done.returncode == 0, done.stderr
     assert_same_run(halves, whole)
 
-    texts = [command("sample", f"--workdir={whole}", "--prompt=The", "--length=30", "--seed=1") for _ in range(2)]
-    assert len(texts[0].stdout) > 30, texts[0].stderr
-    assert texts[0].stdout == texts[1].stdout
+    done = command("sample", f"--workdir={whole}", "--prompt=The", "--length=30")
+    assert len(done.stdout) > 30, done.stderr
     done = command("evaluate", f"--workdir={whole}", "--split=test")
     final = json.loads((whole / "metrics.jsonl").read_text().splitlines()[-1])
     assert json.loads(done.stdout)["bpc"] == pytest.approx(final["bpc"], rel=1e-9)
     done = command("report", f"--workdir={whole}")
     assert done.returncode == 0, done.stderr
     assert (whole / "report" / "index.html").stat().st_size > 10_000
-
-    done = command("train", "--config=configs/tiny.py", f"--workdir={shutil.copytree(halves, tmp_path / 'other')}")
-    assert done.returncode == 2
-    assert "model.cell: 'gru' -> 'lstm'" in done.stderr
