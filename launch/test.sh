@@ -7,4 +7,5 @@ source "$(dirname "$0")/install.sh"
 venv=${VENV:-.venv}
 install_venv test "$venv"
 
+unset PYTHON VENV  # they are for this script: tests start scripts that would read them
 exec "$venv/bin/python" -m pytest "$@"
