@@ -36,6 +36,7 @@ def test_it_generates_the_same_tokens(old_run: Path, command: Callable, temperat
     assert json.loads(done.stdout)["samples"] == OLD[key]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["valid", "test"])
 def test_it_has_the_same_scores(old_run: Path, command: Callable, split: str) -> None:
     done = command("evaluate", f"--workdir={old_run}", f"--split={split}")

@@ -26,6 +26,7 @@ def test_decoding_equals_forward(cell: str, backend: str, settings: dict[str, An
     assert_decoding_equals_forward(LanguageModel(V, L, H, cell=cell, backend=backend, **settings))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["scan", NATIVE])
 def test_decoding_equals_forward_with_normalised_input_and_skip_connections(backend: str) -> None:
     assert_decoding_equals_forward(LanguageModel(V, L, H, embed=4, norm="batch_input", skip=True, backend=backend))

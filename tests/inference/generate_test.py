@@ -70,6 +70,7 @@ def test_samples_do_not_depend_on_the_chunk_size(model: LanguageModel, variables
     np.testing.assert_array_equal(one, expected)
 
 
+@pytest.mark.slow
 def test_a_sample_does_not_depend_on_the_number_of_samples(model: LanguageModel, variables: Any) -> None:
     three, one = generate_ids(model, variables, PLAIN, samples=3), generate_ids(model, variables, PLAIN)
     np.testing.assert_array_equal(three[:1], one)

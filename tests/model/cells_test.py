@@ -27,6 +27,7 @@ def test_config_can_name_every_cell_that_is_tested(cell_name: str) -> None:
         cell_class("banana")
 
 
+@pytest.mark.slow
 def test_a_layer_equals_a_loop_over_its_cell(cell_name: str) -> None:
     cell, variables, carry, x_TBD = drawn(cell_name)
     result = cell.apply(variables, carry, LayerInput(x_TBD), method=layer)

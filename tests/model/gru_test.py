@@ -27,6 +27,7 @@ def test_values_and_gradients_equal_a_float64_loop() -> None:
     assert_close(jax.jit(jax.grad(lambda given: total(given, *run(given))))(given), reference_gradients(given))
 
 
+@pytest.mark.slow
 def test_parameters_map_to_flax_and_back() -> None:
     given = draw()
     layer = nn.RNN(nn.GRUCell(H), time_major=True, return_carry=True)

@@ -40,6 +40,7 @@ def test_layer_equals_a_python_loop_over_the_cell(backend: str) -> None:
     assert_close(run(given, backend), (carry, np.stack(outputs)))
 
 
+@pytest.mark.slow
 @each_backend
 def test_values_and_gradients_equal_a_float64_loop_by_hand(backend: str) -> None:
     given = draw()  # run and gradients are jitted
@@ -47,6 +48,7 @@ def test_values_and_gradients_equal_a_float64_loop_by_hand(backend: str) -> None
     assert_close(gradients(given, backend), reference_gradients(given))
 
 
+@pytest.mark.slow
 def test_parameters_map_to_flax_and_back() -> None:
     given = draw()
     layer = nn.RNN(nn.OptimizedLSTMCell(H), time_major=True, return_carry=True)
@@ -118,6 +120,7 @@ def test_fused_is_close_to_scan_in_bfloat16() -> None:
     assert_close(gradients(given, "fused", BFLOAT16), gradients(given, "scan", BFLOAT16), relative=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"forget_bias": 0.0}, {"forget_bias": -2.5}])
 def test_biases_start_at_zero_but_the_forget_gates(settings: dict[str, float]) -> None:
     forget = settings.get("forget_bias", 1.0)

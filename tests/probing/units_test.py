@@ -88,6 +88,7 @@ def test_features_that_change_too_seldom_are_left_out() -> None:
     assert best_units(noise("a", 1), noise("b", 2)) == []
 
 
+@pytest.mark.slow
 def test_activations_match_a_float64_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     run = untrained_run("".join(ALPHABET))
     tales = {"valid": {"a": text_of(1, 900)}, "test": {"b": text_of(2, 1300), "c": text_of(3, 900), "d": "short"}}

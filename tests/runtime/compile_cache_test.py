@@ -37,6 +37,7 @@ def test_programs_are_kept_and_a_damaged_cache_is_emptied_and_filled_again(sampl
     assert list(folder.glob("*-cache"))
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_made_is_reported_once(sample: Callable) -> None:
     assert sample(XDG_CACHE_HOME="/dev/null").count("compiled programs cannot be kept in ") == 1
 

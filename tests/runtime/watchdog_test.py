@@ -33,6 +33,7 @@ def test_a_process_that_feeds_or_closes_it_goes_on(case: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_exits_with_its_stacks_and_the_explanation_last() -> None:
     done = _run("hungry")
     assert done.returncode == 75, done.stderr

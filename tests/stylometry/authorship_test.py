@@ -68,6 +68,7 @@ def test_new_tales_are_accepted_at_the_nominal_rate_and_imitations_never(case: C
     assert accepted[1:] == [0, 0]
 
 
+@pytest.mark.slow
 def test_intervals_are_quantiles_of_pieces_measured_without_their_own_tale(case: Case) -> None:
     writer, tales, author = case
     text = writer.tale(2 * LENGTH)

@@ -86,6 +86,7 @@ def test_eps_hat_is_added_before_the_bias_correction(config: ConfigDict) -> None
     assert [step["a"] for step in actual] == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("eps_hat", [False, True])
 def test_adamw_decays_matrices_and_nothing_else(config: ConfigDict, eps_hat: bool) -> None:
     section = settings(config, lr=0.2, warmup=2, schedule="cosine", clip=0.0, eps_hat=eps_hat)
@@ -134,6 +135,7 @@ def test_weight_decay_without_adamw_is_refused(config: ConfigDict, name: str) ->
         Config.of(config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
 def test_learning_rates_share_one_compiled_update(config: ConfigDict, name: str) -> None:
     section = settings(config, name=name, lr=0.25, warmup=0, eps=0.4)

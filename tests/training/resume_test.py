@@ -124,6 +124,7 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_with_one_line(tmp_path
     assert "a checkpoint cannot be written" in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_the_final_scores_resumes_with_them(
     trained: Path, command: Callable, tmp_path: Path
 ) -> None:
