@@ -35,8 +35,7 @@ def reference(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("embed", "skip"), [(0, False), (5, False), (5, True)])
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("embed", "skip", "masked"), [(0, False, False), (5, False, True), (5, True, True)])
 def test_a_model_on_cudnn_equals_one_on_fused(
     reference: None, config: ConfigDict, embed: int, skip: bool, masked: bool
 ) -> None:
