@@ -209,7 +209,7 @@ class Config:
     def __post_init__(self) -> None:
         if self.model.remat and self.data.seq_len % self.model.remat:
             raise UserError(
-                f"config.model.remat={self.model.remat}: data.seq_len={self.data.seq_len} does not divide by it"
+                f"config.model.remat={self.model.remat}: data.seq_len={self.data.seq_len} is not a multiple of it"
             )
 
     @classmethod

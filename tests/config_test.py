@@ -162,7 +162,7 @@ def test_tied_weights_need_an_embedding_as_wide_as_the_layers(config: ConfigDict
 
 
 def test_chunks_of_time_divide_the_window(config: ConfigDict) -> None:
-    _refused(_with(config, "model.remat", 3), r"model\.remat=3: data\.seq_len=8 does not divide by it")
+    _refused(_with(config, "model.remat", 3), r"model\.remat=3: data\.seq_len=8 is not a multiple of it")
     Config.of(_with(config, "model.remat", 4))
 
 
