@@ -11,10 +11,6 @@ import pooch
 from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.hardware import machine
 
-DAMAGED_ENTRY = "Error reading persistent compilation cache entry"
-ANY_ENTRY = "persistent compilation cache entry"
-"""Parts of JAX's warnings."""
-
 
 def enable_compile_cache() -> None:
     """Turns JAX's compile cache on, unless the user has chosen a folder (JAX_COMPILATION_CACHE_DIR) or turned it off
@@ -34,10 +30,10 @@ def _handle_cache_warnings(folder: Path) -> None:
 
     def show(message: Any, *rest: Any, **more: Any) -> None:
         nonlocal logged
-        if DAMAGED_ENTRY in str(message) and folder.is_dir():
+        if "Error reading persistent compilation cache entry" in str(message) and folder.is_dir():
             shutil.rmtree(folder, ignore_errors=True)
             log(f"WARNING: emptied {folder}: a compiled program in it was damaged")
-        elif ANY_ENTRY in str(message) and not folder.is_dir():
+        elif "persistent compilation cache entry" in str(message) and not folder.is_dir():
             if not logged:
                 log(f"WARNING: compiled programs cannot be kept in {folder}: there is no such folder")
             logged = True

@@ -21,24 +21,20 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from lovecraft_jax.runtime.console import log, silence
 from lovecraft_jax.runtime.errors import FAILED, INTERRUPTED, RunError, UserError
 
-HEARTBEAT_SECONDS = 20
-"""After so long without a heartbeat a process counts as lost, and JAX aborts the others."""
-SHUTDOWN_SECONDS = 5
-"""How long a process that is done waits for the others to be done."""
+HEARTBEAT_SECONDS = 20  # without a heartbeat a process counts as lost after so long, and JAX aborts the others
+SHUTDOWN_SECONDS = 5  # so long a process that is done waits for the others to be done
+
+# Parts of the messages of exceptions that a computation or a checkpoint raises when another process is lost.
+_PEER_FAILURES = ("Gloo", "coordination", "UNAVAILABLE", "DEADLINE_EXCEEDED", "heartbeat", "Connection closed", "NCCL")
 
 Result = TypeVar("Result")
 
-_PEER_FAILURES = ("Gloo", "coordination", "UNAVAILABLE", "DEADLINE_EXCEEDED", "heartbeat", "Connection closed", "NCCL")
-"""Parts of the messages of exceptions that a computation or a checkpoint raises when another process is lost."""
-
 
 def initialize(address: str | None, count: int | None, process_id: int | None, start_timeout: int) -> None:
-    """Joins `count` processes as number `process_id`, with process 0 at `address` (host:port). All None: JAX
-    takes them from a TPU pod, Slurm, Kubernetes or Open MPI. To be called before JAX looks for devices.
-
-    Raises UserError where none of these is found, or the address cannot be used. JAX aborts the process (exit code 134)
-    where the others have not come after `start_timeout` seconds.
-    """
+    """Joins `count` processes as number `process_id`, with process 0 at `address` (host:port), before JAX looks for
+    devices. All None: JAX takes them from a TPU pod, Slurm, Kubernetes or Open MPI. Raises UserError where none of
+    these is found, or the address cannot be used. JAX aborts the process (exit code 134) where the others have not come
+    after `start_timeout` seconds."""
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM, which `StopRequest` reads
     try:
         jax.distributed.initialize(
@@ -98,14 +94,14 @@ def gather(value: Any) -> list[Any]:
 
 def on_all_processes(work: Callable[[], Result]) -> Result:
     """Returns what `work` returns. Where it raises UserError in one process, all processes raise it."""
-    message, result = None, None
+    message = None
     try:
         result = work()
     except UserError as error:
         message = str(error)
-    for of_another in filter(None, gather(message)):
-        raise UserError(message or of_another)
-    return result  # type: ignore[return-value]
+    if messages := list(filter(None, gather(message))):
+        raise UserError(message or messages[0])
+    return result
 
 
 def assert_same_on_all_processes(values: dict[str, Any]) -> None:
@@ -129,11 +125,11 @@ def local_copy(tree: Any) -> Any:
 
 
 class StopRequest:
-    """Whether any process has received a signal. All processes call `received` before every dispatch and get the same
-    answer, at most two dispatches after the signal: a sum over the devices, computed while they train.
+    """Whether any process has received a signal, from the list that `collect_signals` fills in each.
 
-    `signals` is the list that `collect_signals` fills in this process. JAX's own `reached_preemption_sync_point` misses
-    signals, because Orbax asks it too at every save.
+    All processes call `received` before every dispatch and get the same answer, at most two dispatches after the
+    signal: a sum over the devices, computed while they train. JAX's own `reached_preemption_sync_point` misses signals,
+    because Orbax asks it too at every save.
     """
 
     def __init__(self, signals: list[int]) -> None:
@@ -156,10 +152,8 @@ class StopRequest:
 @contextmanager
 def exit_on_peer_failure(last_saved: Callable[[], int | None], command: str) -> Iterator[None]:
     """Exits this process at once where it fails, or another one is lost: a regular exit would wait for the others, who
-    do not come. UserErrors, which all processes raise together, are raised as usual.
-
-    `last_saved` returns the step of the last checkpoint, and `command` is how the message calls what resumes the run.
-    """
+    do not come. UserErrors, which all processes raise together, are raised as usual. `last_saved` returns the step of
+    the last checkpoint, and `command` is how the message calls what resumes the run."""
     try:
         yield
     except (UserError, BrokenPipeError):

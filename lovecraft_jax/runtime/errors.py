@@ -1,8 +1,7 @@
 """Exit codes, and the errors that users see as one line without a traceback."""
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
-INTERRUPTED = 75
-"""Saved, and to be started again: EX_TEMPFAIL of sysexits.h, on which schedulers requeue."""
+INTERRUPTED = 75  # saved, and to be started again: EX_TEMPFAIL of sysexits.h, on which schedulers requeue
 
 
 class UserError(Exception):

@@ -11,7 +11,7 @@ import fsspec
 from etils import epath
 
 from lovecraft_jax.runtime.errors import UserError
-from lovecraft_jax.runtime.lock import locked
+from lovecraft_jax.runtime.lock import locked, on_store
 
 Row = dict[str, Any]
 """{"step": ..., "split": "train" | "valid" | "test", "loss": nats per token, "bpc": ..., ...}"""
@@ -30,11 +30,6 @@ def resolve_path(path: str | os.PathLike[str]) -> epath.Path:
     except ImportError as error:
         raise UserError(f"--workdir={path}: pip install gcsfs, through which gs:// is reached ({error})") from None
     return epath.Path(path)
-
-
-def on_store(path: epath.Path) -> bool:
-    """Whether `path` is on an object store, where each write is atomic and nothing can be appended to or renamed."""
-    return "://" in os.fspath(path)
 
 
 @contextmanager
@@ -74,7 +69,6 @@ class GrowingFile:
             write_text(self._path, self._text)
 
     def close(self) -> None:
-        """Closes the file."""
         if self._file:
             self._file.close()
 
@@ -91,33 +85,28 @@ def trim_samples(folder: epath.Path, step: int) -> None:
             sample.unlink()
 
 
-def read_rows(path: epath.Path) -> list[dict[str, Any]]:
-    """The rows of a .jsonl file. A last line without an end, as a kill leaves it, is no row.
-
-    Raises UserError for any other line that is not a JSON object.
-    """
+def read_rows(path: epath.Path) -> list[Row]:
+    """The rows of a .jsonl file. A last line without an end, as a kill leaves it, is no row. Raises UserError for any
+    other line that is not a JSON object."""
     rows = []
     for number, line in enumerate(path.read_text().splitlines(keepends=True) if path.exists() else [], 1):
         try:
             rows.append(dict(json.loads(line)))
         except (ValueError, TypeError):
             if line.endswith("\n"):
-                raise UserError(
-                    f"{path}: damaged in line {number}, expected a JSON object; repair or delete that line"
-                ) from None
+                what = f"{path}: damaged in line {number}, expected a JSON object; repair or delete that line"
+                raise UserError(what) from None
     return rows
 
 
-def trim_rows(path: epath.Path, keep: Callable[[dict[str, Any]], bool]) -> None:
+def trim_rows(path: epath.Path, keep: Callable[[Row], bool]) -> None:
     """Removes the rows for which `keep` is false, and a half line."""
     if path.exists():
         write_text(path, "".join(json.dumps(row) + "\n" for row in read_rows(path) if keep(row)))
 
 
-def strict(row: Row) -> Row:
-    """The row with None, JSON's null, for every float that is not finite, which JSON does not have."""
-    return {key: strict(value) if isinstance(value, dict) else _finite(value) for key, value in row.items()}
-
-
-def _finite(value: Any) -> Any:
+def strict(value: Any) -> Any:
+    """A row, or a value of it, with None (null) for every float that is not finite, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: strict(item) for key, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

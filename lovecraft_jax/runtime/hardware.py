@@ -14,8 +14,7 @@ def cpu_name() -> str:
 def machine() -> str:
     """A hash of the kind of machine: what was compiled for one CPU may not run on another, or run slower."""
     what = sorted({line for line in _cpu_info() if line.startswith(("model name", "flags", "Features", "CPU part"))})
-    # Without /proc/cpuinfo each machine counts as a kind of its own.
-    what = what or [platform.processor(), platform.node()]
+    what = what or [platform.processor(), platform.node()]  # without cpuinfo each machine is a kind of its own
     return hashlib.sha256("\n".join([platform.system(), platform.machine(), *what]).encode()).hexdigest()[:16]
 
 

@@ -11,6 +11,7 @@ import os
 import socket
 import uuid
 from collections.abc import Iterator
+from typing import TextIO
 
 import fsspec
 from etils import epath
@@ -26,19 +27,22 @@ except ImportError:  # Windows
 
 @contextlib.contextmanager
 def locked(folder: epath.Path, name: str, take_over: bool = False) -> Iterator[None]:
-    """Holds the lock of `folder`, which messages call `name`, and makes the folder where there is none.
-
-    `take_over` replaces the lock file of another process; a flock is never taken from a process that lives. Raises
-    UserError where another process has the lock, or the folder cannot be written.
-    """
-    if not _is_url(folder):
-        try:
+    """Holds the lock of `folder`, which messages call `name`, and makes the folder where there is none. `take_over`
+    replaces the lock file of another process; a flock is never taken from a process that lives. Raises UserError where
+    another process has the lock, or the folder cannot be written."""
+    try:
+        if not on_store(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise _cannot_be_written(name, error.strerror) from error
-    lock = _lock_file(folder, name, take_over) if _outlives_process(folder) else _flock(folder, name)
-    with lock:
+        file = None if _outlives_process(folder) else open(folder / "lock", "w")
+    except OSError as error:
+        raise _cannot_be_written(name, error.strerror) from error
+    with _flock(file, name) if file else _lock_file(folder, name, take_over):
         yield
+
+
+def on_store(path: epath.Path) -> bool:
+    """Whether `path` is on an object store, where each write is atomic and nothing can be appended to or renamed."""
+    return "://" in os.fspath(path)
 
 
 def command_after_kill(folder: epath.Path) -> str:
@@ -47,11 +51,7 @@ def command_after_kill(folder: epath.Path) -> str:
 
 
 @contextlib.contextmanager
-def _flock(folder: epath.Path, name: str) -> Iterator[None]:
-    try:
-        file = open(folder / "lock", "w")
-    except OSError as error:
-        raise _cannot_be_written(name, error.strerror) from error
+def _flock(file: TextIO, name: str) -> Iterator[None]:
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -62,15 +62,31 @@ def _flock(folder: epath.Path, name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _lock_file(folder: epath.Path, name: str, take_over: bool) -> Iterator[None]:
-    lock = _LockFile(folder)
+    # Not through epath, which cannot create a file only where there is none, and may answer from a cached listing.
+    store, path = fsspec.url_to_fs(f"{folder}/lock")
+    now = datetime.datetime.now(datetime.UTC).isoformat(sep=" ", timespec="seconds")
+    owner = {"host": socket.gethostname(), "pid": os.getpid(), "since": now, "id": uuid.uuid4().hex}
+    ours = json.dumps(owner).encode()
+
+    def read() -> bytes | None:
+        try:
+            return store.cat_file(path)
+        except FileNotFoundError:
+            return None
+
     try:
-        if take_over and (content := lock.read()) is not None:
+        if take_over and (content := read()) is not None:
             log(f"WARNING: {name}: taking over from {_owner(content)}, as --take_over asks")
-            lock.remove()
-        lock.create()
+            with contextlib.suppress(FileNotFoundError):
+                store.rm_file(path)
+        if on_store(folder):
+            store.pipe_file(path, ours, mode="create")
+        else:  # where pipe_file looks first and then writes
+            with open(path, "xb") as file:
+                file.write(ours)
     except FileExistsError:
-        owner = _owner(lock.read())
-        raise UserError(f"--workdir={name}: in use by {owner}; if that process is gone, add --take_over") from None
+        other = _owner(read())
+        raise UserError(f"--workdir={name}: in use by {other}; if that process is gone, add --take_over") from None
     except Exception as error:  # whatever a store's driver raises: no bucket, no rights, no network, no credentials
         first_line = str(error).partition("\n")[0][:200]
         raise _cannot_be_written(name, f"{type(error).__name__}: {first_line}") from error
@@ -78,53 +94,13 @@ def _lock_file(folder: epath.Path, name: str, take_over: bool) -> Iterator[None]
         yield
     finally:
         with contextlib.suppress(Exception):  # a store out of reach: the file stays, as after a kill
-            if lock.is_ours():
-                lock.remove()
-
-
-class _LockFile:
-    """A lock file, which names the process that created it."""
-
-    def __init__(self, folder: epath.Path) -> None:
-        # Not through epath, which cannot create a file only where there is none, and may answer from a cached listing.
-        self._store, self._path = fsspec.url_to_fs(f"{folder}/lock")
-        self._on_disk = not _is_url(folder)
-        self._id = uuid.uuid4().hex
-
-    def create(self) -> None:
-        """Raises FileExistsError where there is one already."""
-        now = datetime.datetime.now(datetime.UTC).isoformat(sep=" ", timespec="seconds")
-        content = {"host": socket.gethostname(), "pid": os.getpid(), "since": now, "id": self._id}
-        encoded = json.dumps(content).encode()
-        if self._on_disk:  # where fsspec's pipe_file looks first and then writes
-            with open(self._path, "xb") as file:
-                file.write(encoded)
-        else:
-            self._store.pipe_file(self._path, encoded, mode="create")
-
-    def read(self) -> bytes | None:
-        """Its content; None where there is none."""
-        try:
-            return self._store.cat_file(self._path)
-        except FileNotFoundError:
-            return None
-
-    def is_ours(self) -> bool:
-        """Whether it is still the file that `create` wrote."""
-        return self._id.encode() in (self.read() or b"")
-
-    def remove(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            self._store.rm_file(self._path)
+            if read() == ours:  # else another process has taken over
+                store.rm_file(path)
 
 
 def _outlives_process(folder: epath.Path) -> bool:
     """Whether a killed run leaves its lock behind in `folder`."""
-    return fcntl is None or _is_url(folder)
-
-
-def _is_url(folder: epath.Path) -> bool:
-    return "://" in os.fspath(folder)
+    return fcntl is None or on_store(folder)
 
 
 def _owner(content: bytes | None) -> str:

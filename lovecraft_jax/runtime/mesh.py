@@ -13,26 +13,21 @@ from lovecraft_jax.runtime.errors import UserError
 AXIS = "data"
 REPLICATED = PartitionSpec()
 BY_ROW = PartitionSpec(AXIS)
-BY_ROW_STACKED = PartitionSpec(None, AXIS)
-"""For arrays [K, B, ...], the rows of K steps."""
+BY_ROW_STACKED = PartitionSpec(None, AXIS)  # of arrays [K, B, ...], the rows of K steps
 
 
 def make_mesh(batch_size: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Returns a mesh of all devices. Of the CPU devices of one process it takes the largest number that divides the
-    batch; other devices must divide it. Raises UserError where they do not.
-
-    It is a `Mesh` and not `jax.make_mesh`, whose axes are Explicit by default, which nn.Embed does not take.
-    """
+    batch; other devices must divide it. Raises UserError where they do not."""
     devices = list(jax.devices() if devices is None else devices)
     # By process, whose rows are then one slice of the batch: the ids of a TPU host's devices are not consecutive.
     devices.sort(key=lambda device: (device.process_index, device.id))
     if devices[0].platform == "cpu" and len({device.process_index for device in devices}) == 1:
         devices = devices[: largest_divisor(batch_size, len(devices))]
-    if batch_size % len(devices):
-        raise UserError(
-            f"data.batch_size={batch_size} is not divisible by {len(devices)} devices: use a multiple of {len(devices)}"
-        )
-    return Mesh(np.array(devices), (AXIS,))
+    count = len(devices)
+    if batch_size % count:
+        raise UserError(f"data.batch_size={batch_size} is not divisible by {count} devices: use a multiple of {count}")
+    return Mesh(np.array(devices), (AXIS,))  # not jax.make_mesh: its axes are Explicit, which nn.Embed does not take
 
 
 def process_rows(mesh: Mesh, batch_size: int) -> slice:

@@ -7,17 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_PR_SET_PDEATHSIG = 1
-_collected: list[list[int]] = []
-"""What each `collect_signals` block that is open has collected, the outermost first."""
+_collected: list[list[int]] = []  # by each open block of `collect_signals`, the outermost first
 
 
 @contextmanager
 def collect_signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM in a list instead of ending the process; the second of either does end it.
-
-    Where one block is within another, both lists get every signal.
-    """
+    """Collects SIGINT and SIGTERM in a list instead of ending the process; the second of either does end it. Where one
+    block is within another, both lists get every signal."""
 
     def collect(number: int, frame: FrameType | None) -> None:
         for signals in _collected:
@@ -38,4 +34,4 @@ def collect_signals() -> Iterator[list[int]]:
 def terminate_with_parent() -> None:
     """On Linux, makes the system send SIGTERM to this process when its parent dies."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1: PR_SET_PDEATHSIG

@@ -7,17 +7,13 @@ from collections.abc import Callable
 
 from lovecraft_jax.runtime.console import log
 
-TICK = 1.0
-"""Seconds between two checks."""
-_STANDARD_ERROR = 2
+TICK = 1.0  # seconds between two checks
 
 
 class Watchdog:
-    """Prints the stacks of all threads, calls `report` and exits with `code` when `feed` was not called for `seconds`.
-
-    With `seconds` = 0 it does nothing. Time is counted in ticks, so that a process that was stopped, or a laptop that
-    slept, is not taken for one that hangs.
-    """
+    """Prints the stacks of all threads, calls `report` and exits with `code` when `feed` was not called for `seconds`
+    (0: never). Time is counted in ticks, so that a process that was stopped, or a laptop that slept, is not taken for
+    one that hangs."""
 
     def __init__(self, seconds: float, report: Callable[[], None], code: int) -> None:
         self._seconds, self._report, self._code = seconds, report, code
@@ -31,7 +27,6 @@ class Watchdog:
         self._hungry = 0.0
 
     def close(self) -> None:
-        """Stops watching."""
         self._closed.set()
 
     def _watch(self) -> None:
@@ -40,6 +35,6 @@ class Watchdog:
             self._hungry += tick
             if self._hungry > self._seconds:
                 log(f"no progress for {self._seconds} s; where each thread of process {os.getpid()} is:", always=True)
-                faulthandler.dump_traceback(_STANDARD_ERROR)  # not sys.stderr, which tests and notebooks replace
+                faulthandler.dump_traceback(2)  # standard error, not sys.stderr, which tests and notebooks replace
                 self._report()
                 os._exit(self._code)  # a thread that hangs cannot be asked to end
