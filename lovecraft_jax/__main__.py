@@ -1,6 +1,4 @@
-"""python -m lovecraft_jax: lists the commands."""
-
-COMMANDS = """lovecraft_jax: LSTM language models on prose
+"""lovecraft_jax: LSTM language models on prose
 
   python -m lovecraft_jax.train --config=configs/c150.py      trains a run, or resumes it
   python -m lovecraft_jax.sample --workdir=runs/c150          generates text
@@ -10,4 +8,4 @@ COMMANDS = """lovecraft_jax: LSTM language models on prose
 Each lists its flags with --help; README.md has the rest."""
 
 if __name__ == "__main__":
-    print(COMMANDS)
+    print(__doc__)

@@ -17,7 +17,6 @@ from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import FAILED, INTERRUPTED, WRONG_INPUT, RunError, UserError
 from lovecraft_jax.training.checkpoint import hide_failed_tasks_of_orbax
 
-_OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory")
 _FAKE_TPU = {"TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_LOG_DIR": "disabled"}
 _EXTRAS = {"gpu": "pip install -r requirements.txt 'jax[cuda13]'", "tpu": "pip install -r requirements.txt 'jax[tpu]'"}
 
@@ -38,8 +37,12 @@ def define_train_flags() -> None:
         "num_cpu_devices", 0, "Cores of a CPU to train on as devices; 0 chooses the fastest number.", lower_bound=0
     )
     flags.DEFINE_integer("profile", 0, "Training steps to trace into WORKDIR/profile; 0: none.", lower_bound=0)
+    flags.DEFINE_bool("distributed", False, "Train as one of many processes of a TPU pod, Slurm or Kubernetes.")
+    flags.DEFINE_string("coordinator_address", None, "By hand: HOST:PORT, a free port on the host of process 0.")
+    flags.DEFINE_integer("num_processes", None, "By hand: the number of processes.", lower_bound=1)
+    flags.DEFINE_integer("process_id", None, "By hand: the number of this process, from 0.", lower_bound=0)
+    flags.DEFINE_integer("start_timeout", 20, "Seconds to wait for the other processes at the start.", lower_bound=1)
     _define_platform()
-    _define_processes()
 
 
 def define_run_flags(several: bool = False) -> None:
@@ -73,32 +76,22 @@ def optional_flag(name: str) -> Any:
 
 
 def num_cpu_devices() -> int:
-    """Returns how many cores of a CPU to train on as devices, 0 for as many as are fastest.
-
-    Raises UserError where --num_cpu_devices is given and JAX has other devices, or there are many processes.
-    """
-    asked, devices = flags.FLAGS.num_cpu_devices, jax.devices()
-    if asked and distributed.process_count() > 1:
-        raise UserError(
-            f"--num_cpu_devices={asked} with {distributed.process_count()} processes: each is one device; leave it out"
-        )
+    """Returns how many cores of a CPU to train on as devices, 0 for as many as are fastest. Raises UserError where
+    --num_cpu_devices is given and JAX has other devices, or there are many processes."""
+    asked, devices, processes = flags.FLAGS.num_cpu_devices, jax.devices(), distributed.process_count()
+    if asked and processes > 1:
+        raise UserError(f"--num_cpu_devices={asked} with {processes} processes: each is one device; leave it out")
     if devices[0].platform != "cpu" and asked:
         raise UserError(f"--num_cpu_devices={asked}: training on {devices[0].platform}; add --platform=cpu")
-    if devices[0].platform != "cpu" or len(devices) > 1:  # JAX_NUM_CPU_DEVICES has made them
-        return 1
-    return asked
+    return 1 if devices[0].platform != "cpu" or len(devices) > 1 else asked  # JAX_NUM_CPU_DEVICES makes several
 
 
 def run(main: Callable[[], int], find_devices: Callable[[], None] | None = distributed.find_devices) -> None:
-    """Parses flags, finds the devices (None: `main` needs none), calls `main` and exits with its code.
-
-    Wrong input, in a flag, a config or anything below that raises UserError, becomes one line on standard error and
-    exit code 2.
-    """
+    """Parses flags, finds the devices (None: `main` needs none), calls `main` and exits with its code; with 2 and one
+    line on standard error for wrong input, in a flag, a config or anything below that raises UserError."""
 
     def with_devices() -> int:
         if find_devices:
-            enable_compile_cache()
             _prepare_platform(flags.FLAGS.platform, find_devices)
         return main()
 
@@ -111,7 +104,11 @@ def report_errors(main: Callable[[], int]) -> int:
     """Returns the exit code of `main`. Errors that are meant for the user become one line on standard error."""
     try:
         hide_failed_tasks_of_orbax()
-        _silence_libtpu()
+        # Where libtpu is installed but JAX found no TPU (and has set this variable), libtpu prints five lines of
+        # warnings at every start, and keeps logs of them, unless it is given a type.
+        if os.environ.get("TPU_SKIP_MDS_QUERY") == "1":
+            for name, value in _FAKE_TPU.items():
+                os.environ.setdefault(name, value)
         return main()
     except UserError as error:
         return _report_error(error, WRONG_INPUT)
@@ -120,7 +117,8 @@ def report_errors(main: Callable[[], int]) -> int:
         sys.stdout.flush()
         os._exit(FAILED)  # after a save has failed, threads of Orbax wait for parts of it for minutes
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if not (isinstance(error, MemoryError) or any(sign in str(error) for sign in _OUT_OF_MEMORY)):
+        signs = ("RESOURCE_EXHAUSTED", "Out of memory")
+        if not (isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)):
             raise
         reason = str(error).partition("\n")[0][:200]
         return _report_error(f"out of memory ({reason}): use a smaller model or batch, or generate less text", FAILED)
@@ -148,7 +146,7 @@ def _report_error(error: object, code: int) -> int:
 def _parse(argv: Sequence[str]) -> Sequence[str]:
     """Parses the flags, which loads the config too. Exits with WRONG_INPUT where either raises."""
     try:
-        rest = _parse_flags(argv)
+        rest = flags.FLAGS(argv)
         verbosity = flags.FLAGS["verbosity"]
         if verbosity.using_default_value:  # hides what libraries log; what users need, we log
             verbosity.value, verbosity.using_default_value = logging.FATAL, False
@@ -157,34 +155,21 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
         if "config" in flags.FLAGS and flags.FLAGS.config is not None:
             flags.FLAGS.config.to_dict()  # a config that failed to load raises when it is first read
         return rest
+    except SystemExit:  # --help and the like, for which absl exits with 1
+        sys.exit(0)
     except (UserError, flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         sys.exit(_report_error(error, WRONG_INPUT))
     except Exception as error:  # a config is Python and can raise anything
         sys.exit(_report_error(f"the config cannot be loaded: {type(error).__name__}: {error}", WRONG_INPUT))
 
 
-def _parse_flags(argv: Sequence[str]) -> Sequence[str]:
-    try:
-        return flags.FLAGS(argv)
-    except SystemExit:  # --help and the like, for which absl exits with 1
-        sys.exit(0)
-
-
 def _define_platform() -> None:
-    flags.DEFINE_enum(
-        "platform", "auto", ["auto", "cpu", "gpu", "tpu"], "Where to compute; auto takes the best that is found."
-    )
-
-
-def _silence_libtpu() -> None:
-    """Sets a TPU type for libtpu where it is installed but JAX has found no TPU: otherwise it prints five lines of
-    warnings at every start, and keeps logs of them."""
-    if os.environ.get("TPU_SKIP_MDS_QUERY") == "1":  # JAX sets it where it has found no TPU
-        for name, value in _FAKE_TPU.items():
-            os.environ.setdefault(name, value)
+    meaning = "Where to compute; auto takes the best that is found."
+    flags.DEFINE_enum("platform", "auto", ["auto", "cpu", "gpu", "tpu"], meaning)
 
 
 def _prepare_platform(platform: str, find_devices: Callable[[], None]) -> None:
+    enable_compile_cache()
     if platform != "auto":
         jax.config.update("jax_platforms", platform)
     _join_processes()
@@ -196,25 +181,15 @@ def _prepare_platform(platform: str, find_devices: Callable[[], None]) -> None:
         raise UserError(f"--platform={platform}: none found here; {_EXTRAS.get(platform, '')} ({error})") from None
 
 
-def _define_processes() -> None:
-    flags.DEFINE_bool("distributed", False, "Train as one of many processes of a TPU pod, Slurm or Kubernetes.")
-    flags.DEFINE_string("coordinator_address", None, "By hand: HOST:PORT, a free port on the host of process 0.")
-    flags.DEFINE_integer("num_processes", None, "By hand: the number of processes.", lower_bound=1)
-    flags.DEFINE_integer("process_id", None, "By hand: the number of this process, from 0.", lower_bound=0)
-    flags.DEFINE_integer("start_timeout", 20, "Seconds to wait for the other processes at the start.", lower_bound=1)
-
-
 def _join_processes() -> None:
     if "distributed" not in flags.FLAGS:
         return
-    names = ("coordinator_address", "num_processes", "process_id")
-    address, count, number = (optional_flag(name) for name in names)
-    if any(value is not None for value in (address, count, number)):
-        for name, value in zip(names, (address, count, number), strict=True):
-            if value is None:
-                raise UserError(
-                    f"--{name} is missing: the flags {', '.join(f'--{name}' for name in names)} go together"
-                )
+    values = {f"--{name}": optional_flag(name) for name in ("coordinator_address", "num_processes", "process_id")}
+    address, count, number = values.values()
+    if missing := [name for name, value in values.items() if value is None]:
+        if len(missing) < len(values):
+            raise UserError(f"{missing[0]} is missing: the flags {', '.join(values)} go together")
+    else:
         if number >= count:
             raise UserError(f"--process_id={number} with --num_processes={count}: expected 0 to {count - 1}")
         if not re.fullmatch(r".+:\d+", address):

@@ -8,7 +8,9 @@ default that changes nothing for earlier runs, so that their config.json still l
 import dataclasses
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
+from operator import attrgetter
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
@@ -17,24 +19,24 @@ from lovecraft_jax.runtime.errors import UserError
 
 REQUIRED: Any = dataclasses.MISSING
 
-NORMS_IN_CELL = ("layer", "batch")
-"""Kinds of model.norm inside the recurrence, which only the scan backend has."""
-NORMS_OF_BATCH = ("batch_input", "batch")
-"""Kinds of model.norm whose statistics are those of the whole batch, over all devices."""
+NORMS_IN_CELL = ("layer", "batch")  # inside the recurrence, which only the scan backend has
+NORMS_OF_BATCH = ("batch_input", "batch")  # with the statistics of the whole batch, over all devices
 
 
 def setting(
     expected: str, allowed: Callable[[Any], bool] = lambda value: True, default: Any = REQUIRED, resume: str = "same"
 ) -> Any:
-    """A field of a section. `allowed` checks a value beyond its type; `expected` describes it in error messages.
+    """A field of a section. `allowed` checks a value beyond its type; `expected` describes it in error messages. Every
+    config must give a value where there is no `default`. With resume="free" a run may resume with another value: the
+    setting changes how something is computed or kept, and never what is learnt."""
+    metadata = {"expected": expected, "allowed": allowed, "resume": resume}
+    return dataclasses.field(default=default, kw_only=True, metadata=metadata)
 
-    Every config must give a value where there is no `default`. With resume="free" a run may resume with another value:
-    the setting changes how something is computed or kept, and never what is learnt.
-    """
-    assert resume in ("same", "free")
-    return dataclasses.field(
-        default=default, kw_only=True, metadata={"expected": expected, "allowed": allowed, "resume": resume}
-    )
+
+flag = partial(setting, "true or false")
+probability = partial(setting, "a float from 0 up to, not including, 1", lambda value: 0 <= value < 1)
+positive = partial(setting, "a finite float above 0", lambda value: 0 < value < float("inf"))
+share = partial(setting, "a float above 0 and up to 1", lambda value: 0 < value <= 1)
 
 
 def at_least(low: int, default: Any = REQUIRED, resume: str = "same") -> Any:
@@ -47,29 +49,9 @@ def one_of(*choices: str, default: Any = REQUIRED, resume: str = "same") -> Any:
     return setting("one of " + ", ".join(choices), lambda value: value in choices, default, resume)
 
 
-def flag(default: Any = REQUIRED, resume: str = "same") -> Any:
-    """A setting that is true or false."""
-    return setting("true or false", default=default, resume=resume)
-
-
-def probability(default: Any = REQUIRED) -> Any:
-    """A float setting, from 0 up to, not including, 1."""
-    return setting("a float from 0 up to, not including, 1", lambda value: 0 <= value < 1, default)
-
-
-def positive(default: Any = REQUIRED) -> Any:
-    """A finite float setting, above 0."""
-    return setting("a finite float above 0", lambda value: 0 < value < float("inf"), default)
-
-
 def nonnegative(default: Any = REQUIRED, below: float = float("inf"), resume: str = "same") -> Any:
     """A finite float setting, of at least 0."""
     return setting("a finite float of at least 0", lambda value: 0 <= value < below, default, resume)
-
-
-def share(default: Any = REQUIRED, resume: str = "same") -> Any:
-    """A float setting, above 0 and up to 1."""
-    return setting("a float above 0 and up to 1", lambda value: 0 < value <= 1, default, resume)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,18 +89,15 @@ class ModelConfig:
     dtype: str = one_of("float32", "bfloat16")
 
     def __post_init__(self) -> None:
-        if self.cell != "lstm" and self.backend not in ("auto", "scan"):
-            raise UserError(f"config.model.backend={self.backend!r} with cell={self.cell!r}: not available; use auto")
+        backend, not_scan = f"config.model.backend={self.backend!r}", self.backend not in ("auto", "scan")
+        if self.cell != "lstm" and not_scan:
+            raise UserError(f"{backend} with cell={self.cell!r}: not available; use auto")
         if self.cell != "lstm" and self.norm != "none":
             raise UserError(f"config.model.norm={self.norm!r} with cell={self.cell!r}: not available; use norm='none'")
         if self.backend in ("native", "cudnn") and self.dtype != "float32":
-            raise UserError(
-                f"config.model.backend={self.backend!r} with dtype={self.dtype}: it computes in float32 only; use auto"
-            )
-        if (self.norm in NORMS_IN_CELL and self.backend not in ("auto", "scan")) or (
-            self.norm != "none" and self.backend == "cudnn"
-        ):
-            raise UserError(f"config.model.backend={self.backend!r} with norm={self.norm!r}: not available; use auto")
+            raise UserError(f"{backend} with dtype={self.dtype}: it computes in float32 only; use auto")
+        if (self.norm in NORMS_IN_CELL and not_scan) or (self.norm != "none" and self.backend == "cudnn"):
+            raise UserError(f"{backend} with norm={self.norm!r}: not available; use auto")
         if self.remat and self.norm in NORMS_OF_BATCH:
             raise UserError(
                 f"config.model.remat={self.remat} with norm={self.norm!r}: its statistics are those of all time steps, "
@@ -207,10 +186,9 @@ class Config:
     sample: SampleConfig = dataclasses.field(kw_only=True)
 
     def __post_init__(self) -> None:
-        if self.model.remat and self.data.seq_len % self.model.remat:
-            raise UserError(
-                f"config.model.remat={self.model.remat}: data.seq_len={self.data.seq_len} is not a multiple of it"
-            )
+        remat, seq_len = self.model.remat, self.data.seq_len
+        if remat and seq_len % remat:
+            raise UserError(f"config.model.remat={remat}: data.seq_len={seq_len} is not a multiple of it")
 
     @classmethod
     def of(cls, config: ConfigDict | Mapping[str, Any]) -> "Config":
@@ -238,8 +216,8 @@ class Config:
 
     def filled_from(self, recorded: "Config") -> "Config":
         """A copy with the values of `recorded` for those that are None here, which are chosen when a run begins."""
-        mine, theirs = flatten(self), flatten(recorded)
-        return self.replace(**{name: theirs[name] for name, value in mine.items() if value is None})
+        theirs = flatten(recorded)
+        return self.replace(**{name: theirs[name] for name, value in flatten(self).items() if value is None})
 
     def differences(self, recorded: "Config") -> list[str]:
         """The settings that keep a run of the config `recorded` from resuming with this one, as "name: old -> new"."""
@@ -253,45 +231,28 @@ class Config:
 
 def default_config() -> ConfigDict:
     """The ConfigDict that configs/*.py begin with: every setting that has a default, with that default."""
-    config = ConfigDict({section.name: ConfigDict() for section in _sections()})
+    sections = [field.name for field in dataclasses.fields(Config) if dataclasses.is_dataclass(field.type)]
+    config = ConfigDict({section: ConfigDict() for section in sections})
     for name, field in all_settings().items():
         if field.default is not REQUIRED:
             section, _, key = name.rpartition(".")
-            kinds = _kinds(field)
-            default = config_dict.placeholder(kinds[0]) if field.default is None else field.default
+            default = config_dict.placeholder(_kinds(field)[0]) if field.default is None else field.default
             (config[section] if section else config)[key] = default
     return config
 
 
-def all_settings() -> dict[str, dataclasses.Field]:
+def all_settings(section: Any = Config, prefix: str = "") -> dict[str, dataclasses.Field]:
     """Every setting by its dotted name, as "model.units"."""
-    return dict(_settings(Config))
+    found: dict[str, dataclasses.Field] = {}
+    for field in dataclasses.fields(section):
+        name = prefix + field.name
+        found |= all_settings(field.type, f"{name}.") if dataclasses.is_dataclass(field.type) else {name: field}
+    return found
 
 
 def flatten(config: Config) -> dict[str, Any]:
     """{"model.units": 150, ...}"""
-    return dict(_walk(config.to_dict(), ""))
-
-
-def _walk(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _walk(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
-
-
-def _sections() -> list[dataclasses.Field]:
-    return [field for field in dataclasses.fields(Config) if dataclasses.is_dataclass(field.type)]
-
-
-def _settings(section: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
-    """Every setting with its dotted name."""
-    for field in dataclasses.fields(section):
-        if dataclasses.is_dataclass(field.type):
-            yield from _settings(field.type, f"{prefix}{field.name}.")
-        else:
-            yield prefix + field.name, field
+    return {name: attrgetter(name)(config) for name in all_settings()}
 
 
 def _kinds(field: dataclasses.Field) -> tuple[type, ...]:

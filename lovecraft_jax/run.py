@@ -20,23 +20,19 @@ from lovecraft_jax.training.checkpoint import Checkpoints
 from lovecraft_jax.training.run_files import read_run_files
 from lovecraft_jax.training.state import weights_target
 
-STREAM_CHUNK = 100
-"""Tokens at a time, where a text is shown while it is generated."""
+STREAM_CHUNK = 100  # tokens at a time, where a text is shown while it is generated
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A trained model, `model` and `variables` of one checkpoint after `step` steps, with what it was trained on.
-
-    `corpus` is the content of corpus.json.
-    """
+    """A trained model, with what it was trained on."""
 
     config: Config
     tokenizer: Tokenizer
     model: LanguageModel
-    variables: Variables
+    variables: Variables  # of one checkpoint, after `step` steps
     step: int
-    corpus: dict[str, Any]
+    corpus: dict[str, Any]  # the content of corpus.json
 
     def generate(
         self, prompt: str = "", length: int = 1000, seed: int = 0, sampling: Sampling | None = None, samples: int = 1
@@ -45,8 +41,7 @@ class Run:
         parts = list(self.stream(prompt, length, seed, sampling, samples, chunk=None))
         return [self.tokenizer.decode(ids) for ids in np.concatenate(parts, axis=1)]
 
-    write = generate
-    """The name of `generate` in earlier versions."""
+    write = generate  # its name in earlier versions
 
     def stream(
         self,
@@ -62,11 +57,9 @@ class Run:
         return generate_tokens(self.model, self.variables, ids, length, seed, sampling or Sampling(), samples, chunk)
 
     def teacher_forced(self, ids: np.ndarray, seq_len: int = 0) -> np.ndarray:
-        """Returns the likeliest token after each of `ids` [N] but the last [N - 1], given the true ones before it.
-
-        The article of 2019 took this for generated text. As there, the tokens are read in windows of `seq_len` (0: that
-        of training), each from a zero carry.
-        """
+        """Returns the likeliest token after each of `ids` [N] but the last [N - 1], given the true ones before it. The
+        article of 2019 took this for generated text. As there, the tokens are read in windows of `seq_len` (0: that of
+        training), each from a zero carry."""
         after, T = max(0, len(ids) - 1), seq_len or self.config.data.seq_len
         x_BT: np.ndarray = np.zeros((-(-after // T), T), ids.dtype)
         x_BT.flat[:after] = ids[:after]
@@ -88,10 +81,8 @@ class Run:
 
 
 def load_run(workdir: str, checkpoint: str | int = "best") -> Run:
-    """Loads a run's "best" checkpoint (the latest, where none was scored), its "latest", or that of a step.
-
-    The optimiser's state is not read. Raises UserError.
-    """
+    """Loads a run's "best" checkpoint (the latest, where none was scored), its "latest", or that of a step; not the
+    optimiser's state. Raises UserError."""
     path = resolve_path(workdir)
     if not path.is_dir():
         raise UserError(f"--workdir={workdir}: no such folder; train first, or name the folder of a run")
@@ -100,20 +91,14 @@ def load_run(workdir: str, checkpoint: str | int = "best") -> Run:
         raise UserError(f"--workdir={workdir}: no checkpoint yet; train until the first is saved")
     model = make_model(config, tokenizer.size, fastest_backend(config.model))  # whatever backend it was trained with
     checkpoints = Checkpoints(path, read_only=True)
-    restored = checkpoints.restore_newest(weights_target(model), _step_of(checkpoint, checkpoints, workdir))
+    step = checkpoints.best_step if checkpoint == "best" else None  # None: the latest
+    if checkpoint not in ("best", "latest"):
+        if not str(checkpoint).isdigit() or int(checkpoint) not in checkpoints.steps:
+            there = ", ".join(map(str, checkpoints.steps)) or "none"
+            raise UserError(f"--checkpoint={checkpoint}: {workdir} has best, latest and the steps {there}")
+        step = int(checkpoint)
+    restored = checkpoints.restore_newest(weights_target(model), step)
     checkpoints.close()
     if restored is None:
         raise UserError(f"--workdir={workdir}: no checkpoint yet; train until the first is saved")
     return Run(config, tokenizer, model, restored.state.variables, int(restored.state.step), corpus)
-
-
-def _step_of(checkpoint: str | int, checkpoints: Checkpoints, workdir: str) -> int | None:
-    """Returns the step that `checkpoint` names, None for the latest. Raises UserError where there is no such step."""
-    if checkpoint == "best":
-        return checkpoints.best_step
-    if checkpoint == "latest":
-        return None
-    if not str(checkpoint).isdigit() or int(checkpoint) not in checkpoints.steps:
-        there = ", ".join(map(str, checkpoints.steps)) or "none"
-        raise UserError(f"--checkpoint={checkpoint}: {workdir} has best, latest and the steps {there}")
-    return int(checkpoint)

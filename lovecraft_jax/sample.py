@@ -14,25 +14,19 @@ from lovecraft_jax.run import Run, load_run
 from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import UserError
 
-FLAGS_OF_MODE = {
+FLAGS_OF_MODE = {  # those that one --mode alone has
     "free": ("prompt", "temperature", "top_k", "top_p", "samples", "stream"),
     "teacher_forced": ("split", "text"),
 }
-"""Flags that one --mode alone has."""
-LINE = 76
-"""Tokens a line of --mode=teacher_forced."""
+LINE = 76  # tokens a line of --mode=teacher_forced
 
 
 def main() -> int:
     """Prints prompt and generated text, several samples separated by a line `---`; one JSON line with --json."""
     F = flags.FLAGS
     sampling = Sampling(F.temperature, F.top_k, F.top_p)
-    for name, value, least, end in (
-        ("length", F.length, 1, 2**31),
-        ("samples", F.samples, 1, 2**31),
-        ("seed", F.seed, 0, 2**32),
-    ):
-        if not least <= value < end:
+    for name, least, end in (("length", 1, 2**31), ("samples", 1, 2**31), ("seed", 0, 2**32)):
+        if not least <= (value := getattr(F, name)) < end:
             raise UserError(f"--{name}={value}: expected a whole number from {least} to {end - 1}")
     if F.stream and (F.json or F.samples > 1):
         raise UserError("--stream prints one sample while it is generated: leave --json and --samples out")
@@ -60,11 +54,9 @@ def main() -> int:
 
 
 def _teacher_forced(run: Run) -> int:
-    """Prints lines of a text and under each the model's likeliest token at every position; or one JSON line.
-
-    The text is a part of a split, at an offset drawn with --seed, or the beginning of a file. Without --length, a text
-    shorter than its default is taken whole.
-    """
+    """Prints lines of a text and under each the model's likeliest token at every position; or one JSON line. The text
+    is a part of a split, at an offset drawn with --seed, or the beginning of a file; without --length, a text shorter
+    than its default is taken whole."""
     F = flags.FLAGS
     if (file := cli.optional_flag("text")) is not None:
         source, text = file, run.encode(read_text(Path(file)))
