@@ -10,31 +10,25 @@ from lovecraft_jax.runtime.errors import UserError
 
 
 class Batch(NamedTuple):
-    """The tokens of one training step; with a leading axis K, those of K steps.
+    """The tokens of one training step; with a leading axis K, those of K steps."""
 
-    x_BT, y_BT: inputs and the tokens that follow them, unsigned. weight_BT: 1 where a target counts, 0 in padding,
-    uint8. reset_B: true where the carry of a row starts from zero.
-    """
-
-    x_BT: np.ndarray
-    y_BT: np.ndarray
-    weight_BT: np.ndarray
-    reset_B: np.ndarray
+    x_BT: np.ndarray  # inputs, unsigned
+    y_BT: np.ndarray  # the tokens that follow them
+    weight_BT: np.ndarray  # uint8: 1 where a target counts, 0 in padding
+    reset_B: np.ndarray  # true where the carry of a row starts from zero
 
 
 @dataclasses.dataclass(frozen=True)
 class Batches:
-    """All batches of a training text. `ids` [N] may be memory-mapped: it is only ever sliced.
-
-    The text is treated as circular. Each epoch starts at an offset drawn from (seed, epoch), so that every token is
-    trained on in some epoch.
+    """All batches of a training text, treated as circular. Each epoch starts at an offset drawn from (seed, epoch), so
+    that every token is trained on in some epoch.
 
     - "stream": B contiguous rows; every step is the next T tokens of each, and the carry is reset only where an epoch
       begins (truncated backpropagation through time).
     - "window": independent slices of T tokens in an order drawn from (seed, epoch), each from a zero carry.
     """
 
-    ids: np.ndarray
+    ids: np.ndarray  # [N]; may be memory-mapped: it is only ever sliced
     batch_size: int
     seq_len: int
     regime: str
@@ -50,14 +44,12 @@ class Batches:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps in one epoch. Tokens that do not fill a step are left out, different ones in each epoch."""
         return steps_per_epoch(len(self.ids), self.batch_size, self.seq_len)
 
     def at(self, step: int, count: int, rows: slice = slice(None)) -> Batch:
         """Returns the batches of steps step .. step + count - 1, stacked: x_KBT. `rows` picks those of one process."""
         starts_KB = np.stack([self._starts(k)[rows] for k in range(step, step + count)])
-        window_KBT = (starts_KB[..., None] + np.arange(self.seq_len + 1)) % len(self.ids)
-        tokens_KBT = self.ids[window_KBT]
+        tokens_KBT = self.ids[(starts_KB[..., None] + np.arange(self.seq_len + 1)) % len(self.ids)]
         resets = [self.regime == "window" or k % self.steps_per_epoch == 0 for k in range(step, step + count)]
         return Batch(
             x_BT=tokens_KBT[..., :-1],
@@ -78,7 +70,7 @@ class Batches:
 
 
 def steps_per_epoch(tokens: int, batch_size: int, seq_len: int) -> int:
-    """Returns the whole steps in one epoch of a text of so many tokens."""
+    """Returns the steps of an epoch. Tokens that do not fill a step are left out, different ones in each epoch."""
     return tokens // seq_len // batch_size
 
 

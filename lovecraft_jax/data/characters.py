@@ -1,12 +1,11 @@
 """Characters of long texts, a piece at a time: memory stays bounded by the piece."""
 
+import sys
 from collections.abc import Iterator
 
 import numpy as np
 
-PIECE = 1 << 20
-"""Characters."""
-CODE_POINTS = 0x110000
+PIECE = 1 << 20  # characters
 
 
 def pieces(text: str) -> Iterator[str]:
@@ -26,9 +25,7 @@ def whole_lines(text: str) -> Iterator[str]:
 
 def distinct(text: str) -> str:
     """The different characters of a text, in code-point order."""
-    if len(text) < PIECE // 16:  # where the table of all code points costs more than it saves
-        return "".join(sorted(set(text)))
-    seen = np.zeros(CODE_POINTS, bool)
+    seen = np.zeros(sys.maxunicode + 1, bool)
     for piece in pieces(text):
         seen[code_points(piece)] = True
     return "".join(map(chr, np.flatnonzero(seen)))

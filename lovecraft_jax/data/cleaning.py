@@ -12,10 +12,8 @@ from lovecraft_jax.data.characters import whole_lines
 from lovecraft_jax.runtime.errors import UserError
 
 PRINTABLE_ASCII = "\n" + "".join(map(chr, range(0x20, 0x7F)))
-UNICODE_SCALARS = 0x110000 - 0x800
-"""Number of characters in Unicode: all code points but the surrogates."""
-MAX_LOSS = 0.01
-"""Share of the characters that cleaning may drop."""
+UNICODE_SCALARS = 0x110000 - 0x800  # characters in Unicode: all code points but the surrogates
+MAX_LOSS = 0.01  # the share of the characters that cleaning may drop
 
 _MARKS = {
     "\u2018": "'", "\u2019": "'", "\u201a": "'", "\u201b": "'", "\u2032": "'", "\u00b4": "'", "\u02bc": "'",
@@ -27,13 +25,7 @@ _MARKS = {
     "\u0131": "i", "\t": " ", "\f": "\n", "\v": "\n", "\u2028": "\n", "\u2029": "\n\n",
     "\u00ad": "", "\u200b": "", "\u200c": "", "\u200d": "", "\ufeff": "",
 }  # fmt: skip
-_LATIN = (
-    range(0xA0, 0x250),
-    range(0x1E00, 0x1F00),
-    range(0x2000, 0x2070),
-    range(0xFB00, 0xFB07),
-    range(0xFF01, 0xFF5F),
-)
+_LATIN = ((0xA0, 0x250), (0x1E00, 0x1F00), (0x2000, 0x2070), (0xFB00, 0xFB07), (0xFF01, 0xFF5F))  # from, to
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +49,8 @@ class Cleaning:
     def apply(self, text: str) -> tuple[str, "Counts"]:
         """Returns the cleaned text, and the characters read, folded and dropped."""
         # No character composes with a newline, so NFC may take whole lines one after the other.
-        cleaned, counts = zip(*map(self._apply_to_lines, whole_lines(text)), strict=True) if text else ((), ())
-        return "".join(cleaned), _total(counts)
+        pieces = [self._apply_to_lines(lines) for lines in whole_lines(text)]
+        return "".join(cleaned for cleaned, _ in pieces), _total([counts for _, counts in pieces])
 
     def lost(self, text: str) -> list[str]:
         """The characters of a text that would be dropped, each once, in order."""
@@ -66,7 +58,7 @@ class Cleaning:
         return [char for char in dict.fromkeys(folded) if not self._keeps(char)]
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object that `Cleaning(**object)` reads again."""
+        """What `Cleaning(**object)` reads again."""
         return dataclasses.asdict(self)
 
     def _apply_to_lines(self, lines: str) -> tuple[str, "Counts"]:
@@ -108,26 +100,22 @@ def make_cleaning(alphabet: str) -> Cleaning:
         return Cleaning("unicode", {}, None)
     if alphabet != "ascii":
         raise ValueError(f"unknown alphabet {alphabet!r}")
-    folds = {char: _to_ascii(char) for block in _LATIN for char in map(chr, block)}
+    folds = {char: _to_ascii(char) for block in _LATIN for char in map(chr, range(*block))}
     table = {char: fold for char, fold in folds.items() if fold} | _MARKS
     return Cleaning("ascii", table, PRINTABLE_ASCII)
 
 
 def clean_all(texts: Iterable[str], cleaning: Cleaning) -> tuple[list[str], Counts]:
     """Returns every text cleaned, and the counts over all. Raises UserError where over 1 % would be dropped."""
-    cleaned, counts = [], []
-    for text in texts:
-        kept, count = cleaning.apply(text)
-        cleaned.append(kept)
-        counts.append(count)
-    total = _total(counts)
+    applied = [cleaning.apply(text) for text in texts]
+    total = _total([counts for _, counts in applied])
     if total.dropped > MAX_LOSS * total.read:
         raise UserError(
             f"data.alphabet={cleaning.alphabet} would drop {total.dropped:,} of {total.read:,} characters "
             f"({total.dropped / total.read:.1%}, at most {MAX_LOSS:.0%} allowed): "
             "train with --config.data.alphabet=unicode"
         )
-    return cleaned, total
+    return [cleaned for cleaned, _ in applied], total
 
 
 def _total(counts: Sequence[Counts]) -> Counts:

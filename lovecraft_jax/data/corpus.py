@@ -1,11 +1,13 @@
 """The table of datasets, and corpora: their files found or downloaded, verified, hashed and read."""
 
+import contextlib
 import dataclasses
 import functools
 import glob
 import hashlib
+import io
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pooch
@@ -19,22 +21,15 @@ HERE = Path(__file__).parent
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A row of DATASETS.
+    """A row of DATASETS."""
 
-    name: what config.data.corpus calls it.
-    source: the URL that the files' names are appended to, or the folder that holds them.
-    manifest: a file with a line "NAME sha256:HASH" for each UTF-8 file:
-        (cd FOLDER && sha256sum *.txt | awk '{print $2 " sha256:" $1}')
-    valid, test: names, without their ending, of the held-out files; None: split by hash or position (`splits.split`).
-    variable: the environment variable that may name a folder with the files, or None.
-    """
-
-    name: str
-    source: str | Path
+    name: str  # what config.data.corpus calls it
+    source: str | Path  # the URL that the files' names are appended to, or the folder that holds them
+    # Has a line "NAME sha256:HASH" for each UTF-8 file: sha256sum *.txt | awk '{print $2 " sha256:" $1}'
     manifest: Path
-    valid: tuple[str, ...] | None = None
-    test: tuple[str, ...] | None = None
-    variable: str | None = None
+    valid: tuple[str, ...] | None = None  # names, without their ending, of the held-out files
+    test: tuple[str, ...] | None = None  # None: split by hash or position (`splits.split`)
+    variable: str | None = None  # the environment variable that may name a folder with the files
 
     @functools.cached_property
     def hashes(self) -> dict[str, str]:
@@ -59,32 +54,23 @@ DATASETS = (
 
 @dataclasses.dataclass(frozen=True)
 class Tale:
-    """A file of a corpus, and the SHA-256 of its bytes.
+    """A file of a corpus, and the SHA-256 of its bytes."""
 
-    `name` is the file's without the ending, or its path where two files of the corpus have the same name.
-    """
-
-    name: str
+    name: str  # the file's without the ending, or its path where two files of the corpus have the same name
     path: Path
     sha256: str
 
     @property
     def text(self) -> str:
-        """The decoded text, read anew at every use, so that a large corpus need not fit in memory.
-
-        Raises UserError where it is binary, not UTF-8, or no longer what was hashed.
-        """
-        data = _read_bytes(self.path)
-        if hashlib.sha256(data).hexdigest() != self.sha256:
-            raise UserError(f"{self.path}: changed since this command started; start again")
-        return _decode(self.path, data)
+        """The decoded text, read anew at every use, so that a large corpus need not fit in memory. Raises UserError."""
+        return read_text(self.path, self.sha256)
 
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-    """Tales in file-name order. `name` is what `load` finds them by again: a dataset's name or a path."""
+    """Tales in file-name order."""
 
-    name: str
+    name: str  # what `load` finds them by again: a dataset's name or a path
     tales: tuple[Tale, ...]
 
     @functools.cached_property
@@ -93,26 +79,18 @@ class Corpus:
         return _hash_of(tale.sha256 for tale in self.tales)
 
     @property
-    def size(self) -> int:
-        """Bytes on disk."""
-        return sum(os.path.getsize(tale.path) for tale in self.tales)
-
-    @property
     def dataset(self) -> Dataset | None:
         """The row of DATASETS whose files these are, wherever they were found."""
         return next((row for row in DATASETS if _hash_of(row.hashes.values()) == self.sha256), None)
 
 
 def load(name: str) -> Corpus:
-    """Finds and hashes the corpus `name`: "auto", the name of a dataset, or a path (file, folder of .txt, glob).
-
-    "auto" is the Lovecraft corpus where it can be had, else the bundled tales. Raises UserError where a file is
-    missing, damaged or unreadable.
-    """
-    rows = {row.name: row for row in DATASETS}
-    if name not in rows and name != "auto":
+    """Finds and hashes the corpus `name`: "auto" (the Lovecraft corpus where it can be had, else the bundled tales),
+    the name of a dataset, or a path (file, folder of .txt, glob). Raises UserError for missing, damaged or unreadable
+    files."""
+    row = next((row for row in DATASETS if row.name == ("lovecraft" if name == "auto" else name)), None)
+    if row is None:
         return _load_path(name)
-    row = rows["lovecraft" if name == "auto" else name]
     paths = _locate(row)
     if paths is not None:
         tales = (Tale(path.stem, path, sha256) for path, sha256 in zip(paths, row.hashes.values(), strict=True))
@@ -132,9 +110,19 @@ def load(name: str) -> Corpus:
     return load("bundled")
 
 
-def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, with or without a byte order mark. Raises UserError where it cannot be read as text."""
-    return _decode(path, _read_bytes(path))
+def read_text(path: Path, sha256: str = "") -> str:
+    """The text of a UTF-8 file, with or without a byte order mark. Raises UserError where it cannot be read as text, or
+    no longer has the SHA-256 that is given."""
+    with _open(path) as file:
+        data = file.read()
+    if sha256 and hashlib.sha256(data).hexdigest() != sha256:
+        raise UserError(f"{path}: changed since this command started; start again")
+    if b"\0" in data:
+        raise UserError(f"{path}: a binary file; give UTF-8 text")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 (byte {error.start}); convert it, for example with iconv") from error
 
 
 def _locate(row: Dataset) -> list[Path] | None:
@@ -159,56 +147,36 @@ def _verified(row: Dataset, folder: Path, setting: str) -> list[Path]:
 
 
 def _load_path(path: str) -> Corpus:
-    paths = _find(path)
-    names = [path.stem for path in paths]
-    if len(set(names)) < len(names):
-        names = [str(path) for path in paths]
-    return Corpus(path, tuple(Tale(name, path, _hash_file(path)) for name, path in zip(names, paths, strict=True)))
-
-
-def _find(path: str) -> list[Path]:
-    """The files that a path stands for, sorted."""
     given = Path(os.path.expanduser(path))
-    if os.path.isfile(given):  # unlike Path's, false for a name that the system refuses
-        return [given]
     if os.path.isdir(given):
-        found = sorted(given.glob("*.txt"))
-        if not found:
+        files = sorted(given.glob("*.txt"))
+        if not files:
             raise UserError(f"data.corpus={path}: no .txt file in that folder; name a glob for other endings")
-        return found
-    found = sorted(file for file in map(Path, glob.glob(str(given), recursive=True)) if os.path.isfile(file))
-    if not found:
-        names = ", ".join(("auto", *(row.name for row in DATASETS)))
-        raise UserError(f"data.corpus={path}: no such file, folder or glob, nor one of {names}")
-    return found
+    else:
+        # Unlike Path's, os.path.isfile is false for a name that the system refuses.
+        found = [given] if os.path.isfile(given) else map(Path, glob.glob(str(given), recursive=True))
+        files = sorted(filter(os.path.isfile, found))
+        if not files:
+            known = ", ".join(("auto", *(row.name for row in DATASETS)))
+            raise UserError(f"data.corpus={path}: no such file, folder or glob, nor one of {known}")
+    names = [file.stem for file in files]
+    if len(set(names)) < len(names):
+        names = [str(file) for file in files]
+    return Corpus(path, tuple(Tale(name, file, _hash_file(file)) for name, file in zip(names, files, strict=True)))
 
 
 def _hash_file(path: Path) -> str:
+    with _open(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[io.BufferedReader]:
     try:
         with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            yield file
     except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: OSError) -> UserError:
-    return UserError(f"{path}: cannot be read ({error.strerror}); give a readable text file")
-
-
-def _decode(path: Path, data: bytes) -> str:
-    if b"\0" in data:
-        raise UserError(f"{path}: a binary file; give UTF-8 text")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 (byte {error.start}); convert it, for example with iconv") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give a readable text file") from error
 
 
 def _hash_of(hashes: Iterable[str]) -> str:

@@ -3,7 +3,7 @@
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pooch
@@ -12,26 +12,15 @@ PROBE_SECONDS, FETCH_SECONDS, FETCH_THREADS = 5, 60, 8
 
 
 def fetch(manifest: Path, url: str, cache: Path) -> list[Path] | None:
-    """Returns every file of a pooch `manifest`, cached and verified, sorted by name; None if any cannot be had.
-
-    Waits at most PROBE_SECONDS for the first missing file, and FETCH_SECONDS for the others.
-    """
+    """Returns every file of a pooch `manifest`, cached and verified, sorted by name; None if any cannot be had. Waits
+    at most PROBE_SECONDS for the first missing file, and FETCH_SECONDS for the others."""
     pooch.get_logger().setLevel("ERROR")
     registry = pooch.create(path=cache, base_url=url, registry=None)
     registry.load_registry(manifest)
-    downloader = pooch.HTTPDownloader(timeout=PROBE_SECONDS)
-    missing = [name for name in registry.registry_files if not _is_cached(registry, name)]
     paths = [cache / name for name in sorted(registry.registry_files)]
-    if not missing:
-        return paths
-
-    def get(names: Sequence[str]) -> None:
-        for name in names:
-            registry.fetch(name, downloader=downloader)
-
-    probe, rest = missing[:1], missing[1:]
-    done = _all_within(PROBE_SECONDS, get, [probe])
-    done = done and _all_within(FETCH_SECONDS, get, [rest[i::FETCH_THREADS] for i in range(FETCH_THREADS)])
+    missing = [name for name in registry.registry_files if not _is_cached(registry, name)]
+    shares = [missing[1 + i :: FETCH_THREADS] for i in range(FETCH_THREADS)]
+    done = _fetch_all(registry, [missing[:1]], PROBE_SECONDS) and _fetch_all(registry, shares, FETCH_SECONDS)
     return paths if done else None
 
 
@@ -40,18 +29,19 @@ def _is_cached(registry: pooch.Pooch, name: str) -> bool:
     return file.is_file() and pooch.file_hash(str(file)) == registry.registry[name].removeprefix("sha256:")
 
 
-def _all_within(seconds: float, work: Callable[[Sequence[str]], None], shares: Sequence[Sequence[str]]) -> bool:
-    """Whether every share was done in time, each in a thread."""
+def _fetch_all(registry: pooch.Pooch, shares: Sequence[Sequence[str]], seconds: float) -> bool:
+    """Whether the files of every share were fetched in time, each share in a thread."""
     done: list[bool] = []
 
-    def run(share: Sequence[str]) -> None:
+    def work(share: Sequence[str]) -> None:
         # Whatever the network or the disk did: the share is not done, and the caller reports it.
         with contextlib.suppress(Exception):
-            work(share)
+            for name in share:
+                registry.fetch(name, downloader=pooch.HTTPDownloader(timeout=PROBE_SECONDS))
             done.append(True)
 
     # Daemons, so that a thread that waits for the network does not delay the exit.
-    threads = [threading.Thread(target=run, args=(share,), daemon=True) for share in shares]
+    threads = [threading.Thread(target=work, args=(share,), daemon=True) for share in shares]
     for thread in threads:
         thread.start()
     deadline = time.monotonic() + seconds

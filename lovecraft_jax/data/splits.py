@@ -8,27 +8,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lovecraft_jax.data.cleaning import Cleaning, Counts, clean_all
-from lovecraft_jax.data.corpus import Corpus, Tale
+from lovecraft_jax.data.corpus import Corpus, Dataset, Tale
 from lovecraft_jax.runtime.errors import UserError
 
 PARTS = ("train", "valid", "test")
-HELD_OUT = 0.05
-"""Share of the files in valid, and in test."""
-MIN_FILES = 20
-"""Fewer files than these are split by position, so that no single one is all of a split."""
+HELD_OUT = 0.05  # the share of the files in valid, and in test
+MIN_FILES = 20  # fewer files are split by position, so that no single one is all of a split
 BETWEEN_TALES = "\n\n\n"  # one newline more than ends a paragraph
 
 
 @dataclasses.dataclass(frozen=True)
 class Splits:
-    """Cleaned text by split: "train", "valid" and "test".
+    """Cleaned text by split: "train", "valid" and "test". `read` returns `by_tale` when a text is first asked for."""
 
-    tales: names of the files in each; where the cut is by position, all are in "train".
-    counts: characters read, folded and dropped by cleaning.
-    read: returns `by_tale`; called when a text is first asked for.
-    """
-
-    tales: dict[str, list[str]]
+    tales: dict[str, list[str]]  # names of the files in each; where the cut is by position, all are in "train"
     counts: Counts
     read: Callable[[], dict[str, dict[str, str]]] = dataclasses.field(repr=False, compare=False)
 
@@ -60,16 +53,22 @@ def split(corpus: Corpus, cleaning: Cleaning, share: float = 1.0) -> Splits:
     del cleaned  # as large as the corpus
     if not any(texts.values()):
         raise UserError(f"data.corpus={corpus.name}: no text in it after cleaning; give a file or folder with prose")
-    held_out = _held_out(corpus)
+    by_hash = sorted(corpus.tales, key=lambda tale: tale.sha256)
+    held_out = _held_out(corpus.dataset, by_hash)
     if held_out is None:
         names = {"train": list(texts), "valid": [], "test": []}
-        by_tale = _cut_by_position(texts, share)
+        text = BETWEEN_TALES.join(filter(None, texts.values()))
+        train_end, valid_end = int(0.9 * len(text)), int(0.95 * len(text))
+        cut = (text[: math.ceil(share * train_end)], text[train_end:valid_end], text[valid_end:])
+        by_tale = {part: {part: of_part} for part, of_part in zip(PARTS, cut, strict=True)}
     else:
         valid, test = held_out
-        where = {tale.name: "valid" if tale in valid else "test" if tale in test else "train" for tale in corpus.tales}
-        names = {part: [name for name in where if where[name] == part] for part in PARTS}
-        kept = _first_by_hash(corpus, {name: len(texts[name]) for name in names["train"]}, share)
-        names["train"] = [name for name in names["train"] if name in kept]
+        train = [tale for tale in by_hash if tale not in valid and tale not in test]
+        totals = list(itertools.accumulate(len(texts[tale.name]) for tale in train))
+        # So many training files add up most nearly to the share.
+        count = 1 + min(range(len(totals)), key=lambda n: abs(totals[n] - share * totals[-1]))
+        chosen = {"train": set(train[:count]), "valid": valid, "test": test}
+        names = {part: [tale.name for tale in corpus.tales if tale in chosen[part]] for part in PARTS}
         by_tale = {part: {name: texts[name] for name in names[part]} for part in PARTS}
     for part, tales in by_tale.items():
         if not any(text.strip() for text in tales.values()):
@@ -77,39 +76,13 @@ def split(corpus: Corpus, cleaning: Cleaning, share: float = 1.0) -> Splits:
     return Splits(names, counts, lambda: by_tale)
 
 
-def _held_out(corpus: Corpus) -> tuple[set[Tale], set[Tale]] | None:
+def _held_out(row: Dataset | None, by_hash: list[Tale]) -> tuple[set[Tale], set[Tale]] | None:
     """The files of valid and of test, or None where the cut is by position."""
-    row = corpus.dataset
     if row and row.valid is not None and row.test is not None:
         hashes = {Path(file).stem: sha256 for file, sha256 in row.hashes.items()}
         valid, test = ({hashes[name] for name in names} for names in (row.valid, row.test))
-        return _with_hash(corpus, valid), _with_hash(corpus, test)
-    if len(corpus.tales) < MIN_FILES:
+        return {tale for tale in by_hash if tale.sha256 in valid}, {tale for tale in by_hash if tale.sha256 in test}
+    if len(by_hash) < MIN_FILES:
         return None
-    by_hash = _by_hash(corpus)
     count = max(1, math.floor(HELD_OUT * len(by_hash) + 0.5))
     return set(by_hash[:count]), set(by_hash[count : 2 * count])
-
-
-def _with_hash(corpus: Corpus, hashes: set[str]) -> set[Tale]:
-    return {tale for tale in corpus.tales if tale.sha256 in hashes}
-
-
-def _first_by_hash(corpus: Corpus, lengths: dict[str, int], share: float) -> set[str]:
-    """The first files in the order of their hashes whose lengths add up most nearly to a `share` of all `lengths`."""
-    names = [tale.name for tale in _by_hash(corpus) if tale.name in lengths]
-    totals = list(itertools.accumulate(lengths[name] for name in names))
-    count = 1 + min(range(len(totals)), key=lambda n: abs(totals[n] - share * totals[-1]))
-    return set(names[:count])
-
-
-def _by_hash(corpus: Corpus) -> list[Tale]:
-    return sorted(corpus.tales, key=lambda tale: tale.sha256)
-
-
-def _cut_by_position(texts: dict[str, str], share: float) -> dict[str, dict[str, str]]:
-    text = BETWEEN_TALES.join(filter(None, texts.values()))
-    cuts = [0, int(0.9 * len(text)), int(0.95 * len(text)), len(text)]
-    train, valid, test = (text[begin:end] for begin, end in itertools.pairwise(cuts))
-    train = train[: math.ceil(share * len(train))]
-    return {"train": {"train": train}, "valid": {"valid": valid}, "test": {"test": test}}

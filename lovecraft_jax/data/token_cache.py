@@ -24,8 +24,7 @@ from lovecraft_jax.data.splits import PARTS
 from lovecraft_jax.data.tokenizer import Encoded, Tokenizer, load_tokenizer
 
 MAX_BYTES = 4 << 30
-ALIGNMENT = 64
-"""The ids begin at a multiple of so many bytes."""
+ALIGNMENT = 64  # the ids begin at a multiple of so many bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,10 +45,8 @@ def entry_key(inputs: Any) -> str:
 
 
 def load(key: str, tokenizer: Tokenizer | None) -> Entry | None:
-    """Returns the entry whose tokenizer is the given one, or, with None, the one that was built from the text itself.
-
-    The ids are memory-mapped. None where there is no such entry, or it is damaged.
-    """
+    """Returns the entry whose tokenizer is the given one, or, with None, the one that was built from the text itself;
+    None where there is no such entry, or it is damaged. The ids are memory-mapped."""
     for path in dict.fromkeys((_path(key, None), _path(key, tokenizer))):
         entry = _read(path, tokenizer)
         if entry:
@@ -60,10 +57,8 @@ def load(key: str, tokenizer: Tokenizer | None) -> Entry | None:
 
 
 def save(key: str, tokenizer: Tokenizer | None, entry: Entry) -> None:
-    """Writes an entry for `load` with the same arguments, and removes those used longest ago beyond MAX_BYTES.
-
-    A full or read-only disk is no error.
-    """
+    """Writes an entry for `load` with the same arguments, and removes those used longest ago beyond MAX_BYTES. A full
+    or read-only disk is no error."""
     arrays = [np.ascontiguousarray(entry.encoded[part].ids) for part in PARTS]
     header = {
         "tokenizer": entry.tokenizer.dumps(),
@@ -84,9 +79,7 @@ def save(key: str, tokenizer: Tokenizer | None, entry: Entry) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(partial, "wb") as file:
-                file.write(digest.hexdigest().encode() + b"\n" + line)
-                for array in arrays:
-                    file.write(array.data)
+                file.writelines([digest.hexdigest().encode(), b"\n", line, *(array.data for array in arrays)])
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)

@@ -10,65 +10,33 @@ import numpy as np
 from lovecraft_jax.data.characters import code_points, distinct, pieces
 from lovecraft_jax.data.cleaning import Cleaning
 
-UNKNOWN_ID = 0
-"""The token for whatever the training text does not have. It is scored, and never generated."""
+UNKNOWN_ID = 0  # the token for whatever the training text does not have: it is scored, and never generated
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """A text as tokens: ids [N], in the smallest unsigned type that holds the vocabulary.
-
-    `ids` may be memory-mapped. `n_chars` is the length of the cleaned text, whatever a token is, so that bits per
-    character compare across vocabularies. `extra_nats` is the cost of spelling out the unknown tokens, on top
-    of predicting UNKNOWN_ID.
-    """
+    """A text as tokens: ids [N], in the smallest unsigned type that holds the vocabulary; may be memory-mapped."""
 
     ids: np.ndarray
-    n_chars: int
-    extra_nats: float
+    n_chars: int  # of the cleaned text, whatever a token is, so that bits per character compare across vocabularies
+    extra_nats: float  # what spelling out the unknown tokens costs, on top of predicting UNKNOWN_ID
 
 
 class Tokenizer(Protocol):
-    """Text to token ids and back.
-
-    To add one, write its class here and add a branch to `build_tokenizer` and `load_tokenizer`.
-    """
+    """Text to token ids and back. A new one is a class here, and a branch in `build_tokenizer` and `load_tokenizer`."""
 
     @property
-    def level(self) -> str:
-        """What a token is: "chars"."""
-        ...
-
+    def level(self) -> str: ...  # what a token is: "chars"
     @property
-    def cleaning(self) -> Cleaning:
-        """The cleaning that a text needs before `encode`."""
-        ...
-
+    def cleaning(self) -> Cleaning: ...  # what a text needs before `encode`
     @property
-    def size(self) -> int:
-        """Number of ids, UNKNOWN_ID included."""
-        ...
-
+    def size(self) -> int: ...  # number of ids, UNKNOWN_ID included
     @property
-    def start_id(self) -> int:
-        """The id that stands before the first token of a text: a newline's."""
-        ...
-
-    def encode(self, text: str) -> Encoded:
-        """Cleaned text to ids."""
-        ...
-
-    def decode(self, ids: np.ndarray) -> str:
-        """Ids to text."""
-        ...
-
-    def unseen(self, text: str) -> list[str]:
-        """The parts of a cleaned text that the training text does not have, each once, in order."""
-        ...
-
-    def dumps(self) -> str:
-        """JSON that `load_tokenizer` reads again."""
-        ...
+    def start_id(self) -> int: ...  # stands before the first token of a text: a newline's
+    def encode(self, text: str) -> Encoded: ...  # cleaned text to ids
+    def decode(self, ids: np.ndarray) -> str: ...
+    def unseen(self, text: str) -> list[str]: ...  # the parts that the training text lacks, each once, in order
+    def dumps(self) -> str: ...  # JSON that `load_tokenizer` reads again
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,11 +76,8 @@ class CharTokenizer:
         return [char for char in dict.fromkeys(text) if char not in self.chars]
 
     def dumps(self) -> str:
-        return json.dumps(
-            {"level": self.level, "chars": self.chars, "cleaning": self.cleaning.to_json()},
-            ensure_ascii=False,
-            indent=1,
-        )
+        saved = {"level": self.level, "chars": self.chars, "cleaning": self.cleaning.to_json()}
+        return json.dumps(saved, ensure_ascii=False, indent=1)
 
 
 def build_tokenizer(level: str, train_text: str, cleaning: Cleaning) -> Tokenizer:
