@@ -10,6 +10,7 @@ rejected for that. To test a passage of one of the tales, leave that tale out of
 """
 
 import dataclasses
+import functools
 import itertools
 import re
 from collections import Counter
@@ -23,11 +24,8 @@ from lovecraft_jax.stylometry.features import FEATURES, Feature, measure
 from lovecraft_jax.stylometry.reference import Reference
 from lovecraft_jax.stylometry.text import words
 
-PIECE_LENGTHS = (10_000, 5_000, 2_000)
-"""Possible lengths of a piece, in characters: the longest that the text and at least MIN_TALES tales reach is used."""
-MIN_TALES = 39
-"""With fewer tales nothing could be rejected: the combined p-value of several pieces can be no less than about
-2 / (tales + 1)."""
+PIECE_LENGTHS = (10_000, 5_000, 2_000)  # in characters: the longest that the text and at least MIN_TALES tales reach
+MIN_TALES = 39  # with fewer nothing could be rejected: the p-value of several pieces is at least about 2 / (tales + 1)
 SIGNIFICANCE_LEVEL = 0.05
 QUANTILES = (0.025, 0.5, 0.975)
 
@@ -44,10 +42,6 @@ class FeatureComparison:
     median: float
     high: float
 
-    @property
-    def inside(self) -> bool:
-        return self.low <= self.value <= self.high
-
 
 @dataclasses.dataclass(frozen=True)
 class DistributionComparison:
@@ -62,22 +56,17 @@ class DistributionComparison:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """A text beside the author's pieces, and the authorship decision.
+    """A text beside the author's pieces, and the authorship decision."""
 
-    `length` is that of a piece in characters; `tales` and `pieces` count the author's. `plausible` and `implausible`
-    are the invented words (those that occur in no tale), the most frequent first. If no decision is possible, `reason`
-    says why; there are no `p_values` then, and all intervals are NaN. Otherwise `reason` is empty.
-    """
-
-    length: int
-    tales: int
-    pieces: int
+    length: int  # of a piece in characters
+    tales: int  # of the author's
+    pieces: int  # of the author's
     features: tuple[FeatureComparison, ...]
     distributions: dict[str, DistributionComparison]
-    plausible: tuple[str, ...]
+    plausible: tuple[str, ...]  # invented words (those that occur in no tale), the most frequent first
     implausible: tuple[str, ...]
-    p_values: tuple[float, ...]
-    reason: str
+    p_values: tuple[float, ...]  # of the text's pieces
+    reason: str  # why no decision is possible, or "": with a reason there are no p-values, and all intervals are NaN
 
     @property
     def p_value(self) -> float | None:
@@ -104,19 +93,16 @@ class Author:
             {name: text for name, text in tales.items() if name not in held_out},
             {name: text for name, text in tales.items() if name in held_out},
         )
-        self._pieces: dict[int, _AuthorPieces] = {}
+        self._author_pieces = functools.cache(functools.partial(_AuthorPieces, self._tales, self.reference))
 
     def compare(self, text: str) -> Comparison:
-        """Cuts a text into pieces, measures each, and decides about each if that is possible.
-
-        The text must be cleaned as the tales are. Characters after the last whole piece are ignored. The first call
-        for a piece length also measures the author's pieces, which takes some seconds for three million characters.
-        """
+        """Cuts a text, cleaned as the tales are, into pieces, measures each, and decides about each if that is
+        possible. Characters after the last whole piece are ignored. The first call for a piece length also measures the
+        author's pieces, which takes some seconds for three million characters."""
         length, reason = self._piece_length(text)
         author = None if reason else self._author_pieces(length)
-        features_MF, distributions_MX = _measure(
-            (piece, self.reference) for piece in cut_pieces(text, length) or [text]
-        )
+        pieces = cut_pieces(text, length) or [text]
+        features_MF, distributions_MX = _measure((piece, self.reference) for piece in pieces)
         intervals_3F = author.features_3F if author else np.full((3, len(FEATURES)), np.nan)
         by_count = Counter(word.lower() for word in words(text)).most_common()
         invented = [word for word, _ in by_count if not self.reference.is_real_word(word)]
@@ -138,11 +124,6 @@ class Author:
             p_values=tuple(author.conformal.p_values(_stabilize_variance(features_MF)).tolist()) if author else (),
             reason=reason,
         )
-
-    def _author_pieces(self, length: int) -> "_AuthorPieces":
-        if length not in self._pieces:
-            self._pieces[length] = _AuthorPieces(self._tales, self.reference, length)
-        return self._pieces[length]
 
     def _piece_length(self, text: str) -> tuple[int, str]:
         """The length of a piece in characters, and the reason why no decision is possible, or ""."""
@@ -190,10 +171,8 @@ def _measure(pieces: Iterable[tuple[str, Reference]]) -> tuple[np.ndarray, dict[
 
 
 def _stabilize_variance(features_NF: np.ndarray) -> np.ndarray:
-    """Transforms features so that their variance depends less on their mean.
-
-    Shares become the arcsine of their root, sizes the logarithm of 1 + x.
-    """
+    """Makes the variance of features depend less on their mean: shares become the arcsine of their root, sizes the
+    logarithm of 1 + x."""
     columns = [
         np.log1p(column) if feature.out_of is None else np.arcsin(np.sqrt(np.clip(column / feature.out_of, 0, 1)))
         for column, feature in zip(features_NF.T, FEATURES, strict=True)

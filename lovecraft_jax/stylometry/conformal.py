@@ -4,10 +4,8 @@ import math
 
 import numpy as np
 
-SHRINKAGE = 0.5
-"""How far correlations are shrunk towards 0: some fifty tales are too few to estimate four hundred of them."""
-MIN_SCALE = 0.01
-"""Added to every standard deviation, so that a feature that is constant in the author's pieces still counts."""
+SHRINKAGE = 0.5  # of correlations towards 0: some fifty tales are too few to estimate four hundred of them
+MIN_SCALE = 0.01  # added to standard deviations, so that a feature that is constant in the author's pieces still counts
 
 
 class Conformal:
@@ -39,11 +37,9 @@ class Conformal:
 
 
 def combine_p_values(p_values: np.ndarray) -> float:
-    """Returns one p-value from those of the k pieces of a text, which may depend on each other in any way.
-
-    It is k / m times the m-th smallest (Rueger 1978; Vovk and Wang 2020). m is half of k, rounded up, so that a few
-    pieces cannot decide; a single piece keeps its p-value.
-    """
+    """Returns one p-value from those of the k pieces of a text, which may depend on each other in any way: k / m times
+    the m-th smallest (Rueger 1978; Vovk and Wang 2020). m is half of k, rounded up, so that a few pieces cannot decide;
+    a single piece keeps its p-value."""
     middle = math.ceil(len(p_values) / 2)
     return min(1.0, len(p_values) / middle * float(np.sort(p_values)[middle - 1]))
 

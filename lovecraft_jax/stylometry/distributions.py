@@ -8,13 +8,10 @@ import numpy as np
 from lovecraft_jax.stylometry.reference import Reference
 from lovecraft_jax.stylometry.text import sentences, words
 
-WORD_LENGTHS = np.arange(1, 21)
-"""In letters. The last bin also counts all longer words."""
-SENTENCE_LENGTHS = np.arange(5, 101, 5)
-"""In words: the upper ends of bins of five. The last bin also counts all longer sentences."""
+WORD_LENGTHS = np.arange(1, 21)  # in letters; the last bin also counts all longer words
+SENTENCE_LENGTHS = np.arange(5, 101, 5)  # in words, the upper ends of bins; the last also counts all longer sentences
 RANKS = np.unique(np.geomspace(1, 1000, 28).astype(int))
-PREFIX_LENGTHS = np.arange(100, 2001, 100)
-"""In words: the beginnings of the text in which distinct words are counted."""
+PREFIX_LENGTHS = np.arange(100, 2001, 100)  # in words: the beginnings of the text in which distinct words are counted
 
 
 def axes(reference: Reference) -> dict[str, np.ndarray]:

@@ -4,35 +4,29 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import numpy as np
 
 from lovecraft_jax.stylometry.reference import NGRAM_LENGTHS, Reference
 from lovecraft_jax.stylometry.text import PREPOSITIONS, PRONOUNS, ngrams, sentences, words
 
-WINDOW = 100
-"""Distinct words are counted in windows of this many words, so that the count does not grow with the text."""
+WINDOW = 100  # distinct words are counted in windows of so many words, so that the count does not grow with the text
 
 
 @dataclasses.dataclass(frozen=True)
 class Feature:
-    """Describes one feature; `measure` returns its value under `key`.
-
-    `out_of` is the largest possible value (100 for a percentage), None for a size, which has none. `article` marks the
-    features that the article of 2019 counted.
-    """
+    """Describes one feature; `measure` returns its value under `key`."""
 
     key: str
     label: str
     unit: str
     decimals: int
-    out_of: float | None = None
-    article: bool = False
+    out_of: float | None = None  # the largest possible value (100 for a percentage), None for a size, which has none
+    article: bool = False  # whether the article of 2019 counted it
 
 
-def _per_10_000(key: str, label: str, article: bool = True) -> Feature:
-    return Feature(key, label, "per 10,000 words", 1, 1e4, article)
-
+_per_10_000 = partial(Feature, unit="per 10,000 words", decimals=1, out_of=1e4, article=True)
 
 FEATURES = (
     Feature("word_length", "Mean word length", "letters", 2, article=True),
@@ -73,16 +67,13 @@ def measure(text: str, reference: Reference) -> dict[str, float]:
     lower = [word.lower() for word in as_written]
     counts = Counter(lower)
     once = sum(n == 1 for n in counts.values())
-    in_train, in_held_out = (
-        set(filter(reference.word_in_train, counts)),
-        set(filter(reference.word_in_held_out, counts)),
-    )
+    in_train = set(filter(reference.word_in_train, counts))
+    in_held_out = set(filter(reference.word_in_held_out, counts))
     invented = counts.keys() - in_train - in_held_out
     plausible = set(filter(reference.is_plausible_word, invented))
     word_lengths, sentence_lengths = [len(word) for word in as_written], [len(words(part)) for part in sentences(text)]
     tv, js = letter_distances(reference.letter_frequencies(text), reference.letter_frequencies())
-
-    grams = {n: ngrams(lower, n) for n in (1, 2, 3)}
+    grams, known_ngram = {n: ngrams(lower, n) for n in (1, 2, 3)}, reference.ngram_in_held_out
 
     def rate(matches: Callable[[str], bool], out_of: float = 100) -> float:
         return _share(sum(n for word, n in counts.items() if matches(word)), len(lower), out_of)
@@ -101,9 +92,9 @@ def measure(text: str, reference: Reference) -> dict[str, float]:
         "once_running": _share(once, len(lower)),
         "letters_tv": tv,
         "letters_js": js,
-        "word_spread": _std(word_lengths),
+        "word_spread": float(np.std(word_lengths or [0])),
         "sentence_length": _mean(sentence_lengths),
-        "sentence_spread": _std(sentence_lengths),
+        "sentence_spread": float(np.std(sentence_lengths or [0])),
         "real_train": rate(in_train.__contains__),
         "real_held_out": rate(in_held_out.__contains__),
         "real": rate((in_train | in_held_out).__contains__),
@@ -113,27 +104,23 @@ def measure(text: str, reference: Reference) -> dict[str, float]:
         "zipf": zipf_exponent(counts.values()),
         **{f"distinct_{n}": _share(len(set(grams[n])), len(grams[n])) for n in grams},
         "repetition": longest_repetition(lower),
-        **{
-            f"overlap_{n}": _mean([100 * reference.ngram_in_held_out(gram) for gram in grams[n]]) for n in NGRAM_LENGTHS
-        },
+        **{f"overlap_{n}": _share(sum(map(known_ngram, grams[n])), len(grams[n])) for n in NGRAM_LENGTHS},
     }
 
 
 def letter_distances(p: np.ndarray, q: np.ndarray) -> tuple[float, float]:
-    """Returns the total variation distance and the Jensen-Shannon distance of two distributions.
-
-    The latter is the root of the divergence in bits (Endres and Schindelin 2003), so both lie between 0 and 1.
-    """
-    middle = (p + q) / 2
-    divergence = (_relative_entropy(p, middle) + _relative_entropy(q, middle)) / 2
-    return float(np.abs(p - q).sum() / 2), math.sqrt(max(0.0, divergence))
+    """Returns the total variation distance and the Jensen-Shannon distance of two distributions. The latter is the root
+    of the divergence in bits (Endres and Schindelin 2003), so both lie between 0 and 1."""
+    middle, entropies = (p + q) / 2, 0.0
+    for one in (p, q):
+        there = one > 0
+        entropies += float((one[there] * np.log2(one[there] / middle[there])).sum())
+    return float(np.abs(p - q).sum() / 2), math.sqrt(max(0.0, entropies / 2))
 
 
 def mean_distinct_words(lower: Sequence[str], window: int) -> float:
-    """Returns the mean number of distinct words over all windows of `window` words (Covington and McFall 2010).
-
-    This is their moving-average type-token ratio, times the window. A text shorter than the window is one window.
-    """
+    """Returns the mean number of distinct words over all windows of `window` words: the moving-average type-token ratio
+    (Covington and McFall 2010), times the window. A text shorter than the window is one window."""
     window = min(window, len(lower))
     if not window:
         return 0.0
@@ -148,10 +135,8 @@ def mean_distinct_words(lower: Sequence[str], window: int) -> float:
 
 
 def zipf_exponent(counts: Iterable[int]) -> float:
-    """Returns the s of count ~ rank^-s, fitted by least squares in log-log space to the words that occur twice or more.
-
-    0 if there are fewer than two such words.
-    """
+    """Returns the s of count ~ rank^-s, fitted by least squares in log-log space to the words that occur twice or more;
+    0 if there are fewer than two of them."""
     repeated = np.array(sorted((count for count in counts if count > 1), reverse=True), float)
     if len(repeated) < 2:
         return 0.0
@@ -166,20 +151,11 @@ def longest_repetition(lower: Sequence[str]) -> int:
     ids = np.array([numbers.setdefault(word, len(numbers)) for word in lower])
     for n in range(len(ids) // 2, 0, -1):
         same = ids[:-n] == ids[n:]
-        if np.count_nonzero(same) >= n and _longest_streak(same) >= n:
-            return n
+        if np.count_nonzero(same) >= n:
+            breaks = np.flatnonzero(np.concatenate([[True], ~same, [True]]))
+            if np.diff(breaks).max() > n:  # n words in succession are the same as n words before
+                return n
     return 0
-
-
-def _longest_streak(flags: np.ndarray) -> int:
-    """The largest number of consecutive true flags."""
-    breaks = np.flatnonzero(np.concatenate([[True], ~flags, [True]]))
-    return int(np.diff(breaks).max()) - 1
-
-
-def _relative_entropy(p: np.ndarray, q: np.ndarray) -> float:
-    positive = p > 0
-    return float((p[positive] * np.log2(p[positive] / q[positive])).sum())
 
 
 def _share(part: float, whole: float, out_of: float = 100) -> float:
@@ -188,7 +164,3 @@ def _share(part: float, whole: float, out_of: float = 100) -> float:
 
 def _mean(values: Sequence[int]) -> float:
     return sum(values) / len(values) if values else 0.0
-
-
-def _std(values: Sequence[int]) -> float:
-    return float(np.std(values)) if values else 0.0

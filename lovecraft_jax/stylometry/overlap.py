@@ -8,8 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 from pydivsufsort import divsufsort
 
-MIN_SPAN = 20
-"""Characters. Shorter spans are not reported; one of about this length can still be a stock phrase."""
+MIN_SPAN = 20  # characters: shorter spans are not reported, and one of about this length can still be a stock phrase
 SPAN_LENGTHS = (MIN_SPAN, 50, 100)
 _SEPARATOR = "\0"  # ends every tale; no text read from a file contains it (data/corpus.py refuses it)
 
@@ -25,16 +24,13 @@ class Span:
 
     @property
     def length(self) -> int:
-        """In characters."""
         return self.end - self.start
 
 
 class Overlap:
-    """Finds the spans that a text shares with `tales` (name -> text).
-
-    The suffix array of all tales is built once: 0.2 s and 13 MB for 2.6 million characters. A span lies within one
-    tale. If a span occurs at several places, the first is returned, in the alphabetical order of the tales' names.
-    """
+    """Finds the spans that a text shares with `tales` (name -> text), each within one tale: if a span occurs at several
+    places, the first, in the alphabetical order of the tales' names. The suffix array of all tales is built once: 0.2 s
+    and 13 MB for 2.6 million characters."""
 
     def __init__(self, tales: Mapping[str, str]) -> None:
         self._names = sorted(tales)
@@ -47,10 +43,8 @@ class Overlap:
         self._suffixes = suffixes.view(np.uint8).data.cast("i")  # indexing a memoryview is much faster than numpy
 
     def spans(self, text: str, min_length: int = MIN_SPAN) -> list[Span]:
-        """Returns all maximal shared spans of at least `min_length` characters, by `start`; they may overlap.
-
-        A span is maximal if it cannot be extended to either side. 100,000 characters take about a second.
-        """
+        """Returns all shared spans of at least `min_length` characters that cannot be extended to either side, by
+        `start`; they may overlap. 100,000 characters take about a second."""
         return [self._locate(text, start, end) for start, end in self._matches(text, min_length)]
 
     def longest(self, text: str) -> Span | None:
@@ -63,23 +57,26 @@ class Overlap:
     def shares(self, text: str, lengths: Sequence[int] = SPAN_LENGTHS) -> dict[int, float]:
         """Returns for each length the share of the text's characters that lie in spans of at least that length."""
         matches = list(self._matches(text, min(lengths)))
-        return {
-            length: _covered(match for match in matches if match[1] - match[0] >= length) / max(1, len(text))
-            for length in lengths
-        }
+        shares = {}
+        for length in lengths:
+            covered, reached = 0, 0
+            for start, end in matches:  # by start
+                if end - start >= length:
+                    covered += end - max(start, reached)
+                    reached = end
+            shares[length] = covered / max(1, len(text))
+        return shares
 
     def measure(self, text: str) -> dict[str, float]:
         """Returns {"copied_longest": characters, "copied_20": % of the characters in spans of at least 20, ...}."""
-        longest = self.longest(text)
-        shares = {f"copied_{length}": 100 * share for length, share in self.shares(text).items()}
-        return {"copied_longest": float(longest.length if longest else 0)} | shares
+        longest, shares = self.longest(text), self.shares(text)
+        copied = {f"copied_{length}": 100 * share for length, share in shares.items()}
+        return {"copied_longest": float(longest.length if longest else 0)} | copied
 
     def quantiles(self, texts: Iterable[str], length: int) -> dict[str, tuple[float, float, float]]:
-        """Returns the 2.5 %, 50 % and 97.5 % quantiles of each value of `measure` over pieces of other texts.
-
-        With the author's held-out tales as `texts`, these are the values to expect without memorisation. Each text is
-        cut into pieces of `length` characters; a shorter text is one piece.
-        """
+        """Returns the 2.5 %, 50 % and 97.5 % quantiles of each value of `measure` over pieces of other texts, of
+        `length` characters each; a shorter text is one piece. With the author's held-out tales as `texts`, these are
+        the values to expect without memorisation."""
         pieces = [text[at : at + length] for text in texts for at in range(0, max(1, len(text) - length + 1), length)]
         measured = [self.measure(piece) for piece in pieces]
         return {
@@ -88,11 +85,9 @@ class Overlap:
         }
 
     def _matches(self, text: str, min_length: int) -> Iterator[tuple[int, int]]:
-        """Yields (start, end) of each maximal match of at least `min_length` characters.
-
-        Every substring of a match is a match too. So for a fixed `end`, if text[start:end] matches, it also matches
-        from every later start, and a binary search finds the first start. Positions it skips are never looked at.
-        """
+        """Yields (start, end) of each maximal match of at least `min_length` characters. Every substring of a match is
+        a match too. So for a fixed `end`, if text[start:end] matches, it also matches from every later start, and a
+        binary search finds the first start. Positions it skips are never looked at."""
         start, end = 0, min_length
         while end <= len(text):
             start = bisect_left(range(end), True, lo=start, key=lambda at: self._contains(text[at:end]))
@@ -125,12 +120,3 @@ class Overlap:
         at = min(self._suffixes[first:last])
         tale = bisect_right(self._starts, at) - 1
         return Span(start, end, self._names[tale], at - self._starts[tale])
-
-
-def _covered(matches: Iterator[tuple[int, int]]) -> int:
-    """The number of characters that lie in at least one match; the matches are sorted by start."""
-    covered, reached = 0, 0
-    for start, end in matches:
-        covered += end - max(start, reached)
-        reached = end
-    return covered

@@ -10,16 +10,12 @@ import numpy as np
 
 from lovecraft_jax.stylometry.text import ngrams, words
 
-NGRAM_LENGTHS = (2, 3)
-"""The n of the word n-grams that are looked up in the held-out text."""
+NGRAM_LENGTHS = (2, 3)  # the n of the word n-grams that are looked up in the held-out text
 
 
 class Reference:
-    """The words, n-grams and letter frequencies of the author's tales. Upper and lower case count as the same.
-
-    `train` and `held_out` map the name of a tale to its text. To compare a piece of one of these tales with the others,
-    use `reference.without(tale)`, which takes constant time.
-    """
+    """The words, n-grams and letter frequencies of the author's tales (name -> text). Upper and lower case count as the
+    same. A piece of a tale is compared with the others by `reference.without(tale)`, which takes constant time."""
 
     def __init__(self, train: Mapping[str, str], held_out: Mapping[str, str]) -> None:
         tales = {**train, **held_out}
@@ -58,11 +54,8 @@ class Reference:
         return self._ngrams[len(ngram)].has(ngram, self._left_out)
 
     def letter_frequencies(self, text: str | None = None) -> np.ndarray:
-        """Returns the frequency of each letter of `alphabet`, then that of all other letters together [A + 1].
-
-        They are counted in `text`, or in all tales if it is None, and add up to 1. If there are no letters, the last
-        entry is 1.
-        """
+        """Returns the frequency of each letter of `alphabet`, then that of all other letters together [A + 1], counted
+        in `text`, or in all tales if it is None. They add up to 1: if there are no letters, the last entry is 1."""
         if text is None:
             tales = [count for name, count in self._letters.items() if name != self._left_out]
             counts = np.append(sum(tales, start=np.zeros(len(self.alphabet))), 0)

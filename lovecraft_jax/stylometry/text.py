@@ -23,21 +23,15 @@ PRONOUNS, PREPOSITIONS = frozenset(_PRONOUNS.split()), frozenset(_PREPOSITIONS.s
 
 
 def words(text: str) -> list[str]:
-    """Returns the words of a text, in their original case.
-
-    A word is a maximal sequence of letters. An apostrophe between two letters is part of the word; a hyphen separates
-    two words.
-    """
+    """Returns the words of a text, in their original case: the maximal sequences of letters. An apostrophe between two
+    letters is part of the word; a hyphen separates two words."""
     return _WORD.findall(text)
 
 
 def sentences(text: str) -> list[str]:
-    """Returns the sentences of a text that contain a word.
-
-    A sentence ends at a blank line, at the end of the text, and at . ! ? or an ellipsis (plus closing quotes and
-    brackets) when white space follows and then no lower-case letter. The full stop after a title ("Dr.") or an
-    initial does not end a sentence.
-    """
+    """Returns the sentences of a text that contain a word. A sentence ends at a blank line, at the end of the text, and
+    at . ! ? or an ellipsis (plus closing quotes and brackets) when white space follows and then no lower-case letter.
+    The full stop after a title ("Dr.") or an initial does not end a sentence."""
     found, begin = [], 0
     for end in _SENTENCE_END.finditer(text):
         if not _TITLE.search(text, begin, end.end()):

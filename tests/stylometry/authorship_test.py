@@ -86,7 +86,6 @@ def test_intervals_are_quantiles_of_pieces_measured_without_their_own_tale(case:
             assert weights[piece_values < bound].sum() <= share + 1e-9
             assert weights[piece_values <= bound].sum() >= share - 1e-9
             assert bound in piece_values
-        assert row.inside == (row.low <= row.value <= row.high)
 
 
 def test_the_transform_spreads_shares_near_0_and_1_and_takes_ratios_of_sizes() -> None:
