@@ -12,72 +12,50 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from lovecraft_jax.probing.word_search import (
-    DecodingState,
-    Rank,
-    any_word,
-    letters_and_ends,
-    lexicon,
-    search_words,
-    spelling_log_probs,
-    state_after,
-)
+from lovecraft_jax.probing import word_search
 from lovecraft_jax.run import Run
 from lovecraft_jax.runtime.errors import UserError
 
 ARTICLE_WORD = "pandemonium"
-ARTICLE_CONTEXT = "strident "
-"""What precedes the word where the article quotes it."""
-MAX_COUNT, MIN_LETTERS = 2, 7
-"""A rare word occurs at most this often in the training text, and has at least this many letters."""
-WIDTH = 256
-"""Prefixes that a word search keeps: for c150 most rank estimates are then within a fifth of the rank."""
-MIN_PROB = 1e-200
-"""Lower probabilities count as this one; a float can hold little less."""
-SHOWN = 10
-"""Words listed as the most probable ones."""
+ARTICLE_CONTEXT = "strident "  # precedes the word where the article quotes it
+MAX_COUNT, MIN_LETTERS = 2, 7  # of a rare word: how often it occurs in the training text, and its length
+WIDTH = 256  # prefixes that a word search keeps: for c150 most rank estimates are then within a fifth of the rank
+MIN_PROB = 1e-200  # lower probabilities count as this one; a float can hold little less
+SHOWN = 10  # words listed as the most probable ones
 LETTERS = re.compile(r"[^\W\d_]+")
 
 
 @dataclasses.dataclass(frozen=True)
 class Occurrence:
-    """A word in a tale; the offset is in characters of the cleaned tale."""
+    """A word in a tale."""
 
     split: str
     tale: str
-    offset: int
+    offset: int  # in characters of the cleaned tale
     word: str
 
 
 @dataclasses.dataclass(frozen=True)
 class LetterPrediction:
-    """A letter of a word, given everything before it: its probability, and the most probable letter in its place.
-
-    `likelier` is the number of more probable letters. The end of the word counts as a letter, written "".
-    """
+    """A letter of a word, given everything before it. The end of the word counts as a letter, written ""."""
 
     text: str
     prob: float
-    likelier: int
-    likeliest: str
+    likelier: int  # the number of more probable letters
+    likeliest: str  # the most probable letter in its place
 
 
 @dataclasses.dataclass(frozen=True)
 class WordPrediction:
-    """How probable a word is at its place: its letters one by one, and its rank among other words.
-
-    `likeliest` are the most probable words there, with their probabilities. `rank_of_all` is the rank among all
-    sequences of letters, `rank_of_known` that among the words of the tales. `in_training` and `in_samples` count the
-    word in the training text and in the samples, in any case.
-    """
+    """How probable a word is at its place: its letters one by one, and its rank among other words."""
 
     place: Occurrence
     letters: list[LetterPrediction]
-    likeliest: list[tuple[str, float]]
-    rank_of_all: Rank
-    rank_of_known: Rank
-    in_training: int
-    in_samples: int
+    likeliest: list[tuple[str, float]]  # the most probable words there, with their probabilities
+    rank_of_all: word_search.Rank  # among all sequences of letters
+    rank_of_known: word_search.Rank  # among the words of the tales
+    in_training: int  # how often it occurs in the training text, in any case
+    in_samples: int  # how often it occurs in the samples, in any case
 
     @property
     def prob(self) -> float:
@@ -97,15 +75,11 @@ class WordPrediction:
 
 @dataclasses.dataclass(frozen=True)
 class RareWords:
-    """Predictions of the article's word at each place in the tales, the quoted one first, and of other rare words.
+    """Predictions of the article's word at each place in the tales, and of other rare words."""
 
-    `known` is the number of distinct words in all tales; case matters. For the quoted place the rank among them is
-    exact. The properties other than `in_samples` are about `rare`.
-    """
-
-    article: list[WordPrediction]
-    rare: list[WordPrediction]
-    known: int
+    article: list[WordPrediction]  # the quoted place first, for which the rank among known words is exact
+    rare: list[WordPrediction]  # the properties below are about these
+    known: int  # the number of distinct words in all tales; case matters
 
     @property
     def median_rank(self) -> float:
@@ -129,39 +103,30 @@ class RareWords:
 
 
 def analyze(
-    run: Run,
-    tales: Mapping[str, Mapping[str, str]],
-    samples: Sequence[str],
-    word: str = ARTICLE_WORD,
-    count: int = 40,
+    run: Run, tales: Mapping[str, Mapping[str, str]], samples: Sequence[str], word: str = ARTICLE_WORD, count: int = 40
 ) -> RareWords:
-    """Predicts the article's word and `count` rare words of the held-out tales (split -> tale -> cleaned text).
-
-    Few corpora contain the article's word: without it, `article` is empty. Raises UserError if tokens are not
-    characters.
-    """
+    """Predicts the article's word, which few corpora contain, and `count` rare words of the held-out tales (split ->
+    tale -> cleaned text). Raises UserError if tokens are not characters."""
     if run.tokenizer.level != "chars":
         raise UserError(f"data.level={run.tokenizer.level}: expected chars; words can be spelt only letter by letter")
     in_training, in_samples = _count(tales["train"].values()), _count(samples)
     of_article = find(tales, word) if not run.tokenizer.unseen(word) else []
     of_rare = [place for place in rare_words(tales, in_training, count) if not run.tokenizer.unseen(place.word)]
     places = of_article + of_rare
-    words = [place.word for place in places]
     known = {found for split in tales.values() for text in split.values() for found in LETTERS.findall(text)}
     if not places:
         return RareWords([], [], len(known))
-    state = state_after(run, [tales[place.split][place.tale][: place.offset] for place in places])
-    letters = [
-        _letters(run, word, log_probs)
-        for word, log_probs in zip(words, spelling_log_probs(run, state, words), strict=True)
-    ]
+    state = word_search.state_after(run, [tales[place.split][place.tale][: place.offset] for place in places])
+    words = [place.word for place in places]
+    log_probs = word_search.spelling_log_probs(run, state, words)
+    letters = [_letters(run, *of_word) for of_word in zip(words, log_probs, strict=True)]
     probs = [_prob(predicted) for predicted in letters]
-    of_all = search_words(run, state, any_word(run), probs, WIDTH)
-    automaton = lexicon(run, sorted(known))
-    of_known = search_words(run, state, automaton, probs, WIDTH)
+    of_all = word_search.search_words(run, state, word_search.any_word(run), probs, WIDTH)
+    automaton = word_search.lexicon(run, sorted(known))
+    of_known = word_search.search_words(run, state, automaton, probs, WIDTH)
     if of_article:  # an exhaustive search, which takes half a second a place with c150
-        first = DecodingState([leaf[:1] for leaf in state.carry], state.log_probs_NV[:1])
-        of_known[:1] = search_words(run, first, automaton, probs[:1], len(known))
+        first = word_search.DecodingState([leaf[:1] for leaf in state.carry], state.log_probs_NV[:1])
+        of_known[:1] = word_search.search_words(run, first, automaton, probs[:1], len(known))
     predictions = []
     for n, place in enumerate(places):
         likeliest = list(zip(of_all[n].texts[:SHOWN], of_all[n].probs[:SHOWN].tolist(), strict=True))
@@ -173,23 +138,20 @@ def analyze(
 
 def find(tales: Mapping[str, Mapping[str, str]], word: str) -> list[Occurrence]:
     """Returns the occurrences of a word, not those inside longer words; the one that the article quotes comes first."""
-    found = [
-        Occurrence(split, tale, match.start(), word)
-        for split in tales
-        for tale, text in tales[split].items()
-        for match in LETTERS.finditer(text)
-        if match.group() == word
-    ]
-    return sorted(
-        found, key=lambda place: not tales[place.split][place.tale].endswith(ARTICLE_CONTEXT, 0, place.offset)
-    )
+    quoted: list[Occurrence] = []
+    others: list[Occurrence] = []
+    for split in tales:
+        for tale, text in tales[split].items():
+            for match in LETTERS.finditer(text):
+                if match.group() == word:
+                    is_quoted = text.endswith(ARTICLE_CONTEXT, 0, match.start())
+                    (quoted if is_quoted else others).append(Occurrence(split, tale, match.start(), word))
+    return quoted + others
 
 
 def rare_words(tales: Mapping[str, Mapping[str, str]], in_training: Mapping[str, int], count: int) -> list[Occurrence]:
     """Returns the first occurrences of up to `count` rare words of the held-out tales, spread evenly over the tales.
-
-    Only words in lower case that stand alone are taken: no names, no parts of compounds.
-    """
+    Only words in lower case that stand alone are taken: no names, no parts of compounds."""
     first: dict[str, Occurrence] = {}
     for split in tales:
         for tale, text in tales[split].items() if split != "train" else ():
@@ -211,11 +173,8 @@ def _count(texts: Iterable[str]) -> collections.Counter[str]:
 
 
 def _letters(run: Run, word: str, log_probs_NV: np.ndarray) -> list[LetterPrediction]:
-    """The predictions of a word's letters and its end.
-
-    The alternatives at each place are the letters and, as a single one, everything that ends a word.
-    """
-    is_letter, is_end = letters_and_ends(run)
+    """The predictions of a word's letters and its end, beside all letters and, as one, everything that ends a word."""
+    is_letter, is_end = word_search.letters_and_ends(run)
     ids = np.flatnonzero(is_letter)
     texts = [*(run.tokenizer.decode(ids[n : n + 1]) for n in range(len(ids))), ""]
     probs_NV = np.exp(log_probs_NV.astype(np.float64))

@@ -14,8 +14,7 @@ from lovecraft_jax.inference.forward_texts import forward_texts
 from lovecraft_jax.model.lm import Carry
 from lovecraft_jax.run import Run
 
-PASSAGE = 2000
-"""Characters."""
+PASSAGE = 2000  # characters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +29,12 @@ class TaleScore:
 
 @dataclasses.dataclass(frozen=True)
 class Passage:
-    """Part of a tale: the text and the surprisal of each token."""
+    """Part of a tale, token by token."""
 
     tale: str
     offset: int  # in characters of the cleaned tale
     tokens: list[str]
-    bits: np.ndarray
+    bits: np.ndarray  # the surprisal of each token
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,10 +46,8 @@ class Surprisal:
 
 
 def analyze(run: Run, tales: Mapping[str, Mapping[str, str]]) -> Surprisal:
-    """Scores the held-out tales of `tales` (split -> tale -> cleaned text).
-
-    The passage comes from the first tale of the last split; its mean surprisal is nearest to that of the whole tale.
-    """
+    """Scores the held-out tales of `tales` (split -> tale -> cleaned text). The passage comes from the first tale of
+    the last split; its mean surprisal is nearest to that of the whole tale."""
     held_out = [(split, tale) for split in tales if split != "train" for tale, text in tales[split].items() if text]
     bits = token_surprisals(run, [tales[split][tale] for split, tale in held_out])
     scores = [
@@ -58,16 +55,14 @@ def analyze(run: Run, tales: Mapping[str, Mapping[str, str]]) -> Surprisal:
         for (split, tale), bits_N in zip(held_out, bits, strict=True)
     ]
     last = held_out[-1][0]
-    first = [split for split, _ in held_out].index(last)
+    first = next(n for n, (split, _) in enumerate(held_out) if split == last)
     tale = held_out[first][1]
     return Surprisal(scores, _typical_passage(run, tale, tales[last][tale], bits[first]))
 
 
 def token_surprisals(run: Run, texts: Sequence[str]) -> list[np.ndarray]:
-    """Returns the surprisal of each token of each cleaned text in bits [N].
-
-    That of an unknown token includes what spelling it costs, so the sum over a text is its final score (scoring.py).
-    """
+    """Returns the surprisal of each token of each cleaned text in bits [N]. That of an unknown token includes what
+    spelling it costs, so the sum over a text is its final score (scoring.py)."""
     encoded = [run.tokenizer.encode(text) for text in texts]
     inputs = [np.concatenate([[run.tokenizer.start_id], text.ids[:-1]]) for text in encoded]
     nats = forward_texts(run.model, run.variables, inputs, [text.ids for text in encoded], _nats)
@@ -83,11 +78,10 @@ def _nats(carry: Carry, logits_BV: jax.Array, y_B: jax.Array) -> jax.Array:
 
 
 def _typical_passage(run: Run, tale: str, text: str, bits_N: np.ndarray) -> Passage:
-    """The passage whose mean surprisal is nearest to the tale's, of those that begin with a paragraph.
-
-    Each has about PASSAGE characters and ends with a word.
-    """
-    tokens = _token_texts(run, text)
+    """The passage whose mean surprisal is nearest to the tale's, of those of about PASSAGE characters that begin with a
+    paragraph and end with a word."""
+    ids = run.tokenizer.encode(text).ids
+    tokens = list(text) if len(ids) == len(text) else [run.tokenizer.decode(ids[n : n + 1]) for n in range(len(ids))]
     char_at = np.cumsum([0] + [len(token) for token in tokens])  # where each token starts, and the end of the text
     paragraphs = [0] + [match.end() for match in re.finditer(r"\n+", text)]
     starts = [start for start in paragraphs if start + PASSAGE <= len(text)] or [0]
@@ -98,8 +92,3 @@ def _typical_passage(run: Run, tale: str, text: str, bits_N: np.ndarray) -> Pass
     best = int(np.argmin(np.abs(means - total[-1] / len(text))))
     first, last = int(firsts[best]), int(lasts[best])
     return Passage(tale, int(char_at[first]), tokens[first:last], bits_N[first:last])
-
-
-def _token_texts(run: Run, text: str) -> list[str]:
-    ids = run.tokenizer.encode(text).ids
-    return list(text) if len(ids) == len(text) else [run.tokenizer.decode(ids[n : n + 1]) for n in range(len(ids))]

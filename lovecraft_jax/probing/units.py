@@ -8,7 +8,7 @@ hundreds scores too high on the text that it was selected on.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -20,55 +20,39 @@ from lovecraft_jax.model.lm import Carry, LanguageModel
 from lovecraft_jax.run import Run
 from lovecraft_jax.runtime.errors import UserError
 
-PAIRS, DRAWS = 4000, 40_000
-"""Pairs that are compared, and pairs drawn to get them: most have the same value of a rare feature."""
-MIN_CHANGES = 10
-"""A feature that changes less often in a text is left out."""
-SHIFTS = 19
-"""Copies of a feature shifted along the text. By chance, a score exceeds all of theirs once in twenty times."""
-STEPS = 127
-"""A unit's memory (Cell.memory: tanh(c) for the LSTM) from 0 to 1 is rounded to this many steps, to fit a byte."""
-MAX_ACTIVATIONS = 2**27
-"""Activations of a split that are kept, a byte each; with a larger model less text is used."""
-EXCERPT = 400
-"""Characters."""
+PAIRS, DRAWS = 4000, 40_000  # compared, and drawn to get them: most have the same value of a rare feature
+MIN_CHANGES = 10  # a feature that changes less often in a text is left out
+SHIFTS = 19  # copies of a feature shifted along the text: by chance, a score exceeds all of theirs once in twenty times
+STEPS = 127  # to so many a unit's memory (Cell.memory: tanh(c) for the LSTM) from 0 to 1 is rounded, to fit a byte
+MAX_ACTIVATIONS = 2**27  # of a split that are kept, a byte each; with a larger model less text is used
+EXCERPT = 400  # characters
 
 
 class Activations(NamedTuple):
-    """A text, the memory (Cell.memory) of each unit after each character in STEPS, and the id of each character.
-
-    An activation is STEPS times the memory, rounded to int8. Units of all layers are on one axis: [N, layers * units].
-    """
+    """A text with the memory of each unit. Units of all layers are on one axis: [N, layers * units]."""
 
     text: str
-    memory_NU: np.ndarray
-    ids_N: np.ndarray
-
-
-class BestUnit(NamedTuple):
-    """The unit that follows a feature best.
-
-    If `sign` is -1, the unit is lower where the feature is higher, and the score is that of the negated unit. `chance`
-    is the highest score for the shifted copies of the feature, each with its own best unit.
-    """
-
-    feature: str
-    unit: int
-    sign: int
-    score: float
-    chance: float
+    memory_NU: np.ndarray  # int8: Cell.memory after each character, times STEPS
+    ids_N: np.ndarray  # of the characters
 
 
 @dataclasses.dataclass(frozen=True)
-class UnitExcerpt:
-    """A BestUnit with its layer, and its activations in the passage in which the feature varies most."""
+class BestUnit:
+    """The unit that follows a feature best."""
 
     feature: str
+    unit: int  # of all layers together
+    sign: int  # -1: it is lower where the feature is higher, and the score is that of the negated unit
+    score: float
+    chance: float  # the highest score for the shifted copies of the feature, each with its own best unit
+
+
+@dataclasses.dataclass(frozen=True)
+class UnitExcerpt(BestUnit):
+    """A BestUnit with its place in its layer, and its activations in the passage in which the feature varies most."""
+
     layer: int
     index: int
-    sign: int
-    score: float
-    chance: float
     tale: str
     offset: int  # in characters of the cleaned tale
     text: str
@@ -76,10 +60,8 @@ class UnitExcerpt:
 
 
 def analyze(run: Run, tales: Mapping[str, Mapping[str, str]]) -> list[UnitExcerpt]:
-    """Returns the best unit for each feature, the highest score first, from `tales` (split -> tale -> cleaned text).
-
-    Units are selected on the valid split and scored on the test split. Raises UserError if tokens are not characters.
-    """
+    """Returns the best unit for each feature, the highest score first, selected on the valid and scored on the test
+    split of `tales` (split -> tale -> cleaned text). Raises UserError if tokens are not characters."""
     if run.tokenizer.level != "chars":
         raise UserError(f"data.level={run.tokenizer.level}: expected chars; units are shown character by character")
     texts = {split: _truncate(tales[split], run.model.layers * run.model.units) for split in ("valid", "test")}
@@ -88,35 +70,35 @@ def analyze(run: Run, tales: Mapping[str, Mapping[str, str]]) -> list[UnitExcerp
     units = []
     for best in best_units(selected_on, scored_on):
         tale, offset, part = _most_varied_passage(texts["test"], values[best.feature])
-        layer, index = divmod(best.unit, run.model.units)
-        excerpt = scored_on.text[part], scored_on.memory_NU[part, best.unit] / STEPS
-        units.append(UnitExcerpt(best.feature, layer, index, *best[2:], tale, offset, *excerpt))
+        found = best.feature, best.unit, best.sign, best.score, best.chance, *divmod(best.unit, run.model.units)
+        activations = scored_on.memory_NU[part, best.unit] / STEPS
+        units.append(UnitExcerpt(*found, tale, offset, scored_on.text[part], activations))
     return units
 
 
-def best_units(selected_on: Activations, scored_on: Activations, seed: int = 0) -> list[BestUnit]:
+def best_units(selected_on: Activations, scored_on: Activations) -> list[BestUnit]:
     """Returns the best unit for each feature, the highest score first, without features that change too seldom."""
-    rng = np.random.default_rng(seed)
-    values_to_score = features(scored_on.text)
+    rng = np.random.default_rng(0)
+    halves = selected_on, scored_on
+    of_halves = [features(half.text) for half in halves]
     found = []
-    for feature, values_N in features(selected_on.text).items():
-        scored_N = values_to_score[feature]
-        if min(_changes(values_N), _changes(scored_N)) < MIN_CHANGES:
+    for feature in of_halves[0]:
+        values = [of_half[feature] for of_half in of_halves]
+        if min(np.count_nonzero(np.diff(values_N[~np.isnan(values_N)])) for values_N in values) < MIN_CHANGES:
             continue
-        unit, sign, score = _select_and_score(selected_on, values_N, scored_on, scored_N, rng)
-        shifted = [
-            _select_and_score(selected_on, _shift(values_N, n), scored_on, _shift(scored_N, n), rng)
-            for n in range(SHIFTS)
-        ]
-        found.append(BestUnit(feature, unit, sign, score, max(score for _, _, score in shifted)))
+        unit, sign, score = _select_and_score(halves, values, rng)
+        by_chance = []
+        for n in range(1, SHIFTS + 1):
+            # Rotated along the text by n / (SHIFTS + 1) of its length, which is never near a full turn.
+            shifted = [np.roll(values_N, len(values_N) * n // (SHIFTS + 1)) for values_N in values]
+            by_chance.append(_select_and_score(halves, shifted, rng)[2])
+        found.append(BestUnit(feature, unit, sign, score, max(by_chance)))
     return sorted(found, key=lambda unit: -unit.score)
 
 
 def features(text: str) -> dict[str, np.ndarray]:
-    """Returns the value of each feature at each character [N]; NaN where it does not apply.
-
-    All but one depend only on the text up to the character: "last letter of the word" must be anticipated.
-    """
+    """Returns the value of each feature at each character [N]; NaN where it does not apply. All but one depend only on
+    the text up to the character: "last letter of the word" must be anticipated."""
     chars = np.array(list(text))
     letter, capital = (np.array([check(char) for char in text]) for check in (str.isalpha, str.isupper))
     paragraph, sentence = chars == "\n", np.isin(chars, list(".!?\n"))
@@ -149,29 +131,15 @@ def _since_last_mark(mark_N: np.ndarray) -> np.ndarray:
     return (position - _at_last_mark(position, mark_N)).astype(float)
 
 
-def _changes(values_N: np.ndarray) -> int:
-    applies = values_N[~np.isnan(values_N)]
-    return int(np.count_nonzero(np.diff(applies)))
-
-
-def _shift(values_N: np.ndarray, n: int) -> np.ndarray:
-    """Rotates a feature along the text by (n + 1) / (SHIFTS + 1) of its length, which is never near a full turn."""
-    return np.roll(values_N, len(values_N) * (n + 1) // (SHIFTS + 1))
-
-
 def _select_and_score(
-    selected_on: Activations,
-    values_N: np.ndarray,
-    scored_on: Activations,
-    scored_values_N: np.ndarray,
-    rng: np.random.Generator,
+    halves: Sequence[Activations], values: Sequence[np.ndarray], rng: np.random.Generator
 ) -> tuple[int, int, float]:
-    """The best unit on one text, its sign, and its score on the other text."""
-    concordance_U = _concordance(selected_on, values_N, rng)
+    """The best unit on the first half, its sign, and its score on the second; each half has its values [N]."""
+    concordance_U = _concordance(halves[0], values[0], rng)
     unit = int(np.argmax(np.abs(concordance_U - 0.5)))
     sign = 1 if concordance_U[unit] >= 0.5 else -1
-    alone = scored_on._replace(memory_NU=sign * scored_on.memory_NU[:, unit : unit + 1])
-    return unit, sign, float(_concordance(alone, scored_values_N, rng)[0])
+    alone = halves[1]._replace(memory_NU=sign * halves[1].memory_NU[:, unit : unit + 1])
+    return unit, sign, float(_concordance(alone, values[1], rng)[0])
 
 
 def _concordance(activations: Activations, values_N: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -201,9 +169,8 @@ def _truncate(tales: Mapping[str, str], units: int) -> dict[str, str]:
 def _activations(run: Run, texts: list[str]) -> Activations:
     ids = [np.insert(run.tokenizer.encode(text).ids, 0, run.tokenizer.start_id) for text in texts]
     cells = forward_texts(run.model, run.variables, ids, ids, _observe_memory(run.model))
-    return Activations(
-        "".join(texts), np.concatenate([cell[1:] for cell in cells]), np.concatenate([n[1:] for n in ids])
-    )
+    memory_NU, ids_N = (np.concatenate([rows[1:] for rows in of_texts]) for of_texts in (cells, ids))
+    return Activations("".join(texts), memory_NU, ids_N)
 
 
 @functools.cache  # one function per model, since `forward_texts` compiles for each
@@ -216,19 +183,14 @@ def _observe_memory(model: LanguageModel) -> Observe:
 
 
 def _most_varied_passage(texts: Mapping[str, str], values_N: np.ndarray) -> tuple[str, int, slice]:
-    """Of the consecutive passages of EXCERPT characters, the one in which the feature varies most.
-
-    Returns its tale, its offset there, and where it lies in all texts together.
-    """
-    passages, first = [], 0
+    """The tale of the passage of EXCERPT characters in which the feature varies most, its offset there, and where it
+    lies in all texts together."""
+    passages, spreads, first = [], [], 0
     for tale, text in texts.items():
         for offset in range(0, max(1, len(text) - EXCERPT), EXCERPT):
-            passages.append((tale, offset, slice(first + offset, first + min(offset + EXCERPT, len(text)))))
+            part = slice(first + offset, first + min(offset + EXCERPT, len(text)))
+            applies = values_N[part][~np.isnan(values_N[part])]
+            passages.append((tale, offset, part))
+            spreads.append(applies.std() if len(applies) else 0.0)
         first += len(text)
-
-    def std(passage: tuple[str, int, slice]) -> float:
-        values = values_N[passage[2]]
-        applies = values[~np.isnan(values)]
-        return float(applies.std()) if len(applies) else 0.0
-
-    return max(passages, key=std)
+    return passages[int(np.argmax(spreads))]
