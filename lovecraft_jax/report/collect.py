@@ -20,61 +20,46 @@ from lovecraft_jax.runtime.files import Row, read_rows, resolve_path
 from lovecraft_jax.stylometry.authorship import Author, Comparison, FeatureComparison
 from lovecraft_jax.stylometry.features import measure
 from lovecraft_jax.stylometry.overlap import Overlap, Span
-from lovecraft_jax.stylometry.reference import Reference
 from lovecraft_jax.training import metrics
 from lovecraft_jax.training.progress import Progress
 
 TEMPERATURES = (0.4, 0.7, 1.0)
-SAMPLES, LENGTH = 8, 10_000
-"""Samples at each temperature, and tokens of each: with characters, the longest piece that authorship.py uses."""
-ROW_KEYS = {
+SAMPLES = 8  # at each temperature
+LENGTH = 10_000  # tokens of each: with characters, the longest piece that authorship.py uses
+SHOWN_SAMPLES = 5  # samples from training on the page
+ROW_KEYS = {  # those that a report needs in the rows of metrics.jsonl, by their split
     "train": {"step", "bpc", "chars_per_second"},
     "valid": {"step", "bpc", "scoring"},
     "test": {"step", "bpc", "scoring"},
     "sample": {"step"},
 }
-"""The keys that a report needs in the rows of metrics.jsonl, by their split."""
-SHOWN_SAMPLES = 5
-"""Samples from training on the page."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingSample:
-    """A sample that training generated at an evaluation: the text with its prompt, and the valid score, if recorded.
-
-    `features` are those of features.py and overlap.py, measured without the prompt.
-    """
+    """A sample that training generated at an evaluation."""
 
     step: int
-    text: str
-    bpc: float | None
-    features: dict[str, float]
+    text: str  # with its prompt
+    bpc: float | None  # the valid score, if recorded
+    features: dict[str, float]  # of features.py and overlap.py, measured without the prompt
 
 
 @dataclasses.dataclass(frozen=True)
 class GeneratedTexts:
-    """Texts that the model generates at one temperature after a newline, compared with the author.
-
-    `spans` are the spans that the first text shares with the training text. `overlap` are the means over the texts of
-    `Overlap.measure`, `longest` is the longest span of all texts and its characters.
-    """
+    """Texts that the model generates at one temperature after a newline, compared with the author."""
 
     temperature: float
     texts: list[str]
-    spans: list[Span]
-    overlap: dict[str, float]
-    longest: tuple[Span, str] | None
+    spans: list[Span]  # that the first text shares with the training text
+    overlap: dict[str, float]  # the means over the texts of `Overlap.measure`
+    longest: tuple[Span, str] | None  # the longest span of all texts and its characters
     comparison: Comparison
 
 
 @dataclasses.dataclass(frozen=True)
 class RunReport:
-    """Everything that the page shows about one run.
-
-    `step` is the checkpoint's. `training_seconds` counts training steps only, not evaluations. `author_overlap`
-    holds the quantiles of `Overlap.measure` for the held-out tales. `rare_words` and `units` are None if tokens are not
-    characters.
-    """
+    """Everything that the page shows about one run."""
 
     name: str
     workdir: str
@@ -82,22 +67,16 @@ class RunReport:
     corpus: dict[str, Any]
     versions: dict[str, str]
     parameters: int
-    step: int
+    step: int  # of the checkpoint
     rows: list[Row]
     baselines: dict[str, float]
-    training_seconds: float
     progress: Progress
     training_samples: list[TrainingSample]
     generated: list[GeneratedTexts]
-    author_overlap: dict[str, tuple[float, float, float]]
-    rare_words: RareWords | None
+    author_overlap: dict[str, tuple[float, float, float]]  # quantiles of `Overlap.measure` for the held-out tales
+    rare_words: RareWords | None  # None if tokens are not characters
     surprisal: Surprisal
-    units: list[UnitExcerpt] | None
-
-    @property
-    def chars_per_step(self) -> float:
-        """Characters that a training step reads."""
-        return self.progress.chars_per_step
+    units: list[UnitExcerpt] | None  # None if tokens are not characters
 
     @property
     def shown_samples(self) -> list[TrainingSample]:
@@ -127,11 +106,6 @@ class RunReport:
         return max((row["step"] for row in self.rows), default=self.step)
 
     @property
-    def epochs(self) -> float:
-        """Epochs of training up to `steps`."""
-        return self.progress.epochs(self.steps)
-
-    @property
     def features_by_temperature(self) -> list[tuple[FeatureComparison, ...]]:
         """For each feature its comparisons at all temperatures."""
         return list(zip(*(texts.comparison.features for texts in self.generated), strict=True))
@@ -145,9 +119,7 @@ class RunReport:
 def collect_run(workdir: str, checkpoint: str, name: str) -> RunReport:
     """Loads the run in `workdir` and analyses it. Raises UserError if it is no run or its corpus cannot be loaded."""
     run, path = load_run(workdir, checkpoint), resolve_path(workdir)
-    config = run.config.to_dict()
     tales = dataset.prepare(run.config, run.corpus, run.tokenizer).splits.by_tale
-    progress = Progress.of(run.config.data.batch_size, run.config.data.seq_len, run.corpus)
     rows = _read_metrics(path / metrics.FILE)
     versions, baselines = (_read_json(path / f"{name}.json") for name in ("versions", "baselines"))
     log(f"{name}: generating {SAMPLES} samples at each of {len(TEMPERATURES)} temperatures")
@@ -164,18 +136,15 @@ def collect_run(workdir: str, checkpoint: str, name: str) -> RunReport:
     return RunReport(
         name=name,
         workdir=workdir,
-        config=config,
+        config=run.config.to_dict(),
         corpus=run.corpus,
         versions=versions,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(run.variables["params"])),
         step=run.step,
         rows=rows,
         baselines=baselines,
-        training_seconds=progress.seconds(rows),
-        progress=progress,
-        training_samples=_training_samples(
-            path / "samples", rows, config["sample"]["prompt"], author.reference, overlap
-        ),
+        progress=Progress.of(run.config.data.batch_size, run.config.data.seq_len, run.corpus),
+        training_samples=_training_samples(path / "samples", rows, run.config.sample.prompt, author, overlap),
         generated=generated,
         author_overlap=overlap.quantiles(held_out.values(), LENGTH),
         rare_words=rare_words.analyze(run, tales, all_texts) if chars else None,
@@ -211,14 +180,14 @@ def _read_json(path: epath.Path) -> dict[str, Any]:
 
 
 def _training_samples(
-    folder: epath.Path, rows: list[Row], prompt: str, reference: Reference, overlap: Overlap
+    folder: epath.Path, rows: list[Row], prompt: str, author: Author, overlap: Overlap
 ) -> list[TrainingSample]:
-    files = sorted(path for path in folder.glob("*.txt") if path.stem.isdigit()) if folder.exists() else []
     bpc = {row["step"]: row["bpc"] for row in rows if row["split"] == "valid" and row["scoring"] == "scheduled"}
     samples = []
-    for file in files:
-        step, text = int(file.stem), file.read_text().removesuffix("\n")
-        generated = text.removeprefix(prompt)
-        features = measure(generated, reference) | overlap.measure(generated)
-        samples.append(TrainingSample(step, text, bpc.get(step), features))
+    for file in sorted(folder.glob("*.txt")) if folder.exists() else ():
+        if file.stem.isdigit():
+            step, text = int(file.stem), file.read_text().removesuffix("\n")
+            generated = text.removeprefix(prompt)
+            features = measure(generated, author.reference) | overlap.measure(generated)
+            samples.append(TrainingSample(step, text, bpc.get(step), features))
     return samples

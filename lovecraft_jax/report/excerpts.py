@@ -4,23 +4,16 @@ import dataclasses
 import itertools
 import re
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from lovecraft_jax.stylometry.overlap import Span
 
-BITS = (1, 2, 4, 6, 8)
-"""The lower ends of the levels 1, 2, ... of surprisal; below the first is level 0."""
-ACTIVATIONS = (0.2, 0.4, 0.6, 0.8)
-"""The same for activations, on a scale from 0 (the lowest of the passage) to 1 (the highest)."""
+BITS = (1, 2, 4, 6, 8)  # the lower ends of the levels 1, 2, ... of surprisal; below the first is level 0
+ACTIVATIONS = (0.2, 0.4, 0.6, 0.8)  # those of activation, from 0 (the lowest of the passage) to 1 (the highest)
 
-
-@dataclasses.dataclass(frozen=True)
-class MarkedPiece:
-    """A piece of a text and the span that it belongs to, None if it belongs to none."""
-
-    text: str
-    span: Span | None
+Mark = TypeVar("Mark")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,33 +25,23 @@ class WordSurprisal:
     pieces: list[tuple[str, int]]
 
 
-def mark_spans(text: str, spans: Iterable[Span]) -> list[MarkedPiece]:
-    """Splits a text into pieces inside and outside of spans. Where spans overlap, the piece belongs to the longest."""
+def mark_spans(text: str, spans: Iterable[Span]) -> list[tuple[str, Span | None]]:
+    """Splits a text into pieces, each with its span or None. Where spans overlap, a piece belongs to the longest."""
     span_of: list[Span | None] = [None] * len(text)
     for span in sorted(spans, key=lambda span: span.length):
         span_of[span.start : span.end] = [span] * (min(span.end, len(text)) - span.start)
-    pieces, start = [], 0
-    for span_here, group in itertools.groupby(span_of):
-        end = start + len(list(group))
-        pieces.append(MarkedPiece(text[start:end], span_here))
-        start = end
-    return pieces
+    return _join_equal(text, span_of)
 
 
 def split_words(tokens: Sequence[str], bits: np.ndarray) -> list[WordSurprisal]:
     """Splits a text, given as tokens and their surprisals, into words. White space belongs to the word after it."""
-    levels = np.searchsorted(BITS, bits, side="right")
-    words: list[list[int]] = []
-    for i, token in enumerate(tokens):
-        if not words or (token[:1].isspace() and not tokens[i - 1][-1:].isspace()):
-            words.append([])
-        words[-1].append(i)
+    levels = np.searchsorted(BITS, bits, side="right").tolist()
+    starts = [
+        i for i, token in enumerate(tokens) if i == 0 or (token[:1].isspace() and not tokens[i - 1][-1:].isspace())
+    ]
+    words = [slice(start, end) for start, end in itertools.pairwise([*starts, len(tokens)])]
     return [
-        WordSurprisal(
-            "".join(tokens[i] for i in word),
-            float(sum(bits[i] for i in word)),
-            _join_levels([tokens[i] for i in word], [int(levels[i]) for i in word]),
-        )
+        WordSurprisal("".join(tokens[word]), float(sum(bits[word])), _join_equal(tokens[word], levels[word]))
         for word in words
     ]
 
@@ -67,17 +50,15 @@ def split_activations(text: str, activations: np.ndarray) -> list[tuple[str, int
     """Splits a text into pieces with one level of activation each, given the activation at each character."""
     spread = float(np.ptp(activations)) or 1.0
     levels = np.searchsorted(ACTIVATIONS, (activations - activations.min()) / spread, side="right")
-    return _join_levels(text, [int(level) for level in levels])
+    return _join_equal(text, levels.tolist())
 
 
 def shorten(text: str, length: int) -> str:
     """Returns at most the first `length` characters of a text; the last word, which may be cut, is dropped."""
-    if len(text) <= length:
-        return text
-    return re.sub(r"\s+\S*$", "", text[:length])
+    return text if len(text) <= length else re.sub(r"\s+\S*$", "", text[:length])
 
 
-def _join_levels(tokens: Sequence[str], levels: Sequence[int]) -> list[tuple[str, int]]:
-    """Joins consecutive tokens of the same level."""
-    grouped = itertools.groupby(zip(tokens, levels, strict=True), key=lambda pair: pair[1])
-    return [("".join(token for token, _ in group), level) for level, group in grouped]
+def _join_equal(tokens: Sequence[str], marks: Sequence[Mark]) -> list[tuple[str, Mark]]:
+    """Joins consecutive tokens of the same level or span."""
+    grouped = itertools.groupby(zip(tokens, marks, strict=True), key=lambda pair: pair[1])
+    return [("".join(token for token, _ in group), mark) for mark, group in grouped]

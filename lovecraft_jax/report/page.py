@@ -11,42 +11,37 @@ from lovecraft_jax.report import plots
 from lovecraft_jax.report.collect import RunReport
 from lovecraft_jax.report.excerpts import BITS, mark_spans, shorten, split_activations, split_words
 from lovecraft_jax.report.palette import DARK, LIGHT, RUNS
-from lovecraft_jax.stylometry.authorship import DistributionComparison, FeatureComparison
+from lovecraft_jax.stylometry.authorship import FeatureComparison
 from lovecraft_jax.stylometry.overlap import MIN_SPAN
 
-SAMPLE_CHARS = 900
-"""Characters of a sample on the page."""
-
-DISTRIBUTIONS = {
+SAMPLE_CHARS = 900  # of a sample on the page
+DISTRIBUTIONS = {  # key of `Comparison.distributions` -> title, x axis, y axis
     "letters": ("Letter frequencies", "letter", "% of letters"),
     "word_lengths": ("Word lengths", "letters", "share of words"),
     "sentence_lengths": ("Sentence lengths", "words", "share of sentences"),
     "zipf": ("Word frequencies by rank", "rank of the word", "share of words"),
     "type_token": ("Distinct words", "words from the start", "distinct words"),
 }
-"""Key of `Comparison.distributions` -> title, x axis, y axis."""
-
-TRAINING_FEATURES = {
+TRAINING_FEATURES = {  # those of the training samples that are plotted, and their titles
     "real": "real words, %",
     "letters_tv": "letters: total variation from the author's",
     "copied_longest": "longest verbatim span, characters",
 }
-"""Features of the training samples that are plotted, and their titles."""
 
 
 def render(runs: Sequence[RunReport]) -> str:
     """Returns the HTML page of one run, or of several side by side."""
+    loader = PackageLoader("lovecraft_jax.report")
     environment = Environment(
-        loader=PackageLoader("lovecraft_jax.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     filters = (mark_spans, split_activations, split_words, shorten, number, strip_position, duration, odds)
     environment.filters |= {function.__name__: function for function in filters}
-    curves = [plots.TrainingCurve(run.name, run.rows, run.chars_per_step, run.baselines) for run in runs]
+    curves = [plots.TrainingCurve(run.name, run.rows, run.progress.chars_per_step, run.baselines) for run in runs]
     scores = {run.name: {score.tale: score.bpc for score in run.surprisal.scores} for run in runs}
+    ranges = [f"{name} from {min(of.values()):.3f} to {max(of.values()):.3f}" for name, of in scores.items()]
+    scores_label = f"Bits per character of each held-out tale: {', '.join(ranges)}."
+    curve_label = f"Bits per character over the characters read. {'; '.join(map(_curve_label, runs))}."
     return environment.get_template("report.html").render(
         runs=[(run, colour, _plots(run, colour)) for run, colour in zip(runs, RUNS, strict=False)],
         min_span=MIN_SPAN,
@@ -54,8 +49,8 @@ def render(runs: Sequence[RunReport]) -> str:
         light=LIGHT,
         dark=DARK,
         bits=BITS,
-        scores=Markup(plots.svg(plots.tale_scores(scores), _scores_label(scores), "scores")),
-        curve=Markup(plots.svg(plots.training_curve(curves), _curve_label(runs), "curve")),
+        scores=Markup(plots.svg(plots.tale_scores(scores), scores_label, "scores")),
+        curve=Markup(plots.svg(plots.training_curve(curves), curve_label, "curve")),
     )
 
 
@@ -89,52 +84,34 @@ def strip_position(feature: FeatureComparison) -> float:
 
 def _plots(run: RunReport, colour: str) -> dict[str, Markup]:
     """The plots of one run, by key."""
-    last = run.generated[-1]
-    name = f"{run.name} at {last.temperature}"
-    curves = last.comparison.distributions
-    figures = {"letters": plots.letter_frequencies(f"at {last.temperature}", curves["letters"], colour)}
-    for key, (_, xlabel, ylabel) in DISTRIBUTIONS.items():
+    figures, labels = {}, {}
+    for key, (title, xlabel, ylabel) in DISTRIBUTIONS.items():
         texts = {f"at {texts.temperature}": texts.comparison.distributions[key] for texts in run.generated}
-        if key != "letters":
+        name, last = list(texts.items())[-1]
+        if key == "letters":
+            figures[key] = plots.letter_frequencies(name, last, colour)
+        else:
             figures[key] = plots.distributions(texts, xlabel, ylabel, colour, logarithmic=key == "zipf")
-    labels = {
-        key: _distribution_label(f"{title} of {name}", curves[key]) for key, (title, _, _) in DISTRIBUTIONS.items()
-    }
-    if run.training_samples:
-        read = [sample.step * run.chars_per_step / 1e6 for sample in run.training_samples]
-        values = {key: [sample.features[key] for sample in run.training_samples] for key in TRAINING_FEATURES}
-        titled = [(title, values[key]) for key, title in TRAINING_FEATURES.items()]
+        labels[key] = f"{title} of {run.name} {name}"
+        if np.isnan(last.low).all():
+            labels[key] += "; there are too few pieces of the author's to compare with."
+        else:
+            outside = int(np.count_nonzero((last.value < last.low) | (last.value > last.high)))
+            labels[key] += f", beside the author's: outside the 95 % interval at {outside} of {len(last.x)} places."
+    if samples := run.training_samples:
+        read = [sample.step * run.progress.chars_per_step / 1e6 for sample in samples]
+        titled = [(title, [sample.features[key] for sample in samples]) for key, title in TRAINING_FEATURES.items()]
         figures["learning"] = plots.training_samples(read, titled, colour)
-        ends = "; ".join(f"{title} from {v[0]:.3g} to {v[-1]:.3g}" for title, v in titled)
+        ends = "; ".join(f"{title} from {values[0]:.3g} to {values[-1]:.3g}" for title, values in titled)
         labels["learning"] = f"Samples of {run.name} during training: {ends}."
     for word in run.rare_words.article[:1] if run.rare_words else ():
-        letters = [letter.text for letter in word.letters]
-        probs = [letter.prob for letter in word.letters]
-        likeliest = [letter.likeliest for letter in word.letters]
-        figures["word"] = plots.word_probabilities(letters, probs, likeliest, colour)
-        pairs = zip(letters, probs, strict=True)
-        listed = ", ".join(f"{letter or 'the end'} {100 * prob:.0f} %" for letter, prob in pairs)
+        figures["word"] = plots.word_probabilities(word.letters, colour)
+        listed = ", ".join(f"{letter.text or 'the end'} {100 * letter.prob:.0f} %" for letter in word.letters)
         labels["word"] = f"The probability of each letter of {word.place.word} by {run.name}: {listed}."
     return {key: Markup(plots.svg(figure, labels[key], f"{run.name}-{key}")) for key, figure in figures.items()}
 
 
-def _distribution_label(title: str, text: DistributionComparison) -> str:
-    if np.isnan(text.low).all():
-        return f"{title}; there are too few pieces of the author's to compare with."
-    outside = int(np.count_nonzero((text.value < text.low) | (text.value > text.high)))
-    return f"{title}, beside the author's: outside the 95 % interval at {outside} of {len(text.x)} places."
-
-
-def _scores_label(scores: dict[str, dict[str, float]]) -> str:
-    parts = [f"{name} from {min(of.values()):.3f} to {max(of.values()):.3f}" for name, of in scores.items()]
-    return f"Bits per character of each held-out tale: {', '.join(parts)}."
-
-
-def _curve_label(runs: Sequence[RunReport]) -> str:
-    parts = []
-    for run in runs:
-        valid = [row["bpc"] for row in run.rows if row["split"] == "valid" and row["scoring"] == "scheduled"]
-        valid = [bpc for bpc in valid if bpc is not None]
-        ends = f"from {valid[0]:.3f} to {valid[-1]:.3f}" if valid else "not yet scored"
-        parts.append(f"{run.name}: valid {ends}")
-    return "Bits per character over the characters read. " + "; ".join(parts) + "."
+def _curve_label(run: RunReport) -> str:
+    valid = [row["bpc"] for row in run.rows if row["split"] == "valid" and row["scoring"] == "scheduled"]
+    valid = [bpc for bpc in valid if bpc is not None]
+    return f"{run.name}: valid " + (f"from {valid[0]:.3f} to {valid[-1]:.3f}" if valid else "not yet scored")

@@ -1,33 +1,18 @@
-"""The colours of the report in light and dark, by name.
+"""The colours of the report in light and dark, by name. Plots are drawn in those of LIGHT, which plots.py then replaces
+by names: so no two of LIGHT may be the same."""
 
-Plots are drawn in the colours of LIGHT, which plots.py then replaces by names. So no two of LIGHT may be the same.
-"""
-
-LIGHT = {
-    "paper": "#fbfaf6",
-    "ink": "#1f1d1a",
-    "quiet": "#67625a",
-    "line": "#dcd7cc",
-    "author": "#8a8478",
-    "run": "#0b6a62",
-    "run2": "#a8471c",
-    "run3": "#5b4fa8",
-    "run4": "#96650a",
-    "mark": "#f6df9a",
-    "heat": "#c8452d",
+_COLOURS = {  # in light, in dark
+    "paper": ("#fbfaf6", "#151719"),
+    "ink": ("#1f1d1a", "#e8e4da"),
+    "quiet": ("#67625a", "#a8a297"),
+    "line": ("#dcd7cc", "#383b3d"),
+    "author": ("#8a8478", "#8f897e"),
+    "run": ("#0b6a62", "#5cc4b6"),
+    "run2": ("#a8471c", "#ee9a6c"),
+    "run3": ("#5b4fa8", "#aca3f0"),
+    "run4": ("#96650a", "#dcb354"),
+    "mark": ("#f6df9a", "#5c4a12"),
+    "heat": ("#c8452d", "#d8583e"),
 }
-DARK = {
-    "paper": "#151719",
-    "ink": "#e8e4da",
-    "quiet": "#a8a297",
-    "line": "#383b3d",
-    "author": "#8f897e",
-    "run": "#5cc4b6",
-    "run2": "#ee9a6c",
-    "run3": "#aca3f0",
-    "run4": "#dcb354",
-    "mark": "#5c4a12",
-    "heat": "#d8583e",
-}
-RUNS = ("run", "run2", "run3", "run4")
-"""One for each run on a page."""
+LIGHT, DARK = ({name: colours[n] for name, colours in _COLOURS.items()} for n in (0, 1))
+RUNS = ("run", "run2", "run3", "run4")  # one for each run on a page

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import re
 from collections.abc import Sequence
+from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib
@@ -12,36 +13,35 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
+from lovecraft_jax.probing.rare_words import LetterPrediction
 from lovecraft_jax.report.palette import LIGHT, RUNS
 from lovecraft_jax.runtime.files import Row
 from lovecraft_jax.stylometry.authorship import DistributionComparison
 
 WIDTH = 4.9  # inches; text of 10 points is then readable on a phone
-DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)))
-"""Line styles, for the most important text first."""
+DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)))  # line styles, for the most important text first
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingCurve:
-    """What `training_curve` needs of a run. Characters per step make runs with different batches comparable."""
+    """What `training_curve` needs of a run."""
 
     name: str
     rows: list[Row]
-    chars_per_step: float
+    chars_per_step: float  # makes runs with different batches comparable
     baselines: dict[str, float]
 
 
 def training_curve(curves: Sequence[TrainingCurve]) -> Figure:
     """Bits per character over the characters read: the training loss, scheduled valid scores, baselines."""
-    figure, axes = _figure(3.1)
+    figure, (axes,) = _figure(3.1)
     for run, colour in zip(curves, RUNS, strict=False):
         for split, width, alpha in (("train", 0.8, 0.55), ("valid", 1.8, 1.0)):
             rows = [row for row in run.rows if row["split"] == split and row.get("scoring", "scheduled") == "scheduled"]
             rows = [row for row in rows if row["bpc"] is not None]
             read, bpc = [row["step"] * run.chars_per_step / 1e6 for row in rows], [row["bpc"] for row in rows]
-            label = f"{run.name}: {split}" if len(curves) > 1 else split
+            label = _legend_label(f"{run.name}: {split}" if len(curves) > 1 else split)
             marker = "o" if len(read) == 1 else None  # a line of one point is invisible
-            label = _legend_label(label)
             axes.plot(read, bpc, marker=marker, color=LIGHT[colour], label=label, linewidth=width, alpha=alpha)
     scores = [row["bpc"] for run in curves for row in run.rows if row["split"] == "valid" and row["bpc"] is not None]
     if scores:  # the loss of the first steps is so high that everything else would look flat
@@ -50,14 +50,8 @@ def training_curve(curves: Sequence[TrainingCurve]) -> Figure:
     for name, baseline in curves[0].baselines.items():
         if baseline < top and all(run.baselines == curves[0].baselines for run in curves):
             axes.axhline(baseline, color=LIGHT["author"], linestyle=(0, (4, 3)), linewidth=1)
-            axes.annotate(
-                f"{name} {baseline:.3f}",
-                (0, baseline),
-                xycoords=("axes fraction", "data"),
-                xytext=(4, 3),
-                textcoords="offset points",
-                color=LIGHT["quiet"],
-            )
+            style: dict[str, Any] = {"xytext": (4, 3), "textcoords": "offset points", "color": LIGHT["quiet"]}
+            axes.annotate(f"{name} {baseline:.3f}", (0, baseline), xycoords=("axes fraction", "data"), **style)
     drawn = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.get_lines()])
     axes.set_ylim(bottom=float(np.min(drawn, initial=top)) - 0.05 * top)
     axes.locator_params(axis="x", nbins=6)
@@ -68,10 +62,8 @@ def training_curve(curves: Sequence[TrainingCurve]) -> Figure:
 
 def training_samples(read: Sequence[float], features: Sequence[tuple[str, Sequence[float]]], colour: str) -> Figure:
     """Features of the training samples over the million characters read, one panel each."""
-    figure = Figure(figsize=(WIDTH, 1.35 * len(features) + 0.4), layout="constrained")
-    panels = figure.subplots(len(features), sharex=True, squeeze=False)[:, 0]
+    figure, panels = _figure(1.35 * len(features) + 0.4, len(features))
     for axes, (title, values) in zip(panels, features, strict=True):
-        _style(axes)
         axes.plot(read, values, "o-", color=LIGHT[colour], linewidth=1.5, markersize=3)
         axes.set_title(title, loc="left", fontsize=10, color=LIGHT["ink"])
         axes.locator_params(axis="y", nbins=4)
@@ -82,7 +74,7 @@ def training_samples(read: Sequence[float], features: Sequence[tuple[str, Sequen
 
 def letter_frequencies(name: str, letters: DistributionComparison, colour: str) -> Figure:
     """Letter frequencies in per cent: the author's interval as a bar, the text's as a dot."""
-    figure, axes = _figure(2.9)
+    figure, (axes,) = _figure(2.9)
     places = np.arange(len(letters.x))
     axes.vlines(places, 100 * letters.low, 100 * letters.high, color=LIGHT["author"], linewidth=5, alpha=0.5)
     axes.plot(places, 100 * letters.value, "o", color=LIGHT[colour], markersize=4, label=name)
@@ -98,7 +90,7 @@ def distributions(
     texts: dict[str, DistributionComparison], xlabel: str, ylabel: str, colour: str, logarithmic: bool = False
 ) -> Figure:
     """A distribution of several texts as lines, the last one solid; the author's interval as a band with the median."""
-    figure, axes = _figure(2.9)
+    figure, (axes,) = _figure(2.9)
     for (name, text), dashes in zip(reversed(texts.items()), DASHES, strict=False):
         axes.plot(text.x, text.value, color=LIGHT[colour], linewidth=1.5, linestyle=dashes, label=name)
     axes.fill_between(text.x, text.low, text.high, color=LIGHT["author"], alpha=0.35, linewidth=0)
@@ -119,15 +111,16 @@ def distributions(
     return figure
 
 
-def word_probabilities(letters: Sequence[str], probs: Sequence[float], likeliest: Sequence[str], colour: str) -> Figure:
+def word_probabilities(letters: Sequence[LetterPrediction], colour: str) -> Figure:
     """The probability of each letter of a word as a bar, with the most probable letter above it. "" is the end."""
-    figure, axes = _figure(2.6)
-    axes.bar(range(len(letters)), [100 * prob for prob in probs], color=LIGHT[colour], width=0.62)
-    for place, (letter, prob, first) in enumerate(zip(letters, probs, likeliest, strict=True)):
-        note = f"{100 * prob:.0f}" if letter == first else first or "end"
-        shade = LIGHT["quiet" if letter == first else "ink"]
-        axes.annotate(note, (place, 100 * prob), xytext=(0, 3), textcoords="offset points", ha="center", color=shade)
-    axes.set_xticks(range(len(letters)), [letter or "end" for letter in letters])
+    figure, (axes,) = _figure(2.6)
+    axes.bar(range(len(letters)), [100 * letter.prob for letter in letters], color=LIGHT[colour], width=0.62)
+    for place, letter in enumerate(letters):
+        height, best = 100 * letter.prob, letter.text == letter.likeliest
+        note, shade = (f"{height:.0f}", "quiet") if best else (letter.likeliest or "end", "ink")
+        colour = LIGHT[shade]
+        axes.annotate(note, (place, height), xytext=(0, 3), textcoords="offset points", ha="center", color=colour)
+    axes.set_xticks(range(len(letters)), [letter.text or "end" for letter in letters])
     axes.set(ylabel="% probable", ylim=(0, 112))
     axes.set_yticks([0, 50, 100])
     return figure
@@ -137,10 +130,9 @@ def tale_scores(runs: dict[str, dict[str, float]]) -> Figure:
     """Bits per character of each tale (run -> tale -> score), sorted by the first run's."""
     first_run = next(iter(runs.values()))
     tales = sorted({tale for scores in runs.values() for tale in scores}, key=lambda tale: first_run.get(tale, 0))
-    figure, axes = _figure(0.26 * len(tales) + 1.0)
+    figure, (axes,) = _figure(0.26 * len(tales) + 1.0)
     for (name, scores), colour in zip(runs.items(), RUNS, strict=False):
-        places = [tales.index(tale) for tale in scores]
-        label = _legend_label(name)
+        places, label = [tales.index(tale) for tale in scores], _legend_label(name)
         axes.plot(list(scores.values()), places, "o", color=LIGHT[colour], markersize=6, label=label)
     axes.set_yticks(range(len(tales)), tales, parse_math=False)
     axes.set(xlabel="bits per character", ylim=(len(tales) - 0.5, -0.5))
@@ -152,11 +144,8 @@ def tale_scores(runs: dict[str, dict[str, float]]) -> Figure:
 
 
 def svg(figure: Figure, label: str, key: str) -> str:
-    """Returns a figure as one `<svg>` element for an HTML page.
-
-    `label` describes it for screen readers. `key` must be unique on the page: ids are derived from it. Each colour of
-    LIGHT becomes a CSS variable of the page, which has values for light and dark.
-    """
+    """Returns a figure as one `<svg>` element for an HTML page. `label` describes it for screen readers. `key` must be
+    unique on the page: ids are derived from it. Each colour of LIGHT becomes a CSS variable of the page."""
     text = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": key}):
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
@@ -174,8 +163,7 @@ def svg(figure: Figure, label: str, key: str) -> str:
             element.attrib.pop("id", None)  # figure_1, axes_1: the same in every figure
         if "style" in element.attrib:
             element.set("style", _with_css_variables(element.attrib["style"]))
-    for size in ("width", "height"):
-        root.attrib.pop(size)
+    del root.attrib["width"], root.attrib["height"]
     root.set("role", "img")
     root.set("aria-label", label)
     return ElementTree.tostring(root, encoding="unicode")
@@ -193,19 +181,17 @@ def _with_css_variables(style: str) -> str:
     return re.sub(r"font-family: [^;]+(; )?", "", style)
 
 
-def _figure(height: float) -> tuple[Figure, Axes]:
+def _figure(height: float, panels: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure with panels, from top to bottom."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    axes = figure.subplots()
-    _style(axes)
-    return figure, axes
-
-
-def _style(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(LIGHT["line"])
-    axes.tick_params(which="both", color=LIGHT["line"], labelcolor=LIGHT["quiet"])
-    axes.xaxis.label.set_color(LIGHT["quiet"])
-    axes.yaxis.label.set_color(LIGHT["quiet"])
+    all_axes = list(figure.subplots(panels, sharex=True, squeeze=False)[:, 0])
+    for axes in all_axes:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(LIGHT["line"])
+        axes.tick_params(which="both", color=LIGHT["line"], labelcolor=LIGHT["quiet"])
+        axes.xaxis.label.set_color(LIGHT["quiet"])
+        axes.yaxis.label.set_color(LIGHT["quiet"])
+    return figure, all_axes
 
 
 def _legend(axes: Axes) -> None:
