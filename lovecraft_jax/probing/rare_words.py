@@ -130,7 +130,7 @@ def analyze(
     predictions = []
     for n, place in enumerate(places):
         likeliest = list(zip(of_all[n].texts[:SHOWN], of_all[n].probs[:SHOWN].tolist(), strict=True))
-        ranks = of_all[n].rank(probs[n]), of_known[n].rank(probs[n]).up_to(len(known))
+        ranks = of_all[n].rank(probs[n]), of_known[n].rank(probs[n], len(known))
         counts = (occurrences[place.word.lower()] for occurrences in (in_training, in_samples))
         predictions.append(WordPrediction(place, letters[n], likeliest, *ranks, *counts))
     return RareWords(predictions[: len(of_article)], predictions[len(of_article) :], len(known))

@@ -54,10 +54,9 @@ def analyze(run: Run, tales: Mapping[str, Mapping[str, str]]) -> Surprisal:
         TaleScore(split, tale, len(tales[split][tale]), float(np.sum(bits_N)) / len(tales[split][tale]))
         for (split, tale), bits_N in zip(held_out, bits, strict=True)
     ]
-    last = held_out[-1][0]
-    first = next(n for n, (split, _) in enumerate(held_out) if split == last)
-    tale = held_out[first][1]
-    return Surprisal(scores, _typical_passage(run, tale, tales[last][tale], bits[first]))
+    first = next(n for n, (split, _) in enumerate(held_out) if split == held_out[-1][0])
+    split, tale = held_out[first]
+    return Surprisal(scores, _typical_passage(run, tale, tales[split][tale], bits[first]))
 
 
 def token_surprisals(run: Run, texts: Sequence[str]) -> list[np.ndarray]:

@@ -6,6 +6,7 @@ letters and of its end. Tokens must be characters.
 
 import dataclasses
 import functools
+import sys
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -18,9 +19,7 @@ from lovecraft_jax.inference.forward_texts import Tokens, jitted_make_decoder, s
 from lovecraft_jax.model.lm import Carry, LanguageModel
 from lovecraft_jax.run import Run
 
-CONTEXT = 1000
-"""Tokens of context before a word, as many as warm up scheduled scores. For c150 the surprisal of a word then differs
-by less than 0.02 bits from that after 10,000 tokens."""
+CONTEXT = 1000  # tokens before a word: for c150 its surprisal is then within 0.02 bits of that after 10,000 tokens
 BLOCK = 4096  # rows of one dispatch
 MAX_LETTERS = 30  # longer words are not searched for
 LISTED_PROB = 1e-3  # words at least this probable are always returned, also when the search asks for more probable ones
@@ -49,10 +48,6 @@ class Rank(NamedTuple):
     least: int
     most: int
 
-    def up_to(self, count: int) -> "Rank":
-        """Returns the same rank, given that there are no more than `count` words."""
-        return Rank(min(self.value, count), self.least, min(self.most, count))
-
 
 @dataclasses.dataclass(frozen=True)
 class FoundWords:
@@ -63,11 +58,11 @@ class FoundWords:
     weights: np.ndarray  # so many words each stands for: 1 if exhaustive, else such that weighted counts are unbiased
     unseen: int  # an upper bound on the number of words asked for that were not found
 
-    def rank(self, prob: float) -> Rank:
-        """Returns the rank of a word of this probability, which must be at least the one that was asked for."""
+    def rank(self, prob: float, words: int = sys.maxsize) -> Rank:
+        """Returns the rank, among so many words, of a word at least as probable as the one that was asked for."""
         likelier = self.probs > prob * (1 + TOLERANCE)
         least = 1 + int(np.count_nonzero(likelier))
-        most = least + self.unseen
+        most = min(least + self.unseen, words)
         return Rank(min(1 + float(self.weights[likelier].sum()), most), least, most)
 
 
@@ -80,9 +75,8 @@ def state_after(run: Run, texts: Sequence[str]) -> DecodingState:
     for row, ids in enumerate(contexts):
         x_TB[CONTEXT - len(ids) :, row] = ids
         starts_TB[CONTEXT - len(ids), row] = True
-    model = run.model
-    decoder, carry = jitted_make_decoder(model, run.variables), model.initial_carry(len(texts))
-    carry, log_probs_TBV = scan_tokens(model, decoder, carry, Tokens(x_TB, x_TB, starts_TB), _log_probs)
+    decoder, carry = jitted_make_decoder(run.model, run.variables), run.model.initial_carry(len(texts))
+    carry, log_probs_TBV = scan_tokens(run.model, decoder, carry, Tokens(x_TB, x_TB, starts_TB), _log_probs)
     return DecodingState([np.asarray(leaf) for leaf in jax.tree.leaves(carry)], np.asarray(log_probs_TBV[-1]))
 
 

@@ -1,8 +1,6 @@
-"""One run at a time in a run's directory: `flock` on a disk, a lock file on an object store and where flock is missing.
-
-The system releases a flock when its process dies. A lock file stays behind when its process is killed: the next start
-is then refused, unless it is given `--take_over`.
-"""
+"""One run at a time in a run's directory: `flock` on a disk, which the system releases when the process dies; a lock
+file on an object store and where flock is missing, which stays behind when the process is killed: the next start is
+then refused, unless it is given `--take_over`."""
 
 import contextlib
 import datetime
