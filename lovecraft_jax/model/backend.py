@@ -47,17 +47,11 @@ def run_layer(
     gates_x_TBG = cell.normalise_input(inputs.gates(cell))
     if backend == "scan":
         return _scan(cell, carry, gates_x_TBG, kernel_h_HG, recurrent_BH)
-    if backend in ("fused", "native"):
-        return fused_lstm(kernel_h_HG, cell.bias, gates_x_TBG, carry, cell.dtype, backend == "native")
-    raise ValueError(f"unknown backend {backend!r}")
+    return fused_lstm(kernel_h_HG, cell.bias, gates_x_TBG, carry, cell.dtype, backend == "native")
 
 
 def _scan(
-    cell: Cell,
-    carry: LayerCarry,
-    gates_x_TBG: jax.Array,
-    kernel_h_HG: jax.Array,
-    recurrent_BH: jax.Array | None,
+    cell: Cell, carry: LayerCarry, gates_x_TBG: jax.Array, kernel_h_HG: jax.Array, recurrent_BH: jax.Array | None
 ) -> tuple[LayerCarry, jax.Array]:
     def step(cell: Cell, carry: LayerCarry, gates_x_BG: jax.Array) -> tuple:
         carry, moments = cell(carry, gates_x_BG, kernel_h_HG, recurrent_BH)
@@ -92,6 +86,9 @@ def fastest_backend(config: ModelConfig, platform: str = "") -> str:
     return "fused" if reason else "native"
 
 
+_log_once = functools.cache(log)
+
+
 def start_compiling(config: ModelConfig) -> None:
     """Starts to compile in the background what `resolve_backend` will need."""
     if config.backend in ("auto", "native") and not _why_not_native(config):
@@ -107,11 +104,6 @@ def _why_not_native(config: ModelConfig, platform: str = "") -> str:
     if "native" not in (cell := cell_class(config.cell)).backends:
         return f"it has no {cell.label} layer"
     return ""
-
-
-@functools.cache
-def _log_once(line: str) -> None:
-    log(line)
 
 
 def check_cudnn(config: Config) -> None:

@@ -65,9 +65,8 @@ class DropoutMasks(NamedTuple):
 
     def rows(self, rows_B: jax.Array) -> "DropoutMasks":
         """The masks of some rows of the batch, by their numbers."""
-        by_row = (self.input, self.recurrent, self.output)
-        of_input, recurrent, output = jax.tree.map(lambda mask_BH: mask_BH[rows_B], by_row)
-        return self._replace(input=of_input, recurrent=recurrent, output=output)
+        by_row = {"input": self.input, "recurrent": self.recurrent, "output": self.output}
+        return self._replace(**jax.tree.map(lambda mask_BH: mask_BH[rows_B], by_row))
 
 
 NO_DROPOUT = DropoutMasks()
@@ -78,15 +77,7 @@ _EMBEDDING_KEY, _RECURRENT_KEY, _WEIGHTS_KEY = 1_000_001, 1_000_002, 1_000_003
 
 
 def draw_masks(
-    rng: jax.Array,
-    rates: DropoutRates,
-    *,
-    batch: int,
-    vocab_size: int,
-    features: int,
-    units: int,
-    gates: int,
-    layers: int,
+    rng: jax.Array, rates: DropoutRates, B: int, V: int, D: int, H: int, G: int, layers: int
 ) -> DropoutMasks:
     """The masks of a step with key `rng`, for the kinds that have a rate."""
     # These keys are those of runs from before there were other kinds, so that they resume exactly.
@@ -95,11 +86,11 @@ def draw_masks(
         jax.random.fold_in(rng, purpose) for purpose in (_EMBEDDING_KEY, _RECURRENT_KEY, _WEIGHTS_KEY)
     )
     return DropoutMasks(
-        embedding=_draw(embedding_key, rates.embedding, (vocab_size,)),
-        input=_draw(input_key, rates.input, (batch, features)),
-        recurrent=_draw_all(jax.random.split(recurrent_key, layers), rates.recurrent, (batch, units)),
-        output=_draw_all(output_keys, rates.output, (batch, units)),
-        weights=_draw_all(jax.random.split(weights_key, layers), rates.weights, (units, gates)),
+        embedding=_draw(embedding_key, rates.embedding, (V,)),
+        input=_draw(input_key, rates.input, (B, D)),
+        recurrent=_draw_all(jax.random.split(recurrent_key, layers), rates.recurrent, (B, H)),
+        output=_draw_all(output_keys, rates.output, (B, H)),
+        weights=_draw_all(jax.random.split(weights_key, layers), rates.weights, (H, G)),
     )
 
 
@@ -113,6 +104,4 @@ def _draw_all(keys: Sequence[jax.Array] | jax.Array, rate: Rate | None, shape: t
 
 
 def _draw(key: jax.Array, rate: Rate | None, shape: tuple[int, ...]) -> jax.Array | None:
-    if rate is None:
-        return None
-    return jnp.where(jax.random.bernoulli(key, rate.keep, shape), rate.scale, 0.0)
+    return None if rate is None else jnp.where(jax.random.bernoulli(key, rate.keep, shape), rate.scale, 0.0)

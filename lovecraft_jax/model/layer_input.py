@@ -29,7 +29,7 @@ class Tokens(NamedTuple):
         x_TBD = self._table()[self.ids_TB]
         return x_TBD if self.input_BD is None else x_TBD * self.input_BD[None]
 
-    def gates(self, cell: Cell, rows: slice | None = None) -> jax.Array:
+    def gates(self, cell: Cell, rows: slice = slice(None)) -> jax.Array:
         """The vectors' part of the gates [T, B, G], by whichever way takes fewer FLOPs."""
         if self.table_VD is None:
             return cell.look_up(self.ids_TB, None, self._one_hot_scale(), rows)

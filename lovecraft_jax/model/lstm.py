@@ -4,8 +4,8 @@
     c' = sigmoid(f) * c + sigmoid(i) * tanh(g)
     h' = sigmoid(o) * tanh(c')
 
-This file is the reference. lstm_fused.py, native/ and lstm_cudnn.py compute the same
-values and gradients from the same parameters, faster, so that a checkpoint trained with one runs with any other.
+This file is the reference. lstm_fused.py, native/ and lstm_cudnn.py compute the same values and gradients from the same
+parameters, faster, so that a checkpoint trained with one runs with any other.
 """
 
 import flax.linen as nn
@@ -121,10 +121,4 @@ class LSTMCell(Cell):
 
 def _bias(forget: float) -> nn.initializers.Initializer:
     """[4H]: zero, but `forget` for the forget gate, where 1 makes memories last early on (Jozefowicz et al. 2015)."""
-
-    def initializer(key: jax.Array, shape: tuple[int], dtype: jnp.dtype = jnp.float32) -> jax.Array:
-        del key
-        units = shape[0] // 4
-        return jnp.zeros(shape, dtype).at[units : 2 * units].set(forget)
-
-    return initializer
+    return lambda key, shape, dtype=jnp.float32: jnp.zeros(shape, dtype).at[shape[0] // 4 : shape[0] // 2].set(forget)

@@ -38,12 +38,7 @@ def fused_lstm(
 
 
 def _forward(
-    kernel_h_HG: jax.Array,
-    bias_G: jax.Array,
-    gates_x_TBG: jax.Array,
-    carry: LSTMCarry,
-    dtype: jnp.dtype,
-    in_cpp: bool,
+    kernel_h_HG: jax.Array, bias_G: jax.Array, gates_x_TBG: jax.Array, carry: LSTMCarry, dtype: jnp.dtype, in_cpp: bool
 ) -> tuple[tuple[LSTMCarry, jax.Array], Saved]:
     loop = ops.forward_loop if in_cpp else functools.partial(forward_loop, dtype=dtype)
     gates_TBG, c_TBH, h_TBH = loop(kernel_h_HG, bias_G, gates_x_TBG, carry)
@@ -76,8 +71,7 @@ def forward_loop(
     kernel_h_HG: jax.Array, bias_G: jax.Array, gates_x_TBG: jax.Array, carry: LSTMCarry, dtype: jnp.dtype
 ) -> Sequence:
     """The gates after their activations, c and h of all time steps."""
-    T, B, _ = gates_x_TBG.shape
-    H = len(kernel_h_HG)
+    (T, B, _), H = gates_x_TBG.shape, len(kernel_h_HG)
     scaled = scale_and_shift(H)
 
     def step(t: jax.Array, loop: tuple) -> tuple:

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import operator
 import os
 import re
 import sys
@@ -25,6 +26,8 @@ from lovecraft_jax.runtime import distributed
 from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import RunError, UserError
 from lovecraft_jax.training.checksums import as_numbers, checksums
+
+_bpc = operator.itemgetter("bpc")
 
 
 class DamagedError(Exception):
@@ -58,7 +61,8 @@ class Checkpoints:
             create=not read_only,
         )
         folder = workdir / "checkpoints"
-        distributed.on_all_processes(lambda: _tidy(folder, read_only) if distributed.is_main_process() else None)
+        tidy = folder.exists() and distributed.is_main_process()
+        distributed.on_all_processes(lambda: _tidy(folder, read_only) if tidy else None)
         self._manager = ocp.CheckpointManager(folder, options=options)
 
     @property
@@ -90,16 +94,18 @@ class Checkpoints:
         the shardings to restore to. Raises DamagedError."""
         self.wait()
         fields, alone = _fields(target), distributed.process_count() == 1
+        local = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        to_read = fields if alone else jax.tree.map(lambda leaf: leaf.update(sharding=local), fields)
         try:
-            folder = self._manager.directory / str(step)
-            found, meta = _read(folder, fields if alone else jax.tree.map(_on_local_device, fields))
+            found, meta = _read(self._manager.directory / str(step), to_read)
             saved = meta.pop("checksums")
             state = dataclasses.replace(target, **found)
             read = checksums(state)
         except Exception as error:  # Orbax raises bare Exception, ValueError, KeyError, JSONDecodeError and more
             raise DamagedError(f"step {step}: {str(error).splitlines()[0][:200]}") from error
         wrong = [name for name, value in read.items() if saved.get(name) != value]
-        wrong += [name for name in saved if _field_of(name) in fields and name not in read]
+        # A name begins with its field: "variables" in ".variables['params']['head_bias']".
+        wrong += [name for name in saved if re.findall(r"\w+", name)[0] in fields and name not in read]
         if wrong:
             raise DamagedError(f"step {step}: {', '.join(wrong[:3])} differ from what was saved (checksum)")
         return Restored(step, state if alone else jax.tree.map(_put, state, target), meta)
@@ -192,11 +198,6 @@ def _fields(state: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _field_of(name: str) -> str:
-    """Returns the field that a checksum's name begins with: "variables" for ".variables['params']['head_bias']"."""
-    return re.findall(r"\w+", name)[0]
-
-
 def _read(folder: epath.Path, fields: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns some fields of the state saved in `folder`, with the shardings of `fields`, and the JSON beside it.
 
@@ -215,32 +216,17 @@ def _read(folder: epath.Path, fields: dict[str, Any]) -> tuple[dict[str, Any], d
     return found["state"], dict(found["meta"])
 
 
-def _on_local_device(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
 def _put(leaf: jax.Array, target: jax.ShapeDtypeStruct) -> jax.Array:
     """Returns a leaf, which every process has read whole, with the sharding of its target."""
-    numbers, sharding = as_numbers(leaf), target.sharding
+    numbers = as_numbers(leaf)
     value = np.asarray(numbers)
-    placed = jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+    placed = jax.make_array_from_callback(value.shape, target.sharding, lambda index: value[index])
     return placed if numbers is leaf else jax.random.wrap_key_data(placed, impl=jax.random.key_impl(leaf))
 
 
 def _tidy(folder: epath.Path, read_only: bool) -> None:
-    """Removes scores that are damaged, and what a killed process left of a save, which Orbax would remove in a thread
-    that outlives an early exit."""
-    if not folder.exists():
-        return
-    _remove_damaged_scores(folder, read_only)
-    if not read_only:
-        for leftover in folder.glob("*.orbax-checkpoint-tmp"):
-            leftover.rmtree()
-
-
-def _remove_damaged_scores(folder: epath.Path, read_only: bool) -> None:
-    """Removes score files that are not JSON, with which Orbax would not start: their checkpoints stay, unscored."""
+    """Removes scores that are not JSON, with which Orbax would not start: their checkpoints stay, unscored. Also what a
+    killed process left of a save, which Orbax would remove in a thread that outlives an early exit."""
     for file in folder.glob("*/metrics/metrics"):
         try:
             json.loads(file.read_text())
@@ -249,7 +235,5 @@ def _remove_damaged_scores(folder: epath.Path, read_only: bool) -> None:
                 raise UserError(f"{file}: damaged; start the training again, which removes it, or delete it") from None
             log(f"WARNING: {file}: damaged; that checkpoint no longer counts as scored")
             file.unlink()
-
-
-def _bpc(metrics: Any) -> float:
-    return metrics["bpc"]
+    for leftover in () if read_only else folder.glob("*.orbax-checkpoint-tmp"):
+        leftover.rmtree()

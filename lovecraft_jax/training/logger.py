@@ -71,8 +71,7 @@ class Logger:
         self._baselines = Baselines(self._data.splits.text["train"], self._data.splits.text["valid"])
         stack.callback(self._baselines.close)
         self._baselines_logged = False
-        self._display = Display(step, total, self.progress)
-        stack.enter_context(self._display)
+        self._display = Display(step, total, self.progress, stack)
 
     @_main_process_only
     def show(self, row: Row, due: bool) -> None:
@@ -86,7 +85,6 @@ class Logger:
 
     @_main_process_only
     def write(self, *rows: Row) -> None:
-        """Writes rows that belong together."""
         self._metrics.write(*rows)
 
     @_main_process_only
@@ -121,16 +119,14 @@ class Logger:
         """Generates a text with config.sample, writes it to a file, and returns it without the prompt."""
         config = self._config.sample
         sampling = generate.Sampling(config.temperature, config.top_k, config.top_p)
-        parts = generate.generate_tokens(
-            model, dict(variables), self._prompt, config.length, self._config.seed, sampling
-        )
-        text = self._data.tokenizer.decode(np.concatenate(list(parts), axis=1)[0])
+        seed = self._config.seed
+        (ids,) = generate.generate_tokens(model, dict(variables), self._prompt, config.length, seed, sampling)
+        text = self._data.tokenizer.decode(ids[0])
         (self._path / "samples").mkdir(exist_ok=True)
         write_text(self._path / "samples" / name, config.prompt + text + "\n")
         return text
 
     def _style(self, text: str) -> Row:
-        """Returns the figures of STYLE, which show how samples change while the model learns."""
         assert self._author is not None, "a dispatch is shown before anything is evaluated"
         reference, overlap = self._author.result()
         figures = measure(text, reference) | overlap.measure(text)
@@ -142,7 +138,7 @@ class Logger:
         return Reference(tales["train"], tales["valid"] | tales["test"]), Overlap(tales["train"])
 
     def _log_baselines(self) -> None:
-        """Logs and writes the baselines once, as soon as they are known: what to compare the loss with."""
+        """Logs and writes the baselines once, as soon as they are known."""
         if (known := self._baselines.result()) and not self._baselines_logged:
             write_json(self._path / "baselines.json", known)
             self.log("baselines on valid: " + ", ".join(f"{name} {bpc:.3f}" for name, bpc in known.items()))

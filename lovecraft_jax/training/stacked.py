@@ -23,7 +23,7 @@ from lovecraft_jax.runtime.errors import DONE, INTERRUPTED, RunError, UserError
 from lovecraft_jax.runtime.files import locked_workdir
 from lovecraft_jax.runtime.signals import collect_signals
 from lovecraft_jax.training import loop
-from lovecraft_jax.training.compiled import dispatch_steps, make_stacked_program
+from lovecraft_jax.training.compiled import dispatch_steps, make_stacked_steps, stack, unstack
 from lovecraft_jax.training.loop import Training
 
 MAY_DIFFER = ("seed", "optimizer.lr")
@@ -92,7 +92,7 @@ class _Stack:
         first = runs[0]
         self.runs, self.signals, self.failures = runs, signals, dict[Training, str]()
         self.device = jax.devices()[0]
-        self.program = make_stacked_program(first.config, first.data.tokenizer.size, first.total, self.device)
+        self.train_steps = make_stacked_steps(first.config, first.data.tokenizer.size, first.total, self.device)
         self.K = dispatch_steps(first.config)
         self.end = min(first.config.train.stop_at_step or first.total, first.total)
 
@@ -119,14 +119,14 @@ class _Stack:
         runs as always the program is the same, and so is every bit of its results.
         """
         places = [run if run in active else active[0] for run in self.runs]
-        state = self.program.stack([jax.device_put(run.state, self.device) for run in places])
+        state = stack([jax.device_put(run.state, self.device) for run in places])
         batches, after = self._batches(places, step, stop)
         while step < stop and not self.signals and self._good(active):
-            state, metrics = self.program.train_steps(state, batches)
+            state, metrics = self.train_steps(state, batches)
             step = after
             if step < stop:
                 batches, after = self._batches(places, step, stop)  # while the device computes
-            results = self.program.unstack((state, metrics))
+            results = unstack((state, metrics))
             for run, (run_state, run_metrics) in zip(self.runs, results, strict=True):
                 if run in self._good(active):
                     self._guard(run, functools.partial(run.after, step, run_state, run_metrics))

@@ -19,28 +19,18 @@ def tensor_rms(every: int, step: jax.Array, grads: Variables, before: Variables,
     """
 
     def measure() -> TensorRMS:
-        updates = jax.tree.map(jnp.subtract, after, before)
-        trees = {"grad_rms": grads, "param_rms": after, "update_rms": updates}
-        leaves = {key: jax.tree.leaves(tree) for key, tree in trees.items()}
-        return {name: {key: _rms(leaves[key][n]) for key in trees} for n, name in enumerate(tensor_names(after))}
+        trees = {"grad_rms": grads, "param_rms": after, "update_rms": jax.tree.map(jnp.subtract, after, before)}
+        tensors: TensorRMS = {}
+        for key, tree in trees.items():
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+                name = jax.tree_util.keystr(path, simple=True, separator="/")
+                tensors.setdefault(name, {})[key] = jnp.sqrt(jnp.vdot(leaf, leaf) / leaf.size)
+        return tensors
 
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(measure))
     return jax.lax.cond((step + 1) % every == 0, measure, lambda: zeros)
 
 
-def tensor_names(params: Variables) -> list[str]:
-    """Returns the paths of all tensors, as "lstm_0/kernel_h", in the order of the leaves."""
-    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    return [jax.tree_util.keystr(path, simple=True, separator="/") for path in paths]
-
-
 def last_values(tensors: TensorRMS) -> TensorRMS:
     """Returns the values [K] of a dispatch's last step, as floats."""
-    return {
-        name: {key: float(value_K[-1]) for key, value_K in values.items()}
-        for name, values in jax.device_get(tensors).items()
-    }
-
-
-def _rms(leaf: jax.Array) -> jax.Array:
-    return jnp.sqrt(jnp.vdot(leaf, leaf) / leaf.size)
+    return jax.tree.map(lambda value_K: float(value_K[-1]), jax.device_get(tensors))
