@@ -31,7 +31,7 @@ def run_layer(
     recurrent_BH: jax.Array | None = None,
     weights_HG: jax.Array | None = None,
 ) -> tuple[LayerCarry, jax.Array]:
-    """A layer over a whole sequence: the carry after it, and the outputs h [T, B, H]. Time is the first axis.
+    """A layer over a whole sequence: the carry after it, and the outputs h [T, B, H].
 
     `recurrent_BH` and `weights_HG` are dropout masks (dropout.py) on h before the recurrent matmul and on kernel_h.
     """
@@ -64,10 +64,8 @@ def _scan(
 
 
 def resolve_backend(config: ModelConfig, platform: str = "") -> str:
-    """The backend that `config.backend` stands for on a platform (JAX's default, if none is named).
-
-    Raises UserError where "native" is asked for and is not available.
-    """
+    """The backend that `config.backend` stands for on a platform, by default JAX's. Raises UserError where "native" is
+    asked for and is not available."""
     if config.backend == "auto":
         return fastest_backend(config, platform)
     if config.backend == "native" and (reason := _why_not_native(config, platform) or build.start().result()):

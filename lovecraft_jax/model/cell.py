@@ -83,10 +83,8 @@ class Cell(nn.Module):
         return 2 * cls.gates * units * (features + units)
 
     def project(self, x: jax.Array, rows: slice = slice(None)) -> jax.Array:
-        """The input's part of the gates, x [..., D] @ kernel_x [D, G], which needs no recurrence: [..., G].
-
-        `rows` selects the rows of kernel_x that belong to x, where x is only part of the input.
-        """
+        """The input's part of the gates, x [..., D] @ kernel_x [D, G], which needs no recurrence: [..., G]. `rows` are
+        those of kernel_x that belong to x, where x is only part of the input."""
         return dense(x, jnp.asarray(self.kernel_x)[rows], self.dtype, self.in_cpp)
 
     def look_up(
@@ -96,10 +94,8 @@ class Cell(nn.Module):
         scale: jax.Array | None = None,
         rows: slice = slice(None),
     ) -> jax.Array:
-        """`project` of x = table_VD[ids], or of the one-hot vectors of `ids` where there is no table: [..., G].
-
-        One matmul with the table instead of one with every token. `scale` [...] multiplies the vectors, for dropout.
-        """
+        """`project` of x = table_VD[ids], or of the one-hot vectors of `ids` where there is no table: [..., G]. One
+        matmul with the table instead of one with every token. `scale` [...] multiplies the vectors, for dropout."""
         gates = (jnp.asarray(self.kernel_x)[rows] if table_VD is None else self.project(table_VD, rows))[ids]
         return gates if scale is None else gates * scale[..., None]
 

@@ -17,10 +17,8 @@ from lovecraft_jax.config import ModelConfig
 
 
 class Rate(NamedTuple):
-    """A dropout rate as two float32 numbers: the probability `keep` of keeping a value, and the `scale` 1/keep.
-
-    Both are rounded from float64 once, here: from a float32 rate a program would often compute another last bit.
-    """
+    """A dropout rate: the probability `keep` of keeping a value, and the `scale` 1/keep. Both are rounded from float64
+    to float32 once, here: from a float32 rate a program would often compute another last bit."""
 
     keep: ArrayLike
     scale: ArrayLike
@@ -32,10 +30,8 @@ class Rate(NamedTuple):
 
 
 class DropoutRates(NamedTuple):
-    """The rate of each kind of DropoutMasks; None where a kind is off.
-
-    So on and off are the pytree's structure, for which a program is compiled, and the rates are arguments.
-    """
+    """The rate of each kind of DropoutMasks; None where a kind is off: on and off are the pytree's structure, for which
+    a program is compiled, and the rates are arguments."""
 
     embedding: Rate | None = None
     input: Rate | None = None

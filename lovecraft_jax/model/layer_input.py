@@ -11,9 +11,7 @@ from lovecraft_jax.model.cell import Cell
 
 class Tokens(NamedTuple):
     """Token ids [T, B] as vectors: rows of the embedding `table_VD`, or one-hot vectors where it is None (D = V).
-
-    Dropout masks: `embedding_V` on whole tokens, `input_BD` on the vectors (dropout.py).
-    """
+    Dropout masks (dropout.py): `embedding_V` on whole tokens, `input_BD` on the vectors."""
 
     ids_TB: jax.Array
     vocab_size: int

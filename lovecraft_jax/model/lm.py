@@ -84,7 +84,7 @@ class LanguageModel(nn.Module):
         for n, (cell, layer_carry) in enumerate(zip(self.cells, carry, strict=True)):
             inputs = LayerInput(outputs[-1] if n else None, tokens if n == 0 or self.skip else None)
             layer_carry, h_TBH = run_layer(cell, layer_carry, inputs, self.backend, recurrent[n], weights[n])
-            outputs.append(h_TBH if output[n] is None else h_TBH * output[n][None])
+            outputs.append(h_TBH if (mask_BH := output[n]) is None else h_TBH * mask_BH[None])
             new_carry.append(layer_carry)
         top_TBH = jnp.concatenate(outputs, axis=-1) if self.skip else outputs[-1]
         kernel_HV = self.embedding.T if self.tie else self.head_kernel
@@ -129,9 +129,7 @@ def forward_in_training(
     model: LanguageModel, variables: Mapping[str, Any], carry: Carry, x_BT: ArrayLike, masks: DropoutMasks = NO_DROPOUT
 ) -> tuple[Carry, jax.Array, dict[str, Any]]:
     """The carry, the logits, and the collections that a training step changes: running statistics, if there are any.
-
-    Norms of the batch use the statistics of this batch, over all devices: call it inside `mesh.shard_rows`.
-    """
+    Norms of the batch use the statistics of this batch, over all devices: call it inside `mesh.shard_rows`."""
     x_BT = jnp.asarray(x_BT, jnp.int32)
     (carry, logits_BTV), changed = model.apply(variables, carry, x_BT, masks, mutable=[STATISTICS])
     return carry, logits_BTV, dict(changed)
@@ -143,10 +141,8 @@ def reset_carry(carry: Carry, reset_B: ArrayLike) -> Carry:
 
 
 def make_model(config: Config, vocab_size: int, backend: str = "") -> LanguageModel:
-    """The model that `config.model` describes, run by `backend`, or by the config's own where none is named.
-
-    Raises UserError where the config asks for a backend that this machine does not have.
-    """
+    """The model that `config.model` describes, run by `backend`, or by the config's own where none is named. Raises
+    UserError where the config asks for a backend that this machine does not have."""
     model = config.model
     return LanguageModel(
         vocab_size=vocab_size,

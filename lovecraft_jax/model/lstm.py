@@ -63,7 +63,6 @@ class LSTMCell(Cell):
     def __call__(
         self, carry: LSTMCarry, gates_x_BG: jax.Array, kernel_h_HG: jax.Array, recurrent_BH: jax.Array | None = None
     ) -> tuple[LSTMCarry, BatchMoments]:
-        """The next (c, h), and in training the moments of the batch that the norm has computed."""
         c_BH, h_BH = carry
         gates_h_BG, moments_h = self._normalise("h", dot(drop(h_BH, recurrent_BH), kernel_h_HG, self.dtype))
         gates_BG = add_bias(gates_x_BG + gates_h_BG, self.bias)

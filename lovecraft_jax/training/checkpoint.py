@@ -67,7 +67,6 @@ class Checkpoints:
 
     @property
     def steps(self) -> Sequence[int]:
-        """The steps that have a checkpoint, in order."""
         return sorted(self._manager.all_steps())
 
     @property
@@ -144,7 +143,6 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits, then closes the folder."""
         with self._raise_run_error():
             self._manager.close()
 
@@ -175,10 +173,8 @@ def saved_steps(workdir: epath.Path) -> list[int]:
 
 
 def hide_failed_tasks_of_orbax() -> None:
-    """Keeps Python from printing tracebacks of the tasks that Orbax leaves behind when a file is damaged.
-
-    Their errors are raised here as well. Entry points call this once; it changes hooks of the whole process.
-    """
+    """Keeps Python from printing tracebacks of the tasks that Orbax leaves behind when a file is damaged, whose errors
+    are raised here as well. Entry points call this once; it changes hooks of the whole process."""
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     show = sys.unraisablehook
 

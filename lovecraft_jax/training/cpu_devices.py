@@ -10,6 +10,7 @@ thread: 20.5 ms. Each core computes the gradient of its rows, and the host sends
 them up and updates all parameters, so that they stay the same on all cores.
 """
 
+import dataclasses
 import functools
 import operator
 import os
@@ -114,7 +115,7 @@ def make_core_steps(
         home, carry = jax.tree.map(operator.attrgetter("sharding"), state), jax.tree.map(np.asarray, state.carry)
         carries = [jax.tree.map(operator.itemgetter(rows_B), carry) for rows_B in rows]
         states = [
-            jax.device_put((state.replace(carry=carry), np.True_), core)
+            jax.device_put((dataclasses.replace(state, carry=carry), np.True_), core)
             for carry, core in zip(carries, cores, strict=True)
         ]
         metrics: list[Metrics] = []
@@ -131,7 +132,7 @@ def make_core_steps(
                     metrics.append(step_metrics)
         after = states[0][0]
         carries = [jax.tree.map(np.asarray, state.carry) for state, _ in states]
-        after = after.replace(carry=jax.tree.map(lambda *rows_BH: np.concatenate(rows_BH), *carries))
+        after = dataclasses.replace(after, carry=jax.tree.map(lambda *rows_BH: np.concatenate(rows_BH), *carries))
         return jax.device_put(after, home), jax.tree.map(lambda *steps: np.stack(steps), *jax.device_get(metrics))
 
     return train_steps

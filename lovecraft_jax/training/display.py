@@ -40,7 +40,6 @@ class Display:
             self.log(line)
 
     def log(self, line: str) -> None:
-        """Prints a line above the live one."""
         self._console.print(line, markup=False)
 
 

@@ -1,11 +1,10 @@
 """The logger: writes a run's description, metrics, samples and baselines, and shows its progress."""
 
-import functools
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack
 from threading import Thread
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import numpy as np
@@ -34,18 +33,13 @@ STYLE = ("real", "letters_tv", "copied_longest")
 """Figures of every sample: % of its words that the corpus has, total variation of its letter frequencies from the
 author's, characters of the longest span that it shares with the training text."""
 
-Method = TypeVar("Method", bound=Callable)
+Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
 
-def _main_process_only(method: Method) -> Method:
-    """A method that the main process executes; in other processes it returns None at once."""
-
-    @functools.wraps(method)
-    def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return method(self, *args, **kwargs) if distributed.is_main_process() else None
-
-    return wrapped  # type: ignore[return-value]
+def _main_process_only(method: Callable[Given, None]) -> Callable[Given, None]:
+    """A method that the main process executes; in other processes it returns at once."""
+    return lambda *args, **kwargs: method(*args, **kwargs) if distributed.is_main_process() else None
 
 
 class Logger:
@@ -89,7 +83,6 @@ class Logger:
 
     @_main_process_only
     def log(self, line: str) -> None:
-        """Prints a line above the live one."""
         self._display.log(line)
 
     @_main_process_only
@@ -112,7 +105,6 @@ class Logger:
 
     @_main_process_only
     def results(self, rows: list[Row]) -> None:
-        """Prints final scores on standard output."""
         print(format_scores(rows), flush=True)
 
     def _sample(self, model: LanguageModel, variables: Mapping[str, Any], name: str) -> str:
@@ -133,7 +125,6 @@ class Logger:
         return {key: figures[key] for key in STYLE}
 
     def _index_author(self) -> tuple[Reference, Overlap]:
-        """Indexes the words of the corpus and the training text's suffixes, against which samples are measured."""
         tales = self._data.splits.by_tale
         return Reference(tales["train"], tales["valid"] | tales["test"]), Overlap(tales["train"])
 

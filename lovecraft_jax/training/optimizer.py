@@ -57,19 +57,13 @@ def learning_rate(opt_state: optax.OptState, schedule: optax.Schedule, step: jax
 
 
 def global_norm(tree: optax.Updates) -> jax.Array:
-    """Returns the Euclidean norm over all leaves.
-
-    The same as optax.tree.norm, by dot products: on a CPU, XLA takes twice as long for a square and a sum.
-    """
+    """Returns what optax.tree.norm does, by dot products: on a CPU, XLA takes twice as long for a square and a sum."""
     return jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(tree)))
 
 
 def _update_rule(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Returns the update rule `config.name` at the peak learning rate.
-
-    To add a rule, add a branch here. `inject_hyperparams` is what makes the peak a leaf of the state: every rule needs
-    it. Raises UserError for an unknown name.
-    """
+    """Returns the update rule `config.name` at the peak learning rate, which `inject_hyperparams` makes a leaf of the
+    state: every rule needs it. To add a rule, add a branch here."""
     beta1, beta2 = config.beta1, config.beta2
     eps, static = (_eps_hat(config), ("b1", "b2")) if config.eps_hat else (config.eps, ("b1", "b2", "eps"))
     if config.name == "adam":  # Kingma and Ba 2015
@@ -94,5 +88,5 @@ def _eps_hat(config: OptimizerConfig) -> optax.Schedule:
 
 
 def _is_matrix(params: optax.Params) -> optax.Params:
-    """Returns which leaves have two axes or more: kernels and embeddings, but no biases and no scales."""
+    """Whether each leaf has two axes or more: kernels and embeddings, but no biases and no scales."""
     return jax.tree.map(lambda leaf: jnp.ndim(leaf) >= 2, params)

@@ -49,7 +49,8 @@ def make_gradient(
     ) -> tuple[Sums, Carry, Variables]:
         def loss(params: Variables) -> tuple[jax.Array, tuple[Sums, Carry, Variables]]:
             def chunk(start: Carry, tokens: tuple) -> tuple[Carry, tuple[Sums, Variables]]:
-                part = Batch(*tokens, batch.reset_B)
+                x_BT, y_BT, weight_BT = tokens
+                part = Batch(x_BT, y_BT, weight_BT, batch.reset_B)
                 given = variables | {"params": params}
                 after, logits_BTV, changed = forward_in_training(model, given, start, part.x_BT, masks)
                 nats, weight = (
@@ -101,7 +102,7 @@ def make_update(optimizer: Optimizer, tensors_every: int = 0) -> Callable[..., t
         after = TrainState(state.step + 1, variables, opt_state, carry, state.rng)
         after = jax.tree.map(lambda new, old: jnp.where(healthy & finite, new, old), after, state)
         params = after.variables["params"]
-        metrics = {
+        metrics: Metrics = {
             "loss": loss,
             "grad_norm": grad_norm,
             "learning_rate": learning_rate(state.opt_state, optimizer.schedule, state.step),

@@ -14,8 +14,8 @@ TensorRMS = dict[str, dict[str, Any]]
 def tensor_rms(every: int, step: jax.Array, grads: Variables, before: Variables, after: Variables) -> TensorRMS:
     """Returns the root mean squares in every step that is a multiple of `every`, in all others zeros.
 
-    `grads` are those of the loss, not clipped. `before` and `after` are the parameters around the step; param_rms is of
-    those after it, update_rms of their difference.
+    `grads` are those of the loss, not clipped; `before` and `after` the parameters around the step, param_rms is of
+    those after it.
     """
 
     def measure() -> TensorRMS:

@@ -28,7 +28,6 @@ class Throughput:
         self._chars_per_step, self._flops_per_step = chars_per_step, flops_per_step
 
     def start(self, step: int) -> None:
-        """Starts the clock at `step`."""
         self._began, self._first_step = time.perf_counter(), step
 
     def rates(self, step: int, restart: bool) -> Row:
@@ -44,7 +43,6 @@ class Throughput:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Stops the clock for the block."""
         began = time.perf_counter()
         yield
         self._began += time.perf_counter() - began
@@ -76,10 +74,8 @@ class MatmulPeak:
         return not self._is_measured and (self._known is None or flops_per_second > self._known * self._devices)
 
     def measure(self) -> None:
-        """Measures the peak in about half a second, during which nothing else should be computing, and keeps it.
-
-        Where the device has no memory left for that, the peak stays unknown.
-        """
+        """Measures the peak in half a second, in which nothing else should be computing, and keeps it. Where the device
+        has no memory left for that, the peak stays unknown."""
         self._is_measured = True
         with suppress(jax.errors.JaxRuntimeError):
             self._known = max(self._known or 0.0, _fastest_matmul(self._device, self._dtype))

@@ -49,10 +49,8 @@ def under_way() -> bool:
 
 @functools.cache
 def load() -> Any:
-    """Returns the library, compiled if need be, with its functions registered as "lovecraft_<name>" for XLA.
-
-    Raises OSError where it cannot be compiled or loaded, AttributeError where it lacks one of the functions.
-    """
+    """Returns the library, its functions registered as "lovecraft_<name>" for XLA. Raises OSError where it cannot be
+    compiled or loaded, AttributeError where it lacks one of the functions."""
     library = ctypes.CDLL(str(_compile_once()))
     for name in FUNCTIONS:
         jax.ffi.register_ffi_target(f"lovecraft_{name}", jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
