@@ -32,20 +32,16 @@ CHUNK = 500
 
 
 class Costs(NamedTuple):
-    """Cross-entropy of every target in nats, and where asked for its binary cross-entropy, summed over the vocabulary.
-
-    Both are 0 at positions of weight 0.
-    """
+    """Cross-entropy of every target in nats, and where asked for its binary cross-entropy, summed over the vocabulary;
+    0 at positions of weight 0."""
 
     nats_BT: jax.Array
     binary_BT: jax.Array | None = None
 
 
 class Method(NamedTuple):
-    """A way to score a text: `init(variables, rows)` is the state before the first token, `step` reads a chunk of it.
-
-    A method that adapts to the text is another pair of functions, with whatever it keeps in its state.
-    """
+    """A way to score a text: `init(variables, rows)` is the state before the first token, `step` reads a chunk of it. A
+    method that adapts to the text is another pair of functions, with whatever it keeps in its state."""
 
     init: Callable[[Variables, int], Any]
     step: Callable[[Any, Batch], tuple[Any, Costs]]

@@ -76,10 +76,8 @@ class Checkpoints:
         return min(scored, key=lambda step: _bpc(self._manager.metrics(step))) if scored else None
 
     def save(self, step: int, state: Any, meta: dict[str, Any], bpc: float | None = None) -> None:
-        """Saves in the background. Without `bpc` the checkpoint never counts as best.
-
-        Raises RunError if this checkpoint, or the one before it, cannot be written.
-        """
+        """Saves in the background; without `bpc` the checkpoint never counts as best. Raises RunError if this
+        checkpoint, or the one before it, cannot be written."""
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(_fields(state)),
             meta=ocp.args.JsonSave(meta | {"checksums": checksums(state)}),
@@ -110,10 +108,8 @@ class Checkpoints:
         return Restored(step, state if alone else jax.tree.map(_put, state, target), meta)
 
     def restore_newest(self, target: Any, first: int | None = None) -> Restored | None:
-        """Returns the newest good checkpoint, or that of step `first` if it is good; None where there are none.
-
-        Warns of damaged ones. Raises UserError where all are damaged.
-        """
+        """Returns that of step `first` if it is good, else the newest good checkpoint; None where there are none. Warns
+        of damaged ones. Raises UserError where all are damaged."""
         order = sorted(self.steps, key=lambda step: (step == first, step), reverse=True)
         for step in order:
             restored, damage = None, None

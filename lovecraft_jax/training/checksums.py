@@ -9,10 +9,8 @@ from jax.experimental import multihost_utils
 
 
 def checksums(tree: Any) -> dict[str, str]:
-    """Returns the CRC-32 of every leaf's values, dtype and shape, by the leaf's path.
-
-    All processes must call it: they exchange the leaves that are split between them.
-    """
+    """Returns the CRC-32 of every leaf's values, dtype and shape, by the leaf's path. All processes must call it: they
+    exchange the leaves that are split between them."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path): _checksum(as_numbers(leaf)) for path, leaf in leaves}
 

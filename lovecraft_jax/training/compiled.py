@@ -61,10 +61,8 @@ class Program:
 
 
 def make_program(config: Config, vocab_size: int, total_steps: int, cores: int = 1) -> Program:
-    """Returns the program of `config` on all devices that JAX has.
-
-    With `cores` > 1, on as many cores of a CPU; with 0, on as many of them as are fastest.
-    """
+    """Returns the program of `config` on all devices that JAX has; with `cores` > 1, on as many cores of a CPU; with 0,
+    on as many of them as are fastest."""
     backend.check_cudnn(config)
     optimizer = make_optimizer(config.optimizer, total_steps)
     mesh = make_mesh(config.data.batch_size, jax.devices()[:1] if cores > 1 else None)
@@ -107,14 +105,14 @@ def make_stacked_steps(config: Config, vocab_size: int, total_steps: int, device
 
 
 @jax.jit
-def stack(trees: list[Any]) -> Any:
+def stack_trees(trees: list[Any]) -> Any:
     """Returns one tree from a list of S trees, with an axis of S in front of every leaf."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
 @jax.jit
-def unstack(tree: Any) -> list[Any]:
-    """Returns the list that `stack` made `tree` of."""
+def unstack_trees(tree: Any) -> list[Any]:
+    """Returns the list that `stack_trees` made `tree` of."""
     return [jax.tree.map(operator.itemgetter(n), tree) for n in range(len(jax.tree.leaves(tree)[0]))]
 
 

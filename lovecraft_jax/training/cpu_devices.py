@@ -41,10 +41,8 @@ MIN_ROWS = 8
 
 
 def best_core_count(config: Config) -> int:
-    """Returns the number of this machine's cores that train `config` fastest, each as a device.
-
-    One where the layer runs in C++, which uses all cores by itself, and where batch norms need collectives.
-    """
+    """Returns the number of this machine's cores that train `config` fastest, each as a device: one where the layer
+    runs in C++, which uses all cores by itself, and where batch norms need collectives."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     model, data = config.model, config.data
     if model.norm in NORMS_OF_BATCH or model.units > MAX_UNITS or backend.resolve_backend(model) == "native":
@@ -86,11 +84,8 @@ def make_core_steps(
     options: dict[str, Any] | None,
     tensors_every: int = 0,
 ) -> Callable[[TrainState, list[Batch]], tuple[TrainState, Metrics]]:
-    """Returns what `step.make_train_steps` does, compiled, for batches as `put_rows` returns them.
-
-    `shapes` are the state's, `options` go to the compiler. The state is not donated, and returns to the device that it
-    came from.
-    """
+    """Returns what `step.make_train_steps` does, compiled with `options`, for batches as `put_rows` returns them. The
+    state, of these `shapes`, is not donated, and returns to the device that it came from."""
     rows = np.arange(len(jax.tree.leaves(shapes.carry)[0]), dtype=np.int32).reshape(len(cores), -1)
     gradient, update = make_gradient(model), make_update(optimizer, tensors_every)
     compiled = functools.partial(jax.jit, compiler_options=options)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack
 from threading import Thread
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec
 
 import jax
 import numpy as np
@@ -34,7 +34,6 @@ STYLE = ("real", "letters_tv", "copied_longest")
 author's, characters of the longest span that it shares with the training text."""
 
 Given = ParamSpec("Given")
-Result = TypeVar("Result")
 
 
 def _main_process_only(method: Callable[Given, None]) -> Callable[Given, None]:
@@ -71,7 +70,8 @@ class Logger:
     def show(self, row: Row, due: bool) -> None:
         """Shows a row of training on the live line, and writes it if `due`."""
         if self._author is None:  # not before the first step, which it would delay
-            self._author = _in_background(self._index_author)
+            self._author = Future()
+            Thread(target=self._index_author, args=(self._author,), daemon=True).start()
         self._log_baselines()
         self._display.show(row["step"], row["bpc"], row["chars_per_second"], due)
         if due:
@@ -124,9 +124,12 @@ class Logger:
         figures = measure(text, reference) | overlap.measure(text)
         return {key: figures[key] for key in STYLE}
 
-    def _index_author(self) -> tuple[Reference, Overlap]:
+    def _index_author(self, author: Future[tuple[Reference, Overlap]]) -> None:
         tales = self._data.splits.by_tale
-        return Reference(tales["train"], tales["valid"] | tales["test"]), Overlap(tales["train"])
+        try:
+            author.set_result((Reference(tales["train"], tales["valid"] | tales["test"]), Overlap(tales["train"])))
+        except BaseException as error:
+            author.set_exception(error)
 
     def _log_baselines(self) -> None:
         """Logs and writes the baselines once, as soon as they are known."""
@@ -134,17 +137,3 @@ class Logger:
             write_json(self._path / "baselines.json", known)
             self.log("baselines on valid: " + ", ".join(f"{name} {bpc:.3f}" for name, bpc in known.items()))
             self._baselines_logged = True
-
-
-def _in_background(work: Callable[[], Result]) -> Future[Result]:
-    """Starts `work` in a thread which does not hold up the end of the process."""
-    future: Future[Result] = Future()
-
-    def call() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as error:
-            future.set_exception(error)
-
-    Thread(target=call, daemon=True).start()
-    return future

@@ -32,7 +32,6 @@ from lovecraft_jax.training.profiler import Profiler
 from lovecraft_jax.training.run_files import check_same_run, read_run_files
 from lovecraft_jax.training.state import TrainState
 from lovecraft_jax.training.step import Metrics
-from lovecraft_jax.training.tensor_rms import last_values
 from lovecraft_jax.training.throughput import MatmulPeak, Throughput
 
 
@@ -159,10 +158,8 @@ class Training:
             raise RunError(f"{file}: cannot be written ({why}); last good checkpoint: {self._last_saved()}") from error
 
     def _train(self, end: int) -> bool:
-        """Dispatches K steps at a time up to step `end`, and returns whether it was interrupted before.
-
-        Dispatches end at multiples of K in absolute steps, as do logging, evaluating and saving.
-        """
+        """Dispatches K steps at a time up to step `end`, and returns whether it was interrupted before. Dispatches end
+        at multiples of K in absolute steps, as do logging, evaluating and saving."""
         K, stop, stop_requested = dispatch_steps(self.config), distributed.StopRequest(self.signals), False
         pending: tuple[int, Metrics] | None = None
         batches, after = self._send(self.step, K)
@@ -219,7 +216,8 @@ class Training:
             self._stop_at_bad_step(row | {"step": step - count + 1 + int(at), "learning_rate": rate})
         if due:
             row |= self._utilization(row["flops_per_second"])
-            row |= {"tensors": last_values(metrics["tensors"])} if "tensors" in metrics else {}
+            if "tensors" in metrics:
+                row["tensors"] = jax.tree.map(lambda value_K: float(value_K[-1]), jax.device_get(metrics["tensors"]))
         self.logger.show(row, due)
 
     def _utilization(self, flops_per_second: float) -> Row:

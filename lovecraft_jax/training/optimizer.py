@@ -12,10 +12,8 @@ from lovecraft_jax.runtime.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """An update rule with its schedule, as one optax transform, and the norm that gradients are clipped to first.
-
-    `clip` is 0 for no clipping. `step.make_update` clips where it divides the sum of the gradients.
-    """
+    """An update rule with its schedule, as one optax transform, and the norm that `step.make_update` clips gradients to
+    first, 0 for no clipping."""
 
     transform: optax.GradientTransformation
     schedule: optax.Schedule
@@ -39,10 +37,8 @@ def make_optimizer(config: OptimizerConfig, total_steps: int) -> Optimizer:
 
 
 def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
-    """Returns the function from a step to its learning rate as a fraction of the peak.
-
-    Linear warmup from 0 to 1, then constant, or a cosine that falls to `config.end` at `total_steps`.
-    """
+    """Returns the function from a step to its learning rate as a fraction of the peak: linear warmup from 0 to 1, then
+    constant, or a cosine that falls to `config.end` at `total_steps`."""
     warmup = min(config.warmup, total_steps)
     if config.schedule == "constant":
         return optax.linear_schedule(0.0, 1.0, warmup) if warmup else optax.constant_schedule(1.0)

@@ -16,16 +16,13 @@ from lovecraft_jax.model.losses import token_binary_cross_entropy, token_cross_e
 from lovecraft_jax.runtime.mesh import BY_ROW, REPLICATED, shard_rows, sum_over_devices
 from lovecraft_jax.training.optimizer import Optimizer, global_norm, learning_rate
 from lovecraft_jax.training.state import TrainState
-from lovecraft_jax.training.tensor_rms import tensor_rms
 
 Metrics = dict[str, Any]
 
 
 class Sums(NamedTuple):
-    """Sums over some rows of a batch: cross-entropy in nats [], target weights [], the gradient of the loss.
-
-    `bce` [] is the binary cross-entropy, averaged over the vocabulary, where that is the loss.
-    """
+    """Sums over some rows of a batch: cross-entropy in nats [], target weights [], the gradient of the loss, and where
+    that is the loss the binary cross-entropy [], averaged over the vocabulary."""
 
     nats: jax.Array
     weight: jax.Array
@@ -85,7 +82,8 @@ def make_update(optimizer: Optimizer, tensors_every: int = 0) -> Callable[..., t
     """Returns a function from a state and what `make_gradient`'s returns, summed over all rows, to the next state.
 
     Nothing changes where `healthy` is false, or where loss or gradient are not finite; metrics["finite"] is false where
-    these or the new parameters are not. metrics["tensors"], every `tensors_every` steps (0: not there): see tensor_rms.
+    these or the new parameters are not. metrics["tensors"], every `tensors_every` steps (0: not there): see
+    _tensor_rms.
     """
 
     def update(
@@ -114,10 +112,31 @@ def make_update(optimizer: Optimizer, tensors_every: int = 0) -> Callable[..., t
             metrics["bce"] = sums.bce * mean
         if tensors_every:
             grads = jax.tree.map(lambda grad: grad / sums.weight, sums.grads)
-            metrics["tensors"] = tensor_rms(tensors_every, state.step, grads, before, params)
+            metrics["tensors"] = _tensor_rms(tensors_every, state.step, grads, before, params)
         return after, metrics
 
     return update
+
+
+def _tensor_rms(
+    every: int, step: jax.Array, grads: Variables, before: Variables, after: Variables
+) -> dict[str, dict[str, jax.Array]]:
+    """Returns {"lstm_0/kernel_h": {"grad_rms": ..., "param_rms": ..., "update_rms": ...}, ...}: root mean squares of
+    the loss's gradient, not clipped, of the parameters after the step and of their change. Zeros but in every `every`
+    steps.
+    """
+
+    def measure() -> dict[str, dict[str, jax.Array]]:
+        trees = {"grad_rms": grads, "param_rms": after, "update_rms": jax.tree.map(jnp.subtract, after, before)}
+        tensors: dict[str, dict[str, jax.Array]] = {}
+        for key, tree in trees.items():
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+                name = jax.tree_util.keystr(path, simple=True, separator="/")
+                tensors.setdefault(name, {})[key] = jnp.sqrt(jnp.vdot(leaf, leaf) / leaf.size)
+        return tensors
+
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(measure))
+    return jax.lax.cond((step + 1) % every == 0, measure, lambda: zeros)
 
 
 def make_train_step(
@@ -153,10 +172,8 @@ def make_train_step(
 def make_train_steps(
     train_step: Callable[[TrainState, Batch, jax.Array, DropoutRates], tuple[TrainState, Metrics]],
 ) -> Callable[[TrainState, Batch, DropoutRates], tuple[TrainState, Metrics]]:
-    """Returns K steps as one scan: batches stacked as x_KBT, metrics stacked as [K].
-
-    After the first step that is not finite, the state stays the same.
-    """
+    """Returns K steps as one scan: batches stacked as x_KBT, metrics stacked as [K]. After the first step that is not
+    finite, the state stays the same."""
 
     def train_steps(state: TrainState, batches: Batch, rates: DropoutRates) -> tuple[TrainState, Metrics]:
         def guarded(carry: tuple[TrainState, jax.Array], batch: Batch) -> tuple[tuple[TrainState, jax.Array], Metrics]:

@@ -49,11 +49,9 @@ class Throughput:
 
 
 class MatmulPeak:
-    """FLOPs per second that matmuls reach on `devices` with operands of `dtype`.
-
-    Measured once for each kind of machine, on one device, kept in the user's cache folder, and multiplied by the number
-    of accelerators. A CPU's matmul uses all of its cores by itself.
-    """
+    """FLOPs per second that matmuls reach on `devices` with operands of `dtype`: measured once for each kind of
+    machine, on one device, kept in the user's cache folder, and multiplied by the number of accelerators. A CPU's
+    matmul uses all of its cores by itself."""
 
     def __init__(self, devices: Sequence[jax.Device], dtype: str) -> None:
         is_cpu = devices[0].platform == "cpu"
