@@ -44,8 +44,7 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str, name: str = "--prompt") -> 
     """Returns the ids of a prompt [N], a newline for an empty one. Raises UserError, whose message calls the prompt
     `name`, if it has characters (or words) that the training text does not contain."""
     cleaned, _ = tokenizer.cleaning.apply(prompt)
-    unseen = tokenizer.cleaning.lost(prompt) + tokenizer.unseen(cleaned)
-    if unseen:
+    if unseen := tokenizer.cleaning.lost(prompt) + tokenizer.unseen(cleaned):
         shown = " ".join(repr(part) for part in unseen)
         raise UserError(f"{name}={prompt!r}: the training text does not contain {shown}; give a prompt without it")
     return tokenizer.encode(cleaned).ids if cleaned else np.array([tokenizer.start_id])

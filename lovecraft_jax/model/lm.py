@@ -92,7 +92,6 @@ class LanguageModel(nn.Module):
         return tuple(new_carry), logits_TBV.swapaxes(0, 1)
 
     def initial_carry(self, batch: int) -> Carry:
-        """Zeros."""
         return tuple(cell_class(self.cell).initial_carry(batch, self.units) for _ in range(self.layers))
 
     def memory(self, carry: Carry) -> jax.Array:

@@ -19,6 +19,7 @@ from lovecraft_jax.model.lstm_fused import LSTMCarry, activate, scale_and_shift
 from lovecraft_jax.model.matmul import add_bias, dot
 from lovecraft_jax.model.normalization import (
     FIRST_SCALE,
+    MOMENTUM,
     PARTS,
     STATISTICS,
     BatchMoments,
@@ -26,7 +27,6 @@ from lovecraft_jax.model.normalization import (
     normalise_by,
     over_features,
     over_rows,
-    running_mean,
 )
 
 
@@ -103,7 +103,8 @@ class LSTMCell(Cell):
     def update_statistics(self, moments: BatchMoments) -> None:
         for part, mean_and_variance in moments.items():
             for variable, value in zip(self.running[part], mean_and_variance, strict=True):
-                variable.value = running_mean(variable.value, value)
+                mean_F = jnp.mean(value, axis=range(value.ndim - 1))
+                variable.value = MOMENTUM * variable.value + (1 - MOMENTUM) * mean_F
 
     def _normalise(self, part: str, x: jax.Array) -> tuple[jax.Array, BatchMoments]:
         """One part of the cell, [..., B, F], normalised; in training also the moments of the batch."""

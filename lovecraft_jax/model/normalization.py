@@ -88,8 +88,3 @@ def normalise_by(moments: Moments, x: jax.Array, scale_F: jax.Array) -> jax.Arra
 def _over(x: jax.Array, values: jax.Array) -> jax.Array:
     """Values that belong to the last axes of x, with leading axes of size 1, as many as x has."""
     return jnp.expand_dims(values, range(x.ndim - values.ndim))
-
-
-def running_mean(before_F: jax.Array, batch: jax.Array) -> jax.Array:
-    """A running statistic [F] after a step whose batch had the statistics `batch` [..., F]."""
-    return MOMENTUM * before_F + (1 - MOMENTUM) * jnp.mean(batch, axis=range(batch.ndim - 1))

@@ -1,7 +1,7 @@
 """Checkpoints: a state, and JSON that describes it, as one atomic Orbax step with a checksum for each leaf.
 
 Orbax saves in the background and never leaves half a step behind. What it does not notice is a flipped byte on the
-disk: that is what the checksums (checksums.py) are for.
+disk: that is what the checksums are for.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import os
 import re
 import sys
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -20,12 +21,12 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
 from lovecraft_jax.runtime import distributed
 from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import RunError, UserError
-from lovecraft_jax.training.checksums import as_numbers, checksums
 
 _bpc = operator.itemgetter("bpc")
 
@@ -168,6 +169,13 @@ def saved_steps(workdir: epath.Path) -> list[int]:
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.exists() else []
 
 
+def checksums(tree: Any) -> dict[str, str]:
+    """Returns the CRC-32 of every leaf's values, dtype and shape, by the leaf's path. All processes must call it: they
+    exchange the leaves that are split between them."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): _checksum(_as_numbers(leaf)) for path, leaf in leaves}
+
+
 def hide_failed_tasks_of_orbax() -> None:
     """Keeps Python from printing tracebacks of the tasks that Orbax leaves behind when a file is damaged, whose errors
     are raised here as well. Entry points call this once; it changes hooks of the whole process."""
@@ -182,6 +190,19 @@ def hide_failed_tasks_of_orbax() -> None:
 
     sys.unraisablehook = show_others
     warnings.filterwarnings("ignore", "coroutine '.*' was never awaited", RuntimeWarning)
+
+
+def _as_numbers(leaf: Any) -> Any:
+    """Returns a leaf as an array of numbers: for a random key, its key data."""
+    is_key = isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jax.random.key_data(leaf) if is_key else leaf
+
+
+def _checksum(leaf: Any) -> str:
+    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+        leaf = multihost_utils.process_allgather(leaf, tiled=True)
+    crc = zlib.crc32(repr((np.dtype(leaf.dtype), leaf.shape)).encode())
+    return f"{zlib.crc32(np.ascontiguousarray(leaf).data, crc):08x}"
 
 
 def _fields(state: Any) -> dict[str, Any]:
@@ -210,7 +231,7 @@ def _read(folder: epath.Path, fields: dict[str, Any]) -> tuple[dict[str, Any], d
 
 def _put(leaf: jax.Array, target: jax.ShapeDtypeStruct) -> jax.Array:
     """Returns a leaf, which every process has read whole, with the sharding of its target."""
-    numbers = as_numbers(leaf)
+    numbers = _as_numbers(leaf)
     value = np.asarray(numbers)
     placed = jax.make_array_from_callback(value.shape, target.sharding, lambda index: value[index])
     return placed if numbers is leaf else jax.random.wrap_key_data(placed, impl=jax.random.key_impl(leaf))

@@ -81,16 +81,9 @@ def make_program(config: Config, vocab_size: int, total_steps: int, cores: int =
         devices = core_devices(largest_divisor(config.data.batch_size, cores))
         core_steps = make_core_steps(model, optimizer, target, devices, rates, _options(mesh), _tensors_every(config))
         return Program(model, devices, init, rows, functools.partial(put_rows, devices), core_steps, target)
+    devices, put = mesh.devices.flatten().tolist(), functools.partial(put_process_rows, mesh)
     steps = _over_mesh(config, model, optimizer, mesh)
-    return Program(
-        model,
-        mesh.devices.flatten().tolist(),
-        init,
-        rows,
-        functools.partial(put_process_rows, mesh),
-        lambda state, batches: steps(state, batches, rates),
-        target,
-    )
+    return Program(model, devices, init, rows, put, lambda state, batches: steps(state, batches, rates), target)
 
 
 def make_stacked_steps(config: Config, vocab_size: int, total_steps: int, device: jax.Device) -> Callable:

@@ -18,6 +18,7 @@ from lovecraft_jax.training.optimizer import Optimizer, global_norm, learning_ra
 from lovecraft_jax.training.state import TrainState
 
 Metrics = dict[str, Any]
+TrainStep = Callable[[TrainState, Batch, jax.Array, DropoutRates], tuple[TrainState, Metrics]]
 
 
 class Sums(NamedTuple):
@@ -139,9 +140,7 @@ def _tensor_rms(
     return jax.lax.cond((step + 1) % every == 0, measure, lambda: zeros)
 
 
-def make_train_step(
-    model: LanguageModel, optimizer: Optimizer, mesh: Mesh, tensors_every: int = 0
-) -> Callable[[TrainState, Batch, jax.Array, DropoutRates], tuple[TrainState, Metrics]]:
+def make_train_step(model: LanguageModel, optimizer: Optimizer, mesh: Mesh, tensors_every: int = 0) -> TrainStep:
     """Returns the training step: rows of the batch split over the mesh, their sums added up by one collective, and then
     `make_update`'s update."""
     gradient, update = make_gradient(model), make_update(optimizer, tensors_every)
@@ -169,9 +168,7 @@ def make_train_step(
     return train_step
 
 
-def make_train_steps(
-    train_step: Callable[[TrainState, Batch, jax.Array, DropoutRates], tuple[TrainState, Metrics]],
-) -> Callable[[TrainState, Batch, DropoutRates], tuple[TrainState, Metrics]]:
+def make_train_steps(train_step: TrainStep) -> Callable[[TrainState, Batch, DropoutRates], tuple[TrainState, Metrics]]:
     """Returns K steps as one scan: batches stacked as x_KBT, metrics stacked as [K]. After the first step that is not
     finite, the state stays the same."""
 
