@@ -17,10 +17,8 @@ CHUNK = 500
 """Tokens of a row in one dispatch."""
 
 Observe = Callable[[Carry, jax.Array, jax.Array], jax.Array]
-"""(carry after a token, logits_BV of the next token, its id y_B) -> the value to return for that token [B, ...].
-
-It is a static argument of `jax.jit`: pass a module-level function, since each new lambda would be compiled anew.
-"""
+"""(carry after a token, logits_BV of the next token, its id y_B) -> the value to return for that token [B, ...]. A
+static argument of `jax.jit`: pass a module-level function, since each new lambda would be compiled anew."""
 
 jitted_make_decoder = jax.jit(make_decoder, static_argnums=0)
 
@@ -36,8 +34,8 @@ class Tokens(NamedTuple):
 def forward_texts(
     model: LanguageModel, variables: Variables, x: Sequence[np.ndarray], y: Sequence[np.ndarray], observe: Observe
 ) -> list[np.ndarray]:
-    """Returns for each text, of ids `x` and the ids `y` that follow them, what `observe` returns at each token [N,
-    ...]."""
+    """Returns what `observe` returns at each token [N, ...] of each text, of ids `x` and the ids `y` that follow
+    them."""
     packing = pack([len(ids) for ids in x])
     starts = [np.arange(len(ids)) == 0 for ids in x]
     tokens = Tokens(packing.to_rows(x, np.int32), packing.to_rows(y, np.int32), packing.to_rows(starts, bool))

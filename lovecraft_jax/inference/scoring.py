@@ -132,9 +132,9 @@ class Scorer:
         return self._score(variables, text, rows, bce, window=seq_len)
 
     def _score(self, variables: Variables, text: Encoded, rows: int, bce: bool, window: int = 0) -> Score:
-        chunk, warm_up = (window, 0) if window else (CHUNK, WARM_UP)
+        unit, chunk, warm_up = (window, window, 0) if window else (1, CHUNK, WARM_UP)
         # Where rows of nearly equal length begin and end: each but the last is a multiple of the window.
-        unit, length = window or 1, len(text.ids)
+        length = len(text.ids)
         edges = [min(length, math.ceil(length / unit) * row // rows * unit) for row in range(rows + 1)]
         share = distributed.process_share(rows)
         own = edges[share.start : share.stop + 1]

@@ -107,8 +107,7 @@ def _why_not_native(config: ModelConfig, platform: str = "") -> str:
 def check_cudnn(config: Config) -> None:
     """Raises UserError where `config` asks for cuDNN and there is no NVIDIA GPU."""
     if config.model.backend == "cudnn" and "cuda" not in (found := jax.devices()[0].client.platform_version).lower():
-        kind = jax.default_backend()
         raise UserError(
-            f"config.model.backend='cudnn': needs an NVIDIA GPU, found {kind} ({found.splitlines()[0]}); "
-            "use fused, which goes on with the same checkpoints"
+            f"config.model.backend='cudnn': needs an NVIDIA GPU, found {jax.default_backend()} "
+            f"({found.splitlines()[0]}); use fused, which goes on with the same checkpoints"
         )

@@ -78,9 +78,8 @@ def draw_masks(
     """The masks of a step with key `rng`, for the kinds that have a rate."""
     # These keys are those of runs from before there were other kinds, so that they resume exactly.
     input_key, *output_keys = jax.random.split(rng, 1 + layers)
-    embedding_key, recurrent_key, weights_key = (
-        jax.random.fold_in(rng, purpose) for purpose in (_EMBEDDING_KEY, _RECURRENT_KEY, _WEIGHTS_KEY)
-    )
+    purposes = (_EMBEDDING_KEY, _RECURRENT_KEY, _WEIGHTS_KEY)
+    embedding_key, recurrent_key, weights_key = (jax.random.fold_in(rng, purpose) for purpose in purposes)
     return DropoutMasks(
         embedding=_draw(embedding_key, rates.embedding, (V,)),
         input=_draw(input_key, rates.input, (B, D)),

@@ -15,7 +15,7 @@ import sys
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -35,8 +35,7 @@ class DamagedError(Exception):
     """A checkpoint that cannot be read, or whose values are not those that were saved."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Restored:
+class Restored(NamedTuple):
     """A checkpoint: its step, the state, and the JSON that was saved with it."""
 
     step: int
@@ -79,10 +78,8 @@ class Checkpoints:
     def save(self, step: int, state: Any, meta: dict[str, Any], bpc: float | None = None) -> None:
         """Saves in the background; without `bpc` the checkpoint never counts as best. Raises RunError if this
         checkpoint, or the one before it, cannot be written."""
-        items = ocp.args.Composite(
-            state=ocp.args.StandardSave(_fields(state)),
-            meta=ocp.args.JsonSave(meta | {"checksums": checksums(state)}),
-        )
+        described = ocp.args.JsonSave(meta | {"checksums": checksums(state)})
+        items = ocp.args.Composite(state=ocp.args.StandardSave(_fields(state)), meta=described)
         with self._raise_run_error():
             self._forget_deleted()
             self._manager.save(step, args=items, metrics=None if bpc is None else {"bpc": bpc}, force=True)
@@ -123,9 +120,8 @@ class Checkpoints:
                 return restored
             log(f"WARNING: damaged checkpoint, {damages[0]}; trying the one before it")
         if order:
-            raise UserError(
-                f"{self._manager.directory}: all {len(order)} checkpoints are damaged; delete the folder to start over"
-            )
+            folder = self._manager.directory
+            raise UserError(f"{folder}: all {len(order)} checkpoints are damaged; delete the folder to start over")
         return None
 
     def delete_after(self, step: int) -> None:
@@ -207,20 +203,17 @@ def _checksum(leaf: Any) -> str:
 
 def _fields(state: Any) -> dict[str, Any]:
     """Returns the fields of a dataclass that are not None, by name, as Orbax saves them."""
-    values = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
-    return {name: value for name, value in values.items() if value is not None}
+    names = [field.name for field in dataclasses.fields(state)]
+    return {name: value for name in names if (value := getattr(state, name)) is not None}
 
 
 def _read(folder: epath.Path, fields: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns some fields of the state saved in `folder`, with the shardings of `fields`, and the JSON beside it.
-
-    This process reads alone, without waiting for others, which may find other damage; and not through the manager that
-    saves, which cannot restore only some of the fields.
-    """
+    """Returns some fields of the state saved in `folder`, with the shardings of `fields`, and the JSON beside it. Not
+    through the manager that saves, which cannot restore only some of the fields."""
+    # Without waiting for other processes, which may find other damage.
     me = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(
-        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
-    )
+    prefix = f"process{me}"
+    alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me}, barrier_sync_key_prefix=prefix)
     handler = ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(multiprocessing_options=alone))
     arguments = ocp.checkpoint_utils.construct_restore_args(fields)
     state = ocp.args.PyTreeRestore(fields, restore_args=arguments, partial_restore=True)

@@ -108,26 +108,21 @@ def make_core_steps(
 
     def train_steps(state: TrainState, batches: list[Batch]) -> tuple[TrainState, Metrics]:
         home, carry = jax.tree.map(operator.attrgetter("sharding"), state), jax.tree.map(np.asarray, state.carry)
-        carries = [jax.tree.map(operator.itemgetter(rows_B), carry) for rows_B in rows]
-        states = [
-            jax.device_put((dataclasses.replace(state, carry=carry), np.True_), core)
-            for carry, core in zip(carries, cores, strict=True)
-        ]
+        parts = [dataclasses.replace(state, carry=jax.tree.map(operator.itemgetter(part), carry)) for part in rows]
+        states = [jax.device_put(part, core) for part, core in zip(parts, cores, strict=True)]
+        healthy = [jax.device_put(np.True_, core) for core in cores]
         metrics: list[Metrics] = []
         for k in range(len(batches[0].x_BT)):
-            gradients = [
-                row_gradients(state, part, rates, rows_B, k)
-                for (state, _), part, rows_B in zip(states, batches, rows, strict=True)
-            ]
-            for n, core in enumerate(cores):
+            arguments = zip(states, batches, rows, strict=True)
+            gradients = [row_gradients(state, part, rates, rows_B, k) for state, part, rows_B in arguments]
+            results = []
+            for core, state, ok, (_, carry, changed) in zip(cores, states, healthy, gradients, strict=True):
                 sums_N = [jax.device_put(sums, core) for sums, _, _ in gradients]
-                (after, healthy) = states[n]
-                *states[n], step_metrics = add_and_update(after, sums_N, *gradients[n][1:], healthy)
-                if n == 0:
-                    metrics.append(step_metrics)
-        after = states[0][0]
-        carries = [jax.tree.map(np.asarray, state.carry) for state, _ in states]
-        after = dataclasses.replace(after, carry=jax.tree.map(lambda *rows_BH: np.concatenate(rows_BH), *carries))
+                results.append(add_and_update(state, sums_N, carry, changed, ok))
+            states, healthy, step_metrics = map(list, zip(*results, strict=True))
+            metrics.append(step_metrics[0])  # the same on all cores
+        carries = [jax.tree.map(np.asarray, state.carry) for state in states]
+        after = dataclasses.replace(states[0], carry=jax.tree.map(lambda *rows_BH: np.concatenate(rows_BH), *carries))
         return jax.device_put(after, home), jax.tree.map(lambda *steps: np.stack(steps), *jax.device_get(metrics))
 
     return train_steps

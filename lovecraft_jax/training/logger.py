@@ -110,8 +110,7 @@ class Logger:
     def _sample(self, model: LanguageModel, variables: Mapping[str, Any], name: str) -> str:
         """Generates a text with config.sample, writes it to a file, and returns it without the prompt."""
         config = self._config.sample
-        sampling = generate.Sampling(config.temperature, config.top_k, config.top_p)
-        seed = self._config.seed
+        sampling, seed = generate.Sampling(config.temperature, config.top_k, config.top_p), self._config.seed
         (ids,) = generate.generate_tokens(model, dict(variables), self._prompt, config.length, seed, sampling)
         text = self._data.tokenizer.decode(ids[0])
         (self._path / "samples").mkdir(exist_ok=True)

@@ -67,17 +67,15 @@ class Training:
         self.config, self.path, self.signals, self.stack = config, path, signals, stack
         self.checkpoints = Checkpoints(path, config.train.keep)
         stack.callback(self.checkpoints.close)
-        distributed.assert_same_on_all_processes(
-            {f"the list of checkpoints in --workdir={path}": list(self.checkpoints.steps)}
-        )
+        listed = {f"the list of checkpoints in --workdir={path}": list(self.checkpoints.steps)}
+        distributed.assert_same_on_all_processes(listed)
         distributed.on_all_processes(lambda: self._prepare(cores))
         distributed.assert_same_on_all_processes({"the SHA-256 of data.corpus": self.data.sha256})
         model = self.program.model
         self.scorer = Scorer(model, self.data.tokenizer.start_id)
         self.bce = config.train.loss == "binary_cross_entropy"
-        self.throughput = Throughput(
-            self.logger.progress.chars_per_step, 3 * model.flops_per_token() * self.logger.progress.tokens_per_step
-        )
+        progress = self.logger.progress
+        self.throughput = Throughput(progress.chars_per_step, 3 * model.flops_per_token() * progress.tokens_per_step)
         self.peak = MatmulPeak(self.program.devices, config.model.dtype)
         profile = profile if distributed.is_main_process() else 0
         self.profiler = Profiler(path / "profile", profile, self.logger.log, self.throughput.paused)

@@ -67,7 +67,9 @@ def _update_rule(config: OptimizerConfig) -> optax.GradientTransformation:
         return adam(learning_rate=config.lr, b1=beta1, b2=beta2, eps=eps)
     if config.name == "adamw":  # Loshchilov and Hutter 2019
         adamw = optax.inject_hyperparams(optax.adamw, static_args=(*static, "mask"))
-        return adamw(config.lr, beta1, beta2, eps, weight_decay=config.weight_decay, mask=_is_matrix)
+        # Kernels and embeddings, but no biases and no scales.
+        decayed = lambda params: jax.tree.map(lambda leaf: jnp.ndim(leaf) >= 2, params)  # noqa: E731
+        return adamw(config.lr, beta1, beta2, eps, weight_decay=config.weight_decay, mask=decayed)
     if config.name == "sgd":
         sgd = optax.inject_hyperparams(optax.sgd, static_args="momentum")
         return sgd(learning_rate=config.lr, momentum=beta1 or None)
@@ -81,8 +83,3 @@ def _eps_hat(config: OptimizerConfig) -> optax.Schedule:
     after the correction, so that gradients of about config.eps move the weights little in the first steps.
     """
     return lambda count: config.eps / jnp.sqrt(1 - config.beta2 ** (count.astype(jnp.float32) + 1))
-
-
-def _is_matrix(params: optax.Params) -> optax.Params:
-    """Whether each leaf has two axes or more: kernels and embeddings, but no biases and no scales."""
-    return jax.tree.map(lambda leaf: jnp.ndim(leaf) >= 2, params)

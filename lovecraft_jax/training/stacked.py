@@ -58,10 +58,8 @@ def train_stacked(configs: Mapping[Any, Config | ConfigDict]) -> int:
 
 
 def _check_configs(configs: Mapping[str, Config]) -> None:
-    if distributed.process_count() > 1:
-        raise UserError(
-            f"stacked runs on {distributed.process_count()} processes: expected one; train them one after another"
-        )
+    if (count := distributed.process_count()) > 1:
+        raise UserError(f"stacked runs on {count} processes: expected one; train them one after another")
     (first, expected), *others = [(workdir, flatten(config)) for workdir, config in configs.items()]
     for workdir, values in others:
         for name, value in values.items():
