@@ -65,9 +65,8 @@ def static(model: LanguageModel, bce: bool = False) -> Method:
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """The cross-entropy of a whole text. `nats` includes `Encoded.extra_nats`, for spelling out unknown tokens.
-    `binary`, where it was computed, is the sum of binary cross-entropies over all tokens and the vocabulary, without
-    those."""
+    """The cross-entropy of a whole text. `nats` includes `Encoded.extra_nats`, for spelling out unknown tokens;
+    `binary`, where it was computed, the sum of binary cross-entropies over all tokens and the vocabulary, does not."""
 
     nats: float
     tokens: int
@@ -133,8 +132,8 @@ class Scorer:
 
     def _score(self, variables: Variables, text: Encoded, rows: int, bce: bool, window: int = 0) -> Score:
         unit, chunk, warm_up = (window, window, 0) if window else (1, CHUNK, WARM_UP)
-        # Where rows of nearly equal length begin and end: each but the last is a multiple of the window.
         length = len(text.ids)
+        # Where rows of nearly equal length begin and end: each but the last is a multiple of the window.
         edges = [min(length, math.ceil(length / unit) * row // rows * unit) for row in range(rows + 1)]
         share = distributed.process_share(rows)
         own = edges[share.start : share.stop + 1]

@@ -70,8 +70,7 @@ def make_program(config: Config, vocab_size: int, total_steps: int, cores: int =
     if build.under_way():  # the C++ compiler has another core: meanwhile fill the compile cache
         init.lower(0).compile()
     model, cores = make_model(config, vocab_size), cores or best_core_count(config)
-    rates = DropoutRates.of(config.model)
-    rows = process_rows(mesh, config.data.batch_size)
+    rates, rows = DropoutRates.of(config.model), process_rows(mesh, config.data.batch_size)
     if cores > 1:
         if model.norm in NORMS_OF_BATCH:
             raise UserError(

@@ -6,8 +6,8 @@ As one device, a CPU trains small layers on little more than one core: their mat
 splitting. Several devices of one client share its threads, and XLA still splits every matmul among all of them: the two
 halves of c150's gradient take 28 ms side by side where each alone takes 19. With a collective they hang, because a
 device that waits holds threads that another device's matmuls need. Here every core has a client of its own, with one
-thread: 20.5 ms. Each core computes the gradient of its rows, and the host sends these to all cores. Each core then adds
-them up and updates all parameters, so that they stay the same on all cores.
+thread: 20.5 ms. Each core computes the gradient of its rows, and the host sends these to all cores, one flat vector
+each. Each core then adds them up and updates all parameters, so that they stay the same on all cores.
 """
 
 import dataclasses
@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jaxlib import xla_client
 
 from lovecraft_jax.config import NORMS_OF_BATCH, Config
@@ -88,22 +89,24 @@ def make_core_steps(
     state, of these `shapes`, is not donated, and returns to the device that it came from."""
     rows = np.arange(len(jax.tree.leaves(shapes.carry)[0]), dtype=np.int32).reshape(len(cores), -1)
     gradient, update = make_gradient(model), make_update(optimizer, tensors_every)
+    bce = jnp.float32(0) if model.loss == "binary_cross_entropy" else None
     compiled = functools.partial(jax.jit, compiler_options=options)
 
     @compiled
     def row_gradients(
         state: TrainState, batches: Batch, rates: DropoutRates, rows_B: jax.Array, k: int
-    ) -> tuple[Sums, Carry, Variables]:
+    ) -> tuple[jax.Array, Carry, Variables]:
         batch = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, k, 0, keepdims=False), batches)
         masks = model.dropout_masks(jax.random.fold_in(state.rng, state.step), rates, rows.size)
-        return gradient(state.variables, state.carry, batch, masks.rows(rows_B))
+        sums, carry, changed = gradient(state.variables, state.carry, batch, masks.rows(rows_B))
+        return ravel_pytree(sums)[0], carry, changed
 
     @compiled
     def add_and_update(
-        state: TrainState, sums_N: list[Sums], carry: Carry, changed: Variables, healthy: jax.Array
+        state: TrainState, sums_N: list[jax.Array], carry: Carry, changed: Variables, healthy: jax.Array
     ) -> tuple[TrainState, jax.Array, Metrics]:
-        sums = jax.tree.map(lambda *parts: functools.reduce(jnp.add, parts), *sums_N)
-        after, metrics = update(state, sums, carry, changed, healthy)
+        _, unravel = ravel_pytree(Sums(jnp.float32(0), jnp.float32(0), state.variables["params"], bce))
+        after, metrics = update(state, unravel(functools.reduce(jnp.add, sums_N)), carry, changed, healthy)
         return after, healthy & metrics["finite"], metrics
 
     def train_steps(state: TrainState, batches: list[Batch]) -> tuple[TrainState, Metrics]:

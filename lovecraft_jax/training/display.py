@@ -47,8 +47,7 @@ def startup_summary(
     config: Config, data: Data, parameters: int, devices: Sequence[jax.Device], steps: int, progress: Progress
 ) -> str:
     """Returns a few lines on the text, the model, the steps and the devices of a run."""
-    characters = {split: encoded.n_chars for split, encoded in data.encoded.items()}
-    lengths = ", ".join(f"{split} {n:,}" for split, n in characters.items())
+    lengths = ", ".join(f"{split} {encoded.n_chars:,}" for split, encoded in data.encoded.items())
     model, share, counts = config.model, config.data.share, data.splits.counts
     part = f"; data.share={share:g} of its training tales" if share < 1 else ""
     return (
@@ -57,7 +56,7 @@ def startup_summary(
         f"(alphabet {config.data.alphabet})\n"
         f"vocabulary  {data.tokenizer.size} {data.tokenizer.level}\n"
         f"model       {model.layers} {cell_class(model.cell).label} layers of {model.units}, "
-        f"{parameters:,} parameters, {parameters / characters['train']:.3f} per training character\n"
+        f"{parameters:,} parameters, {parameters / data.encoded['train'].n_chars:.3f} per training character\n"
         f"steps       {steps:,} of {config.data.batch_size} x {config.data.seq_len} tokens, "
         f"{progress.epochs(steps):.2f} epochs\n"
         f"devices     {len(devices)} x {devices[0].device_kind} ({devices[0].platform})"

@@ -26,8 +26,7 @@ class Profiler:
     ) -> None:
         self._folder, self._steps, self._log, self._paused = folder, steps, log, paused
         self._dispatches, self._first_step = 0, 0
-        # The profiler cannot write to an object store: from a local folder its files are uploaded.
-        self._uploads = on_store(folder)
+        self._uploads = on_store(folder)  # where the profiler cannot write
 
     def start_if_due(self, step: int, state: Any) -> None:
         """To be called before every dispatch, with the state that it starts from."""

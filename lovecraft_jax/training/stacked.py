@@ -86,9 +86,8 @@ class _Stack:
     """Runs in a fixed order, and the program that trains all of them at once."""
 
     def __init__(self, runs: list[Training], signals: list[int]) -> None:
-        first = runs[0]
+        first, self.device = runs[0], jax.devices()[0]
         self.runs, self.signals, self.failures = runs, signals, dict[Training, str]()
-        self.device = jax.devices()[0]
         self.train_steps = make_stacked_steps(first.config, first.data.tokenizer.size, first.total, self.device)
         self.K = dispatch_steps(first.config)
         self.end = min(first.config.train.stop_at_step or first.total, first.total)

@@ -83,8 +83,7 @@ def make_update(optimizer: Optimizer, tensors_every: int = 0) -> Callable[..., t
     """Returns a function from a state and what `make_gradient`'s returns, summed over all rows, to the next state.
 
     Nothing changes where `healthy` is false, or where loss or gradient are not finite; metrics["finite"] is false where
-    these or the new parameters are not. metrics["tensors"], every `tensors_every` steps (0: not there): see
-    _tensor_rms.
+    these or the new parameters are not. metrics["tensors"], every `tensors_every` steps (0: not there): `_tensor_rms`.
     """
 
     def update(
@@ -123,9 +122,8 @@ def _tensor_rms(
     every: int, step: jax.Array, grads: Variables, before: Variables, after: Variables
 ) -> dict[str, dict[str, jax.Array]]:
     """Returns {"lstm_0/kernel_h": {"grad_rms": ..., "param_rms": ..., "update_rms": ...}, ...}: root mean squares of
-    the loss's gradient, not clipped, of the parameters after the step and of their change. Zeros but in every `every`
-    steps.
-    """
+    the loss's gradient, not clipped, of the parameters after the step and of their change; zeros but every `every`
+    steps."""
 
     def measure() -> dict[str, dict[str, jax.Array]]:
         trees = {"grad_rms": grads, "param_rms": after, "update_rms": jax.tree.map(jnp.subtract, after, before)}
