@@ -17,6 +17,8 @@ from pathlib import Path
 import pooch
 import pyppmd
 
+from lovecraft_jax.runtime.files import write_json
+
 PPMD_ORDER = 8
 PPMD_MEMORY = 1 << 28  # bytes; enough that three million characters never restart its model
 
@@ -53,8 +55,7 @@ class Baselines:
         with contextlib.suppress(OSError, ValueError):
             self._result = json.loads(self._cached.read_text())
         if self._result is None:
-            command = [sys.executable, "-m", "lovecraft_jax.inference.baselines"]
-            pipe = subprocess.PIPE
+            command, pipe = [sys.executable, "-m", "lovecraft_jax.inference.baselines"], subprocess.PIPE
             # In a session of its own, so that Ctrl-C reaches the training only.
             self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, start_new_session=True)
             # A pipe holds less than a corpus, so a thread fills it.
@@ -82,17 +83,11 @@ class Baselines:
         with contextlib.suppress(OSError, ValueError):  # closed before it had read or printed everything
             self._result = json.loads(self._process.communicate(texts)[0])
             self._cached.parent.mkdir(parents=True, exist_ok=True)
-            partial = self._cached.with_name(f"{self._cached.name}.{self._process.pid}")
-            partial.write_text(json.dumps(self._result))
-            partial.replace(self._cached)
-
-
-def _main() -> None:
-    os.nice(10)
-    texts = json.load(sys.stdin)
-    train, valid = texts["train"], texts["valid"]
-    print(json.dumps({"uniform": uniform(train), "unigram": unigram(train, valid), "ppmd": ppmd(train, valid)}))
+            write_json(self._cached, self._result)
 
 
 if __name__ == "__main__":
-    _main()
+    os.nice(10)
+    texts = json.load(sys.stdin)
+    scores = {"uniform": uniform(texts["train"]), "unigram": unigram(**texts), "ppmd": ppmd(**texts)}
+    print(json.dumps(scores))

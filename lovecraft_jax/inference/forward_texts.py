@@ -1,8 +1,5 @@
-"""Runs a model over several texts as one batch, each from a zero carry, and returns something for every token.
-
-What is returned is up to the caller: the surprisal of each token (probing/surprisal.py), the activations of the units
-(probing/units.py).
-"""
+"""Runs a model over several texts as one batch, each from a zero carry, and returns something for every token: its
+surprisal (probing/surprisal.py), the activations of the units (probing/units.py)."""
 
 import dataclasses
 import functools
@@ -20,10 +17,8 @@ CHUNK = 500
 """Tokens of a row in one dispatch."""
 
 Observe = Callable[[Carry, jax.Array, jax.Array], jax.Array]
-"""(carry after a token, logits_BV of the next token, its id y_B) -> the value to return for that token [B, ...].
-
-It is a static argument of `jax.jit`: pass a module-level function, since each new lambda would be compiled anew.
-"""
+"""(carry after a token, logits_BV of the next token, its id y_B) -> the value to return for that token [B, ...]. A
+static argument of `jax.jit`: pass a module-level function, since each new lambda would be compiled anew."""
 
 jitted_make_decoder = jax.jit(make_decoder, static_argnums=0)
 
@@ -39,10 +34,8 @@ class Tokens(NamedTuple):
 def forward_texts(
     model: LanguageModel, variables: Variables, x: Sequence[np.ndarray], y: Sequence[np.ndarray], observe: Observe
 ) -> list[np.ndarray]:
-    """Returns for each text what `observe` returns at each of its N tokens [N, ...].
-
-    `x` holds the ids of each text, `y` the ids that follow them.
-    """
+    """Returns what `observe` returns at each token [N, ...] of each text, of ids `x` and the ids `y` that follow
+    them."""
     packing = pack([len(ids) for ids in x])
     starts = [np.arange(len(ids)) == 0 for ids in x]
     tokens = Tokens(packing.to_rows(x, np.int32), packing.to_rows(y, np.int32), packing.to_rows(starts, bool))

@@ -41,14 +41,10 @@ class Sampling:
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: str, name: str = "--prompt") -> np.ndarray:
-    """Returns the ids of a prompt [N], a newline for an empty one.
-
-    Raises UserError if the prompt has characters (or words) that the training text does not contain. `name` is what
-    the message calls the prompt.
-    """
+    """Returns the ids of a prompt [N], a newline for an empty one. Raises UserError, whose message calls the prompt
+    `name`, if it has characters (or words) that the training text does not contain."""
     cleaned, _ = tokenizer.cleaning.apply(prompt)
-    unseen = tokenizer.cleaning.lost(prompt) + tokenizer.unseen(cleaned)
-    if unseen:
+    if unseen := tokenizer.cleaning.lost(prompt) + tokenizer.unseen(cleaned):
         shown = " ".join(repr(part) for part in unseen)
         raise UserError(f"{name}={prompt!r}: the training text does not contain {shown}; give a prompt without it")
     return tokenizer.encode(cleaned).ids if cleaned else np.array([tokenizer.start_id])
@@ -75,9 +71,8 @@ def generate_tokens(
     sampled: jax.Array | None = None
     for start in range(0, length, chunk):
         previous = sampled
-        carry, logits_SV, sampled = _generate_chunk(
-            model, decoder, carry, logits_SV, keys_S, jnp.int32(start), sampling, chunk
-        )
+        state = _generate_chunk(model, decoder, carry, logits_SV, keys_S, jnp.int32(start), sampling, chunk)
+        carry, logits_SV, sampled = state
         if previous is not None:
             yield np.asarray(previous)
     assert sampled is not None, "length is at least 1"
@@ -85,10 +80,8 @@ def generate_tokens(
 
 
 def most_likely_next(model: LanguageModel, variables: Variables, x_BT: np.ndarray) -> np.ndarray:
-    """Returns the most likely next token at every position [B, T] (teacher forcing), each row from a zero carry.
-
-    This is not generation: every token is predicted from the true ones before it. The unknown token is never returned.
-    """
+    """Returns the most likely next token, but never the unknown one, at every position [B, T] of rows from a zero
+    carry. This is not generation: every token is predicted from the true ones before it (teacher forcing)."""
     return np.asarray(_argmax_next(model, variables, x_BT.astype(np.int32)))
 
 
@@ -138,11 +131,9 @@ def _generate_chunk(
 
 
 def sample_token(logits_SV: jax.Array, uniform_S: jax.Array, sampling: Sampling) -> jax.Array:
-    """Returns one sampled token per row [S]: the cumulative distribution, inverted at `uniform_S` in [0, 1).
-
-    The unknown token is never sampled. One random number per token is enough; the usual Gumbel noise needs V of them,
-    which took a sixth of the time of generating 256 samples.
-    """
+    """Returns one sampled token per row [S], never the unknown one: the cumulative distribution, inverted at
+    `uniform_S` in [0, 1). The usual Gumbel noise needs V random numbers per token instead of one, which took a sixth of
+    the time of generating 256 samples."""
     V = logits_SV.shape[-1]
     logits_SV = jnp.where(jnp.arange(V)[None] == UNKNOWN_ID, -jnp.inf, logits_SV)
     if sampling.temperature == 0:

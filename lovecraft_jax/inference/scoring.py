@@ -4,8 +4,7 @@
 - `scheduled`: several rows side by side, each warmed up on the tokens before it. Fast, for scores during training.
 - `windows`: every T tokens from a zero carry, as a model in the window regime was trained.
 
-Each is a fold over chunks of the text, `step(state, chunk) -> (state, costs)`. There is one such method, `static`,
-which never changes the variables: its state is these and the carry.
+Each is a fold over chunks of the text by a Method; there is one, `static`, which never changes the variables.
 """
 
 import dataclasses
@@ -33,55 +32,41 @@ CHUNK = 500
 
 
 class Costs(NamedTuple):
-    """Cross-entropy of every target in nats, and where asked for its binary cross-entropy, summed over the vocabulary.
-
-    Both are 0 at positions of weight 0.
-    """
+    """Cross-entropy of every target in nats, and where asked for its binary cross-entropy, summed over the vocabulary;
+    0 at positions of weight 0."""
 
     nats_BT: jax.Array
     binary_BT: jax.Array | None = None
 
 
 class Method(NamedTuple):
-    """A way to score a text: `init(variables, rows)` is the state before the first token, `step` reads a chunk of it.
-
-    A method that adapts to the text is another pair of functions, with whatever it keeps in its state.
-    """
+    """A way to score a text: `init(variables, rows)` is the state before the first token, `step` reads a chunk of it. A
+    method that adapts to the text is another pair of functions, with whatever it keeps in its state."""
 
     init: Callable[[Variables, int], Any]
     step: Callable[[Any, Batch], tuple[Any, Costs]]
-
-
-class StaticState(NamedTuple):
-    """What `static` keeps between chunks."""
-
-    variables: Variables
-    carry: Carry
 
 
 @functools.cache
 def static(model: LanguageModel, bce: bool = False) -> Method:
     """Returns the method that scores with fixed variables. With `bce` it computes binary_BT too."""
 
-    def init(variables: Variables, rows: int) -> StaticState:
-        return StaticState(variables, model.initial_carry(rows))
+    def init(variables: Variables, rows: int) -> tuple[Variables, Carry]:
+        return variables, model.initial_carry(rows)
 
-    def step(state: StaticState, chunk: Batch) -> tuple[StaticState, Costs]:
-        carry = reset_carry(state.carry, chunk.reset_B)
-        carry, logits_BTV = forward(model, state.variables, carry, chunk.x_BT)
+    def step(state: tuple[Variables, Carry], chunk: Batch) -> tuple[tuple[Variables, Carry], Costs]:
+        variables, carry = state
+        carry, logits_BTV = forward(model, variables, reset_carry(carry, chunk.reset_B), chunk.x_BT)
         binary_BT = token_binary_cross_entropy(logits_BTV, chunk) if bce else None
-        return state._replace(carry=carry), Costs(token_cross_entropy(logits_BTV, chunk), binary_BT)
+        return (variables, carry), Costs(token_cross_entropy(logits_BTV, chunk), binary_BT)
 
     return Method(init, step)
 
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """The cross-entropy of a whole text. `nats` includes `Encoded.extra_nats`, for spelling out unknown tokens.
-
-    `binary`, where it was computed, is the sum of the binary cross-entropies over all tokens and the `vocab_size`
-    entries of the vocabulary, without those.
-    """
+    """The cross-entropy of a whole text. `nats` includes `Encoded.extra_nats`, for spelling out unknown tokens;
+    `binary`, where it was computed, the sum of binary cross-entropies over all tokens and the vocabulary, does not."""
 
     nats: float
     tokens: int
@@ -91,7 +76,6 @@ class Score:
 
     @property
     def loss(self) -> float:
-        """Nats per token."""
         return self.nats / self.tokens
 
     @property
@@ -136,34 +120,28 @@ class Scorer:
     start_id: int
 
     def final(self, variables: Variables, text: Encoded, bce: bool = False) -> Score:
-        """Scores the whole text in one row."""
-        return self._score(variables, text, [0, len(text.ids)], CHUNK, bce)
+        return self._score(variables, text, 1, bce)
 
     def scheduled(self, variables: Variables, text: Encoded, rows: int, bce: bool = False) -> Score:
         """Scores the whole text in `rows` rows, each warmed up on up to WARM_UP tokens before it."""
-        return self._score(variables, text, _edges(len(text.ids), rows, 1), CHUNK, bce, warm_up=WARM_UP)
+        return self._score(variables, text, rows, bce)
 
     def windows(self, variables: Variables, text: Encoded, rows: int, seq_len: int, bce: bool = False) -> Score:
         """Scores the whole text in windows of `seq_len` tokens, each from a zero carry."""
-        return self._score(variables, text, _edges(len(text.ids), rows, seq_len), seq_len, bce, reset=True)
+        return self._score(variables, text, rows, bce, window=seq_len)
 
-    def _score(
-        self,
-        variables: Variables,
-        text: Encoded,
-        edges: list[int],
-        chunk: int,
-        bce: bool,
-        warm_up: int = 0,
-        reset: bool = False,
-    ) -> Score:
-        """Scores the rows between `edges`, `chunk` tokens at a time, with `reset` each chunk from a zero carry."""
-        share = distributed.process_share(len(edges) - 1)
+    def _score(self, variables: Variables, text: Encoded, rows: int, bce: bool, window: int = 0) -> Score:
+        unit, chunk, warm_up = (window, window, 0) if window else (1, CHUNK, WARM_UP)
+        length = len(text.ids)
+        # Where rows of nearly equal length begin and end: each but the last is a multiple of the window.
+        edges = [min(length, math.ceil(length / unit) * row // rows * unit) for row in range(rows + 1)]
+        share = distributed.process_share(rows)
         own = edges[share.start : share.stop + 1]
         sums = [0.0, 0.0] if bce else [0.0]
         if own[0] < own[-1]:
             batch = _rows(text.ids, self.start_id, own, chunk, warm_up)
-            sums = _fold(static(self.model, bce), variables, batch._replace(reset_B=batch.reset_B | reset), chunk)
+            batch = batch._replace(reset_B=np.full(len(own) - 1, window > 0))
+            sums = _fold(static(self.model, bce), variables, batch, chunk)
         nats, *binary = np.sum(distributed.gather(sums), axis=0).tolist()
         return Score(nats + text.extra_nats, len(text.ids), text.n_chars, self.model.vocab_size, *binary)
 
@@ -185,12 +163,6 @@ def _fold(method: Method, variables: Variables, text: Batch, chunk: int) -> list
 def _step_and_sum(step: Callable[[Any, Batch], tuple[Any, Costs]], state: Any, batch: Batch) -> tuple[Any, Costs]:
     state, costs = step(state, batch)
     return state, jax.tree.map(jnp.sum, costs)
-
-
-def _edges(length: int, rows: int, unit: int) -> list[int]:
-    """Where `rows` rows of nearly equal length begin and end, each a multiple of `unit` but the last."""
-    units = math.ceil(length / unit)
-    return [min(length, units * row // rows * unit) for row in range(rows + 1)]
 
 
 def _rows(ids: np.ndarray, start_id: int, edges: list[int], chunk: int, warm_up: int) -> Batch:

@@ -31,7 +31,7 @@ def run_layer(
     recurrent_BH: jax.Array | None = None,
     weights_HG: jax.Array | None = None,
 ) -> tuple[LayerCarry, jax.Array]:
-    """A layer over a whole sequence: the carry after it, and the outputs h [T, B, H]. Time is the first axis.
+    """A layer over a whole sequence: the carry after it, and the outputs h [T, B, H].
 
     `recurrent_BH` and `weights_HG` are dropout masks (dropout.py) on h before the recurrent matmul and on kernel_h.
     """
@@ -47,17 +47,11 @@ def run_layer(
     gates_x_TBG = cell.normalise_input(inputs.gates(cell))
     if backend == "scan":
         return _scan(cell, carry, gates_x_TBG, kernel_h_HG, recurrent_BH)
-    if backend in ("fused", "native"):
-        return fused_lstm(kernel_h_HG, cell.bias, gates_x_TBG, carry, cell.dtype, backend == "native")
-    raise ValueError(f"unknown backend {backend!r}")
+    return fused_lstm(kernel_h_HG, cell.bias, gates_x_TBG, carry, cell.dtype, backend == "native")
 
 
 def _scan(
-    cell: Cell,
-    carry: LayerCarry,
-    gates_x_TBG: jax.Array,
-    kernel_h_HG: jax.Array,
-    recurrent_BH: jax.Array | None,
+    cell: Cell, carry: LayerCarry, gates_x_TBG: jax.Array, kernel_h_HG: jax.Array, recurrent_BH: jax.Array | None
 ) -> tuple[LayerCarry, jax.Array]:
     def step(cell: Cell, carry: LayerCarry, gates_x_BG: jax.Array) -> tuple:
         carry, moments = cell(carry, gates_x_BG, kernel_h_HG, recurrent_BH)
@@ -70,10 +64,8 @@ def _scan(
 
 
 def resolve_backend(config: ModelConfig, platform: str = "") -> str:
-    """The backend that `config.backend` stands for on a platform (JAX's default, if none is named).
-
-    Raises UserError where "native" is asked for and is not available.
-    """
+    """The backend that `config.backend` stands for on a platform, by default JAX's. Raises UserError where "native" is
+    asked for and is not available."""
     if config.backend == "auto":
         return fastest_backend(config, platform)
     if config.backend == "native" and (reason := _why_not_native(config, platform) or build.start().result()):
@@ -90,6 +82,9 @@ def fastest_backend(config: ModelConfig, platform: str = "") -> str:
     if reason := build.start().result():
         _log_once(f"slower than it could be: {reason}")
     return "fused" if reason else "native"
+
+
+_log_once = functools.cache(log)
 
 
 def start_compiling(config: ModelConfig) -> None:
@@ -109,16 +104,10 @@ def _why_not_native(config: ModelConfig, platform: str = "") -> str:
     return ""
 
 
-@functools.cache
-def _log_once(line: str) -> None:
-    log(line)
-
-
 def check_cudnn(config: Config) -> None:
     """Raises UserError where `config` asks for cuDNN and there is no NVIDIA GPU."""
     if config.model.backend == "cudnn" and "cuda" not in (found := jax.devices()[0].client.platform_version).lower():
-        kind = jax.default_backend()
         raise UserError(
-            f"config.model.backend='cudnn': needs an NVIDIA GPU, found {kind} ({found.splitlines()[0]}); "
-            "use fused, which goes on with the same checkpoints"
+            f"config.model.backend='cudnn': needs an NVIDIA GPU, found {jax.default_backend()} "
+            f"({found.splitlines()[0]}); use fused, which goes on with the same checkpoints"
         )

@@ -82,25 +82,21 @@ class Cell(nn.Module):
         """FLOPs of the matmuls of one token's forward pass: a multiplication and an addition per weight."""
         return 2 * cls.gates * units * (features + units)
 
-    def project(self, x: jax.Array, rows: slice | None = None) -> jax.Array:
-        """The input's part of the gates, x [..., D] @ kernel_x [D, G], which needs no recurrence: [..., G].
-
-        `rows` selects the rows of kernel_x that belong to x, where x is only part of the input.
-        """
-        return dense(x, self._kernel_x(rows), self.dtype, self.in_cpp)
+    def project(self, x: jax.Array, rows: slice = slice(None)) -> jax.Array:
+        """The input's part of the gates, x [..., D] @ kernel_x [D, G], which needs no recurrence: [..., G]. `rows` are
+        those of kernel_x that belong to x, where x is only part of the input."""
+        return dense(x, jnp.asarray(self.kernel_x)[rows], self.dtype, self.in_cpp)
 
     def look_up(
         self,
         ids: jax.Array,
         table_VD: jax.Array | None = None,
         scale: jax.Array | None = None,
-        rows: slice | None = None,
+        rows: slice = slice(None),
     ) -> jax.Array:
-        """`project` of x = table_VD[ids], or of the one-hot vectors of `ids` where there is no table: [..., G].
-
-        One matmul with the table instead of one with every token. `scale` [...] multiplies the vectors, for dropout.
-        """
-        gates = (self._kernel_x(rows) if table_VD is None else self.project(table_VD, rows))[ids]
+        """`project` of x = table_VD[ids], or of the one-hot vectors of `ids` where there is no table: [..., G]. One
+        matmul with the table instead of one with every token. `scale` [...] multiplies the vectors, for dropout."""
+        gates = (jnp.asarray(self.kernel_x)[rows] if table_VD is None else self.project(table_VD, rows))[ids]
         return gates if scale is None else gates * scale[..., None]
 
     def normalise_input(self, gates_x_TBG: jax.Array) -> jax.Array:
@@ -120,20 +116,15 @@ class Cell(nn.Module):
         """
         # With running statistics a norm is an affine map: shift_1G is what it adds, without which it is linear.
         shift_1G = self.normalise_input(jnp.zeros((1, self.gates * self.units)))
-        kernel_KG = self.normalise_input(self._kernel_x(below)) - shift_1G
+        kernel_KG = self.normalise_input(jnp.asarray(self.kernel_x)[below]) - shift_1G
         start_VG = shift_1G if token_gates_VG is None else self.normalise_input(token_gates_VG)
         return start_VG + self.bias[None], jnp.concatenate([kernel_KG, self.kernel_h])
-
-    def _kernel_x(self, rows: slice | None) -> jax.Array:
-        kernel_DG = jnp.asarray(self.kernel_x)
-        return kernel_DG if rows is None else kernel_DG[rows]
 
 
 def _orthogonal_gates(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
     """[H, G]: one orthogonal matrix per gate, so that h neither grows nor decays at the start (Saxe et al. 2013)."""
     units, gates = shape
-    orthogonal = nn.initializers.orthogonal()
-    keys = jax.random.split(key, gates // units)
+    orthogonal, keys = nn.initializers.orthogonal(), jax.random.split(key, gates // units)
     # One after the other: jaxlib 0.10.2 factorises a batch of matrices on threads that it also waits for, and the
     # batches of two layers can deadlock.
     kernels_NHH = lax.map(lambda key: orthogonal(key, (units, units)), keys)

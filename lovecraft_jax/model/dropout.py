@@ -17,10 +17,8 @@ from lovecraft_jax.config import ModelConfig
 
 
 class Rate(NamedTuple):
-    """A dropout rate as two float32 numbers: the probability `keep` of keeping a value, and the `scale` 1/keep.
-
-    Both are rounded from float64 once, here: from a float32 rate a program would often compute another last bit.
-    """
+    """A dropout rate: the probability `keep` of keeping a value, and the `scale` 1/keep. Both are rounded from float64
+    to float32 once, here: from a float32 rate a program would often compute another last bit."""
 
     keep: ArrayLike
     scale: ArrayLike
@@ -32,10 +30,8 @@ class Rate(NamedTuple):
 
 
 class DropoutRates(NamedTuple):
-    """The rate of each kind of DropoutMasks; None where a kind is off.
-
-    So on and off are the pytree's structure, for which a program is compiled, and the rates are arguments.
-    """
+    """The rate of each kind of DropoutMasks; None where a kind is off: on and off are the pytree's structure, for which
+    a program is compiled, and the rates are arguments."""
 
     embedding: Rate | None = None
     input: Rate | None = None
@@ -65,9 +61,8 @@ class DropoutMasks(NamedTuple):
 
     def rows(self, rows_B: jax.Array) -> "DropoutMasks":
         """The masks of some rows of the batch, by their numbers."""
-        by_row = (self.input, self.recurrent, self.output)
-        of_input, recurrent, output = jax.tree.map(lambda mask_BH: mask_BH[rows_B], by_row)
-        return self._replace(input=of_input, recurrent=recurrent, output=output)
+        by_row = {"input": self.input, "recurrent": self.recurrent, "output": self.output}
+        return self._replace(**jax.tree.map(lambda mask_BH: mask_BH[rows_B], by_row))
 
 
 NO_DROPOUT = DropoutMasks()
@@ -78,28 +73,19 @@ _EMBEDDING_KEY, _RECURRENT_KEY, _WEIGHTS_KEY = 1_000_001, 1_000_002, 1_000_003
 
 
 def draw_masks(
-    rng: jax.Array,
-    rates: DropoutRates,
-    *,
-    batch: int,
-    vocab_size: int,
-    features: int,
-    units: int,
-    gates: int,
-    layers: int,
+    rng: jax.Array, rates: DropoutRates, B: int, V: int, D: int, H: int, G: int, layers: int
 ) -> DropoutMasks:
     """The masks of a step with key `rng`, for the kinds that have a rate."""
     # These keys are those of runs from before there were other kinds, so that they resume exactly.
     input_key, *output_keys = jax.random.split(rng, 1 + layers)
-    embedding_key, recurrent_key, weights_key = (
-        jax.random.fold_in(rng, purpose) for purpose in (_EMBEDDING_KEY, _RECURRENT_KEY, _WEIGHTS_KEY)
-    )
+    purposes = (_EMBEDDING_KEY, _RECURRENT_KEY, _WEIGHTS_KEY)
+    embedding_key, recurrent_key, weights_key = (jax.random.fold_in(rng, purpose) for purpose in purposes)
     return DropoutMasks(
-        embedding=_draw(embedding_key, rates.embedding, (vocab_size,)),
-        input=_draw(input_key, rates.input, (batch, features)),
-        recurrent=_draw_all(jax.random.split(recurrent_key, layers), rates.recurrent, (batch, units)),
-        output=_draw_all(output_keys, rates.output, (batch, units)),
-        weights=_draw_all(jax.random.split(weights_key, layers), rates.weights, (units, gates)),
+        embedding=_draw(embedding_key, rates.embedding, (V,)),
+        input=_draw(input_key, rates.input, (B, D)),
+        recurrent=_draw_all(jax.random.split(recurrent_key, layers), rates.recurrent, (B, H)),
+        output=_draw_all(output_keys, rates.output, (B, H)),
+        weights=_draw_all(jax.random.split(weights_key, layers), rates.weights, (H, G)),
     )
 
 
@@ -113,6 +99,4 @@ def _draw_all(keys: Sequence[jax.Array] | jax.Array, rate: Rate | None, shape: t
 
 
 def _draw(key: jax.Array, rate: Rate | None, shape: tuple[int, ...]) -> jax.Array | None:
-    if rate is None:
-        return None
-    return jnp.where(jax.random.bernoulli(key, rate.keep, shape), rate.scale, 0.0)
+    return None if rate is None else jnp.where(jax.random.bernoulli(key, rate.keep, shape), rate.scale, 0.0)

@@ -36,7 +36,6 @@ class GRUCell(Cell):
     def __call__(
         self, carry: jax.Array, gates_x_BG: jax.Array, kernel_h_HG: jax.Array, recurrent_BH: jax.Array | None = None
     ) -> tuple[jax.Array, BatchMoments]:
-        """The next h. No norm, so no statistics of the batch."""
         gates_x_BG = add_bias(gates_x_BG, self.bias)
         gates_h_BG = dot(drop(carry, recurrent_BH), kernel_h_HG, self.dtype)
         H = self.units
@@ -58,10 +57,8 @@ class GRUCell(Cell):
         return carry
 
     def fold(self, token_gates_VG: jax.Array | None, below: slice) -> tuple[jax.Array, jax.Array]:
-        """As in `Cell`, with F = 4H: r, z, and n's parts from x and from h apart, since r scales only the second.
-
-        Each part's kernel is zero in the rows that belong to the other.
-        """
+        """As in `Cell`, with F = 4H: r, z, and n's parts from x and from h apart, since r scales only the second. Each
+        part's kernel is zero in the rows that belong to the other."""
         start_VG, kernel_KG = super().fold(token_gates_VG, below)
         H = self.units
         kernel_KG, kernel_n_KH = kernel_KG[:, : 2 * H], kernel_KG[:, 2 * H :]

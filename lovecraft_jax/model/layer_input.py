@@ -11,9 +11,7 @@ from lovecraft_jax.model.cell import Cell
 
 class Tokens(NamedTuple):
     """Token ids [T, B] as vectors: rows of the embedding `table_VD`, or one-hot vectors where it is None (D = V).
-
-    Dropout masks: `embedding_V` on whole tokens, `input_BD` on the vectors (dropout.py).
-    """
+    Dropout masks (dropout.py): `embedding_V` on whole tokens, `input_BD` on the vectors."""
 
     ids_TB: jax.Array
     vocab_size: int
@@ -29,7 +27,7 @@ class Tokens(NamedTuple):
         x_TBD = self._table()[self.ids_TB]
         return x_TBD if self.input_BD is None else x_TBD * self.input_BD[None]
 
-    def gates(self, cell: Cell, rows: slice | None = None) -> jax.Array:
+    def gates(self, cell: Cell, rows: slice = slice(None)) -> jax.Array:
         """The vectors' part of the gates [T, B, G], by whichever way takes fewer FLOPs."""
         if self.table_VD is None:
             return cell.look_up(self.ids_TB, None, self._one_hot_scale(), rows)

@@ -84,8 +84,7 @@ class LanguageModel(nn.Module):
         for n, (cell, layer_carry) in enumerate(zip(self.cells, carry, strict=True)):
             inputs = LayerInput(outputs[-1] if n else None, tokens if n == 0 or self.skip else None)
             layer_carry, h_TBH = run_layer(cell, layer_carry, inputs, self.backend, recurrent[n], weights[n])
-            mask_BH = output[n]
-            outputs.append(h_TBH if mask_BH is None else h_TBH * mask_BH[None])
+            outputs.append(h_TBH if (mask_BH := output[n]) is None else h_TBH * mask_BH[None])
             new_carry.append(layer_carry)
         top_TBH = jnp.concatenate(outputs, axis=-1) if self.skip else outputs[-1]
         kernel_HV = self.embedding.T if self.tie else self.head_kernel
@@ -93,7 +92,6 @@ class LanguageModel(nn.Module):
         return tuple(new_carry), logits_TBV.swapaxes(0, 1)
 
     def initial_carry(self, batch: int) -> Carry:
-        """Zeros, each leaf in a buffer of its own, as donation requires."""
         return tuple(cell_class(self.cell).initial_carry(batch, self.units) for _ in range(self.layers))
 
     def memory(self, carry: Carry) -> jax.Array:
@@ -101,25 +99,14 @@ class LanguageModel(nn.Module):
         return jnp.concatenate([cell_class(self.cell).memory(layer_carry) for layer_carry in carry], axis=-1)
 
     def flops_per_token(self) -> int:
-        """FLOPs of the matmuls of one token's forward pass, in all layers and the head.
-
-        A multiplication and an addition per weight; a one-hot input is a lookup and costs none.
-        """
+        """FLOPs of the matmuls of one token's forward pass, of which a one-hot input, a lookup, needs none."""
         layers = sum(cell_class(self.cell).flops_per_token(D, self.units) for D in self._widths(self.embed))
         return layers + 2 * self._head_width() * self.vocab_size
 
     def dropout_masks(self, rng: jax.Array, rates: DropoutRates, batch: int) -> DropoutMasks:
         """The dropout masks of one training step, whose key is `rng`, for a batch of that many rows."""
-        return draw_masks(
-            rng,
-            rates,
-            batch=batch,
-            vocab_size=self.vocab_size,
-            features=self.embed or self.vocab_size,
-            units=self.units,
-            gates=cell_class(self.cell).gates * self.units,
-            layers=self.layers,
-        )
+        D, G = self.embed or self.vocab_size, cell_class(self.cell).gates * self.units
+        return draw_masks(rng, rates, batch, self.vocab_size, D, self.units, G, self.layers)
 
     def _widths(self, token: int) -> list[int]:
         """The width of each layer's input, where that of a token's vector is `token`."""
@@ -141,9 +128,7 @@ def forward_in_training(
     model: LanguageModel, variables: Mapping[str, Any], carry: Carry, x_BT: ArrayLike, masks: DropoutMasks = NO_DROPOUT
 ) -> tuple[Carry, jax.Array, dict[str, Any]]:
     """The carry, the logits, and the collections that a training step changes: running statistics, if there are any.
-
-    Norms of the batch use the statistics of this batch, over all devices: call it inside `mesh.shard_rows`.
-    """
+    Norms of the batch use the statistics of this batch, over all devices: call it inside `mesh.shard_rows`."""
     x_BT = jnp.asarray(x_BT, jnp.int32)
     (carry, logits_BTV), changed = model.apply(variables, carry, x_BT, masks, mutable=[STATISTICS])
     return carry, logits_BTV, dict(changed)
@@ -155,10 +140,8 @@ def reset_carry(carry: Carry, reset_B: ArrayLike) -> Carry:
 
 
 def make_model(config: Config, vocab_size: int, backend: str = "") -> LanguageModel:
-    """The model that `config.model` describes, run by `backend`, or by the config's own where none is named.
-
-    Raises UserError where the config asks for a backend that this machine does not have.
-    """
+    """The model that `config.model` describes, run by `backend`, or by the config's own where none is named. Raises
+    UserError where the config asks for a backend that this machine does not have."""
     model = config.model
     return LanguageModel(
         vocab_size=vocab_size,

@@ -9,20 +9,10 @@ from lovecraft_jax.data.batches import Batch
 KERAS_EPSILON = 1e-7
 
 
-def cross_entropy(logits_BTV: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
-    """Returns the weighted sum of the cross-entropy over the batch, in nats, and the sum of the weights."""
-    return jnp.sum(token_cross_entropy(logits_BTV, batch)), jnp.sum(batch.weight_BT.astype(jnp.float32))
-
-
 def token_cross_entropy(logits_BTV: jax.Array, batch: Batch) -> jax.Array:
     """Returns nats_BT, the cross-entropy of every target times its weight."""
     nats_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, batch.y_BT.astype(jnp.int32))
     return nats_BT * batch.weight_BT.astype(jnp.float32)
-
-
-def binary_cross_entropy(logits_BTV: jax.Array, batch: Batch) -> jax.Array:
-    """Returns the weighted sum of the binary cross-entropy over the batch and the vocabulary, in nats."""
-    return jnp.sum(token_binary_cross_entropy(logits_BTV, batch))
 
 
 def token_binary_cross_entropy(logits_BTV: jax.Array, batch: Batch) -> jax.Array:

@@ -4,8 +4,8 @@
     c' = sigmoid(f) * c + sigmoid(i) * tanh(g)
     h' = sigmoid(o) * tanh(c')
 
-This file is the reference. lstm_fused.py, native/ and lstm_cudnn.py compute the same
-values and gradients from the same parameters, faster, so that a checkpoint trained with one runs with any other.
+This file is the reference. lstm_fused.py, native/ and lstm_cudnn.py compute the same values and gradients from the same
+parameters, faster, so that a checkpoint trained with one runs with any other.
 """
 
 import flax.linen as nn
@@ -19,6 +19,7 @@ from lovecraft_jax.model.lstm_fused import LSTMCarry, activate, scale_and_shift
 from lovecraft_jax.model.matmul import add_bias, dot
 from lovecraft_jax.model.normalization import (
     FIRST_SCALE,
+    MOMENTUM,
     PARTS,
     STATISTICS,
     BatchMoments,
@@ -26,7 +27,6 @@ from lovecraft_jax.model.normalization import (
     normalise_by,
     over_features,
     over_rows,
-    running_mean,
 )
 
 
@@ -63,7 +63,6 @@ class LSTMCell(Cell):
     def __call__(
         self, carry: LSTMCarry, gates_x_BG: jax.Array, kernel_h_HG: jax.Array, recurrent_BH: jax.Array | None = None
     ) -> tuple[LSTMCarry, BatchMoments]:
-        """The next (c, h), and in training the moments of the batch that the norm has computed."""
         c_BH, h_BH = carry
         gates_h_BG, moments_h = self._normalise("h", dot(drop(h_BH, recurrent_BH), kernel_h_HG, self.dtype))
         gates_BG = add_bias(gates_x_BG + gates_h_BG, self.bias)
@@ -104,7 +103,8 @@ class LSTMCell(Cell):
     def update_statistics(self, moments: BatchMoments) -> None:
         for part, mean_and_variance in moments.items():
             for variable, value in zip(self.running[part], mean_and_variance, strict=True):
-                variable.value = running_mean(variable.value, value)
+                mean_F = jnp.mean(value, axis=range(value.ndim - 1))
+                variable.value = MOMENTUM * variable.value + (1 - MOMENTUM) * mean_F
 
     def _normalise(self, part: str, x: jax.Array) -> tuple[jax.Array, BatchMoments]:
         """One part of the cell, [..., B, F], normalised; in training also the moments of the batch."""
@@ -121,10 +121,4 @@ class LSTMCell(Cell):
 
 def _bias(forget: float) -> nn.initializers.Initializer:
     """[4H]: zero, but `forget` for the forget gate, where 1 makes memories last early on (Jozefowicz et al. 2015)."""
-
-    def initializer(key: jax.Array, shape: tuple[int], dtype: jnp.dtype = jnp.float32) -> jax.Array:
-        del key
-        units = shape[0] // 4
-        return jnp.zeros(shape, dtype).at[units : 2 * units].set(forget)
-
-    return initializer
+    return lambda key, shape, dtype=jnp.float32: jnp.zeros(shape, dtype).at[shape[0] // 4 : shape[0] // 2].set(forget)

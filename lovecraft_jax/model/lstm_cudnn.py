@@ -15,20 +15,11 @@ def run_cudnn(
     kernel_x_DG: jax.Array, kernel_h_HG: jax.Array, bias_G: jax.Array, carry: LSTMCarry, x_TBD: jax.Array
 ) -> tuple[LSTMCarry, jax.Array]:
     """One layer over a whole sequence: the carry after it, and h [T, B, H]."""
-    (c_BH, h_BH), (T, B, D) = carry, x_TBD.shape
-    lengths_B = jnp.full(B, T, jnp.int32)
+    (c_BH, h_BH), (T, B, D), H = carry, x_TBD.shape, len(kernel_h_HG)
+    weights, lengths_B = pack(kernel_x_DG, kernel_h_HG, bias_G), jnp.full(B, T, jnp.int32)
+    highest = lax.Precision.HIGHEST  # otherwise its matmuls round their operands to TF32
     y_BTH, h_1BH, c_1BH = rnn.lstm(
-        x_TBD.swapaxes(0, 1),
-        h_BH[None],
-        c_BH[None],
-        pack(kernel_x_DG, kernel_h_HG, bias_G),
-        lengths_B,
-        D,
-        len(kernel_h_HG),
-        1,
-        0.0,
-        False,
-        precision=lax.Precision.HIGHEST,  # otherwise its matmuls round their operands to TF32
+        x_TBD.swapaxes(0, 1), h_BH[None], c_BH[None], weights, lengths_B, D, H, 1, 0.0, False, precision=highest
     )
     return (c_1BH[0], h_1BH[0]), y_BTH.swapaxes(0, 1)
 

@@ -38,12 +38,7 @@ def fused_lstm(
 
 
 def _forward(
-    kernel_h_HG: jax.Array,
-    bias_G: jax.Array,
-    gates_x_TBG: jax.Array,
-    carry: LSTMCarry,
-    dtype: jnp.dtype,
-    in_cpp: bool,
+    kernel_h_HG: jax.Array, bias_G: jax.Array, gates_x_TBG: jax.Array, carry: LSTMCarry, dtype: jnp.dtype, in_cpp: bool
 ) -> tuple[tuple[LSTMCarry, jax.Array], Saved]:
     loop = ops.forward_loop if in_cpp else functools.partial(forward_loop, dtype=dtype)
     gates_TBG, c_TBH, h_TBH = loop(kernel_h_HG, bias_G, gates_x_TBG, carry)
@@ -76,8 +71,7 @@ def forward_loop(
     kernel_h_HG: jax.Array, bias_G: jax.Array, gates_x_TBG: jax.Array, carry: LSTMCarry, dtype: jnp.dtype
 ) -> Sequence:
     """The gates after their activations, c and h of all time steps."""
-    T, B, _ = gates_x_TBG.shape
-    H = len(kernel_h_HG)
+    (T, B, _), H = gates_x_TBG.shape, len(kernel_h_HG)
     scaled = scale_and_shift(H)
 
     def step(t: jax.Array, loop: tuple) -> tuple:
@@ -87,8 +81,7 @@ def forward_loop(
         return c_BH, h_BH, _put(gates_TBG, gates_BG, t), _put(c_TBH, c_BH, t), _put(h_TBH, h_BH, t)
 
     empty_TBH = jnp.zeros((T, B, H))
-    sequence: Sequence = lax.fori_loop(0, T, step, (*carry, gates_x_TBG, empty_TBH, empty_TBH))[2:]
-    return sequence
+    return lax.fori_loop(0, T, step, (*carry, gates_x_TBG, empty_TBH, empty_TBH))[2:]
 
 
 def backward_loop(
@@ -100,10 +93,8 @@ def backward_loop(
     h_grad_TBH: jax.Array,
     dtype: jnp.dtype,
 ) -> tuple[jax.Array, jax.Array]:
-    """The gradients of the gates before their activations [T, B, 4H] and of the first c [B, H].
-
-    `last_grad` and `h_grad_TBH` are the gradients of the last carry and of the outputs.
-    """
+    """The gradients of the gates before their activations [T, B, 4H] and of the first c [B, H], from those of the last
+    carry and of the outputs."""
     T = len(c_TBH)
     # Transposed once, outside of the loop: on a CPU a matmul with a transposed operand takes 1.5 times as long.
     kernel_GH = lax.optimization_barrier(kernel_h_HG.T)
@@ -128,10 +119,8 @@ def backward_loop(
 
 
 def scale_and_shift(units: int) -> tuple[jax.Array, jax.Array]:
-    """[1, 4H] each, so that tanh(z * scale) * scale + shift activates all four gates with one tanh.
-
-    For sigmoid(z) = tanh(z / 2) / 2 + 1 / 2 they are 1/2 and 1/2; for tanh 1 and 0.
-    """
+    """[1, 4H] each, so that tanh(z * scale) * scale + shift activates all four gates with one tanh: for sigmoid(z) =
+    tanh(z / 2) / 2 + 1 / 2 they are 1/2 and 1/2; for tanh 1 and 0."""
     scale_1G = jnp.repeat(jnp.array([[0.5, 0.5, 1.0, 0.5]]), units, axis=1)
     return scale_1G, jnp.repeat(jnp.array([[0.5, 0.5, 0.0, 0.5]]), units, axis=1)
 

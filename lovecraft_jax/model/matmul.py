@@ -13,10 +13,8 @@ def dot(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype) -> jax.Array:
 
 
 def dense(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype, in_cpp: bool) -> jax.Array:
-    """x [..., D] @ kernel [D, C] as one matmul over all leading axes: [..., C].
-
-    With `in_cpp` it and its gradients run in C++ (native/ops.py), in float32 whatever `dtype` is.
-    """
+    """x [..., D] @ kernel [D, C] as one matmul over all leading axes: [..., C]. With `in_cpp` it and its gradients run
+    in C++ (native/ops.py), in float32 whatever `dtype` is."""
     flat_ND = x.reshape(-1, x.shape[-1])
     out_NC = _matmul(flat_ND, kernel) if in_cpp else dot(flat_ND, kernel, dtype)
     return out_NC.reshape(*x.shape[:-1], kernel.shape[-1])

@@ -30,6 +30,7 @@ Moments = tuple[jax.Array, jax.Array]
 BatchMoments = dict[str, Moments]
 """The moments of a batch, by part of the cell: "x", "h", "c"."""
 Average = Callable[[tuple[jax.Array, ...]], tuple[jax.Array, ...]]
+"""`over_features` or `over_rows`."""
 
 STATISTICS = "batch_stats"
 """Flax's collection of running statistics. Where it is mutable, the model is training."""
@@ -49,21 +50,14 @@ def over_features(parts: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
 
 
 def over_rows(parts: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-    """The means of arrays [..., B, F] over the rows of all devices, each [..., 1, F], in one collective.
-
-    Call it inside `mesh.shard_rows`.
-    """
-    means: tuple[jax.Array, ...] = mean_over_devices(tuple(jnp.mean(x, axis=-2, keepdims=True) for x in parts))
-    return means
+    """The means of arrays [..., B, F] over the rows of all devices, each [..., 1, F], inside `mesh.shard_rows`."""
+    return mean_over_devices(tuple(jnp.mean(x, axis=-2, keepdims=True) for x in parts))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def normalise(x: jax.Array, scale_F: jax.Array, average: Average) -> tuple[jax.Array, Moments]:
-    """x [..., F] normalised by its own moments and scaled, and the moments, through which no gradient flows.
-
-    `average` is `over_features` or `over_rows`. The gradient is written out (Ioffe and Szegedy 2015):
-    in a layer of 150 units autodiff's takes twice as long.
-    """
+    """x [..., F] normalised by its own moments and scaled, and the moments, through which no gradient flows. The
+    gradient is written out (Ioffe and Szegedy 2015): in a layer of 150 units autodiff's takes twice as long."""
     return _forward(x, scale_F, average)[0]
 
 
@@ -94,8 +88,3 @@ def normalise_by(moments: Moments, x: jax.Array, scale_F: jax.Array) -> jax.Arra
 def _over(x: jax.Array, values: jax.Array) -> jax.Array:
     """Values that belong to the last axes of x, with leading axes of size 1, as many as x has."""
     return jnp.expand_dims(values, range(x.ndim - values.ndim))
-
-
-def running_mean(before_F: jax.Array, batch: jax.Array) -> jax.Array:
-    """A running statistic [F] after a step whose batch had the statistics `batch` [..., F]."""
-    return MOMENTUM * before_F + (1 - MOMENTUM) * jnp.mean(batch, axis=range(batch.ndim - 1))

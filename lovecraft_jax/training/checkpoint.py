@@ -1,38 +1,41 @@
 """Checkpoints: a state, and JSON that describes it, as one atomic Orbax step with a checksum for each leaf.
 
 Orbax saves in the background and never leaves half a step behind. What it does not notice is a flipped byte on the
-disk: that is what the checksums (checksums.py) are for.
+disk: that is what the checksums are for.
 """
 
 import contextlib
 import dataclasses
 import json
 import logging
+import operator
 import os
 import re
 import sys
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
 from lovecraft_jax.runtime import distributed
 from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import RunError, UserError
-from lovecraft_jax.training.checksums import as_numbers, checksums
+
+_bpc = operator.itemgetter("bpc")
 
 
 class DamagedError(Exception):
     """A checkpoint that cannot be read, or whose values are not those that were saved."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Restored:
+class Restored(NamedTuple):
     """A checkpoint: its step, the state, and the JSON that was saved with it."""
 
     step: int
@@ -58,12 +61,12 @@ class Checkpoints:
             create=not read_only,
         )
         folder = workdir / "checkpoints"
-        distributed.on_all_processes(lambda: _tidy(folder, read_only) if distributed.is_main_process() else None)
+        tidy = folder.exists() and distributed.is_main_process()
+        distributed.on_all_processes(lambda: _tidy(folder, read_only) if tidy else None)
         self._manager = ocp.CheckpointManager(folder, options=options)
 
     @property
     def steps(self) -> Sequence[int]:
-        """The steps that have a checkpoint, in order."""
         return sorted(self._manager.all_steps())
 
     @property
@@ -73,14 +76,10 @@ class Checkpoints:
         return min(scored, key=lambda step: _bpc(self._manager.metrics(step))) if scored else None
 
     def save(self, step: int, state: Any, meta: dict[str, Any], bpc: float | None = None) -> None:
-        """Saves in the background. Without `bpc` the checkpoint never counts as best.
-
-        Raises RunError if this checkpoint, or the one before it, cannot be written.
-        """
-        items = ocp.args.Composite(
-            state=ocp.args.StandardSave(_fields(state)),
-            meta=ocp.args.JsonSave(meta | {"checksums": checksums(state)}),
-        )
+        """Saves in the background; without `bpc` the checkpoint never counts as best. Raises RunError if this
+        checkpoint, or the one before it, cannot be written."""
+        described = ocp.args.JsonSave(meta | {"checksums": checksums(state)})
+        items = ocp.args.Composite(state=ocp.args.StandardSave(_fields(state)), meta=described)
         with self._raise_run_error():
             self._forget_deleted()
             self._manager.save(step, args=items, metrics=None if bpc is None else {"bpc": bpc}, force=True)
@@ -90,25 +89,25 @@ class Checkpoints:
         the shardings to restore to. Raises DamagedError."""
         self.wait()
         fields, alone = _fields(target), distributed.process_count() == 1
+        local = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        to_read = fields if alone else jax.tree.map(lambda leaf: leaf.update(sharding=local), fields)
         try:
-            folder = self._manager.directory / str(step)
-            found, meta = _read(folder, fields if alone else jax.tree.map(_on_local_device, fields))
+            found, meta = _read(self._manager.directory / str(step), to_read)
             saved = meta.pop("checksums")
             state = dataclasses.replace(target, **found)
             read = checksums(state)
         except Exception as error:  # Orbax raises bare Exception, ValueError, KeyError, JSONDecodeError and more
             raise DamagedError(f"step {step}: {str(error).splitlines()[0][:200]}") from error
         wrong = [name for name, value in read.items() if saved.get(name) != value]
-        wrong += [name for name in saved if _field_of(name) in fields and name not in read]
+        # A name begins with its field: "variables" in ".variables['params']['head_bias']".
+        wrong += [name for name in saved if re.findall(r"\w+", name)[0] in fields and name not in read]
         if wrong:
             raise DamagedError(f"step {step}: {', '.join(wrong[:3])} differ from what was saved (checksum)")
         return Restored(step, state if alone else jax.tree.map(_put, state, target), meta)
 
     def restore_newest(self, target: Any, first: int | None = None) -> Restored | None:
-        """Returns the newest good checkpoint, or that of step `first` if it is good; None where there are none.
-
-        Warns of damaged ones. Raises UserError where all are damaged.
-        """
+        """Returns that of step `first` if it is good, else the newest good checkpoint; None where there are none. Warns
+        of damaged ones. Raises UserError where all are damaged."""
         order = sorted(self.steps, key=lambda step: (step == first, step), reverse=True)
         for step in order:
             restored, damage = None, None
@@ -121,9 +120,8 @@ class Checkpoints:
                 return restored
             log(f"WARNING: damaged checkpoint, {damages[0]}; trying the one before it")
         if order:
-            raise UserError(
-                f"{self._manager.directory}: all {len(order)} checkpoints are damaged; delete the folder to start over"
-            )
+            folder = self._manager.directory
+            raise UserError(f"{folder}: all {len(order)} checkpoints are damaged; delete the folder to start over")
         return None
 
     def delete_after(self, step: int) -> None:
@@ -138,7 +136,6 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits, then closes the folder."""
         with self._raise_run_error():
             self._manager.close()
 
@@ -168,11 +165,16 @@ def saved_steps(workdir: epath.Path) -> list[int]:
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.exists() else []
 
 
-def hide_failed_tasks_of_orbax() -> None:
-    """Keeps Python from printing tracebacks of the tasks that Orbax leaves behind when a file is damaged.
+def checksums(tree: Any) -> dict[str, str]:
+    """Returns the CRC-32 of every leaf's values, dtype and shape, by the leaf's path. All processes must call it: they
+    exchange the leaves that are split between them."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): _checksum(_as_numbers(leaf)) for path, leaf in leaves}
 
-    Their errors are raised here as well. Entry points call this once; it changes hooks of the whole process.
-    """
+
+def hide_failed_tasks_of_orbax() -> None:
+    """Keeps Python from printing tracebacks of the tasks that Orbax leaves behind when a file is damaged, whose errors
+    are raised here as well. Entry points call this once; it changes hooks of the whole process."""
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     show = sys.unraisablehook
 
@@ -186,27 +188,32 @@ def hide_failed_tasks_of_orbax() -> None:
     warnings.filterwarnings("ignore", "coroutine '.*' was never awaited", RuntimeWarning)
 
 
+def _as_numbers(leaf: Any) -> Any:
+    """Returns a leaf as an array of numbers: for a random key, its key data."""
+    is_key = isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jax.random.key_data(leaf) if is_key else leaf
+
+
+def _checksum(leaf: Any) -> str:
+    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+        leaf = multihost_utils.process_allgather(leaf, tiled=True)
+    crc = zlib.crc32(repr((np.dtype(leaf.dtype), leaf.shape)).encode())
+    return f"{zlib.crc32(np.ascontiguousarray(leaf).data, crc):08x}"
+
+
 def _fields(state: Any) -> dict[str, Any]:
     """Returns the fields of a dataclass that are not None, by name, as Orbax saves them."""
-    values = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _field_of(name: str) -> str:
-    """Returns the field that a checksum's name begins with: "variables" for ".variables['params']['head_bias']"."""
-    return re.findall(r"\w+", name)[0]
+    names = [field.name for field in dataclasses.fields(state)]
+    return {name: value for name in names if (value := getattr(state, name)) is not None}
 
 
 def _read(folder: epath.Path, fields: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns some fields of the state saved in `folder`, with the shardings of `fields`, and the JSON beside it.
-
-    This process reads alone, without waiting for others, which may find other damage; and not through the manager that
-    saves, which cannot restore only some of the fields.
-    """
+    """Returns some fields of the state saved in `folder`, with the shardings of `fields`, and the JSON beside it. Not
+    through the manager that saves, which cannot restore only some of the fields."""
+    # Without waiting for other processes, which may find other damage.
     me = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(
-        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
-    )
+    prefix = f"process{me}"
+    alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me}, barrier_sync_key_prefix=prefix)
     handler = ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(multiprocessing_options=alone))
     arguments = ocp.checkpoint_utils.construct_restore_args(fields)
     state = ocp.args.PyTreeRestore(fields, restore_args=arguments, partial_restore=True)
@@ -215,32 +222,17 @@ def _read(folder: epath.Path, fields: dict[str, Any]) -> tuple[dict[str, Any], d
     return found["state"], dict(found["meta"])
 
 
-def _on_local_device(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
 def _put(leaf: jax.Array, target: jax.ShapeDtypeStruct) -> jax.Array:
     """Returns a leaf, which every process has read whole, with the sharding of its target."""
-    numbers, sharding = as_numbers(leaf), target.sharding
+    numbers = _as_numbers(leaf)
     value = np.asarray(numbers)
-    placed = jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+    placed = jax.make_array_from_callback(value.shape, target.sharding, lambda index: value[index])
     return placed if numbers is leaf else jax.random.wrap_key_data(placed, impl=jax.random.key_impl(leaf))
 
 
 def _tidy(folder: epath.Path, read_only: bool) -> None:
-    """Removes scores that are damaged, and what a killed process left of a save, which Orbax would remove in a thread
-    that outlives an early exit."""
-    if not folder.exists():
-        return
-    _remove_damaged_scores(folder, read_only)
-    if not read_only:
-        for leftover in folder.glob("*.orbax-checkpoint-tmp"):
-            leftover.rmtree()
-
-
-def _remove_damaged_scores(folder: epath.Path, read_only: bool) -> None:
-    """Removes score files that are not JSON, with which Orbax would not start: their checkpoints stay, unscored."""
+    """Removes scores that are not JSON, with which Orbax would not start: their checkpoints stay, unscored. Also what a
+    killed process left of a save, which Orbax would remove in a thread that outlives an early exit."""
     for file in folder.glob("*/metrics/metrics"):
         try:
             json.loads(file.read_text())
@@ -249,7 +241,5 @@ def _remove_damaged_scores(folder: epath.Path, read_only: bool) -> None:
                 raise UserError(f"{file}: damaged; start the training again, which removes it, or delete it") from None
             log(f"WARNING: {file}: damaged; that checkpoint no longer counts as scored")
             file.unlink()
-
-
-def _bpc(metrics: Any) -> float:
-    return metrics["bpc"]
+    for leftover in () if read_only else folder.glob("*.orbax-checkpoint-tmp"):
+        leftover.rmtree()

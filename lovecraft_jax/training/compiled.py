@@ -40,8 +40,6 @@ COMPILER_OPTIONS = {
 }
 """Options for XLA by platform, where they were measured to be faster."""
 
-TrainSteps = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
-
 
 @dataclasses.dataclass(frozen=True)
 class Program:
@@ -58,15 +56,13 @@ class Program:
     init: Callable[[int], TrainState]
     rows: slice
     put: Callable[[Batch], Any]
-    train_steps: TrainSteps
+    train_steps: Callable[[TrainState, Any], tuple[TrainState, Metrics]]
     target: TrainState
 
 
 def make_program(config: Config, vocab_size: int, total_steps: int, cores: int = 1) -> Program:
-    """Returns the program of `config` on all devices that JAX has.
-
-    With `cores` > 1, on as many cores of a CPU; with 0, on as many of them as are fastest.
-    """
+    """Returns the program of `config` on all devices that JAX has; with `cores` > 1, on as many cores of a CPU; with 0,
+    on as many of them as are fastest."""
     backend.check_cudnn(config)
     optimizer = make_optimizer(config.optimizer, total_steps)
     mesh = make_mesh(config.data.batch_size, jax.devices()[:1] if cores > 1 else None)
@@ -74,8 +70,7 @@ def make_program(config: Config, vocab_size: int, total_steps: int, cores: int =
     if build.under_way():  # the C++ compiler has another core: meanwhile fill the compile cache
         init.lower(0).compile()
     model, cores = make_model(config, vocab_size), cores or best_core_count(config)
-    rates = DropoutRates.of(config.model)
-    rows = process_rows(mesh, config.data.batch_size)
+    rates, rows = DropoutRates.of(config.model), process_rows(mesh, config.data.batch_size)
     if cores > 1:
         if model.norm in NORMS_OF_BATCH:
             raise UserError(
@@ -83,43 +78,34 @@ def make_program(config: Config, vocab_size: int, total_steps: int, cores: int =
                 "do not exchange; leave --num_cpu_devices out"
             )
         devices = core_devices(largest_divisor(config.data.batch_size, cores))
-        put: Callable[[Batch], Any] = functools.partial(put_rows, devices)
-        train_steps: TrainSteps = make_core_steps(
-            model, optimizer, target, devices, rates, _options(mesh), _tensors_every(config)
-        )
-    else:
-        devices = mesh.devices.flatten().tolist()
-        put = functools.partial(put_process_rows, mesh)
-        steps = _over_mesh(model, optimizer, mesh, _tensors_every(config))
-        train_steps = lambda state, batches: steps(state, batches, rates)  # noqa: E731
-    return Program(model, devices, init, rows, put, train_steps, target)
+        core_steps = make_core_steps(model, optimizer, target, devices, rates, _options(mesh), _tensors_every(config))
+        return Program(model, devices, init, rows, functools.partial(put_rows, devices), core_steps, target)
+    devices, put = mesh.devices.flatten().tolist(), functools.partial(put_process_rows, mesh)
+    steps = _over_mesh(config, model, optimizer, mesh)
+    return Program(model, devices, init, rows, put, lambda state, batches: steps(state, batches, rates), target)
 
 
-@dataclasses.dataclass(frozen=True)
-class StackedProgram:
-    """The compiled functions of S runs that train as one program.
-
-    `train_steps` is as in Program, with a leading axis of runs on every leaf of state, batches and metrics. `stack`
-    makes a list of S trees such a tree, and `unstack` the reverse.
-    """
-
-    train_steps: TrainSteps
-    stack: Callable[[list[Any]], Any]
-    unstack: Callable[[Any], list[Any]]
-
-
-def make_stacked_program(config: Config, vocab_size: int, total_steps: int, device: jax.Device) -> StackedProgram:
-    """Returns the program of runs of `config` that differ only in values of their states: seed, learning rate."""
+def make_stacked_steps(config: Config, vocab_size: int, total_steps: int, device: jax.Device) -> Callable:
+    """Returns `train_steps`, as in Program, for runs of `config` that differ only in values of their states: seed,
+    learning rate. Every leaf of state, batches and metrics has a leading axis of runs."""
     mesh = make_mesh(config.data.batch_size, [device])
     optimizer = make_optimizer(config.optimizer, total_steps)
     model, rates = make_model(config, vocab_size), DropoutRates.of(config.model)
     train_steps = make_train_steps(make_train_step(model, optimizer, mesh, _tensors_every(config)))
     steps = jax.jit(jax.vmap(train_steps, in_axes=(0, 0, None)), donate_argnums=0, compiler_options=_options(mesh))
-    return StackedProgram(
-        lambda state, batches: steps(state, batches, rates),
-        jax.jit(lambda trees: jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)),
-        jax.jit(_unstack),
-    )
+    return lambda state, batches: steps(state, batches, rates)
+
+
+@jax.jit
+def stack_trees(trees: list[Any]) -> Any:
+    """Returns one tree from a list of S trees, with an axis of S in front of every leaf."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+@jax.jit
+def unstack_trees(tree: Any) -> list[Any]:
+    """Returns the list that `stack_trees` made `tree` of."""
+    return [jax.tree.map(operator.itemgetter(n), tree) for n in range(len(jax.tree.leaves(tree)[0]))]
 
 
 def dispatch_steps(config: Config) -> int:
@@ -138,26 +124,23 @@ def lower_ahead(config: Config, vocab_size: int, total_steps: int, mesh: Mesh) -
     leaves: Any = [((K, B, T), ids), ((K, B, T), ids), ((K, B, T), jnp.uint8), ((K, B), jnp.bool_)]
     shapes: Any = [jax.ShapeDtypeStruct(shape, dtype, sharding=by_row) for shape, dtype in leaves]
     model = make_model(config, vocab_size, backend.resolve_backend(config.model, mesh.devices.flat[0].platform))
-    return (
-        _over_mesh(model, optimizer, mesh, _tensors_every(config))
-        .trace(target, Batch(*shapes), DropoutRates.of(config.model))
-        .lower()
-    )
+    steps = _over_mesh(config, model, optimizer, mesh)
+    return steps.trace(target, Batch(*shapes), DropoutRates.of(config.model)).lower()
 
 
 def _first_state(config: Config, vocab_size: int, optimizer: Optimizer, mesh: Mesh) -> tuple[Any, TrainState]:
     """Returns a jitted function from a seed to the first state, and the state's shapes with shardings."""
     model = make_model(config, vocab_size, "scan")  # the initial values are the same for all backends
     first = functools.partial(init_state, model, optimizer.transform, config.data.batch_size)
-    shardings = state_shardings(mesh)
-    return jax.jit(first, out_shardings=shardings), _with_shardings(jax.eval_shape(first, 0), shardings)
+    init = jax.jit(first, out_shardings=state_shardings(mesh))
+    return init, init.eval_shape(0)
 
 
-def _over_mesh(model: LanguageModel, optimizer: Optimizer, mesh: Mesh, tensors_every: int) -> Any:
+def _over_mesh(config: Config, model: LanguageModel, optimizer: Optimizer, mesh: Mesh) -> Any:
     """Returns K steps on the devices of a mesh, jitted: (state, batches, dropout rates) to (state, metrics)."""
     shardings, by_row, everywhere = state_shardings(mesh), sharding(mesh, BY_ROW_STACKED), sharding(mesh, REPLICATED)
     return jax.jit(
-        make_train_steps(make_train_step(model, optimizer, mesh, tensors_every)),
+        make_train_steps(make_train_step(model, optimizer, mesh, _tensors_every(config))),
         in_shardings=(shardings, by_row, everywhere),
         out_shardings=(shardings, everywhere),
         donate_argnums=0,
@@ -171,16 +154,3 @@ def _tensors_every(config: Config) -> int:
 
 def _options(mesh: Mesh) -> dict[str, Any] | None:
     return COMPILER_OPTIONS.get(mesh.devices.flat[0].platform)
-
-
-def _with_shardings(shapes: TrainState, shardings: TrainState) -> TrainState:
-    """Returns `shapes` with `shardings`, which has one for each field of the state, at every leaf."""
-    place = lambda where, field: jax.tree.map(  # noqa: E731
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), field
-    )
-    return jax.tree.map(place, shardings, shapes)
-
-
-def _unstack(tree: Any) -> list[Any]:
-    count = len(jax.tree.leaves(tree)[0])
-    return [jax.tree.map(operator.itemgetter(n), tree) for n in range(count)]

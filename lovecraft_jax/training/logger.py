@@ -1,11 +1,10 @@
 """The logger: writes a run's description, metrics, samples and baselines, and shows its progress."""
 
-import functools
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack
 from threading import Thread
-from typing import Any, TypeVar
+from typing import Any, ParamSpec
 
 import jax
 import numpy as np
@@ -34,18 +33,12 @@ STYLE = ("real", "letters_tv", "copied_longest")
 """Figures of every sample: % of its words that the corpus has, total variation of its letter frequencies from the
 author's, characters of the longest span that it shares with the training text."""
 
-Method = TypeVar("Method", bound=Callable)
-Result = TypeVar("Result")
+Given = ParamSpec("Given")
 
 
-def _main_process_only(method: Method) -> Method:
-    """A method that the main process executes; in other processes it returns None at once."""
-
-    @functools.wraps(method)
-    def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return method(self, *args, **kwargs) if distributed.is_main_process() else None
-
-    return wrapped  # type: ignore[return-value]
+def _main_process_only(method: Callable[Given, None]) -> Callable[Given, None]:
+    """A method that the main process executes; in other processes it returns at once."""
+    return lambda *args, **kwargs: method(*args, **kwargs) if distributed.is_main_process() else None
 
 
 class Logger:
@@ -71,14 +64,14 @@ class Logger:
         self._baselines = Baselines(self._data.splits.text["train"], self._data.splits.text["valid"])
         stack.callback(self._baselines.close)
         self._baselines_logged = False
-        self._display = Display(step, total, self.progress)
-        stack.enter_context(self._display)
+        self._display = Display(step, total, self.progress, stack)
 
     @_main_process_only
     def show(self, row: Row, due: bool) -> None:
         """Shows a row of training on the live line, and writes it if `due`."""
         if self._author is None:  # not before the first step, which it would delay
-            self._author = _in_background(self._index_author)
+            self._author = Future()
+            Thread(target=self._index_author, args=(self._author,), daemon=True).start()
         self._log_baselines()
         self._display.show(row["step"], row["bpc"], row["chars_per_second"], due)
         if due:
@@ -86,12 +79,10 @@ class Logger:
 
     @_main_process_only
     def write(self, *rows: Row) -> None:
-        """Writes rows that belong together."""
         self._metrics.write(*rows)
 
     @_main_process_only
     def log(self, line: str) -> None:
-        """Prints a line above the live one."""
         self._display.log(line)
 
     @_main_process_only
@@ -114,50 +105,34 @@ class Logger:
 
     @_main_process_only
     def results(self, rows: list[Row]) -> None:
-        """Prints final scores on standard output."""
         print(format_scores(rows), flush=True)
 
     def _sample(self, model: LanguageModel, variables: Mapping[str, Any], name: str) -> str:
         """Generates a text with config.sample, writes it to a file, and returns it without the prompt."""
         config = self._config.sample
-        sampling = generate.Sampling(config.temperature, config.top_k, config.top_p)
-        parts = generate.generate_tokens(
-            model, dict(variables), self._prompt, config.length, self._config.seed, sampling
-        )
-        text = self._data.tokenizer.decode(np.concatenate(list(parts), axis=1)[0])
+        sampling, seed = generate.Sampling(config.temperature, config.top_k, config.top_p), self._config.seed
+        (ids,) = generate.generate_tokens(model, dict(variables), self._prompt, config.length, seed, sampling)
+        text = self._data.tokenizer.decode(ids[0])
         (self._path / "samples").mkdir(exist_ok=True)
         write_text(self._path / "samples" / name, config.prompt + text + "\n")
         return text
 
     def _style(self, text: str) -> Row:
-        """Returns the figures of STYLE, which show how samples change while the model learns."""
         assert self._author is not None, "a dispatch is shown before anything is evaluated"
         reference, overlap = self._author.result()
         figures = measure(text, reference) | overlap.measure(text)
         return {key: figures[key] for key in STYLE}
 
-    def _index_author(self) -> tuple[Reference, Overlap]:
-        """Indexes the words of the corpus and the training text's suffixes, against which samples are measured."""
+    def _index_author(self, author: Future[tuple[Reference, Overlap]]) -> None:
         tales = self._data.splits.by_tale
-        return Reference(tales["train"], tales["valid"] | tales["test"]), Overlap(tales["train"])
+        try:
+            author.set_result((Reference(tales["train"], tales["valid"] | tales["test"]), Overlap(tales["train"])))
+        except BaseException as error:
+            author.set_exception(error)
 
     def _log_baselines(self) -> None:
-        """Logs and writes the baselines once, as soon as they are known: what to compare the loss with."""
+        """Logs and writes the baselines once, as soon as they are known."""
         if (known := self._baselines.result()) and not self._baselines_logged:
             write_json(self._path / "baselines.json", known)
             self.log("baselines on valid: " + ", ".join(f"{name} {bpc:.3f}" for name, bpc in known.items()))
             self._baselines_logged = True
-
-
-def _in_background(work: Callable[[], Result]) -> Future[Result]:
-    """Starts `work` in a thread which does not hold up the end of the process."""
-    future: Future[Result] = Future()
-
-    def call() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as error:
-            future.set_exception(error)
-
-    Thread(target=call, daemon=True).start()
-    return future

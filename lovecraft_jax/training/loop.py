@@ -32,18 +32,13 @@ from lovecraft_jax.training.profiler import Profiler
 from lovecraft_jax.training.run_files import check_same_run, read_run_files
 from lovecraft_jax.training.state import TrainState
 from lovecraft_jax.training.step import Metrics
-from lovecraft_jax.training.tensor_rms import last_values
 from lovecraft_jax.training.throughput import MatmulPeak, Throughput
-
-EVAL_ROWS = 32
-"""Rows that a scheduled score reads side by side where train.eval_lanes is None and the text is long enough."""
 
 
 def train(config: ConfigDict | Config, workdir: str, cores: int = 0, take_over: bool = False, profile: int = 0) -> int:
     """Trains `config` in `workdir`, or resumes what is there, and returns an exit code.
 
-    `cores`: see `make_program`. `take_over`: see `lock.locked`. `profile`: training steps to trace with
-    jax.profiler.
+    `cores`: see `make_program`. `take_over`: see `lock.locked`. `profile`: training steps to trace with jax.profiler.
 
     Raises UserError for wrong input, RunError where the loss or its gradient is not finite or nothing can be saved.
     """
@@ -72,17 +67,15 @@ class Training:
         self.config, self.path, self.signals, self.stack = config, path, signals, stack
         self.checkpoints = Checkpoints(path, config.train.keep)
         stack.callback(self.checkpoints.close)
-        distributed.assert_same_on_all_processes(
-            {f"the list of checkpoints in --workdir={path}": list(self.checkpoints.steps)}
-        )
+        listed = {f"the list of checkpoints in --workdir={path}": list(self.checkpoints.steps)}
+        distributed.assert_same_on_all_processes(listed)
         distributed.on_all_processes(lambda: self._prepare(cores))
         distributed.assert_same_on_all_processes({"the SHA-256 of data.corpus": self.data.sha256})
         model = self.program.model
         self.scorer = Scorer(model, self.data.tokenizer.start_id)
         self.bce = config.train.loss == "binary_cross_entropy"
-        self.throughput = Throughput(
-            self.logger.progress.chars_per_step, 3 * model.flops_per_token() * self.logger.progress.tokens_per_step
-        )
+        progress = self.logger.progress
+        self.throughput = Throughput(progress.chars_per_step, 3 * model.flops_per_token() * progress.tokens_per_step)
         self.peak = MatmulPeak(self.program.devices, config.model.dtype)
         profile = profile if distributed.is_main_process() else 0
         self.profiler = Profiler(path / "profile", profile, self.logger.log, self.throughput.paused)
@@ -102,7 +95,10 @@ class Training:
         self.data = dataset.prepare(config, corpus, tokenizer)
         ids = self.data.encoded["train"].ids
         self.batches = Batches(ids, config.data.batch_size, config.data.seq_len, config.data.regime, config.seed)
-        self.eval_rows = _eval_rows(config, len(self.data.encoded["valid"].ids))
+        tokens, rows = len(self.data.encoded["valid"].ids), config.train.eval_lanes
+        if rows and rows > tokens:
+            raise UserError(f"config.train.eval_lanes={rows}: valid has {tokens:,} tokens; use fewer, or None")
+        self.eval_rows = rows or max(1, min(32, tokens))  # rows that a scheduled score reads side by side
         config = self.config = config.replace(**{"train.eval_lanes": self.eval_rows})
         prompt = generate.encode_prompt(self.data.tokenizer, config.sample.prompt, "config.sample.prompt")
         self.logger = Logger(self.path, config, self.data, prompt)
@@ -111,9 +107,8 @@ class Training:
 
     def run(self) -> int:
         """Trains until the run ends, is interrupted or reaches `stop_at_step`, and returns an exit code."""
-        rows = distributed.on_all_processes(
-            lambda: read_rows(self.path / FILE) if distributed.is_main_process() else []
-        )
+        read = lambda: read_rows(self.path / FILE) if distributed.is_main_process() else []  # noqa: E731
+        rows = distributed.on_all_processes(read)
         final = distributed.gather([row for row in rows if row.get("scoring") == "final"])[0]
         if self.step == self.total and final:
             log(f"{self.path}: already finished at step {self.total:,}")
@@ -161,10 +156,8 @@ class Training:
             raise RunError(f"{file}: cannot be written ({why}); last good checkpoint: {self._last_saved()}") from error
 
     def _train(self, end: int) -> bool:
-        """Dispatches K steps at a time up to step `end`, and returns whether it was interrupted before.
-
-        Dispatches end at multiples of K in absolute steps, as do logging, evaluating and saving.
-        """
+        """Dispatches K steps at a time up to step `end`, and returns whether it was interrupted before. Dispatches end
+        at multiples of K in absolute steps, as do logging, evaluating and saving."""
         K, stop, stop_requested = dispatch_steps(self.config), distributed.StopRequest(self.signals), False
         pending: tuple[int, Metrics] | None = None
         batches, after = self._send(self.step, K)
@@ -217,10 +210,12 @@ class Training:
         if self.bce:
             row["bce"] = float(values["bce"].mean())
         for at in np.flatnonzero(values["finite"] == 0)[:1]:
-            self._stop_at_bad_step(row | {"step": step - count + 1 + int(at)}, float(values["learning_rate"][at]))
+            rate = float(values["learning_rate"][at])
+            self._stop_at_bad_step(row | {"step": step - count + 1 + int(at), "learning_rate": rate})
         if due:
             row |= self._utilization(row["flops_per_second"])
-            row |= {"tensors": last_values(metrics["tensors"])} if "tensors" in metrics else {}
+            if "tensors" in metrics:
+                row["tensors"] = jax.tree.map(lambda value_K: float(value_K[-1]), jax.device_get(metrics["tensors"]))
         self.logger.show(row, due)
 
     def _utilization(self, flops_per_second: float) -> Row:
@@ -232,11 +227,11 @@ class Training:
             self.logger.log(f"matmul peak of a device: {self.peak}")
         return {"mfu": self.peak.share(flops_per_second)}
 
-    def _stop_at_bad_step(self, row: Row, rate: float) -> None:
+    def _stop_at_bad_step(self, row: Row) -> None:
         unknown = {key: math.nan for key in ("loss", "bpc", "grad_norm", "bce") if key in row}
-        self.logger.write(row | unknown | {"learning_rate": rate})
+        self.logger.write(row | unknown)
         self.checkpoints.wait()
-        clip = self.config.optimizer.clip
+        clip, rate = self.config.optimizer.clip, row["learning_rate"]
         raise RunError(
             f"step {row['step']:,}: the loss or its gradient is not finite, at learning rate {rate:.3g}; last good "
             f"checkpoint: {self._last_saved()}; start again in another --workdir with a lower optimizer.lr or "
@@ -285,16 +280,3 @@ class Training:
         T = self.config.data.seq_len
         score = self.scorer.windows(variables, self.data.encoded[split], self.eval_rows, T, self.bce)
         return {"bpc_window": score.bpc} | ({"bce_window": score.bce} if self.bce else {})
-
-
-def _eval_rows(config: Config, tokens: int) -> int:
-    """Returns the rows of a scheduled score, chosen here where the config says None.
-
-    Raises UserError where the valid split, of so many tokens, is too short.
-    """
-    rows = config.train.eval_lanes
-    if rows is None:
-        return max(1, min(EVAL_ROWS, tokens))
-    if rows > tokens:
-        raise UserError(f"config.train.eval_lanes={rows}: valid has {tokens:,} tokens; use fewer, or None")
-    return rows

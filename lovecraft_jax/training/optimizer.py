@@ -12,10 +12,8 @@ from lovecraft_jax.runtime.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """An update rule with its schedule, as one optax transform, and the norm that gradients are clipped to first.
-
-    `clip` is 0 for no clipping. `step.make_update` clips where it divides the sum of the gradients.
-    """
+    """An update rule with its schedule, as one optax transform, and the norm that `step.make_update` clips gradients to
+    first, 0 for no clipping."""
 
     transform: optax.GradientTransformation
     schedule: optax.Schedule
@@ -39,10 +37,8 @@ def make_optimizer(config: OptimizerConfig, total_steps: int) -> Optimizer:
 
 
 def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
-    """Returns the function from a step to its learning rate as a fraction of the peak.
-
-    Linear warmup from 0 to 1, then constant, or a cosine that falls to `config.end` at `total_steps`.
-    """
+    """Returns the function from a step to its learning rate as a fraction of the peak: linear warmup from 0 to 1, then
+    constant, or a cosine that falls to `config.end` at `total_steps`."""
     warmup = min(config.warmup, total_steps)
     if config.schedule == "constant":
         return optax.linear_schedule(0.0, 1.0, warmup) if warmup else optax.constant_schedule(1.0)
@@ -57,19 +53,13 @@ def learning_rate(opt_state: optax.OptState, schedule: optax.Schedule, step: jax
 
 
 def global_norm(tree: optax.Updates) -> jax.Array:
-    """Returns the Euclidean norm over all leaves.
-
-    The same as optax.tree.norm, by dot products: on a CPU, XLA takes twice as long for a square and a sum.
-    """
+    """Returns what optax.tree.norm does, by dot products: on a CPU, XLA takes twice as long for a square and a sum."""
     return jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(tree)))
 
 
 def _update_rule(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Returns the update rule `config.name` at the peak learning rate.
-
-    To add a rule, add a branch here. `inject_hyperparams` is what makes the peak a leaf of the state: every rule needs
-    it. Raises UserError for an unknown name.
-    """
+    """Returns the update rule `config.name` at the peak learning rate, which `inject_hyperparams` makes a leaf of the
+    state: every rule needs it. To add a rule, add a branch here."""
     beta1, beta2 = config.beta1, config.beta2
     eps, static = (_eps_hat(config), ("b1", "b2")) if config.eps_hat else (config.eps, ("b1", "b2", "eps"))
     if config.name == "adam":  # Kingma and Ba 2015
@@ -77,7 +67,9 @@ def _update_rule(config: OptimizerConfig) -> optax.GradientTransformation:
         return adam(learning_rate=config.lr, b1=beta1, b2=beta2, eps=eps)
     if config.name == "adamw":  # Loshchilov and Hutter 2019
         adamw = optax.inject_hyperparams(optax.adamw, static_args=(*static, "mask"))
-        return adamw(config.lr, beta1, beta2, eps, weight_decay=config.weight_decay, mask=_is_matrix)
+        # Kernels and embeddings, but no biases and no scales.
+        decayed = lambda params: jax.tree.map(lambda leaf: jnp.ndim(leaf) >= 2, params)  # noqa: E731
+        return adamw(config.lr, beta1, beta2, eps, weight_decay=config.weight_decay, mask=decayed)
     if config.name == "sgd":
         sgd = optax.inject_hyperparams(optax.sgd, static_args="momentum")
         return sgd(learning_rate=config.lr, momentum=beta1 or None)
@@ -91,8 +83,3 @@ def _eps_hat(config: OptimizerConfig) -> optax.Schedule:
     after the correction, so that gradients of about config.eps move the weights little in the first steps.
     """
     return lambda count: config.eps / jnp.sqrt(1 - config.beta2 ** (count.astype(jnp.float32) + 1))
-
-
-def _is_matrix(params: optax.Params) -> optax.Params:
-    """Returns which leaves have two axes or more: kernels and embeddings, but no biases and no scales."""
-    return jax.tree.map(lambda leaf: jnp.ndim(leaf) >= 2, params)

@@ -18,20 +18,15 @@ WARMUP_DISPATCHES = 2
 
 
 class Profiler:
-    """Traces as many whole dispatches as `steps` training steps take (0: none) into `folder`, after the first two.
-
-    Anything between them, such as an evaluation, is in the trace too. `log` prints where the trace is; `paused`
-    keeps the profiler's own time out of the rows of metrics.
-    """
+    """Traces as many whole dispatches as `steps` training steps take (0: none), and whatever is between them, into
+    `folder`. `log` prints where the trace is; `paused` keeps the profiler's own time out of the rows of metrics."""
 
     def __init__(
         self, folder: epath.Path, steps: int, log: Callable[[str], None], paused: Callable[[], AbstractContextManager]
     ) -> None:
         self._folder, self._steps, self._log, self._paused = folder, steps, log, paused
-        self._dispatches = 0
-        self._first_step: int | None = None
-        # The profiler cannot write to an object store: from a local folder its files are uploaded.
-        self._uploads = on_store(folder)
+        self._dispatches, self._first_step = 0, 0
+        self._uploads = on_store(folder)  # where the profiler cannot write
 
     def start_if_due(self, step: int, state: Any) -> None:
         """To be called before every dispatch, with the state that it starts from."""
@@ -45,21 +40,21 @@ class Profiler:
 
     def stop_if_due(self, step: int, state: Any) -> None:
         """To be called after every dispatch, with the state that it returns."""
-        if self._first_step is not None and step - self._first_step + 1 >= self._steps:
+        if self._first_step and step - self._first_step + 1 >= self._steps:
             jax.block_until_ready(state)
             with self._paused():
-                self._stop(self._first_step, step)
+                self._stop(step)
 
     def close(self, step: int) -> None:
         """To be called after the last dispatch: ends a trace that is still on, and reports one that never began."""
-        if self._first_step is not None:
-            self._stop(self._first_step, step)
+        if self._first_step:
+            self._stop(step)
         elif self._steps:
             self._log(f"no profile: training ended within the first {WARMUP_DISPATCHES} dispatches, which are warmup")
 
-    def _stop(self, first: int, last: int) -> None:
+    def _stop(self, last: int) -> None:
         jax.profiler.stop_trace()
-        self._first_step, self._steps = None, 0
+        first, self._first_step, self._steps = self._first_step, 0, 0
         files = sorted(file for file in self._written.rglob("*") if file.is_file())
         names = [file.relative_to(self._written).as_posix() for file in files]
         if self._uploads:

@@ -21,21 +21,16 @@ class Progress:
 
     @classmethod
     def of(cls, batch_size: int, seq_len: int, corpus: Mapping[str, Any]) -> "Progress":
-        """Reads the training split's size from the contents of corpus.json.
-
-        Older runs recorded no tokens: theirs are characters.
-        """
-        characters = corpus["characters"]["train"]
-        return cls(batch_size, seq_len, corpus.get("tokens", corpus["characters"])["train"], characters)
+        """Reads the training split's size from corpus.json. Older runs recorded no tokens: theirs are characters."""
+        characters = corpus["characters"]
+        return cls(batch_size, seq_len, corpus.get("tokens", characters)["train"], characters["train"])
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens that a step trains on."""
         return self.batch_size * self.seq_len
 
     @property
     def chars_per_token(self) -> float:
-        """Characters of a token, on average over the training split."""
         return self.characters / self.tokens
 
     @property
@@ -45,11 +40,9 @@ class Progress:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps of one epoch, as the batches are cut."""
         return steps_per_epoch(self.tokens, self.batch_size, self.seq_len)
 
     def epochs(self, step: int) -> float:
-        """Epochs up to a step."""
         return step / self.steps_per_epoch
 
     def total_steps(self, config: TrainConfig) -> int:

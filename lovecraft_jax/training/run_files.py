@@ -21,6 +21,8 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 def run_record(config: Config, data: Data) -> dict[str, Any]:
     """Returns the contents of config.json, vocab.json, corpus.json and versions.json, by name."""
+    kind = jax.devices()[0].device_kind
+    hardware = f"{jax.device_count()} x {kind if kind != 'cpu' else cpu_name()}"
     return {
         "config": config.to_dict(),
         "vocab": data.tokenizer.dumps(),
@@ -36,17 +38,12 @@ def run_record(config: Config, data: Data) -> dict[str, Any]:
         },
         "versions": {"lovecraft_jax": lovecraft_jax.__version__}
         | {name: metadata.version(name) for name in PACKAGES}
-        | {"python": platform.python_version(), "hardware": _hardware()},
+        | {"python": platform.python_version(), "hardware": hardware},
     }
 
 
-def _hardware() -> str:
-    kind = jax.devices()[0].device_kind
-    return f"{jax.device_count()} x {kind if kind != 'cpu' else cpu_name()}"
-
-
 def write_run_files(path: epath.Path, recorded: dict[str, Any]) -> None:
-    """Writes the four JSON files."""
+    """Writes what `run_record` returns into `path`."""
     for name in ("config", "corpus", "versions"):
         write_json(path / f"{name}.json", recorded[name])
     write_text(path / "vocab.json", recorded["vocab"] + "\n")
@@ -67,8 +64,7 @@ def read_run_files(path: epath.Path) -> tuple[Config, Tokenizer, dict[str, Any]]
 
 def check_same_run(path: epath.Path, old: Config, new: Config) -> None:
     """Raises UserError with the first differences where a run with the config `old` cannot resume with `new`."""
-    differing = new.differences(old)
-    if differing:
+    if differing := new.differences(old):
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
         raise UserError(
             f"--workdir={path}: holds a run of another config ({'; '.join(differing[:3])}{more}): "

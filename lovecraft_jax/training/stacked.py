@@ -23,7 +23,7 @@ from lovecraft_jax.runtime.errors import DONE, INTERRUPTED, RunError, UserError
 from lovecraft_jax.runtime.files import locked_workdir
 from lovecraft_jax.runtime.signals import collect_signals
 from lovecraft_jax.training import loop
-from lovecraft_jax.training.compiled import dispatch_steps, make_stacked_program
+from lovecraft_jax.training.compiled import dispatch_steps, make_stacked_steps, stack_trees, unstack_trees
 from lovecraft_jax.training.loop import Training
 
 MAY_DIFFER = ("seed", "optimizer.lr")
@@ -33,13 +33,12 @@ MAY_DIFFER = ("seed", "optimizer.lr")
 def train_stacked(configs: Mapping[Any, Config | ConfigDict]) -> int:
     """Trains runs, given by their workdirs, as one program on one device; returns an exit code as `loop.train` does.
 
-    Each workdir is an ordinary run's: `loop.train` can resume it, and this can resume what `loop.train` began. A run
-    learns what it would learn alone, up to rounding, and the same runs stacked again learn the same to the last bit,
-    also when they are resumed. Runs at different steps, as a kill may leave them, first catch up. A run that fails, as
-    with too high a learning rate, does not stop the others.
+    Each workdir is an ordinary run's, which `loop.train` can resume or have begun. A run learns what it would learn
+    alone, up to rounding, and the same runs stacked again learn the same to the last bit, also when they are resumed.
+    Runs at different steps, as a kill may leave them, first catch up.
 
-    Raises UserError for configs that differ in more than MAY_DIFFER or for other wrong input, RunError where runs
-    have failed, once the others are done.
+    Raises UserError for configs that differ in more than MAY_DIFFER or for other wrong input. A run that fails, as with
+    too high a learning rate, does not stop the others: once they are done, raises RunError.
     """
     typed = {
         os.fspath(workdir): config if isinstance(config, Config) else Config.of(config)
@@ -59,10 +58,8 @@ def train_stacked(configs: Mapping[Any, Config | ConfigDict]) -> int:
 
 
 def _check_configs(configs: Mapping[str, Config]) -> None:
-    if distributed.process_count() > 1:
-        raise UserError(
-            f"stacked runs on {distributed.process_count()} processes: expected one; train them one after another"
-        )
+    if (count := distributed.process_count()) > 1:
+        raise UserError(f"stacked runs on {count} processes: expected one; train them one after another")
     (first, expected), *others = [(workdir, flatten(config)) for workdir, config in configs.items()]
     for workdir, values in others:
         for name, value in values.items():
@@ -89,10 +86,9 @@ class _Stack:
     """Runs in a fixed order, and the program that trains all of them at once."""
 
     def __init__(self, runs: list[Training], signals: list[int]) -> None:
-        first = runs[0]
+        first, self.device = runs[0], jax.devices()[0]
         self.runs, self.signals, self.failures = runs, signals, dict[Training, str]()
-        self.device = jax.devices()[0]
-        self.program = make_stacked_program(first.config, first.data.tokenizer.size, first.total, self.device)
+        self.train_steps = make_stacked_steps(first.config, first.data.tokenizer.size, first.total, self.device)
         self.K = dispatch_steps(first.config)
         self.end = min(first.config.train.stop_at_step or first.total, first.total)
 
@@ -119,14 +115,14 @@ class _Stack:
         runs as always the program is the same, and so is every bit of its results.
         """
         places = [run if run in active else active[0] for run in self.runs]
-        state = self.program.stack([jax.device_put(run.state, self.device) for run in places])
+        state = stack_trees([jax.device_put(run.state, self.device) for run in places])
         batches, after = self._batches(places, step, stop)
         while step < stop and not self.signals and self._good(active):
-            state, metrics = self.program.train_steps(state, batches)
+            state, metrics = self.train_steps(state, batches)
             step = after
             if step < stop:
                 batches, after = self._batches(places, step, stop)  # while the device computes
-            results = self.program.unstack((state, metrics))
+            results = unstack_trees((state, metrics))
             for run, (run_state, run_metrics) in zip(self.runs, results, strict=True):
                 if run in self._good(active):
                     self._guard(run, functools.partial(run.after, step, run_state, run_metrics))

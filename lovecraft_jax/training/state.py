@@ -49,8 +49,8 @@ def init_state(
 def weights_target(model: LanguageModel) -> Weights:
     """Returns the shapes of a run's weights, on the first device, to restore them to."""
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    shapes = jax.eval_shape(lambda: Weights(jnp.int32(0), _init_variables(model, 1, jax.random.key(0))))
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), shapes)
+    first = lambda: Weights(jnp.int32(0), _init_variables(model, 1, jax.random.key(0)))  # noqa: E731
+    return jax.jit(first, out_shardings=device).eval_shape()
 
 
 def state_shardings(mesh: Mesh) -> Any:

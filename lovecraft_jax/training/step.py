@@ -1,8 +1,7 @@
 """The loss, its gradient and the training step: pure functions. compiled.py is where they are jitted."""
 
-import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,21 +12,18 @@ from jax.typing import ArrayLike
 from lovecraft_jax.data.batches import Batch
 from lovecraft_jax.model.dropout import DropoutMasks, DropoutRates
 from lovecraft_jax.model.lm import Carry, LanguageModel, Variables, forward_in_training, reset_carry
-from lovecraft_jax.model.losses import binary_cross_entropy, cross_entropy
+from lovecraft_jax.model.losses import token_binary_cross_entropy, token_cross_entropy
 from lovecraft_jax.runtime.mesh import BY_ROW, REPLICATED, shard_rows, sum_over_devices
 from lovecraft_jax.training.optimizer import Optimizer, global_norm, learning_rate
 from lovecraft_jax.training.state import TrainState
-from lovecraft_jax.training.tensor_rms import tensor_rms
 
 Metrics = dict[str, Any]
-Tree = TypeVar("Tree")
+TrainStep = Callable[[TrainState, Batch, jax.Array, DropoutRates], tuple[TrainState, Metrics]]
 
 
 class Sums(NamedTuple):
-    """Sums over some rows of a batch: cross-entropy in nats [], target weights [], the gradient of the loss.
-
-    `bce` [] is the binary cross-entropy, averaged over the vocabulary, where that is the loss.
-    """
+    """Sums over some rows of a batch: cross-entropy in nats [], target weights [], the gradient of the loss, and where
+    that is the loss the binary cross-entropy [], averaged over the vocabulary."""
 
     nats: jax.Array
     weight: jax.Array
@@ -52,11 +48,15 @@ def make_gradient(
         def loss(params: Variables) -> tuple[jax.Array, tuple[Sums, Carry, Variables]]:
             def chunk(start: Carry, tokens: tuple) -> tuple[Carry, tuple[Sums, Variables]]:
                 x_BT, y_BT, weight_BT = tokens
-                part = batch._replace(x_BT=x_BT, y_BT=y_BT, weight_BT=weight_BT)
+                part = Batch(x_BT, y_BT, weight_BT, batch.reset_B)
                 given = variables | {"params": params}
                 after, logits_BTV, changed = forward_in_training(model, given, start, part.x_BT, masks)
-                bce = binary_cross_entropy(logits_BTV, part) / model.vocab_size if is_binary else None
-                return after, (Sums(*cross_entropy(logits_BTV, part), {}, bce), changed)
+                nats, weight = (
+                    jnp.sum(token_cross_entropy(logits_BTV, part)),
+                    jnp.sum(part.weight_BT.astype(jnp.float32)),
+                )
+                bce = jnp.sum(token_binary_cross_entropy(logits_BTV, part)) / model.vocab_size if is_binary else None
+                return after, (Sums(nats, weight, {}, bce), changed)
 
             start, tokens = reset_carry(carry, batch.reset_B), (batch.x_BT, batch.y_BT, batch.weight_BT)
             if model.remat:
@@ -79,63 +79,72 @@ def _chunks(leaf_BT: ArrayLike, length: int) -> jax.Array:
     return leaf.reshape(len(leaf), -1, length).swapaxes(0, 1)
 
 
-def make_update(optimizer: Optimizer) -> Callable[[TrainState, Sums, jax.Array], tuple[TrainState, Metrics]]:
-    """Returns a function from a state and the sums over all rows to the state with updated parameters and metrics.
+def make_update(optimizer: Optimizer, tensors_every: int = 0) -> Callable[..., tuple[TrainState, Metrics]]:
+    """Returns a function from a state and what `make_gradient`'s returns, summed over all rows, to the next state.
 
-    The carry never changes. Nothing does where `healthy` is false, or where the loss or its gradient is not finite.
-    metrics["finite"]: whether the loss and its gradient are finite.
+    Nothing changes where `healthy` is false, or where loss or gradient are not finite; metrics["finite"] is false where
+    these or the new parameters are not. metrics["tensors"], every `tensors_every` steps (0: not there): `_tensor_rms`.
     """
 
-    def update(state: TrainState, sums: Sums, healthy: jax.Array) -> tuple[TrainState, Metrics]:
+    def update(
+        state: TrainState, sums: Sums, carry: Carry, changed: Variables, healthy: jax.Array
+    ) -> tuple[TrainState, Metrics]:
         mean = 1.0 / sums.weight
         loss, grad_norm = sums.nats * mean, global_norm(sums.grads) * mean
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         scale = mean * jnp.minimum(1.0, optimizer.clip / grad_norm) if optimizer.clip else mean
         grads = jax.tree.map(lambda grad: grad * scale, sums.grads)
-        params = state.variables["params"]
-        updates, opt_state = optimizer.transform.update(grads, state.opt_state, params)
-        variables = state.variables | {"params": optax.apply_updates(params, updates)}
-        after = dataclasses.replace(state, step=state.step + 1, variables=variables, opt_state=opt_state)
-        metrics = {
+        before = state.variables["params"]
+        updates, opt_state = optimizer.transform.update(grads, state.opt_state, before)
+        variables = state.variables | changed | {"params": optax.apply_updates(before, updates)}
+        after = TrainState(state.step + 1, variables, opt_state, carry, state.rng)
+        after = jax.tree.map(lambda new, old: jnp.where(healthy & finite, new, old), after, state)
+        params = after.variables["params"]
+        metrics: Metrics = {
             "loss": loss,
             "grad_norm": grad_norm,
             "learning_rate": learning_rate(state.opt_state, optimizer.schedule, state.step),
-            "finite": finite,
+            # An update can overflow where its gradient does not. It is not undone: the run ends, and its last
+            # checkpoint is from before it.
+            "finite": finite & jnp.isfinite(global_norm(params)),
         }
         if sums.bce is not None:
             metrics["bce"] = sums.bce * mean
-        return where(healthy & finite, after, state), metrics
+        if tensors_every:
+            grads = jax.tree.map(lambda grad: grad / sums.weight, sums.grads)
+            metrics["tensors"] = _tensor_rms(tensors_every, state.step, grads, before, params)
+        return after, metrics
 
     return update
 
 
-def where(condition: jax.Array, then: Tree, otherwise: Tree) -> Tree:
-    """Returns `jnp.where` over the leaves of two trees, random keys included."""
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), then, otherwise)
+def _tensor_rms(
+    every: int, step: jax.Array, grads: Variables, before: Variables, after: Variables
+) -> dict[str, dict[str, jax.Array]]:
+    """Returns {"lstm_0/kernel_h": {"grad_rms": ..., "param_rms": ..., "update_rms": ...}, ...}: root mean squares of
+    the loss's gradient, not clipped, of the parameters after the step and of their change; zeros but every `every`
+    steps."""
+
+    def measure() -> dict[str, dict[str, jax.Array]]:
+        trees = {"grad_rms": grads, "param_rms": after, "update_rms": jax.tree.map(jnp.subtract, after, before)}
+        tensors: dict[str, dict[str, jax.Array]] = {}
+        for key, tree in trees.items():
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+                name = jax.tree_util.keystr(path, simple=True, separator="/")
+                tensors.setdefault(name, {})[key] = jnp.sqrt(jnp.vdot(leaf, leaf) / leaf.size)
+        return tensors
+
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(measure))
+    return jax.lax.cond((step + 1) % every == 0, measure, lambda: zeros)
 
 
-def all_finite(params: Any) -> jax.Array:
-    """Returns whether all updated parameters are finite: an update can overflow where its gradient does not.
+def make_train_step(model: LanguageModel, optimizer: Optimizer, mesh: Mesh, tensors_every: int = 0) -> TrainStep:
+    """Returns the training step: rows of the batch split over the mesh, their sums added up by one collective, and then
+    `make_update`'s update."""
+    gradient, update = make_gradient(model), make_update(optimizer, tensors_every)
 
-    Such an update is not undone: the run ends, and its last checkpoint is from before it.
-    """
-    return jnp.isfinite(global_norm(params))
-
-
-def make_train_step(
-    model: LanguageModel, optimizer: Optimizer, mesh: Mesh, tensors_every: int = 0
-) -> Callable[[TrainState, Batch, jax.Array, DropoutRates], tuple[TrainState, Metrics]]:
-    """Returns the training step: rows of the batch split over the mesh, their sums added up by one collective.
-
-    Nothing changes where `healthy` is false, or where loss or gradient are not finite; metrics["finite"] is false where
-    these or the new parameters are not. metrics["tensors"], every `tensors_every` steps (0: not there): see tensor_rms.
-    """
-    gradient, update = make_gradient(model), make_update(optimizer)
-
-    def total_gradient(
-        variables: Variables, carry: Carry, batch: Batch, masks: DropoutMasks
-    ) -> tuple[Sums, Carry, Variables]:
-        sums, after, changed = gradient(variables, carry, batch, masks)
+    def total_gradient(*arguments: Any) -> tuple[Sums, Carry, Variables]:
+        sums, after, changed = gradient(*arguments)
         return sum_over_devices(sums), after, changed
 
     everywhere: Any = REPLICATED
@@ -152,33 +161,19 @@ def make_train_step(
         state: TrainState, batch: Batch, healthy: jax.Array, rates: DropoutRates
     ) -> tuple[TrainState, Metrics]:
         masks = model.dropout_masks(jax.random.fold_in(state.rng, state.step), rates, batch.x_BT.shape[0])
-        sums, carry, changed = by_row(state.variables, state.carry, batch, masks)
-        after, metrics = update(state, sums, healthy)
-        before = {name: state.variables[name] for name in changed}
-        carry, changed = where(healthy & metrics["finite"], (carry, changed), (state.carry, before))
-        metrics["finite"] &= all_finite(after.variables["params"])
-        if tensors_every:
-            grads = jax.tree.map(lambda grad: grad / sums.weight, sums.grads)
-            params = state.variables["params"], after.variables["params"]
-            metrics["tensors"] = tensor_rms(tensors_every, state.step, grads, *params)
-        return dataclasses.replace(after, carry=carry, variables=after.variables | changed), metrics
+        return update(state, *by_row(state.variables, state.carry, batch, masks), healthy)
 
     return train_step
 
 
-def make_train_steps(
-    train_step: Callable[[TrainState, Batch, jax.Array, DropoutRates], tuple[TrainState, Metrics]],
-) -> Callable[[TrainState, Batch, DropoutRates], tuple[TrainState, Metrics]]:
-    """Returns K steps as one scan: batches stacked as x_KBT, metrics stacked as [K].
-
-    After the first step that is not finite, the state stays the same.
-    """
+def make_train_steps(train_step: TrainStep) -> Callable[[TrainState, Batch, DropoutRates], tuple[TrainState, Metrics]]:
+    """Returns K steps as one scan: batches stacked as x_KBT, metrics stacked as [K]. After the first step that is not
+    finite, the state stays the same."""
 
     def train_steps(state: TrainState, batches: Batch, rates: DropoutRates) -> tuple[TrainState, Metrics]:
         def guarded(carry: tuple[TrainState, jax.Array], batch: Batch) -> tuple[tuple[TrainState, jax.Array], Metrics]:
-            state, healthy = carry
-            state, metrics = train_step(state, batch, healthy, rates)
-            return (state, healthy & metrics["finite"]), metrics
+            state, metrics = train_step(carry[0], batch, carry[1], rates)
+            return (state, carry[1] & metrics["finite"]), metrics
 
         (state, _), metrics = jax.lax.scan(guarded, (state, jnp.bool_(True)), batches)
         return state, metrics

@@ -1,11 +1,10 @@
 """How fast a run trains: characters and FLOPs per second, and their share of the device's measured matmul peak."""
 
-import contextlib
 import json
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import jax
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pooch
 
-from lovecraft_jax.runtime.files import Row
+from lovecraft_jax.runtime.files import Row, write_json
 from lovecraft_jax.runtime.hardware import machine
 
 PEAK_SECONDS = 0.4
@@ -29,7 +28,6 @@ class Throughput:
         self._chars_per_step, self._flops_per_step = chars_per_step, flops_per_step
 
     def start(self, step: int) -> None:
-        """Starts the clock at `step`."""
         self._began, self._first_step = time.perf_counter(), step
 
     def rates(self, step: int, restart: bool) -> Row:
@@ -45,18 +43,15 @@ class Throughput:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Stops the clock for the block."""
         began = time.perf_counter()
         yield
         self._began += time.perf_counter() - began
 
 
 class MatmulPeak:
-    """FLOPs per second that matmuls reach on `devices` with operands of `dtype`.
-
-    Measured once for each kind of machine, on one device, kept in the user's cache folder, and multiplied by the number
-    of accelerators. A CPU's matmul uses all of its cores by itself.
-    """
+    """FLOPs per second that matmuls reach on `devices` with operands of `dtype`: measured once for each kind of
+    machine, on one device, kept in the user's cache folder, and multiplied by the number of accelerators. A CPU's
+    matmul uses all of its cores by itself."""
 
     def __init__(self, devices: Sequence[jax.Device], dtype: str) -> None:
         is_cpu = devices[0].platform == "cpu"
@@ -72,23 +67,19 @@ class MatmulPeak:
         """Whether to call `measure`: once at most, where the peak is not known, or is below `flops_per_second`, as if
         it was measured on a busy machine."""
         if self._known is None:
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            with suppress(OSError, ValueError, KeyError, TypeError):
                 self._known = float(json.loads(self._file.read_text())["flops_per_second"])
         return not self._is_measured and (self._known is None or flops_per_second > self._known * self._devices)
 
     def measure(self) -> None:
-        """Measures the peak in about half a second, during which nothing else should be computing, and keeps it.
-
-        Where the device has no memory left for that, the peak stays unknown.
-        """
+        """Measures the peak in half a second, in which nothing else should be computing, and keeps it. Where the device
+        has no memory left for that, the peak stays unknown."""
         self._is_measured = True
-        with contextlib.suppress(jax.errors.JaxRuntimeError):
+        with suppress(jax.errors.JaxRuntimeError):
             self._known = max(self._known or 0.0, _fastest_matmul(self._device, self._dtype))
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 self._file.parent.mkdir(parents=True, exist_ok=True)
-                partial = self._file.with_name(f"{self._file.name}.{os.getpid()}")
-                partial.write_text(json.dumps({"flops_per_second": self._known}))
-                partial.replace(self._file)
+                write_json(self._file, {"flops_per_second": self._known})
 
     def __str__(self) -> str:
         if not self._known:

@@ -14,8 +14,7 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from lovecraft_jax.runtime.errors import UserError
-from lovecraft_jax.training.checkpoint import Checkpoints, DamagedError
-from lovecraft_jax.training.checksums import checksums
+from lovecraft_jax.training.checkpoint import Checkpoints, DamagedError, checksums
 
 # Orbax does not wait for the other reads when one of them fails.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from configs import c100
 from lovecraft_jax.data.batches import Batch
-from lovecraft_jax.model.losses import binary_cross_entropy
+from lovecraft_jax.model.losses import token_binary_cross_entropy
 from lovecraft_jax.training.compiled import make_program
 from tests.helpers.trees import assert_close
 
@@ -25,7 +25,8 @@ V, H, B, T = 5, 2, 4, 6
 def test_binary_cross_entropy_equals_keras_with_its_clipping() -> None:
     logits_NV, targets_N = (np.concatenate(KERAS["loss"][name]) for name in ("logits", "targets"))
     for logits_V, target, loss in zip(logits_NV, targets_N, np.concatenate(KERAS["loss"]["losses"]), strict=True):
-        actual = binary_cross_entropy(jnp.float32(logits_V)[None, None], batch(np.array([[target, target]]))) / V
+        given = batch(np.array([[target, target]]))
+        actual = jnp.sum(token_binary_cross_entropy(jnp.float32(logits_V)[None, None], given)) / V
         assert float(actual) == pytest.approx(loss, rel=1e-5)
 
 

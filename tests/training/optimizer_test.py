@@ -204,7 +204,7 @@ def updates(section: ConfigDict, grads: list[dict[str, float]]) -> list[dict[str
     changes = []
     for grad in grads:
         sums = Sums(jnp.float32(1), jnp.float32(2), {name: jnp.float32(2 * value) for name, value in grad.items()})
-        before, (state, _) = state, update(state, sums, jnp.bool_(True))
+        before, (state, _) = state, update(state, sums, (), {}, jnp.bool_(True))
         change = jax.tree.map(operator.sub, state.variables["params"], before.variables["params"])
         changes.append(as_floats(change))
     return changes

@@ -49,10 +49,8 @@ def under_way() -> bool:
 
 @functools.cache
 def load() -> Any:
-    """Returns the library, compiled if need be, with its functions registered as "lovecraft_<name>" for XLA.
-
-    Raises OSError where it cannot be compiled or loaded, AttributeError where it lacks one of the functions.
-    """
+    """Returns the library, its functions registered as "lovecraft_<name>" for XLA. Raises OSError where it cannot be
+    compiled or loaded, AttributeError where it lacks one of the functions."""
     library = ctypes.CDLL(str(_compile_once()))
     for name in FUNCTIONS:
         jax.ffi.register_ffi_target(f"lovecraft_{name}", jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
@@ -74,20 +72,18 @@ def _compile_once() -> Path:
         library.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=library.parent) as folder:
             new = Path(folder) / library.name
-            _compile([*command, str(SOURCES / "lstm.cc"), "-o", str(new)], compiler)
+            environment = os.environ | {"LC_ALL": "C"}
+            command += [str(SOURCES / "lstm.cc"), "-o", str(new)]
+            done = subprocess.run(
+                command, env=environment, capture_output=True, text=True, errors="replace", check=False
+            )
+            if done.returncode:
+                lines = done.stderr.splitlines() or [f"exit code {done.returncode}"]
+                reason = next((line for line in lines if "error" in line), lines[0])
+                raise OSError(f"{compiler} cannot compile {SOURCES / 'lstm.cc'} ({reason})")
             checksum.write_text(_digest(new.read_bytes()))
             new.replace(library)  # atomic: other processes may be compiling or loading the same file
     return library
-
-
-def _compile(command: list[str], compiler: str) -> None:
-    """Runs the compiler. Raises OSError with its first line about an error."""
-    environment = os.environ | {"LC_ALL": "C"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", check=False)
-    if done.returncode:
-        lines = done.stderr.splitlines() or [f"exit code {done.returncode}"]
-        reason = next((line for line in lines if "error" in line), lines[0])
-        raise OSError(f"{compiler} cannot compile {SOURCES / 'lstm.cc'} ({reason})")
 
 
 def _digest(content: bytes) -> str:

@@ -15,8 +15,7 @@ def forward_loop(
     """All time steps forward, as `forward_loop` in lstm_fused.py: returns the activated gates_TBG, c_TBH, h_TBH."""
     (T, B, G), H = gates_x_TBG.shape, len(kernel_h_HG)
     call = _call("lstm_forward", [(T, B, G), (T, B, H), (T, B, H)], (G, H), {2: 0})
-    gates_TBG, c_TBH, h_TBH = call(kernel_h_HG, bias_G, gates_x_TBG, *carry)
-    return gates_TBG, c_TBH, h_TBH
+    return call(kernel_h_HG, bias_G, gates_x_TBG, *carry)
 
 
 def backward_loop(
@@ -31,28 +30,24 @@ def backward_loop(
     activations [T, B, 4H] and of the first c."""
     (T, B, H), G = h_grad_TBH.shape, kernel_h_HG.shape[1]
     call = _call("lstm_backward", [(T, B, G), (B, H)], (G, H), {3: 0, 4: 1})
-    grad_TBG, c_grad_BH = call(kernel_h_HG, first_c_BH, c_TBH, gates_TBG, *last_grad, h_grad_TBH)
-    return grad_TBG, c_grad_BH
+    return call(kernel_h_HG, first_c_BH, c_TBH, gates_TBG, *last_grad, h_grad_TBH)
 
 
 def matmul(a_NK: jax.Array, kernel_KC: jax.Array) -> jax.Array:
     """Returns a @ kernel [N, C]."""
     (N, K), C = a_NK.shape, kernel_KC.shape[1]
-    (result_NC,) = _call("matmul", [(N, C)], (K, C))(a_NK, kernel_KC)
-    return result_NC
+    return _call("matmul", [(N, C)], (K, C))(a_NK, kernel_KC)[0]
 
 
 def matmul_nt(a_NK: jax.Array, kernel_CK: jax.Array) -> jax.Array:
     """Returns a @ kernel.T [N, C]."""
     (N, K), C = a_NK.shape, len(kernel_CK)
-    (result_NC,) = _call("matmul_nt", [(N, C)], (K, C))(a_NK, kernel_CK)
-    return result_NC
+    return _call("matmul_nt", [(N, C)], (K, C))(a_NK, kernel_CK)[0]
 
 
 def matmul_tn(a_NK: jax.Array, b_NC: jax.Array) -> jax.Array:
     """Returns a.T @ b [K, C]: the gradient of a kernel, summed over the N rows that it was multiplied with."""
-    (result_KC,) = _call("matmul_tn", [(a_NK.shape[1], b_NC.shape[1])])(a_NK, b_NC)
-    return result_KC
+    return _call("matmul_tn", [(a_NK.shape[1], b_NC.shape[1])])(a_NK, b_NC)[0]
 
 
 def token(
@@ -63,10 +58,7 @@ def token(
     carry: Sequence[tuple[jax.Array, jax.Array]],
 ) -> tuple[tuple[tuple[jax.Array, jax.Array], ...], jax.Array]:
     """One token of each stream through all layers, as `decode` in inference/decoder.py: returns the carry after it and
-    the logits of the next one [S, V].
-
-    The layers' kernels come from `pack_gates`, the head's from `pack`.
-    """
+    the logits of the next one [S, V]. The layers' kernels come from `pack_gates`, the head's from `pack`."""
     operands = [ids_S, *head, *(part for layer in zip(starts, kernels, carry, strict=True) for part in layer)]
     shapes = [(len(ids_S), len(head[1])), *(leaf.shape for leaf in jax.tree.leaves(carry))]
     logits_SV, *after = _call("lstm_token", shapes)(*jax.tree.leaves(operands))
@@ -96,18 +88,15 @@ def _split_into_vectors(x: jax.Array) -> jax.Array:
 def _call(
     name: str, shapes: list[tuple[int, ...]], packed: tuple[int, int] = (0, 0), in_place: dict[int, int] | None = None
 ) -> Any:
-    """A function of cpp/lstm.cc with results of these shapes.
-
-    `packed`: rows and columns of the kernel that it packs. The memory for that is one more result, which is dropped.
-    `in_place`: the operands (by number) whose memory becomes that of a result.
-    """
+    """A function of cpp/lstm.cc with results of these shapes. `packed`: rows and columns of the kernel that it packs,
+    for which one more result is the memory. `in_place`: operands (by number) whose memory becomes that of a result."""
     (K, C), lanes = packed, _lanes()
     results = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in [*shapes, (K * -(-C // lanes) * lanes,)]]
     call = jax.ffi.ffi_call(f"lovecraft_{name}", results, vmap_method="sequential", input_output_aliases=in_place)
 
-    def checked(*operands: jax.Array) -> Sequence[jax.Array]:
+    def checked(*operands: jax.Array) -> tuple[jax.Array, ...]:
         assert all(operand.dtype in (jnp.float32, jnp.int32) for operand in operands), "C++ checks no dtype"
-        return call(*operands)[:-1]
+        return tuple(call(*operands)[:-1])
 
     return checked
 
@@ -115,5 +104,4 @@ def _call(
 def _lanes() -> int:
     """The floats in a SIMD vector of the machine that the library was compiled for."""
     build.start().result()
-    lanes: int = build.load().lanes()
-    return lanes
+    return build.load().lanes()
