@@ -52,14 +52,6 @@ def test_a_text_file_scores_as_it_does_from_python(
     assert result["perplexity"] == pytest.approx(math.exp(result["loss"]), rel=1e-9)
 
 
-def test_characters_outside_the_vocabulary_cost_their_spelling_and_more(trained: Path) -> None:
-    run = load_run(trained)
-    text = TALE.read_text()[:1500]
-    odd = text.replace("e", "~")
-    spelling = text.count("e") * math.log(96)  # printable ASCII and the newline, each as likely
-    assert run.score(run.encode(odd)).nats > run.score(run.encode(text)).nats + spelling > 0
-
-
 def test_the_perplexity_of_a_hopeless_model_is_infinite() -> None:
     assert Score(nats=7.1e3, tokens=10, chars=10, vocab_size=2).perplexity == math.inf
 

@@ -92,12 +92,7 @@ def test_teacher_forcing_predicts_a_file_from_its_beginning(command: Callable, t
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("mode", "flags"),
-    [
-        ("teacher_forced", ["--prompt=The", "--temperature=0.7"]),
-        ("teacher_forced", ["--stream"]),
-        ("free", ["--split=test"]),
-    ],
+    ("mode", "flags"), [("teacher_forced", ["--prompt=The", "--temperature=0.7"]), ("free", ["--split=test"])]
 )
 def test_flags_of_the_other_mode_are_refused(command: Callable, trained: Path, mode: str, flags: list[str]) -> None:
     done = command("sample", f"--workdir={trained}", f"--mode={mode}", *flags)

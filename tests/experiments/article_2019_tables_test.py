@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,7 +85,6 @@ def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, modu
         (ROWS[:9], "{0}: its train rows have no `bce` of a whole epoch (10 steps)"),
         ([*ROWS[:10], *ROWS[20:]], "epoch 2 has no row, and an epoch is 10 steps: train with a train.log_every of"),
         ([row | {"bce": "0.1"} for row in ROWS], "{0}: damaged ("),
-        ([{**row, "chars_per_second": 0.0} for row in ROWS], "{0}: damaged (ZeroDivisionError: "),
         ([{key: row[key] for key in ("split", "bce")} for row in ROWS], "{0}: damaged (KeyError: 'step')"),
     ],
 )
@@ -110,26 +110,17 @@ def save_run(folder: Path, rows: list[dict]) -> None:
 @pytest.mark.parametrize(
     ("module", "flags", "message"),
     [
-        (epochs, ["--workdir={0}/nowhere", "--bce=0.2"], "{0}/nowhere: "),
-        (epochs, ["--workdir=", "--bce=0.2"], "--workdir: it is empty"),
-        (epochs, ["--workdir={0}", "--bce=nan"], "--bce: nan: expected float from"),
-        (epochs, ["--workdir={0}", "--bce=0.2", "--classes", "0"], "--classes: 0: expected int from 2 to"),
-        (epochs, ["--workdir={1}", "--bce=0.2"], "no `bce` of a whole epoch ("),
-        (counts, ["--rows={0}", "--corpus=bundled"], "{0}: no rows.csv there"),
-        (counts, ["--rows={0}", "--corpus={0}/nowhere"], "{0}/nowhere: no such file"),
-        (counts, ["--corpus=bundled"], "give its --corpus"),
+        (epochs, "--workdir={0}/nowhere --bce=0.2", "{0}/nowhere: "),
+        (epochs, "--workdir={0} --bce=nan", "--bce: nan: expected float from"),
+        (epochs, "--workdir={0} --bce=0.2 --classes 0", "--classes: 0: expected int from 2 to"),
+        (counts, "--rows={0} --corpus=bundled", "{0}: no rows.csv there"),
+        (counts, "--corpus=bundled", "give its --corpus"),
     ],
 )
 def test_wrong_input_is_an_error_of_one_line(
-    module: ModuleType,
-    flags: list[str],
-    message: str,
-    trained: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture,
+    module: ModuleType, flags: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["it", *(flag.format(tmp_path, trained) for flag in flags)])
+    monkeypatch.setattr(sys, "argv", ["it", *flags.format(tmp_path).split()])
     try:
         code = module.main()
     except SystemExit as error:  # argparse's, after a line on usage

@@ -10,7 +10,7 @@ import pytest
 
 from configs import c150
 from experiments.article_2019 import __main__ as article
-from experiments.article_2019 import experiments, figure, plan, results, table, training
+from experiments.article_2019 import experiments, figure, plan, results, training
 from lovecraft_jax.config import Config, flatten
 from lovecraft_jax.runtime.errors import DONE
 from tests.helpers.runs import rows
@@ -48,14 +48,6 @@ def test_side_questions_change_one_field_of_c150_or_two_for_the_context() -> Non
         assert changed <= {"data.seq_len", "data.regime"} or len(changed) == 1, (name, changed)
 
 
-def test_settings_whose_steps_cost_the_same_share_their_number_of_steps() -> None:
-    groups = {name: experiments.same_cost_as(name) for name in experiments.settings()}
-    same = {name for name in groups if groups[name] == experiments.BEST}
-    rates = {f"rate-{rate}" for rate in ("0.001", "0.002", "0.004", "0.016", "constant")}
-    assert same == {"embedding", "forget-0", "tales-10", "tales-25", "tales-50"} | rates
-    assert all(groups[name] == name for name in groups if name not in same)
-
-
 def test_steps_come_from_finished_rows_or_the_throughput_and_are_kept(tmp_path: Path) -> None:
     about = {"corpus": "0123", "seconds": 10.0}
     first = plan.Plan(tmp_path, about, [row | {"steps": 700} for row in rows_of("tales-10", [2.0])])
@@ -74,13 +66,6 @@ def test_gain_and_its_interval_are_those_of_welch() -> None:
     assert last.gain == pytest.approx((0.9, 0.9 - 3.2197 * 0.1291, 0.9 + 3.2197 * 0.1291), abs=2e-4)
     assert last.half_width == pytest.approx(4.3027 * 0.2 / math.sqrt(3), rel=1e-4)  # two degrees of freedom
     assert last.verdict == "better"
-
-
-def test_a_question_with_rows_of_its_baseline_only_has_no_lines() -> None:
-    best = rows_of(experiments.BEST, [2.0, 2.1])
-    assert {line.question for line in results.lines(best)} == {"ladder"}
-    rate = [line for line in results.lines([*best, *rows_of("rate-0.001", [2.2])]) if line.question == "rate"]
-    assert [line.rung.setting for line in rate] == ["rate-0.001", experiments.BEST]
 
 
 def test_a_rung_is_compared_with_the_one_just_before_it_only() -> None:
@@ -124,14 +109,6 @@ def test_table_and_figure_are_reproduced_from_the_rows_alone(tmp_path: Path, mon
         assert article.main() == DONE
     for name in (results.ROWS, "table.csv", "table.md", figure.FILE):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
-
-
-def test_special_characters_in_a_label_do_not_break_the_markdown_table(tmp_path: Path) -> None:
-    rung = experiments.Rung("clip", "a | b\nc")
-    table.write(tmp_path, [results.Line("ladder", rung, tuple(rows_of("clip", [2.0])), (math.nan,) * 3)])
-    lines = (tmp_path / "table.md").read_text().splitlines()[2:]
-    assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
-    assert lines[2].startswith("| a \\| b c | 2.000 |")
 
 
 @pytest.mark.slow

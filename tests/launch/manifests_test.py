@@ -70,17 +70,6 @@ def test_wrong_input_fails_the_job_and_an_interruption_restarts_it(job: Tree, po
     assert job["backoffLimit"] == 0  # one pod alone cannot rejoin, since the others exit
 
 
-def test_the_coordinator_is_a_pod_of_the_jobset(jobset: Tree, container: Tree) -> None:
-    if "distributed" in flags(container):  # on a TPU slice GKE sets the addresses
-        assert "google.com/tpu" in container["resources"]["limits"]
-        return
-    assert flags(container)["process_id"] == "$(JOB_COMPLETION_INDEX)"
-    assert re.fullmatch(r"\$\(COORDINATOR\):\d+", flags(container)["coordinator_address"])
-    assert "COORDINATOR" in [entry["name"] for entry in container["env"]]
-    names = [replicated["name"] for replicated in jobset["spec"]["replicatedJobs"]]
-    assert jobset["spec"]["coordinator"]["replicatedJob"] in names
-
-
 def test_the_command_in_the_comment_fills_in_every_placeholder(manifest: str) -> None:
     lines = [line.removeprefix("#   ").rstrip("\\ ") for line in manifest.splitlines() if line.startswith("#   ")]
     replaced = [word.split("#")[1:3] for line in lines for word in shlex.split(line) if word.startswith("s#")]
@@ -112,12 +101,6 @@ def test_the_image_copies_existing_files_of_the_build_context() -> None:
     assert {source for source in copied if not (ROOT / source).exists()} == set()
     ignored = (LAUNCH / "Dockerfile.dockerignore").read_text().splitlines()
     assert {f"!{source}" for source in copied} <= set(ignored)
-
-
-def test_the_readme_names_every_script_and_manifest() -> None:
-    readme = (LAUNCH / "README.md").read_text()
-    files = {file.name for file in LAUNCH.iterdir() if file.suffix in (".sh", ".yaml") or file.name == "Dockerfile"}
-    assert {name for name in files if name not in readme} == set()
 
 
 def test_every_flag_of_scripts_and_manifests_is_one_of_the_training(tmp_path: Path, command: Callable) -> None:

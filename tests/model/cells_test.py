@@ -1,43 +1,29 @@
 """What every cell must have: its layer is a loop over its step, folding changes nothing, its own account is right."""
 
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from configs import tiny
-from lovecraft_jax.config import Config, all_settings
+from lovecraft_jax.config import Config
 from lovecraft_jax.model.backend import resolve_backend, run_layer
 from lovecraft_jax.model.cell import Cell
 from lovecraft_jax.model.cells import cell_class
 from lovecraft_jax.model.layer_input import LayerInput
-from lovecraft_jax.runtime.errors import UserError
+from lovecraft_jax.run import load_run
+from lovecraft_jax.runtime.errors import DONE, UserError
+from lovecraft_jax.training import loop
+from tests.helpers.runs import assert_same_run, rows
 from tests.helpers.trees import assert_close
 
 T, B, D, H = 6, 4, 5, 7
 
 Arrays = dict[str, Any]
-
-
-def test_config_can_name_every_cell_that_is_tested(cell_name: str) -> None:
-    assert cell_name in all_settings()["model.cell"].metadata["expected"]
-    with pytest.raises(ValueError, match="unknown cell 'banana'"):
-        cell_class("banana")
-
-
-@pytest.mark.slow
-def test_a_layer_equals_a_loop_over_its_cell(cell_name: str) -> None:
-    cell, variables, carry, x_TBD = drawn(cell_name)
-    result = cell.apply(variables, carry, LayerInput(x_TBD), method=layer)
-    outputs = []
-    for x_BD in x_TBD:
-        gates_x_BG = cell.apply(variables, x_BD, method="project")
-        carry, moments = cell.apply(variables, carry, gates_x_BG, variables["params"]["kernel_h"])
-        outputs.append(cell.output(carry))
-        assert not moments
-    assert_close(result, (carry, np.stack(outputs)))
 
 
 def test_steps_of_the_folded_cell_equal_its_own(cell_name: str) -> None:
@@ -52,14 +38,6 @@ def test_steps_of_the_folded_cell_equal_its_own(cell_name: str) -> None:
     assert_close(carry, expected)
 
 
-def test_a_folded_layer_without_the_token_starts_from_its_bias(cell_name: str) -> None:
-    cell, variables, carry, x_TBD = drawn(cell_name)
-    expected = cell.apply(variables, carry, LayerInput(x_TBD[:1]), method=layer)[0]
-    start, kernel = cell.apply(variables, None, slice(None), method="fold")
-    assert len(start) == 1
-    assert_close(cell.folded_step(carry, np.concatenate([x_TBD[0], cell.output(carry)], -1) @ kernel + start), expected)
-
-
 def test_memory_is_from_minus_one_to_one_and_tells_units_apart(cell_name: str) -> None:
     cell, variables, _, x_TBD = drawn(cell_name)
     carry, _ = cell.apply(variables, cell.initial_carry(B, H), LayerInput(3 * x_TBD), method=layer)
@@ -67,12 +45,6 @@ def test_memory_is_from_minus_one_to_one_and_tells_units_apart(cell_name: str) -
     assert memory_BH.shape == (B, H)
     assert np.abs(memory_BH).max() <= 1
     assert len(np.unique(memory_BH)) == memory_BH.size
-
-
-def test_flops_are_two_per_weight_of_the_kernels(cell_name: str) -> None:
-    cell, variables, _, _ = drawn(cell_name)
-    weights = variables["params"]["kernel_x"].size + variables["params"]["kernel_h"].size
-    assert cell.flops_per_token(D, H) == 2 * weights
 
 
 def test_the_initial_carry_is_zero_and_each_leaf_its_own_buffer(cell_name: str) -> None:
@@ -122,11 +94,27 @@ def test_every_backend_of_a_cell_can_be_asked_for_and_no_other(cell_name: str) -
             Config.of(config)
         with pytest.raises(ValueError, match=f"backend='{backend}' cannot run a {cell.label} layer"):
             cell.apply(variables, carry, LayerInput(x_TBD), backend, method=layer)
-    with pytest.raises(ValueError, match="backend='banana' cannot run"):
-        cell.apply(variables, carry, LayerInput(x_TBD), "banana", method=layer)
+    with pytest.raises(ValueError, match="unknown cell 'banana'"):
+        cell_class("banana")
     config.model.backend = "auto"
     assert resolve_backend(Config.of(config).model) in cell.backends
     assert resolve_backend(Config.of(config).model, "tpu") == ("fused" if "fused" in cell.backends else "scan")
+
+
+@pytest.mark.slow
+def test_a_run_of_gru_layers_resumes_exactly_and_is_scored_and_sampled(
+    config: ConfigDict, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    config.model.update({"cell": "gru", "skip": True})
+    for workdir, stop in ((whole, 0), (halves, 20), (halves, 0)):
+        config.train.stop_at_step = stop
+        assert loop.train(config, str(workdir), cores=1) == DONE
+    assert "2 GRU layers of 16" in capsys.readouterr().err
+    assert_same_run(halves, whole)
+    run = load_run(whole)
+    assert run.score(run.split("test")).bpc == pytest.approx(rows(whole)[-1]["bpc"], rel=1e-9)
+    assert len(run.generate("The", length=30)[0]) == 30
 
 
 def layer(cell: Cell, carry: Any, inputs: LayerInput, backend: str = "scan") -> Any:

@@ -23,8 +23,6 @@ pytestmark = pytest.mark.slow
 
 V, H, B, T, L = 11, 8, 4, 6, 2
 KINDS = DropoutRates._fields
-BACKENDS = {"embedding": "fused", "input": "fused", "recurrent": "scan", "output": "fused", "weights": "fused"}
-each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 def test_config_sets_the_rates_of_input_and_output() -> None:
@@ -60,20 +58,15 @@ def test_input_and_output_masks_keep_the_bits_that_runs_have_rested_on() -> None
     jax.tree.map(np.testing.assert_array_equal, [more.input, *more.output], expected)
 
 
-@each_kind
-def test_masks_keep_their_share_scaled_and_differ_by_layer_row_and_step(kind: str) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_masks_keep_their_share_scaled_and_differ_between_rows(kind: str) -> None:
     model, rows = make(vocab_size=1000, units=40), 1000
     for rate in (0.25, 0.8):
-        masks = jax.tree.leaves(draw(model, rows, **{kind: rate}))
-        assert len(masks) == (1 if kind in ("embedding", "input") else L)
-        for mask in masks:
+        for mask in jax.tree.leaves(draw(model, rows, **{kind: rate})):
             np.testing.assert_allclose(np.unique(mask), [0, 1 / (1 - rate)], rtol=1e-6)
             deviation = (rate * (1 - rate) / mask.size) ** 0.5
             assert abs(np.mean(mask == 0) - rate) < 4 * deviation
-        assert len(masks) == 1 or np.any(masks[0] != masks[1])
-        assert kind == "embedding" or np.any(masks[0][0] != masks[0][1])
-        other = jax.tree.leaves(draw(model, rows, seed=1, **{kind: rate}))
-        assert np.any(masks[0] != other[0])
+            assert kind == "embedding" or np.any(mask[0] != mask[1])
 
 
 def test_no_two_masks_share_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,9 +81,8 @@ def test_no_two_masks_share_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(set(keys)) == len(keys) == 2 + 3 * 6
 
 
-@each_kind
-def test_the_rate_is_a_value_in_the_program_and_only_on_and_off_are_static(kind: str) -> None:
-    model, variables, x_BT = make(backend=BACKENDS[kind]), variables_of(make()), ids()
+def test_rates_are_values_in_the_program_and_only_on_and_off_are_static() -> None:
+    model, variables, x_BT = make(), variables_of(make()), ids()
     traced = []
 
     @jax.jit
@@ -99,13 +91,12 @@ def test_the_rate_is_a_value_in_the_program_and_only_on_and_off_are_static(kind:
         masks = model.dropout_masks(jax.random.key(0), rates, B)
         return forward(model, variables, model.initial_carry(B), x_BT, masks)[1]
 
-    different = [logits(DropoutRates(**{kind: Rate.of(rate)})) for rate in (0.2, 0.5)]
+    different = [logits(DropoutRates(*[Rate.of(rate)] * len(KINDS))) for rate in (0.2, 0.5)]
     assert len(traced) == 1
     off = logits(DropoutRates())
     assert len(traced) == 2
     assert len({np.asarray(result).tobytes() for result in (*different, off)}) == 3
-    kept = logits(DropoutRates(**{kind: Rate(np.float32(1), np.float32(1))}))
-    assert_close(kept, off)
+    assert_close(logits(DropoutRates(*[Rate(np.float32(1), np.float32(1))] * len(KINDS))), off)
 
 
 @pytest.mark.parametrize("embed", [0, 5])
@@ -117,37 +108,36 @@ def test_an_embedding_mask_drops_all_occurrences_of_a_token(embed: int) -> None:
     # The same as changing the rows themselves, through a model with an embedding.
     explicit = make(embed=embed or V, layers=1)
     changed = {"params": variables["params"] | {"embedding": rows * mask_V[:, None]}}
-    expected = run(explicit, changed, model.initial_carry(B), x_BT)
-    for backend in ("scan", "fused"):
-        given = model.clone(backend=backend), variables, model.initial_carry(B), x_BT, DropoutMasks(embedding=mask_V)
-        assert_close(run(*given), expected)
-        only_these = jnp.full((B, embed or V), 1.0)  # the embedding's mask times one on the input
-        assert_close(run(*given[:4], DropoutMasks(embedding=mask_V, input=only_these)), expected)
+    for masks in (NO_DROPOUT, draw(model, input=0.5)):
+        expected = run(explicit, changed, model.initial_carry(B), x_BT, masks)
+        given = variables, model.initial_carry(B), x_BT, masks._replace(embedding=mask_V)
+        assert_close(run(model, *given), expected)
 
 
-@pytest.mark.parametrize("embed", [0, 5])
-def test_an_input_mask_scales_the_columns_of_its_rows_input(embed: int) -> None:
-    model, x_BT = make(embed=embed, layers=1), ids()
-    variables = variables_of(model)
-    mask_BD = draw(model, input=0.5).input
-    result = run(model, variables, model.initial_carry(B), x_BT, DropoutMasks(input=mask_BD))[1]
-    kernel_x = variables["params"]["lstm_0"]["kernel_x"]
+@pytest.mark.parametrize(
+    ("kind", "kernel", "settings"),
+    [
+        ("input", "kernel_x", {}),
+        ("input", "kernel_x", {"embed": 5}),
+        ("recurrent", "kernel_h", {}),
+        ("recurrent", "kernel_h", {"cell": "gru"}),
+        ("weights", "kernel_h", {"backend": "fused"}),
+        ("weights", "kernel_h", {"cell": "gru"}),
+    ],
+    ids=str,
+)
+def test_a_mask_scales_the_kernel_of_its_matmul_for_its_row_and_not_the_carry(
+    kind: str, kernel: str, settings: dict[str, Any]
+) -> None:
+    model, x_BT = make(**settings), ids()
+    variables, masks = variables_of(model), draw(model, **{kind: 0.5})
+    carry, logits = run(model, variables, model.initial_carry(B), x_BT, masks)
     for b in range(B):
-        scaled = {"kernel_x": kernel_x * mask_BD[b][:, None]}
-        params = variables["params"] | {"lstm_0": variables["params"]["lstm_0"] | scaled}
-        _, expected = run(model, {"params": params}, model.initial_carry(1), x_BT[b : b + 1])
-        assert_close(result[b], expected[0])
-
-
-def test_a_recurrent_mask_scales_h_before_the_matmul_and_not_the_carry(cell_name: str) -> None:
-    model, x_BT = make(cell=cell_name, layers=1), ids()
-    variables, (mask_BH,) = variables_of(model), draw(model, recurrent=0.5).recurrent
-    carry, logits = run(model, variables, model.initial_carry(B), x_BT, DropoutMasks(recurrent=(mask_BH,)))
-    layer = variables["params"][f"{cell_name}_0"]
-    for b in range(B):
-        scaled = {"kernel_h": layer["kernel_h"] * mask_BH[b][:, None]}
-        params = {"params": variables["params"] | {f"{cell_name}_0": layer | scaled}}
-        expected_carry, expected = run(model, params, model.initial_carry(1), x_BT[b : b + 1])
+        params = dict(variables["params"])
+        for layer, mask in enumerate(jax.tree.leaves(masks)):
+            name, scale = f"{model.cell}_{layer}", mask if kind == "weights" else mask[b][:, None]
+            params[name] = params[name] | {kernel: params[name][kernel] * scale}
+        expected_carry, expected = run(model, {"params": params}, model.initial_carry(1), x_BT[b : b + 1])
         assert_close(logits[b], expected[0])
         assert_close(jax.tree.map(lambda leaf, b=b: leaf[b : b + 1], carry), expected_carry)
 
@@ -176,37 +166,23 @@ def test_an_output_mask_holds_for_the_whole_window_and_not_for_the_carry() -> No
     assert_close(h_T[-1], 3 * carry[1][1][0, 2])
 
 
-def test_a_weight_mask_scales_the_recurrent_kernel_on_every_backend(cell_name: str) -> None:
-    model, x_BT = make(cell=cell_name), ids()
-    variables, masks = variables_of(model), draw(model, weights=0.5)
-    dropped = {
-        f"{cell_name}_{n}": variables["params"][f"{cell_name}_{n}"] | {"kernel_h": mask_HG * layer["kernel_h"]}
-        for n, mask_HG in enumerate(masks.weights)
-        for layer in [variables["params"][f"{cell_name}_{n}"]]
-    }
-    expected = run(model, {"params": variables["params"] | dropped}, model.initial_carry(B), x_BT)
-    for backend in ("scan", "fused") if cell_name == "lstm" else ("scan",):
-        assert_close(run(model.clone(backend=backend), variables, model.initial_carry(B), x_BT, masks), expected)
-
-
-@pytest.mark.parametrize("kinds", [("embedding", "input", "recurrent", "output", "weights"), ("weights",)])
-def test_gradients_with_masks_are_those_of_chunks_of_time_too(kinds: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(("backend", "kinds"), [("scan", KINDS), ("fused", [*{*KINDS} - {"recurrent"}])])
+def test_gradients_with_masks_are_those_of_chunks_of_time_too(backend: str, kinds: tuple[str, ...]) -> None:
     model, x_BT = make(), ids()
     variables, masks = variables_of(model), draw(model, **dict.fromkeys(kinds, 0.5))
     batch = Batch(x_BT, (x_BT + 1) % V, np.ones((B, T), np.uint8), np.zeros(B, bool))
     results = [
-        jax.jit(make_gradient(model.clone(remat=remat)))(variables, model.initial_carry(B), batch, masks)
-        for remat in (0, 3)
+        jax.jit(make_gradient(each))(variables, model.initial_carry(B), batch, masks)
+        for each in (model.clone(remat=3, backend=backend), model)
     ]
     assert_close(*results)
     undropped = make_gradient(model)(variables, model.initial_carry(B), batch, NO_DROPOUT)
     assert abs(results[0][0].nats - undropped[0].nats) > 1e-3
 
 
-@pytest.mark.parametrize("devices", [8, "cores"])
-def test_a_step_with_every_kind_does_not_depend_on_the_devices(cell_name: str, devices: int | str) -> None:
+def test_a_step_with_every_kind_does_not_depend_on_the_devices() -> None:
     config, rates = tiny.get_config(), DropoutRates(*map(Rate.of, (0.1, 0.2, 0.3, 0.4, 0.5)))
-    config.model.update({"backend": "scan", "cell": cell_name, "skip": True})
+    config.model.update({"backend": "scan", "skip": True})
     program = make_program(config, V, 40)
     x_BT = np.random.default_rng(0).integers(V, size=(8, T), dtype=np.uint8)
     optimizer, state = make_optimizer(Config.of(config).optimizer, 40), program.init(0)
@@ -218,13 +194,10 @@ def test_a_step_with_every_kind_does_not_depend_on_the_devices(cell_name: str, d
         step = jax.jit(make_train_steps(make_train_step(program.model, optimizer, mesh)))
         return on_host(step(jax.device_put(state, sharding(mesh, REPLICATED)), batches, rates))
 
-    if devices == "cores":
-        cores = core_devices(2)
-        steps = make_core_steps(program.model, optimizer, program.target, cores, rates, None)
-        result = on_host(steps(state, put_rows(cores, batches)))
-    else:
-        result = after(8)
-    assert_close(result, after(1))
+    cores, expected = core_devices(2), after(1)
+    steps = make_core_steps(program.model, optimizer, program.target, cores, rates, None)
+    assert_close(on_host(steps(state, put_rows(cores, batches))), expected)
+    assert_close(after(8), expected)
 
 
 def make(**settings: Any) -> LanguageModel:

@@ -18,7 +18,7 @@ from lovecraft_jax.model.dropout import NO_DROPOUT, DropoutRates, Rate
 from lovecraft_jax.model.lm import make_model
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.training.compiled import make_program
-from tests.helpers.trees import assert_close, on_host
+from tests.helpers.trees import assert_close
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def reference(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("embed", "skip", "masked"), [(0, False, False), (5, False, True), (5, True, True)])
+@pytest.mark.parametrize(("embed", "skip", "masked"), [(0, False, False), (5, True, True)])
 def test_a_model_on_cudnn_equals_one_on_fused(
     reference: None, config: ConfigDict, embed: int, skip: bool, masked: bool
 ) -> None:
@@ -50,15 +50,12 @@ def test_a_model_on_cudnn_equals_one_on_fused(
 
     def loss(model: Any, variables: Any, carry: Any) -> jax.Array:
         after, logits_BTV = model.apply(variables, carry, x_BT, masks)
-        weighted = [
-            jnp.sum(leaf * jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape)) for leaf in jax.tree.leaves(after)
-        ]
-        return jnp.sum(jax.nn.log_softmax(logits_BTV)[..., 0]) + sum(weighted)
+        return jnp.sum(jnp.sin(logits_BTV)) + sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(after))
 
     with jax.numpy_rank_promotion("allow"):  # the reference adds [H] to [B, H]
         cudnn_s = jax.value_and_grad(loss, (1, 2))(model, variables, carry)
     fused = jax.value_and_grad(loss, (1, 2))(model.clone(backend="fused"), variables, carry)
-    assert_close(on_host(cudnn_s), on_host(fused))
+    assert_close(cudnn_s, fused)
 
 
 def test_without_an_nvidia_gpu_cudnn_is_refused(config: ConfigDict) -> None:
