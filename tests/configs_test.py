@@ -38,15 +38,6 @@ def test_an_unknown_variant_raises(name: str) -> None:
         get_config(name, "quikc")
 
 
-@pytest.mark.parametrize(
-    ("name", "units", "seq_len"), [("c100", 100, 50), ("c125", 125, 30), ("c150", 150, 50), ("c10", 150, 10)]
-)
-def test_the_four_models_have_the_articles_sizes(name: str, units: int, seq_len: int) -> None:
-    for variant in (None, "quick", "article"):
-        config = get_config(name, variant)
-        assert (config.model.layers, config.model.units, config.data.seq_len) == (2, units, seq_len)
-
-
 @pytest.mark.parametrize("name", sorted({*FILES} - {"tiny"}))
 def test_quick_trains_the_same_model_on_the_same_data_for_under_a_million_characters(name: str) -> None:
     full, quick = get_config(name), get_config(name, "quick")

@@ -14,8 +14,9 @@ from lovecraft_jax.runtime.files import locked_workdir
 
 ROOT = Path(__file__).parents[1]
 
-# Command lines and what their one line must name. {tiny} is the flag of the tiny config, {trained} a finished run, {held} a
-# workdir in use, {files} the folder of `_make_files`.
+FORCED = "sample --workdir={trained} --mode=teacher_forced "
+# Command lines and what their one line must name. {tiny} is the flag of the tiny config, {trained} a finished run,
+# {held} a workdir in use, {files} the folder of `_make_files`.
 WRONG: dict[str, tuple[str, list[str]]] = {
     "no config": ("train", ["--config", "configs/c150.py"]),
     "no such config file": ("train --config=configs/c999.py", ["configs/c999.py"]),
@@ -72,6 +73,14 @@ WRONG: dict[str, tuple[str, list[str]]] = {
     "seed over 32 bits": ("sample --workdir={trained} --seed=4294967296", ["--seed=4294967296"]),
     "two samples as a stream": ("sample --workdir={trained} --stream --samples=2", ["--stream", "--samples"]),
     "prompt beyond the alphabet": ("sample --workdir={trained} '--prompt=The Ω'", ["'Ω'"]),
+    "more than the text has": (FORCED + "--text={files}/short.txt --length=40", ["--length=40"]),
+    "an empty name of a text to predict": (FORCED + "--text=", ["--text= is empty"]),
+    "a text with nothing to predict": (FORCED + "--text={files}/letter.txt", ["has nothing to predict"]),
+    "sampling with teacher forcing": (
+        FORCED + "--prompt=The --temperature=0.7",
+        ["--prompt, --temperature with --mode=teacher_forced"],
+    ),
+    "a split without teacher forcing": ("sample --workdir={trained} --split=test", ["--split with --mode=free"]),
     "empty name of a text": ("evaluate --workdir={trained} --text=", ["--text="]),
     "no such text": ("evaluate --workdir={trained} --text={files}/nowhere.txt", ["{files}/nowhere.txt"]),
     "empty text": ("evaluate --workdir={trained} --text={files}/empty.txt", ["{files}/empty.txt", "no text"]),
@@ -190,6 +199,7 @@ def _make_files(folder: Path, trained: Path) -> None:
     (folder / "binary.txt").write_bytes(bytes(range(256)))
     (folder / "latin1.txt").write_bytes("café au lait".encode("latin-1"))
     (folder / "short.txt").write_text("The house stood where no house could be.")
+    (folder / "letter.txt").write_text("T")
     (folder / "missing.py").write_text("import moon")
     (folder / "other.txt").write_text("The house stood where no house could be.\n" * 100)
     (folder / "greek.txt").write_text("ἄνδρα μοι ἔννεπε, μοῦσα, πολύτροπον " * 100)

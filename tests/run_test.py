@@ -88,15 +88,6 @@ def test_splits_have_the_recorded_numbers_of_characters_and_are_of_no_other_text
         moved.split("test")
 
 
-def test_the_score_of_the_test_split_is_the_final_score_of_training(run: Run, trained: Path) -> None:
-    final = json.loads((trained / "metrics.jsonl").read_text().splitlines()[-1])
-    score = run.score(run.split("test"))
-    np.testing.assert_allclose(
-        [score.loss, score.bpc, score.perplexity], [final["loss"], final["bpc"], final["perplexity"]]
-    )
-    assert score.tokens == score.chars == run.corpus["characters"]["test"]
-
-
 def test_a_character_outside_the_vocabulary_costs_its_spelling(run: Run) -> None:
     known, unknown = run.encode("The house"), run.encode("The h~use")
     assert "~" not in run.tokenizer.chars

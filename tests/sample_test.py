@@ -24,27 +24,23 @@ def test_it_prints_what_the_python_api_generates(plain: str, trained: Path) -> N
 
 
 @pytest.mark.slow
-def test_streaming_prints_the_same_text(plain: str, sample: Callable[..., str]) -> None:
+def test_streaming_prints_the_same_text_and_so_does_the_first_of_several_samples(
+    plain: str, sample: Callable[..., str]
+) -> None:
     assert sample("--stream") == plain
-
-
-@pytest.mark.slow
-def test_several_samples_are_separated_and_the_first_is_the_single_one(plain: str, sample: Callable[..., str]) -> None:
     first, second = sample("--samples=2").removesuffix("\n").split("\n---\n")
     assert first == plain.removesuffix("\n")
     assert second != first
     assert second.startswith(PROMPT)
-    assert len(second) == len(first)
 
 
 @pytest.mark.slow
 def test_json_is_one_line_with_prompt_samples_seed_and_step(sample: Callable[..., str]) -> None:
     output = sample("--json", "--samples=2", "--seed=7", "--checkpoint=30", "--top_k=1")
-    result = json.loads(output)
     assert output.count("\n") == 1
-    assert result.keys() == {"prompt", "samples", "seed", "step"}
-    assert (result["prompt"], result["seed"], result["step"]) == (PROMPT, 7, 30)
-    first, second = result["samples"]
+    result = json.loads(output)
+    first, second = result.pop("samples")
+    assert result == {"prompt": PROMPT, "seed": 7, "step": 30}
     assert first == second  # top_k=1 is greedy
     assert len(first) == LENGTH
 
@@ -75,29 +71,9 @@ def test_teacher_forcing_prints_the_likeliest_character_after_the_true_ones_of_i
 def test_teacher_forcing_predicts_a_file_from_its_beginning(command: Callable, trained: Path, tmp_path: Path) -> None:
     (tmp_path / "tale.txt").write_text("The house was silent, and the moor.")
     flags = ("--mode=teacher_forced", f"--workdir={trained}", f"--text={tmp_path / 'tale.txt'}", "--json")
-    result = json.loads(command("sample", *flags, "--length=20").stdout)
-    assert (result["text"], result["offset"]) == ("he house was silent,", 1)
-    too_long = command("sample", *flags, "--length=35")
-    assert too_long.returncode == 2
-    assert "--length=35" in too_long.stderr
-    assert len(json.loads(command("sample", *flags).stdout)["text"]) == 34
-    empty = command("sample", *flags[:2], "--text=")
-    assert (empty.returncode, empty.stdout) == (2, "")
-    assert empty.stderr.startswith("--text= is empty")
-    (tmp_path / "tale.txt").write_text("T")
-    too_short = command("sample", *flags)
-    assert (too_short.returncode, too_short.stderr.count("\n")) == (2, 1)
-    assert "has nothing to predict" in too_short.stderr
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("mode", "flags"), [("teacher_forced", ["--prompt=The", "--temperature=0.7"]), ("free", ["--split=test"])]
-)
-def test_flags_of_the_other_mode_are_refused(command: Callable, trained: Path, mode: str, flags: list[str]) -> None:
-    done = command("sample", f"--workdir={trained}", f"--mode={mode}", *flags)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert f"{', '.join(flag.split('=')[0] for flag in flags)} with --mode={mode}" in done.stderr
+    for more, predicted in (["--length=20"], "he house was silent,"), ([], "he house was silent, and the moor."):
+        result = json.loads(command("sample", *flags, *more).stdout)
+        assert (result["text"], result["offset"]) == (predicted, 1)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import itertools
 import math
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from experiments.article_2019 import __main__ as article
 from experiments.article_2019 import experiments, figure, plan, results, training
 from lovecraft_jax.config import Config, flatten
 from lovecraft_jax.runtime.errors import DONE
+from tests.experiments.conftest import Main
 from tests.helpers.runs import rows
 
 CHANGED = {
@@ -98,15 +98,14 @@ def test_new_rows_replace_those_of_the_same_run_and_keep_the_others(tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_table_and_figure_are_reproduced_from_the_rows_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_table_and_figure_are_reproduced_from_the_rows_alone(tmp_path: Path, run_main: Main) -> None:
     bpc = {name: 4.0 - 0.25 * n for n, name in enumerate(experiments.settings())}
     generated = [row for name, mean in bpc.items() for row in rows_of(name, [mean, mean + 0.1])]
     results.merge(tmp_path / "a", [*generated, *rows_of("article", [4.0, 4.1], "teacher_forced")])
     (tmp_path / "b").mkdir()
     shutil.copy(tmp_path / "a" / results.ROWS, tmp_path / "b")
     for folder in tmp_path / "a", tmp_path / "b":
-        monkeypatch.setattr(sys, "argv", ["article", "--draw", f"--to={folder}"])
-        assert article.main() == DONE
+        assert run_main(article, "--draw", f"--to={folder}")[0] == DONE
     for name in (results.ROWS, "table.csv", "table.md", figure.FILE):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
 

@@ -1,6 +1,5 @@
 """Wrong input to `experiments.article_2019` is an error of one line and changes no file."""
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ from experiments.article_2019 import jobs, results
 from lovecraft_jax.data import corpus
 from lovecraft_jax.runtime.errors import WRONG_INPUT
 from lovecraft_jax.runtime.files import locked_workdir
+from tests.experiments.conftest import Main
 
 pytestmark = pytest.mark.slow
 
@@ -63,7 +63,7 @@ WRONG = {
 
 @pytest.mark.parametrize("case", WRONG)
 def test_wrong_input_is_an_error_of_one_line(
-    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    case: str, tmp_path: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, text in FILES.items():
         path = tmp_path / name
@@ -73,12 +73,7 @@ def test_wrong_input_is_an_error_of_one_line(
     flags, message = (text.format(tmp_path) for text in WRONG[case])
     monkeypatch.setattr(jobs, "find_slots", lambda jobs: [""])
     with locked_workdir(str(tmp_path / "held")):
-        try:
-            monkeypatch.setattr(sys, "argv", ["article", "--corpus=bundled", f"--workdir={tmp_path}", *flags.split()])
-            code = article.main()
-        except SystemExit as error:  # argparse's, after a line on usage
-            code = int(str(error.code))
-    last = capsys.readouterr().err.splitlines()[-1]
+        code, _, errors = run_main(article, "--corpus=bundled", f"--workdir={tmp_path}", *flags.split())
     assert code == WRONG_INPUT
-    assert message in last
+    assert message in errors.splitlines()[-1]
     assert all((tmp_path / name).read_text() == text for name, text in FILES.items() if not name.endswith("/"))

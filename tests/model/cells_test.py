@@ -64,23 +64,6 @@ def test_recurrent_kernels_start_from_one_orthogonal_matrix_per_gate(cell_name: 
         assert all(np.max(np.abs(block - other)) > 0.1 for other in blocks[n + 1 :])
 
 
-def test_looking_tokens_up_equals_projecting_their_vectors_with_dropout(cell_name: str) -> None:
-    cell, variables, _, _ = drawn(cell_name)
-    rng, kernel_x = np.random.default_rng(1), variables["params"]["kernel_x"]
-    ids_TB, mask_BD = rng.integers(D, size=(T, B), dtype=np.int32), rng.choice(np.float32([0, 1.25]), size=(B, D))
-    one_hot_TBD, scale_TB = np.eye(D, dtype=np.float32)[ids_TB], mask_BD[np.arange(B), ids_TB]
-    expected = one_hot_TBD @ kernel_x
-    assert_close(cell.apply(variables, ids_TB, method="look_up"), expected)
-    assert_close(cell.apply(variables, one_hot_TBD, method="project"), expected)
-    dropped = cell.apply(variables, one_hot_TBD * mask_BD[None], method="project")
-    assert_close(cell.apply(variables, ids_TB, None, scale_TB, method="look_up"), dropped)
-    table_VD = rng.normal(size=(D + 3, D)).astype(np.float32)
-    assert_close(cell.apply(variables, ids_TB, table_VD, method="look_up"), table_VD[ids_TB] @ kernel_x)
-    rows = slice(2, None)
-    part = cell.apply(variables, ids_TB, table_VD[:, 2:], None, rows, method="look_up")
-    assert_close(part, table_VD[ids_TB][..., 2:] @ kernel_x[2:])
-
-
 def test_every_backend_of_a_cell_can_be_asked_for_and_no_other(cell_name: str) -> None:
     cell, variables, carry, x_TBD = drawn(cell_name)
     config = tiny.get_config()

@@ -1,4 +1,3 @@
-import json
 import sys
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from lovecraft_jax.runtime.files import (
     resolve_path,
     trim_rows,
     trim_samples,
-    write_json,
     write_text,
 )
 from tests.helpers import store
@@ -41,14 +39,6 @@ def test_a_file_is_replaced_atomically_and_leaves_nothing_beside_it(tmp_path: Pa
         assert reader.read() == "old \N{GREEK SMALL LETTER ALPHA}\n" * 1000
     assert path.read_text() == "new\n"
     assert [file.name for file in tmp_path.iterdir()] == ["vocab.json"]
-
-
-def test_json_is_read_as_it_was_written(workdir: epath.Path) -> None:
-    value = {"name": "\N{CYRILLIC SMALL LETTER A}", "splits": {"train": [1, 2.5, None, True]}}
-    for written in ({"name": "before"}, value):
-        write_json(workdir / "corpus.json", written)
-        assert json.loads((workdir / "corpus.json").read_text()) == written
-    assert _names(workdir) == ["corpus.json"]
 
 
 def test_lines_added_to_a_file_are_there_at_once(workdir: epath.Path) -> None:
@@ -124,15 +114,6 @@ def test_a_missing_driver_is_reported_in_one_line_with_what_to_install(monkeypat
 def test_other_kinds_of_stores_are_refused(path: str) -> None:
     with pytest.raises(UserError, match=f"--workdir={path}: expected a folder, or gs://bucket/folder"):
         resolve_path(path)
-
-
-def test_a_folder_on_a_store_that_is_no_run_is_refused(tmp_path: Path) -> None:
-    store.use(tmp_path / "objects")
-    with pytest.raises(UserError, match="--workdir=gs://bucket/a: no such folder"):
-        load_run("gs://bucket/a")
-    write_json(resolve_path("gs://bucket/a") / "config.json", {})
-    with pytest.raises(UserError, match=r"--workdir=gs://bucket/a: not a run \(vocab.json is missing\)"):
-        load_run("gs://bucket/a")
 
 
 def _text(path: epath.Path) -> str:
