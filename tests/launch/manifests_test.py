@@ -24,33 +24,21 @@ def manifest(request: pytest.FixtureRequest) -> str:
     return request.param.read_text()
 
 
-@pytest.fixture
-def jobset(manifest: str) -> Tree:
-    return yaml.safe_load(manifest)
-
-
-@pytest.fixture
-def job(jobset: Tree) -> Tree:
-    [replicated] = jobset["spec"]["replicatedJobs"]
-    return replicated["template"]["spec"]
-
-
-@pytest.fixture
-def pod(job: Tree) -> Tree:
-    return job["template"]["spec"]
-
-
-@pytest.fixture
-def container(pod: Tree) -> Tree:
+def parts(manifest: str) -> tuple[Tree, Tree, Tree]:
+    """The job of the manifest's JobSet, its pod and the pod's container."""
+    [replicated] = yaml.safe_load(manifest)["spec"]["replicatedJobs"]
+    job = replicated["template"]["spec"]
+    pod = job["template"]["spec"]
     [container] = pod["containers"]
-    return container
+    return job, pod, container
 
 
 def flags(container: Tree) -> dict[str, str]:
     return dict(argument.removeprefix("--").partition("=")[::2] for argument in container["args"])
 
 
-def test_pods_times_chips_match_the_topology(job: Tree, pod: Tree, container: Tree) -> None:
+def test_pods_times_chips_match_the_topology(manifest: str) -> None:
+    job, pod, container = parts(manifest)
     assert job["parallelism"] == job["completions"] > 1
     chips = container["resources"]["limits"].get("google.com/tpu")
     if chips is None:
@@ -61,7 +49,8 @@ def test_pods_times_chips_match_the_topology(job: Tree, pod: Tree, container: Tr
         assert job["completions"] * chips == math.prod(map(int, topology.split("x")))
 
 
-def test_wrong_input_fails_the_job_and_an_interruption_restarts_it(job: Tree, pod: Tree, container: Tree) -> None:
+def test_wrong_input_fails_the_job_and_an_interruption_restarts_it(manifest: str) -> None:
+    job, pod, container = parts(manifest)
     [rule] = job["podFailurePolicy"]["rules"]
     assert rule["onExitCodes"]["containerName"] == container["name"]
     assert 2 in rule["onExitCodes"]["values"]
@@ -77,8 +66,7 @@ def test_the_command_in_the_comment_fills_in_every_placeholder(manifest: str) ->
     for old, new in replaced:
         assert old in manifest
         filled = filled.replace(old, new)
-    [replicated] = yaml.safe_load(filled)["spec"]["replicatedJobs"]
-    [container] = replicated["template"]["spec"]["template"]["spec"]["containers"]
+    _, _, container = parts(filled)
     assert container["image"].startswith("REGION-docker.pkg.dev/")
     assert flags(container)["workdir"] == "gs://my-bucket/c150"
 

@@ -10,7 +10,7 @@ import pytest
 from configs import tiny
 from lovecraft_jax.config import Config
 from lovecraft_jax.data.batches import Batch
-from lovecraft_jax.model.dropout import NO_DROPOUT, DropoutMasks, DropoutRates, Rate
+from lovecraft_jax.model.dropout import NO_DROPOUT, DropoutRates, Rate
 from lovecraft_jax.model.lm import LanguageModel, forward, make_model
 from lovecraft_jax.runtime.mesh import REPLICATED, make_mesh, sharding
 from lovecraft_jax.training.compiled import make_program
@@ -18,6 +18,7 @@ from lovecraft_jax.training.cpu_devices import core_devices, make_core_steps, pu
 from lovecraft_jax.training.optimizer import make_optimizer
 from lovecraft_jax.training.step import make_gradient, make_train_step, make_train_steps
 from tests.helpers.trees import assert_close, on_host
+from tests.helpers.untrained import random_variables
 
 pytestmark = pytest.mark.slow
 
@@ -32,16 +33,6 @@ def test_config_sets_the_rates_of_input_and_output() -> None:
     assert rates == DropoutRates(input=Rate(0.75, np.float32(4 / 3)))
     models = [make_model(Config.of(given), V) for given in (config, tiny.get_config())]
     assert models[0] == models[1], "programs are compiled for the model, so that it must not contain the rates"
-
-
-def test_every_kind_has_its_shape_and_is_there_only_with_a_rate(cell_name: str) -> None:
-    model = make(cell=cell_name)
-    G = {"lstm": 4, "gru": 3}[cell_name] * H
-    shapes = DropoutMasks((V,), (B, V), ((B, H),) * L, ((B, H),) * L, ((H, G),) * L)  # type: ignore[arg-type]
-    for kind in KINDS:
-        masks = draw(model, **{kind: 0.5})
-        assert jax.tree.map(jnp.shape, masks) == NO_DROPOUT._replace(**{kind: getattr(shapes, kind)})
-    assert draw(make(embed=3), input=0.5).input.shape == (B, 3)
 
 
 def test_input_and_output_masks_keep_the_bits_that_runs_have_rested_on() -> None:
@@ -82,7 +73,7 @@ def test_no_two_masks_share_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_rates_are_values_in_the_program_and_only_on_and_off_are_static() -> None:
-    model, variables, x_BT = make(), variables_of(make()), ids()
+    model, variables, x_BT = make(), random_variables(make()), ids()
     traced = []
 
     @jax.jit
@@ -102,7 +93,7 @@ def test_rates_are_values_in_the_program_and_only_on_and_off_are_static() -> Non
 @pytest.mark.parametrize("embed", [0, 5])
 def test_an_embedding_mask_drops_all_occurrences_of_a_token(embed: int) -> None:
     model, x_BT = make(embed=embed, layers=1), ids()
-    variables = variables_of(model)
+    variables = random_variables(model)
     mask_V = jnp.ones(V).at[2].set(0.0).at[3].set(3.0)
     rows = variables["params"]["embedding"] if embed else jnp.eye(V)
     # The same as changing the rows themselves, through a model with an embedding.
@@ -123,6 +114,8 @@ def test_an_embedding_mask_drops_all_occurrences_of_a_token(embed: int) -> None:
         ("recurrent", "kernel_h", {"cell": "gru"}),
         ("weights", "kernel_h", {"backend": "fused"}),
         ("weights", "kernel_h", {"cell": "gru"}),
+        ("output", "kernel_x", {}),  # of the layer above, and the head's
+        ("output", "kernel_x", {"backend": "fused"}),
     ],
     ids=str,
 )
@@ -130,13 +123,16 @@ def test_a_mask_scales_the_kernel_of_its_matmul_for_its_row_and_not_the_carry(
     kind: str, kernel: str, settings: dict[str, Any]
 ) -> None:
     model, x_BT = make(**settings), ids()
-    variables, masks = variables_of(model), draw(model, **{kind: 0.5})
+    variables, masks = random_variables(model), draw(model, **{kind: 0.5})
     carry, logits = run(model, variables, model.initial_carry(B), x_BT, masks)
     for b in range(B):
         params = dict(variables["params"])
-        for layer, mask in enumerate(jax.tree.leaves(masks)):
+        for layer, mask in enumerate(jax.tree.leaves(masks), start=kind == "output"):
             name, scale = f"{model.cell}_{layer}", mask if kind == "weights" else mask[b][:, None]
-            params[name] = params[name] | {kernel: params[name][kernel] * scale}
+            if layer < L:
+                params[name] = params[name] | {kernel: params[name][kernel] * scale}
+            else:
+                params["head_kernel"] = params["head_kernel"] * scale
         expected_carry, expected = run(model, {"params": params}, model.initial_carry(1), x_BT[b : b + 1])
         assert_close(logits[b], expected[0])
         assert_close(jax.tree.map(lambda leaf, b=b: leaf[b : b + 1], carry), expected_carry)
@@ -146,30 +142,13 @@ def test_a_mask_scales_the_kernel_of_its_matmul_for_its_row_and_not_the_carry(
 def test_a_recurrent_mask_needs_the_scan_backend(backend: str) -> None:
     model, x_BT = make(backend=backend), ids()
     with pytest.raises(ValueError, match=f"backend='{backend}' has no dropout on the recurrent input; use 'scan'"):
-        run(model, variables_of(make()), model.initial_carry(B), x_BT, draw(model, recurrent=0.5))
-
-
-def test_an_output_mask_holds_for_the_whole_window_and_not_for_the_carry() -> None:
-    model, x_BT = make(), ids()
-    variables, start = variables_of(model), model.initial_carry(B)
-    kernel_HV = variables["params"]["head_kernel"]
-    carry, plain_BTV = run(model, variables, start, x_BT)
-    only_unit_2 = jnp.ones((B, H)).at[0].set(0.0).at[0, 2].set(3.0)
-    masks = DropoutMasks(output=(jnp.ones((B, H)), only_unit_2))
-    masked_carry, masked_BTV = run(model, variables, start, x_BT, masks)
-    assert_close(masked_carry, carry)
-    assert_close(masked_BTV[1:], plain_BTV[1:])
-    # At every time step the logits of row 0 are a multiple of that unit's row of the head.
-    from_units_TV = masked_BTV[0] - variables["params"]["head_bias"][None]
-    h_T = from_units_TV @ kernel_HV[2] / np.sum(kernel_HV[2] ** 2)
-    assert_close(from_units_TV, np.outer(h_T, kernel_HV[2]))
-    assert_close(h_T[-1], 3 * carry[1][1][0, 2])
+        run(model, random_variables(make()), model.initial_carry(B), x_BT, draw(model, recurrent=0.5))
 
 
 @pytest.mark.parametrize(("backend", "kinds"), [("scan", KINDS), ("fused", [*{*KINDS} - {"recurrent"}])])
 def test_gradients_with_masks_are_those_of_chunks_of_time_too(backend: str, kinds: tuple[str, ...]) -> None:
     model, x_BT = make(), ids()
-    variables, masks = variables_of(model), draw(model, **dict.fromkeys(kinds, 0.5))
+    variables, masks = random_variables(model), draw(model, **dict.fromkeys(kinds, 0.5))
     batch = Batch(x_BT, (x_BT + 1) % V, np.ones((B, T), np.uint8), np.zeros(B, bool))
     results = [
         jax.jit(make_gradient(each))(variables, model.initial_carry(B), batch, masks)
@@ -209,13 +188,6 @@ def draw(model: LanguageModel, rows: int = B, seed: int = 0, **rates: float) -> 
     return model.dropout_masks(
         jax.random.key(seed), DropoutRates(**{kind: Rate.of(rate) for kind, rate in rates.items()}), rows
     )
-
-
-def variables_of(model: LanguageModel) -> Any:
-    """Larger than a model starts with, so that what it remembers matters."""
-    shapes = jax.eval_shape(model.init, jax.random.key(0), model.initial_carry(B), jnp.zeros((B, 1), jnp.int32))
-    rng = np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: rng.normal(0, 0.7, leaf.shape).astype(np.float32), shapes)
 
 
 run = jax.jit(forward, static_argnums=0)

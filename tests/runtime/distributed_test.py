@@ -19,7 +19,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.processes]
 CORES = [int(core) for core in os.environ["CORES"].split()] if "CORES" in os.environ else []
 """All cores, of which this process has one (tests/conftest.py)."""
 may_mount = pytest.mark.skipif(not MAY_MOUNT, reason="may not mount")
-Run = tuple[Path, subprocess.CompletedProcess]
+LAUNCH = ("launch.local_processes", "--local_processes=2")
+TEXT = "The ancient house. " * 300
+Run = tuple[Path, subprocess.CompletedProcess, list[list[int]]]
 
 
 def test_two_processes_compute_the_same_as_one(two: Run, one: Path) -> None:
@@ -28,7 +30,7 @@ def test_two_processes_compute_the_same_as_one(two: Run, one: Path) -> None:
 
 
 def test_only_the_main_process_prints_and_writes(two: Run) -> None:
-    workdir, done = two
+    workdir, done, _ = two
     assert re.fullmatch(r"valid \d\.\d{4} bpc  test \d\.\d{4} bpc\n", done.stdout)
     for line in ("2 x cpu", "starting at step 0", "step 80: valid", "step 160: valid", "all is in"):
         assert done.stderr.count(line) == 1, done.stderr
@@ -53,21 +55,9 @@ def test_a_run_resumes_with_other_numbers_of_devices_and_processes(
 
 
 @pytest.mark.skipif(len(CORES) < 2, reason="needs two cores")
-def test_gloos_thread_has_the_lowest_priority_where_each_process_has_one_core(tmp_path: Path) -> None:
+def test_gloos_thread_has_the_lowest_priority_where_each_process_has_one_core(two: Run) -> None:
     """Without it every sum of c150 waits 4 ms (launch/local_process.py)."""
-    own = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, CORES[:2])
-    try:
-        with runs.started("launch.local_processes", *FLAGS_OF_TWO, f"--workdir={tmp_path}") as launcher:
-            runs.wait_for(lambda: (tmp_path / "metrics.jsonl").exists(), launcher)
-            children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
-            threads = [map(int, os.listdir(f"/proc/{child}/task")) for child in children]
-            policies = [[os.sched_getscheduler(thread) for thread in each] for each in threads]
-            launcher.terminate()
-            launcher.wait(60)
-    finally:
-        os.sched_setaffinity(0, own)
-    assert [each.count(os.SCHED_IDLE) for each in policies] == [1, 1]
+    assert [policies.count(os.SCHED_IDLE) for policies in two[2]] == [1, 1]
 
 
 @may_mount
@@ -105,27 +95,23 @@ def test_wrong_input_is_reported_in_one_line_for_all(flag: str, message: str, tm
     assert "Traceback" not in done.stderr
 
 
-def test_processes_with_different_configs_are_refused(tmp_path: Path) -> None:
-    flags = [*FLAGS_OF_TWO, f"--workdir={tmp_path}"]
-    ends = _start_each(([], [*flags, "--config.seed=0"]), ([], [*flags, "--config.seed=1"]))
-    assert [code for code, _ in ends] == [2, 2], ends
-    assert "seed of process 1 is 1, of process 0 0: give all the same" in ends[0][1]
-
-
-@may_mount
 @pytest.mark.parametrize(
-    ("other", "message"),
+    ("other", "seed", "message"),
     [
-        ("The ancient house, again. " * 300, "the SHA-256 of data.corpus of process 1 is "),
-        ("", "text.txt: no text in it"),
+        (TEXT, 1, "seed of process 1 is 1, of process 0 0: give all the same"),
+        pytest.param(TEXT[1:], 0, "the SHA-256 of data.corpus of process 1 is ", marks=may_mount),
+        pytest.param("", 0, "text.txt: no text in it", marks=may_mount),
     ],
 )
-def test_a_text_that_differs_between_processes_is_refused_by_all(other: str, message: str, tmp_path: Path) -> None:
+def test_a_config_or_text_that_differs_between_processes_is_refused_by_all(
+    other: str, seed: int, message: str, tmp_path: Path
+) -> None:
     text, instead = tmp_path / "text.txt", tmp_path / "instead.txt"
-    text.write_text("The ancient house. " * 300)
+    text.write_text(TEXT)
     instead.write_text(other)
     flags = [*FLAGS_OF_TWO, f"--workdir={tmp_path / 'run'}", f"--config.data.corpus={text}"]
-    ends = _start_each(([], flags), (_with_other_bytes(instead, text), flags))
+    before = [] if other == TEXT else _with_other_bytes(instead, text)
+    ends = _start_each(([], flags), (before, [*flags, f"--config.seed={seed}"]))
     assert [code for code, _ in ends] == [2, 2], ends
     assert message in ends[0][1].splitlines()[-1]
 
@@ -141,11 +127,25 @@ def one(command: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A finished run of two processes, and its output."""
+    """A finished run of two processes on a core each, its output, and how the threads of each were scheduled."""
     workdir = tmp_path_factory.mktemp("two")
-    done = launch(*FLAGS_OF_TWO, f"--workdir={workdir}")
-    assert done.returncode == 0, done.stderr
-    return workdir, done
+    own = os.sched_getaffinity(0) if CORES else set()
+    policies: list[list[int]] = []
+    try:
+        if CORES:
+            os.sched_setaffinity(0, CORES[:2])
+        with runs.started(*LAUNCH, *FLAGS_OF_TWO, f"--workdir={workdir}") as launcher:
+            if CORES:
+                runs.wait_for(lambda: (workdir / "metrics.jsonl").exists(), launcher)
+                children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+                threads = [map(int, os.listdir(f"/proc/{child}/task")) for child in children]
+                policies = [[os.sched_getscheduler(thread) for thread in each] for each in threads]
+            out, errors = launcher.communicate(timeout=200)
+    finally:
+        if CORES:
+            os.sched_setaffinity(0, own)
+    assert launcher.returncode == 0, errors
+    return workdir, subprocess.CompletedProcess([], 0, out, errors), policies
 
 
 def _assert_close(workdir: Path, expected: Path, within: float = 1e-5) -> None:

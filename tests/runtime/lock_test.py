@@ -34,10 +34,11 @@ sys.modules["fcntl"] = None  # cannot be imported, as on Windows
 from lovecraft_jax import cli, run
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.runtime.files import locked_workdir
+from lovecraft_jax.training import loop
 
-def refusal(**flags):
+def refusal():
     try:
-        with locked_workdir(sys.argv[1], **flags):
+        with locked_workdir(sys.argv[1]):
             return None
     except UserError as error:
         return str(error)
@@ -45,9 +46,6 @@ def refusal(**flags):
 with locked_workdir(sys.argv[1]):
     assert f"in use by process {os.getpid()} on " in refusal()
 assert refusal() is None
-open(os.path.join(sys.argv[1], "lock"), "w").close()  # of a killed run
-assert refusal().endswith("in use by an unknown process; if that process is gone, add --take_over")
-assert refusal(take_over=True) is None
 assert not os.path.exists(os.path.join(sys.argv[1], "lock"))
 """
 

@@ -1,26 +1,24 @@
-"""The sample command: what it prints, in both modes."""
+"""The sample and evaluate commands: what they print is what the Python API gives."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from lovecraft_jax.inference.generate import Sampling
+from lovecraft_jax.inference.scoring import Score
 from lovecraft_jax.run import load_run
 
+TALE = Path(__file__).parents[1] / "lovecraft_jax" / "data" / "tales" / "office_hours.txt"
 PROMPT, LENGTH = "The house", 60
 
 
-def test_it_prints_the_prompt_and_length_new_characters(plain: str) -> None:
-    assert plain.startswith(PROMPT)
-    assert plain.endswith("\n")
-    assert len(plain) == len(PROMPT) + LENGTH + 1
-
-
-def test_it_prints_what_the_python_api_generates(plain: str, trained: Path) -> None:
+def test_it_prints_the_prompt_and_what_the_python_api_generates(plain: str, trained: Path) -> None:
     (text,) = load_run(trained).generate(PROMPT, LENGTH, seed=0, sampling=Sampling(temperature=0.7))
     assert plain == PROMPT + text + "\n"
+    assert len(text) == LENGTH
 
 
 @pytest.mark.slow
@@ -74,6 +72,43 @@ def test_teacher_forcing_predicts_a_file_from_its_beginning(command: Callable, t
     for more, predicted in (["--length=20"], "he house was silent,"), ([], "he house was silent, and the moor."):
         result = json.loads(command("sample", *flags, *more).stdout)
         assert (result["text"], result["offset"]) == (predicted, 1)
+
+
+@pytest.mark.slow
+def test_evaluates_score_of_the_test_split_is_the_final_score_of_training(command: Callable, trained: Path) -> None:
+    final = json.loads((trained / "metrics.jsonl").read_text().splitlines()[-1])
+    corpus = json.loads((trained / "corpus.json").read_text())
+    done = command("evaluate", f"--workdir={trained}")
+    assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 1)
+    result = json.loads(done.stdout)
+    assert {key: result[key] for key in ("split", "step")} == {"split": "test", "step": 40}
+    assert "bce" not in result
+    for key in ("loss", "bpc", "perplexity"):
+        assert result[key] == pytest.approx(final[key], rel=1e-9)
+    assert result["tokens"] == result["characters"] == corpus["characters"]["test"]
+
+
+@pytest.mark.slow
+def test_a_text_file_scores_as_it_does_from_python(command: Callable, trained: Path, tmp_path: Path) -> None:
+    text = TALE.read_text()[:1500]
+    assert all(ord(char) < 128 for char in text)
+    file = tmp_path / "tale.txt"
+    file.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())  # as editors on Windows save it
+    run = load_run(trained, 30)
+    score = run.score(run.encode(text), bce=True)
+    result = json.loads(
+        command("evaluate", f"--workdir={trained}", f"--text={file}", "--checkpoint=30", "--bce").stdout
+    )
+    assert (result["text"], result["step"]) == (str(file), 30)
+    assert result["tokens"] == result["characters"] == 1500
+    assert result["loss"] == pytest.approx(score.nats / 1500, rel=1e-6)
+    assert result["bpc"] == pytest.approx(result["loss"] / math.log(2), rel=1e-9)
+    assert result["bce"] == pytest.approx(score.bce, rel=1e-6)
+    assert result["perplexity"] == pytest.approx(math.exp(result["loss"]), rel=1e-9)
+
+
+def test_the_perplexity_of_a_hopeless_model_is_infinite() -> None:
+    assert Score(nats=7.1e3, tokens=10, chars=10, vocab_size=2).perplexity == math.inf
 
 
 @pytest.fixture(scope="module")
