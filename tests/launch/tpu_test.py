@@ -68,17 +68,14 @@ def test_tpu_creates_what_is_missing_and_starts(bin: Bin, states: str, before: l
     assert not [name for name in names if name.startswith((".venv", ".git/", "runs/"))]
 
 
-def test_tpu_creates_nothing_if_the_state_is_unknown(bin: Bin) -> None:
+def test_tpu_creates_nothing_for_a_workdir_on_the_vms_own_disk_or_if_the_state_is_unknown(bin: Bin) -> None:
+    for flags in (["--config=configs/c150.py"], ["--workdir=runs/c150"]):
+        done, calls = run_tpu(bin, "ACTIVE", *flags)
+        assert (done.returncode, calls) == (2, [])
+        assert "--workdir=gs://" in done.stderr
     (bin.folder.parent / "failing").touch()
     done, calls = run_tpu(bin, "ACTIVE", *FLAGS)
     assert (done.returncode, calls) == (1, [])
-
-
-@pytest.mark.parametrize("flags", [["--config=configs/c150.py"], ["--workdir=runs/c150"]])
-def test_tpu_refuses_a_workdir_on_the_vms_own_disk(bin: Bin, flags: list[str]) -> None:
-    done, calls = run_tpu(bin, "ACTIVE", *flags)
-    assert (done.returncode, calls) == (2, [])
-    assert "--workdir=gs://" in done.stderr
 
 
 @pytest.mark.parametrize("code", [0, 75])
