@@ -54,7 +54,6 @@ def test_a_value_out_of_range_or_of_another_type_is_named_with_what_was_expected
         (["seed"], 2**31 - 1),
         (["train.keep"], 2),
         (["model.dropout", "optimizer.end", "optimizer.clip", "sample.temperature"], 0.0),
-        (["model.dropout"], 0.99),
         (["optimizer.end", "sample.top_p"], 1.0),
         (["optimizer.lr"], 1),  # an int where a float is meant
         (["sample.prompt"], ""),

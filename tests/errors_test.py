@@ -39,6 +39,8 @@ WRONG: dict[str, tuple[str, list[str]]] = {
     "more scored rows than tokens": ("train {tiny} --config.train.eval_lanes=1000000", ["eval_lanes=1000000"]),
     "empty workdir": ("train {tiny} --workdir=", ["--workdir="]),
     "workdir that is a file": ("train {tiny} --workdir={files}/short.txt", ["--workdir={files}/short.txt"]),
+    "workdir under a file": ("train {tiny} --workdir={files}/short.txt/run", ["--workdir={files}/short.txt/run"]),
+    "workdir on another store": ("train {tiny} --workdir=s3://bucket/a", ["expected a folder, or gs://bucket/folder"]),
     "workdir in use": ("train {tiny} --workdir={held}", ["--workdir={held}", "in use"]),
     "run of another config": (
         "train {tiny} --workdir={trained} --config.model.units=24 --config.seed=1 --config.train.keep=3",

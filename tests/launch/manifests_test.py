@@ -3,7 +3,6 @@
 import math
 import re
 import shlex
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,13 +74,6 @@ def instructions() -> list[tuple[str, str]]:
     """Returns the Dockerfile's instructions, each with its arguments on one line."""
     text = re.sub(r"^#.*\n", "", (LAUNCH / "Dockerfile").read_text(), flags=re.MULTILINE).replace("\\\n", " ")
     return [(line.split()[0], line.partition(" ")[2]) for line in text.splitlines() if line.strip()]
-
-
-def test_the_images_extras_exist_in_pyproject() -> None:
-    installed = [rest.removeprefix("EXTRAS=").split(",") for name, rest in instructions() if rest.startswith("EXTRAS=")]
-    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert len(installed) == 3
-    assert {extra for extras in installed for extra in extras} <= set(known)
 
 
 def test_the_image_copies_existing_files_of_the_build_context() -> None:

@@ -19,7 +19,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.processes]
 CORES = [int(core) for core in os.environ["CORES"].split()] if "CORES" in os.environ else []
 """All cores, of which this process has one (tests/conftest.py)."""
 may_mount = pytest.mark.skipif(not MAY_MOUNT, reason="may not mount")
-LAUNCH = ("launch.local_processes", "--local_processes=2")
 TEXT = "The ancient house. " * 300
 Run = tuple[Path, subprocess.CompletedProcess, list[list[int]]]
 
@@ -134,7 +133,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Run:
     try:
         if CORES:
             os.sched_setaffinity(0, CORES[:2])
-        with runs.started(*LAUNCH, *FLAGS_OF_TWO, f"--workdir={workdir}") as launcher:
+        with runs.started("launch.local_processes", *FLAGS_OF_TWO, f"--workdir={workdir}") as launcher:
             if CORES:
                 runs.wait_for(lambda: (workdir / "metrics.jsonl").exists(), launcher)
                 children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
@@ -158,9 +157,7 @@ def _assert_close(workdir: Path, expected: Path, within: float = 1e-5) -> None:
 
 def _assert_close_rows(found: list[dict], expected: list[dict]) -> None:
     for row, other in zip(found, expected, strict=True):
-        assert [row.get(key) for key in ("step", "split", "scoring")] == [
-            other.get(key) for key in ("step", "split", "scoring")
-        ]
+        assert all(row.get(key) == other.get(key) for key in ("step", "split", "scoring"))
         for key in {"loss", "bce"} & row.keys():
             assert row[key] == pytest.approx(other[key], rel=1e-5)
 

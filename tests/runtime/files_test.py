@@ -110,12 +110,6 @@ def test_a_missing_driver_is_reported_in_one_line_with_what_to_install(monkeypat
         assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("path", ["s3://bucket/a", "file:///tmp/a"])
-def test_other_kinds_of_stores_are_refused(path: str) -> None:
-    with pytest.raises(UserError, match=f"--workdir={path}: expected a folder, or gs://bucket/folder"):
-        resolve_path(path)
-
-
 def _text(path: epath.Path) -> str:
     return path.read_text() if path.exists() else ""
 

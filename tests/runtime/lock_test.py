@@ -93,13 +93,6 @@ def test_a_flock_is_released_by_a_kill_and_not_taken_over_before(tmp_path: Path,
         _start(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["file", "file/run"])
-def test_a_file_is_no_workdir(name: str, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=f"--workdir={tmp_path / name}: cannot be written"):
-        _start(tmp_path / name)
-
-
 def test_without_fcntl_the_package_imports_and_locks_by_a_file(tmp_path: Path) -> None:
     line = [sys.executable, "-c", WITHOUT_FCNTL, str(tmp_path / "run")]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
