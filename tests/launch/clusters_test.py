@@ -148,8 +148,9 @@ def test_slurm_starts_a_task_per_gpu_with_the_flags_intact(bin: Bin, tmp_path: P
     [srun] = bin.calls("srun")
     assert "--ntasks=8" in srun
     in_slurm(bin, tmp_path, *FLAGS, SLURM_RESTART_COUNT="1")  # it takes over the lock of the job that was requeued
-    first, second, *again = (call[call.index("lovecraft_jax.train") + 1 :] for call in bin.calls("train"))
-    assert (first, second, again) == (FLAGS, FLAGS, [["--take_over", *FLAGS]] * 2)
+    before = [call[-len(FLAGS) - 1] for call in bin.calls("train")]
+    assert before == ["--start_timeout=300"] * 2 + ["--take_over"] * 2
+    assert [call[-len(FLAGS) :] for call in bin.calls("train")] == [FLAGS] * 4
 
 
 def test_slurm_refuses_another_number_of_tasks_than_gpus(bin: Bin, tmp_path: Path) -> None:
