@@ -9,25 +9,19 @@ import pytest
 from ml_collections import ConfigDict
 
 import configs
-from lovecraft_jax.config import Config, flatten
+from lovecraft_jax.config import Config
 from lovecraft_jax.model.lm import make_model
 
 FILES = sorted(path.stem for path in Path(configs.__file__).parent.glob("*.py") if path.stem != "__init__")
 VARIANTS = {name: ["quick", "article"] for name in FILES} | {"tiny": []}
 
-each_config = pytest.mark.parametrize(
+
+@pytest.mark.parametrize(
     ("name", "variant"), [(name, variant) for name in FILES for variant in (None, *VARIANTS[name])]
 )
-
-
-@each_config
-def test_every_value_has_its_type_and_range(name: str, variant: str | None) -> None:
-    Config.of(get_config(name, variant))
-
-
-@each_config
-def test_the_model_initialises(name: str, variant: str | None) -> None:
+def test_the_config_is_valid_and_its_model_initialises(name: str, variant: str | None) -> None:
     config = get_config(name, variant)
+    Config.of(config)  # every value has its type and range
     model, rows = make_model(config, vocab_size=90), config.data.batch_size
     x_BT = jax.ShapeDtypeStruct((rows, config.data.seq_len), jnp.int32)
     (carry, logits_BTV), variables = jax.eval_shape(
@@ -39,28 +33,9 @@ def test_the_model_initialises(name: str, variant: str | None) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_the_docstring_names_its_commands(name: str) -> None:
-    lines = (importlib.import_module(f"configs.{name}").__doc__ or "").splitlines()
-    command = f"python -m lovecraft_jax.train --config=configs/{name}.py"
-    assert [line for line in lines if line.startswith("python")] == [
-        command,
-        *(f"{command}:{variant}" for variant in VARIANTS[name]),
-    ]
-
-
-@pytest.mark.parametrize("name", FILES)
 def test_an_unknown_variant_raises(name: str) -> None:
     with pytest.raises(ValueError, match="unknown variant 'quikc'"):
         get_config(name, "quikc")
-
-
-@pytest.mark.parametrize(
-    ("name", "units", "seq_len"), [("c100", 100, 50), ("c125", 125, 30), ("c150", 150, 50), ("c10", 150, 10)]
-)
-def test_the_four_models_have_the_articles_sizes(name: str, units: int, seq_len: int) -> None:
-    for variant in (None, "quick", "article"):
-        config = get_config(name, variant)
-        assert (config.model.layers, config.model.units, config.data.seq_len) == (2, units, seq_len)
 
 
 @pytest.mark.parametrize("name", sorted({*FILES} - {"tiny"}))
@@ -71,15 +46,10 @@ def test_quick_trains_the_same_model_on_the_same_data_for_under_a_million_charac
     assert 500_000 < quick.train.steps * quick.data.batch_size * quick.data.seq_len < 1_000_000
 
 
-@pytest.mark.parametrize(("name", "epochs"), [("c100", 500), ("c125", 500), ("c150", 850), ("c10", 500)])
-def test_the_articles_recipe_differs_between_models_in_sizes_and_epochs_only(name: str, epochs: int) -> None:
-    recipe = flatten(Config.of(get_config(name, "article")))
-    expected = {"data.regime": "window", "model.embed": 0, "train.loss": "binary_cross_entropy", "train.epochs": epochs}
-    expected |= {"optimizer.lr": 0.001, "optimizer.clip": 0, "optimizer.schedule": "constant", "optimizer.warmup": 0}
-    assert recipe.items() >= expected.items()
-    c150 = flatten(Config.of(get_config("c150", "article")))
-    differing = {key for key, value in recipe.items() if c150[key] != value}
-    assert differing <= {"model.units", "data.seq_len", "train.epochs"}
+@pytest.mark.parametrize("name", ["c100", "c125", "c10"])
+def test_the_articles_recipe_differs_between_models_in_sizes_and_epochs_only(name: str) -> None:
+    differences = Config.of(get_config(name, "article")).differences(Config.of(get_config("c150", "article")))
+    assert {line.partition(":")[0] for line in differences} <= {"model.units", "data.seq_len", "train.epochs"}
 
 
 def test_every_call_returns_a_new_config() -> None:

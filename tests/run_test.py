@@ -41,75 +41,38 @@ def test_loading_leaves_the_folder_as_it_was(trained: Path, tmp_path: Path) -> N
     assert sorted((path, path.stat().st_mtime_ns) for path in workdir.rglob("*")) == before
 
 
-def test_a_path_may_be_relative(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(trained.parent)
-    assert load_run(trained.name).step == 40
-
-
-def test_best_latest_and_every_saved_step_can_be_loaded(trained: Path, run: Run, tmp_path: Path) -> None:
+def test_best_latest_and_every_saved_step_can_be_loaded_by_a_relative_path(
+    trained: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     workdir = shutil.copytree(trained, tmp_path / "run")
     checkpoints = Checkpoints(epath.Path(workdir), keep=3)
     checkpoints.save(50, saved_state(trained).replace(step=jnp.int32(50)), {}, bpc=99.0)
     checkpoints.close()
     for which, step in (("best", 40), ("latest", 50), (30, 30), ("30", 30), (50, 50)):
-        assert load_run(workdir, which).step == step
+        assert load_run(workdir.name, which).step == step
     with pytest.raises(UserError, match=r"--checkpoint=7: .* steps 30, 40, 50"):
         load_run(workdir, 7)
 
 
-def test_the_same_seed_generates_the_same_text(run: Run) -> None:
+def test_the_seed_and_not_the_number_of_samples_decides_the_text(run: Run) -> None:
     text = run.generate("The", length=40, seed=3)
-    assert text == run.generate("The", length=40, seed=3)
-    assert text != run.generate("The", length=40, seed=4)
     assert [len(sample) for sample in text] == [40]
-
-
-def test_samples_differ_from_each_other_and_do_not_depend_on_their_number(run: Run) -> None:
-    three = run.generate("The", length=40, samples=3)
+    assert text == run.generate("The", length=40, seed=3) == run.write("The", length=40, seed=3)  # its old name
+    assert text != run.generate("The", length=40, seed=4)
+    three = run.generate("The", length=40, samples=3, seed=3)
     assert len(set(three)) == 3
-    assert three[:1] == run.generate("The", length=40)
-
-
-def test_streaming_yields_the_same_text_in_chunks(run: Run) -> None:
-    pieces = [run.tokenizer.decode(ids_SN[0]) for ids_SN in run.stream("The", length=40, chunk=15)]
-    assert [len(piece) for piece in pieces] == [15, 15, 10]
-    assert ["".join(pieces)] == run.generate("The", length=40)
-
-
-def test_greedy_sampling_does_not_depend_on_the_seed(run: Run) -> None:
+    assert three[:1] == text
     greedy = Sampling(temperature=0.0)
-    assert run.generate("The", 40, seed=1, sampling=greedy) == run.generate("The", 40, seed=2, sampling=greedy)
+    assert run.generate("", 40, seed=1, sampling=greedy) == run.generate("\n", 40, seed=2, sampling=greedy)
 
 
-def test_an_empty_prompt_is_the_same_as_a_newline(run: Run) -> None:
-    assert run.generate("", 40) == run.generate("\n", 40)
-
-
-def test_a_text_is_cleaned_like_the_training_text(run: Run) -> None:
-    encoded = run.encode("\u201cl\u2019\u00e9t\u00e9\u201d\r\n\ufeff")
-    assert run.tokenizer.decode(encoded.ids) == '"l\'ete"\n'
-    assert encoded.n_chars == len(encoded.ids) == 8
-    assert encoded.extra_nats == 0
-
-
-def test_splits_have_the_recorded_numbers_of_characters(run: Run) -> None:
+def test_splits_have_the_recorded_numbers_of_characters_and_are_of_no_other_text(run: Run) -> None:
     for name, characters in run.corpus["characters"].items():
         assert len(run.split(name).ids) == run.split(name).n_chars == characters
-
-
-def test_a_split_of_another_text_is_refused(run: Run) -> None:
     moved = dataclasses.replace(run, corpus=run.corpus | {"sha256": "0" * 64})
     with pytest.raises(UserError, match="another text"):
         moved.split("test")
-
-
-def test_the_score_of_the_test_split_is_the_final_score_of_training(run: Run, trained: Path) -> None:
-    final = json.loads((trained / "metrics.jsonl").read_text().splitlines()[-1])
-    score = run.score(run.split("test"))
-    np.testing.assert_allclose(
-        [score.loss, score.bpc, score.perplexity], [final["loss"], final["bpc"], final["perplexity"]]
-    )
-    assert score.tokens == score.chars == run.corpus["characters"]["test"]
 
 
 def test_a_character_outside_the_vocabulary_costs_its_spelling(run: Run) -> None:
@@ -124,7 +87,3 @@ def test_a_character_outside_the_vocabulary_costs_its_spelling(run: Run) -> None
 @pytest.fixture(scope="module")
 def run(trained: Path) -> Run:
     return load_run(trained)
-
-
-def test_write_is_the_old_name_of_generate(run: Run) -> None:
-    assert run.write("The", length=5) == run.generate("The", length=5)

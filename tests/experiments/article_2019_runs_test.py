@@ -34,7 +34,7 @@ def test_a_failing_worker_is_logged_and_the_others_continue(tmp_path: Path, caps
 @pytest.mark.timeout(480)
 def test_a_killed_and_interrupted_study_resumes_to_the_same_result(tmp_path: Path) -> None:
     """Its parent process is killed, then interrupted, then left alone; compared with an undisturbed worker."""
-    steps, folder = 400, tmp_path / "runs"
+    steps, folder = 200, tmp_path / "runs"
     folder.mkdir()
     about = {"corpus": corpus.load("bundled").sha256[: results.SHORT], "seconds": 2.0}
     (folder / plan.FILE).write_text(json.dumps(about | {"steps": {"carry-10": steps}}))

@@ -1,7 +1,6 @@
 """The other tables of docs/article.md: the epoch at which a run reaches a loss, and the article's word counts."""
 
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -15,6 +14,7 @@ from lovecraft_jax.data.tokenizer import build_tokenizer
 from lovecraft_jax.runtime.errors import WRONG_INPUT
 from lovecraft_jax.stylometry.features import FEATURES
 from lovecraft_jax.stylometry.text import words
+from tests.experiments.conftest import Main
 
 pytestmark = pytest.mark.slow
 
@@ -25,19 +25,12 @@ ROWS = [
     for n, bce in enumerate(np.repeat([0.4, 0.3, 0.2, 0.1], STEPS), 1)
 ]
 """The train rows of four epochs."""
+UNFINISHED = [{**ROWS[0], "step": 4 * STEPS + 1}]
 
 
-def test_bce_of_an_epoch_is_the_mean_of_its_rows_and_an_unfinished_epoch_has_none() -> None:
-    rows = [{"step": step, "bce": float(step)} for step in range(2, 36, 2)]
-    assert epochs.by_epoch(rows, STEPS) == [6.0, 16.0, 26.0]
-    assert epochs.by_epoch(rows[:-3], STEPS) == [6.0, 16.0]
-
-
-def test_the_same_loss_over_a_smaller_vocabulary_is_reached_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    save_run(tmp_path, ROWS)
-    out = printed(monkeypatch, capsys, epochs, f"--workdir={tmp_path}", "--bce=0.2", "--classes", "4", "5", "10", "16")
+def test_the_same_loss_over_a_smaller_vocabulary_is_reached_later(tmp_path: Path, run_main: Main) -> None:
+    save_run(tmp_path, ROWS + UNFINISHED)
+    _, out, _ = run_main(epochs, f"--workdir={tmp_path}", "--bce=0.2", "--classes", "4", "5", "10", "16")
     assert out.startswith("4 epochs of 10 steps and 20.0 s; the last has 0.1000 over 10 classes")
     table = [line.strip("| ").split(" | ") for line in out.splitlines()[4:]]
     assert table == [
@@ -48,9 +41,7 @@ def test_the_same_loss_over_a_smaller_vocabulary_is_reached_later(
     ]
 
 
-def test_counts_are_of_all_tales_together_and_means_over_the_seeds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+def test_counts_are_of_all_tales_together_and_means_over_the_seeds(tmp_path: Path, run_main: Main) -> None:
     tales = corpus.load("bundled")
     zeros = {feature.key: 0 for feature in FEATURES} | {"valid_bpc": 2.0, "corpus": tales.sha256[: results.SHORT]}
     rows = [
@@ -63,7 +54,7 @@ def test_counts_are_of_all_tales_together_and_means_over_the_seeds(
         )
     ]
     results.merge(tmp_path, rows)
-    out = printed(monkeypatch, capsys, counts, "--corpus=bundled", f"--rows={tmp_path}")
+    _, out, _ = run_main(counts, "--corpus=bundled", f"--rows={tmp_path}")
     table = {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ") for line in out.splitlines()}
     all_words = [word for tale in tales.tales for word in words(tale.text)]
     the = 1e4 * np.mean([word.lower() == "the" for word in all_words])
@@ -72,30 +63,27 @@ def test_counts_are_of_all_tales_together_and_means_over_the_seeds(
     assert table["Mean word length"][3:] == [f"{length:.2f}", "4.00", "4.00", "6.00"]
 
 
-def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, module: ModuleType, *flags: str) -> str:
-    monkeypatch.setattr(sys, "argv", ["it", *flags])
-    module.main()
-    return str(capsys.readouterr().out)
-
-
 @pytest.mark.parametrize(
-    ("rows", "message"),
+    ("module", "flags", "rows", "message"),
     [
-        (ROWS[:9], "{0}: its train rows have no `bce` of a whole epoch (10 steps)"),
-        ([*ROWS[:10], *ROWS[20:]], "epoch 2 has no row, and an epoch is 10 steps: train with a train.log_every of"),
-        ([row | {"bce": "0.1"} for row in ROWS], "{0}: damaged ("),
-        ([{**row, "chars_per_second": 0.0} for row in ROWS], "{0}: damaged (ZeroDivisionError: "),
-        ([{key: row[key] for key in ("split", "bce")} for row in ROWS], "{0}: damaged (KeyError: 'step')"),
+        (epochs, "--workdir={0} --bce=0.2", ROWS[:9], "{0}: its train rows have no `bce` of a whole epoch (10 steps)"),
+        (epochs, "--workdir={0} --bce=0.2", [*ROWS[:10], *ROWS[20:]], "epoch 2 has no row, and an epoch is 10 steps"),
+        (epochs, "--workdir={0} --bce=0.2", [row | {"bce": "0.1"} for row in ROWS], "{0}: damaged ("),
+        (epochs, "--workdir={0} --bce=0.2", [{"split": "train", "bce": 0.1}], "{0}: damaged (KeyError: 'step')"),
+        (epochs, "--workdir={0}/nowhere --bce=0.2", ROWS, "{0}/nowhere: "),
+        (epochs, "--workdir={0} --bce=nan", ROWS, "--bce: nan: expected float from"),
+        (epochs, "--workdir={0} --bce=0.2 --classes 0", ROWS, "--classes: 0: expected int from 2 to"),
+        (counts, "--rows={0} --corpus=bundled", ROWS, "{0}: no rows.csv there"),
+        (counts, "--corpus=bundled", ROWS, "give its --corpus"),
     ],
 )
-def test_a_run_whose_epochs_cannot_be_read_is_an_error_of_one_line(
-    rows: list[dict], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+def test_wrong_input_is_an_error_of_one_line(
+    module: ModuleType, flags: str, rows: list[dict], message: str, tmp_path: Path, run_main: Main
 ) -> None:
     save_run(tmp_path, rows)
-    monkeypatch.setattr(sys, "argv", ["it", f"--workdir={tmp_path}", "--bce=0.2"])
-    assert epochs.main() == WRONG_INPUT
-    (line,) = capsys.readouterr().err.splitlines()
-    assert message.format(tmp_path) in line
+    code, out, err = run_main(module, *flags.format(tmp_path).split())
+    assert (code, out) == (WRONG_INPUT, "")
+    assert message.format(tmp_path) in err.splitlines()[-1]
 
 
 def save_run(folder: Path, rows: list[dict]) -> None:
@@ -105,35 +93,3 @@ def save_run(folder: Path, rows: list[dict]) -> None:
     (folder / "config.json").write_text(json.dumps({"data": {"seq_len": 5, "batch_size": 2}}))
     (folder / "corpus.json").write_text(json.dumps({"characters": {"train": 109}}))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-@pytest.mark.parametrize(
-    ("module", "flags", "message"),
-    [
-        (epochs, ["--workdir={0}/nowhere", "--bce=0.2"], "{0}/nowhere: "),
-        (epochs, ["--workdir=", "--bce=0.2"], "--workdir: it is empty"),
-        (epochs, ["--workdir={0}", "--bce=nan"], "--bce: nan: expected float from"),
-        (epochs, ["--workdir={0}", "--bce=0.2", "--classes", "0"], "--classes: 0: expected int from 2 to"),
-        (epochs, ["--workdir={1}", "--bce=0.2"], "no `bce` of a whole epoch ("),
-        (counts, ["--rows={0}", "--corpus=bundled"], "{0}: no rows.csv there"),
-        (counts, ["--rows={0}", "--corpus={0}/nowhere"], "{0}/nowhere: no such file"),
-        (counts, ["--corpus=bundled"], "give its --corpus"),
-    ],
-)
-def test_wrong_input_is_an_error_of_one_line(
-    module: ModuleType,
-    flags: list[str],
-    message: str,
-    trained: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture,
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["it", *(flag.format(tmp_path, trained) for flag in flags)])
-    try:
-        code = module.main()
-    except SystemExit as error:  # argparse's, after a line on usage
-        code = int(str(error.code))
-    out, err = capsys.readouterr()
-    assert (code, out) == (WRONG_INPUT, "")
-    assert message.format(tmp_path) in err.splitlines()[-1]

@@ -1,20 +1,15 @@
 """style_calibration on the bundled tales: real prose, in the shortest pieces that can be tested."""
 
-import sys
-
 import pytest
 
 from experiments import style_calibration
+from tests.experiments.conftest import Main
 
 
 @pytest.mark.slow
-def test_excerpts_of_tales_left_out_are_accepted_and_imitations_are_not(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    flags = ["--corpus=bundled", "--rounds=1", "--out=8", "--lengths", "2000"]
-    monkeypatch.setattr(sys, "argv", ["style_calibration", *flags])
-    style_calibration.main()
-    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+def test_excerpts_of_tales_left_out_are_accepted_and_imitations_are_not(run_main: Main) -> None:
+    _, out, _ = run_main(style_calibration, "--corpus=bundled", "--rounds=1", "--out=8", "--lengths", "2000")
+    rows = [line.strip("| ").split(" | ") for line in out.splitlines()[2:]]
     accepted = {kind: (int(count), int(tested)) for _, kind, count, tested, _ in rows}
     assert {tested for _, tested in accepted.values()} == {48}
     own, *imitations = (count for count, _ in accepted.values())
@@ -22,8 +17,7 @@ def test_excerpts_of_tales_left_out_are_accepted_and_imitations_are_not(
     assert imitations == [0, 0, 0]
 
 
-def test_too_few_remaining_tales_are_an_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    monkeypatch.setattr(sys, "argv", ["style_calibration", "--corpus=bundled", "--out=10", "--lengths", "2000"])
-    with pytest.raises(SystemExit):
-        style_calibration.main()
-    assert "too few tales are left to test 2,000 characters: use a lower --out" in capsys.readouterr().err
+def test_too_few_remaining_tales_are_an_error(run_main: Main) -> None:
+    code, _, errors = run_main(style_calibration, "--corpus=bundled", "--out=10", "--lengths", "2000")
+    assert code == 2
+    assert "too few tales are left to test 2,000 characters: use a lower --out" in errors

@@ -1,4 +1,6 @@
-"""A run with a small model with random weights, for tests that need a model with a memory but no training."""
+"""Models with random weights, for tests that need a model with a memory but no training."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,18 +10,23 @@ from flax.traverse_util import flatten_dict
 from configs import tiny
 from lovecraft_jax.data.cleaning import make_cleaning
 from lovecraft_jax.data.tokenizer import build_tokenizer
-from lovecraft_jax.model.lm import make_model
+from lovecraft_jax.model.lm import LanguageModel, make_model
 from lovecraft_jax.run import Run
 
 
 def untrained_run(text: str, seed: int = 0, scale: float = 0.8) -> Run:
-    """Its vocabulary is that of `text`; its weights are large enough that tokens long ago still matter."""
+    """A run of a small model. Its vocabulary is that of `text`; its weights let tokens of long ago still matter."""
     config = tiny.get_config()
     tokenizer = build_tokenizer("chars", text, make_cleaning("ascii"))
-    model, rng = make_model(config, tokenizer.size), np.random.default_rng(seed)
+    model = make_model(config, tokenizer.size)
+    return Run(config, tokenizer, model, random_variables(model, seed, scale), 0, {})
+
+
+def random_variables(model: LanguageModel, seed: int = 0, scale: float = 0.6) -> Any:
+    """Larger than a model starts with, so that what it remembers matters."""
+    rng = np.random.default_rng(seed)
     shapes = jax.eval_shape(model.init, jax.random.key(0), model.initial_carry(1), jnp.zeros((1, 1), jnp.int32))
-    variables = jax.tree.map(lambda leaf: rng.normal(0, scale, leaf.shape).astype(np.float32), shapes)
-    return Run(config, tokenizer, model, variables, 0, {})
+    return jax.tree.map(lambda leaf: rng.normal(0, scale, leaf.shape).astype(np.float32), shapes)
 
 
 def forward_float64(run: Run, text: str) -> tuple[np.ndarray, np.ndarray]:

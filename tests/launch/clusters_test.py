@@ -6,12 +6,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.helpers.runs import wait_for
 from tests.helpers.stand_ins import BASH, FLAGS, LAUNCH, Bin
 
 SCRIPTS = sorted(LAUNCH.glob("*.sh"))
@@ -48,22 +47,25 @@ STEP = 'n=$(cat n 2>/dev/null || echo 0); echo $((n + 1)) >n; codes=($CODES); ec
 
 
 @pytest.mark.parametrize(
-    ("codes", "starts"),
-    [("0", 1), ("75 0", 2), ("75 134 75 0", 4), ("2", 1), ("75 2", 2), ("1", 1), ("137", 1), ("75 75 75 75", 3)],
+    ("codes", "starts", "settings"),
+    [
+        ("75 134 75 0", 4, {}),
+        ("75 2", 2, {}),
+        ("1", 1, {}),
+        ("137", 1, {}),
+        ("75 75 75 75", 3, {"STARTS": "3"}),
+        ("75 75 75 75 0", 5, {"STARTS": "2", "LONG": "0"}),  # every start is long, and only short ones count
+    ],
 )
-def test_again_restarts_an_interrupted_command_and_no_other(bin: Bin, tmp_path: Path, codes: str, starts: int) -> None:
+def test_again_restarts_an_interrupted_command_and_no_other(
+    bin: Bin, tmp_path: Path, codes: str, starts: int, settings: dict[str, str]
+) -> None:
     command = [BASH, str(LAUNCH / "again.sh"), BASH, "-c", STEP, "step", *FLAGS]
-    env = bin.environment(CODES=codes, PAUSE="0", STARTS="3" if codes == "75 75 75 75" else "10")
+    env = bin.environment(CODES=codes, PAUSE="0", **settings)
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, timeout=60, check=False)
     assert done.returncode == int(codes.split()[starts - 1])
     flags = " ".join(FLAGS)
     assert (tmp_path / "starts").read_text() == f"{flags}\n" + f"{flags} --take_over\n" * (starts - 1)
-
-
-def test_again_counts_only_short_starts_in_a_row(bin: Bin, tmp_path: Path) -> None:
-    command = [BASH, str(LAUNCH / "again.sh"), BASH, "-c", STEP]
-    env = bin.environment(CODES="75 75 75 75 0", PAUSE="0", STARTS="2", LONG="0")  # LONG=0: every start is long
-    assert subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, timeout=60, check=False).returncode == 0
 
 
 def test_again_forwards_sigterm_once_and_exits(tmp_path: Path) -> None:
@@ -73,20 +75,13 @@ def test_again_forwards_sigterm_once_and_exits(tmp_path: Path) -> None:
     )
     log = tmp_path / "log"
     try:
-        wait_for(lambda: log.exists() and log.read_text())
+        wait_for(lambda: log.exists() and log.read_text(), process)
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 75
         assert log.read_text() == "up\nterm\n"
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 # slurm.sh
@@ -131,9 +126,7 @@ def in_slurm(bin: Bin, cwd: Path, *args: str, tasks: str = "0 0", **more: str) -
     ("tasks", "code", "requeued"),
     [
         ("0 0", 0, False),
-        ("75 75", 0, True),
         ("term term", 0, True),
-        ("2 2", 2, False),
         ("75 2 75", 2, False),  # srun returns 75
         ("1 75", 1, False),
         ("75 134", 0, True),
@@ -154,12 +147,10 @@ def test_slurm_starts_a_task_per_gpu_with_the_flags_intact(bin: Bin, tmp_path: P
     in_slurm(bin, tmp_path, *FLAGS, **gpus)
     [srun] = bin.calls("srun")
     assert "--ntasks=8" in srun
-    assert [call[-len(FLAGS) :] for call in bin.calls("train")] == [FLAGS, FLAGS]
-
-
-def test_slurm_takes_over_the_lock_of_a_requeued_job(bin: Bin, tmp_path: Path) -> None:
-    in_slurm(bin, tmp_path, *FLAGS, SLURM_RESTART_COUNT="1")
-    assert [call[-len(FLAGS) - 1 :] for call in bin.calls("train")] == [["--take_over", *FLAGS]] * 2
+    in_slurm(bin, tmp_path, *FLAGS, SLURM_RESTART_COUNT="1")  # it takes over the lock of the job that was requeued
+    before = [call[-len(FLAGS) - 1] for call in bin.calls("train")]
+    assert before == ["--start_timeout=300"] * 2 + ["--take_over"] * 2
+    assert [call[-len(FLAGS) :] for call in bin.calls("train")] == [FLAGS] * 4
 
 
 def test_slurm_refuses_another_number_of_tasks_than_gpus(bin: Bin, tmp_path: Path) -> None:

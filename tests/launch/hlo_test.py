@@ -3,21 +3,15 @@
 from launch.ahead.hlo import Collective, collectives
 
 PROGRAM = """HloModule jit_train_steps, is_scheduled=true, entry_computation_layout={(f32[8]{0})->f32[8]{0}}
-
-FileNames
-1 "while.py"
-
 %add (a: f32[], b: f32[]) -> f32[] {
   %a = f32[] parameter(0)
   %b = f32[] parameter(1)
   ROOT %sum = f32[] add(%a, %b)
 }
-
 %fused (p: f32[8]) -> f32[8] {
   %p = f32[8]{0:T(256)} parameter(0)
   ROOT %in_fusion = f32[8]{0:T(256)} all-reduce(%p), channel_id=1, to_apply=%add
 }
-
 %wrapped (w: bf16[4,150], v: pred[7]) -> (bf16[4,150], pred[7]) {
   %w = bf16[4,150]{1,0:T(8,128)(2,1)S(1)} parameter(0)
   %v = pred[7]{0} parameter(1)
@@ -31,31 +25,26 @@ FileNames
   %called = f32[8]{0} call(%h), to_apply=%branching
   ROOT %out = (s32[], f32[8]) tuple(%i, %called)
 }
-
 %branching (q: f32[8]) -> f32[8] {
   %q = f32[8]{0} parameter(0)
   %which = pred[] constant(true)
   ROOT %either = f32[8]{0} conditional(%which, %q, %q), branch_computations={%plain, %gathering}
 }
-
 %plain (r: f32[8]) -> f32[8] {
   ROOT %r = f32[8]{0} parameter(0)
 }
-
 %gathering (s: f32[8]) -> f32[8] {
   %s = f32[8]{0} parameter(0)
   %gather-start = (f32[8]{0}, f32[32]{0}) all-gather-start(%s), dimensions={0}
   %gather-done = f32[32]{0} all-gather-done(%gather-start)
   ROOT %cut = f32[8]{0} slice(%gather-done), slice={[0:8]}
 }
-
 %more (m: (s32[], f32[8])) -> pred[] {
   %m = (s32[], f32[8]) parameter(0)
   %n = s32[] get-tuple-element(%m), index=0
   %voted = s32[] all-reduce(s32[] %n), to_apply=%add
   ROOT %less = pred[] compare(%voted, %n), direction=LT
 }
-
 %step_body (u: (s32[], f32[8])) -> (s32[], f32[8]) {
   %u = (s32[], f32[8]) parameter(0)
   %rows = bf16[4,150]{1,0:T(8,128)(2,1)} custom-call(), custom_call_target="rows"
@@ -65,12 +54,10 @@ FileNames
   %done = (bf16[4,150], pred[7]) async-done(%go), calls=%wrapped
   ROOT %inner = (s32[], f32[8]) while(%u), condition=%more, body=%time_body, metadata={op_name="jit(f)/while/while"}
 }
-
 %always (z: (s32[], f32[8])) -> pred[] {
   %z = (s32[], f32[8]) parameter(0)
   ROOT %yes = pred[] constant(true)
 }
-
 ENTRY %main (x: f32[8]) -> f32[8] {
   %x = f32[8]{0:T(256)} parameter(0), metadata={op_name="all-reduce(x)"}
   %zero = s32[]{:T(128)} constant(0)
@@ -95,9 +82,3 @@ def test_every_collective_is_found_once_with_its_size_and_loops() -> None:
 def test_a_loop_without_a_name_counts_as_a_loop() -> None:
     nameless = PROGRAM.replace(', metadata={op_name="jit(f)/while/while"}', "")
     assert [one.loops for one in collectives(nameless)][2:] == [("jit(f)/while", "")] * 2
-
-
-def test_unreachable_computations_are_ignored() -> None:
-    unreached = PROGRAM.replace("calls=%fused", "calls=%plain")
-    assert [one.kind for one in collectives(unreached)] == ["all-reduce", "all-reduce", "all-gather"]
-    assert collectives("ENTRY %main () -> f32[] {\n  ROOT %c = f32[] constant(0)\n}\n") == []

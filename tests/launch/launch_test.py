@@ -38,43 +38,25 @@ def test_the_package_lists_its_commands() -> None:
     assert {"train", "sample", "evaluate"} <= listed
 
 
-def test_a_users_own_config_and_text_train_from_any_folder(unicode_run: Path) -> None:
+def test_a_users_own_config_and_text_train_from_their_folder(command: Callable, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(CONFIG)
+    file = tmp_path / "texts" / "night.txt"
+    file.parent.mkdir()
+    file.write_bytes(("\ufeff" + "".join(line + "\r\n" for line in LINES)).encode())  # as on Windows
+    done = command("train", "--config=mine.py:unicode", cwd=tmp_path, env={"PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr
+
+    workdir = tmp_path / "runs" / "mine-unicode"
     text = "\n".join(LINES)  # without the byte order mark, the CRLFs and the newline at its end
-    corpus = json.loads((unicode_run / "corpus.json").read_text())
-    config = json.loads((unicode_run / "config.json").read_text())
+    corpus, config, vocabulary = (
+        json.loads((workdir / f"{name}.json").read_text()) for name in ("corpus", "config", "vocab")
+    )
     cuts = [int(0.9 * len(text)), int(0.95 * len(text)), len(text)]
     assert config["data"]["corpus"] == corpus["name"] == "texts/night.txt"
     assert corpus["characters"] == {"train": cuts[0], "valid": cuts[1] - cuts[0], "test": cuts[2] - cuts[1]}
     assert corpus["dropped"] == 0
-    file = (unicode_run.parents[1] / "texts" / "night.txt").read_bytes()
-    assert corpus["sha256"] == hashlib.sha256(hashlib.sha256(file).hexdigest().encode()).hexdigest()
-
-
-def test_the_vocabulary_is_the_characters_of_the_text(unicode_run: Path) -> None:
-    tokenizer = json.loads((unicode_run / "vocab.json").read_text())
-    assert tokenizer["chars"] == "".join(sorted(set("\n".join(LINES))))
-    assert set("Ночь«—»?") <= set(tokenizer["chars"])
-
-
-def test_generated_text_uses_the_characters_of_the_text(unicode_run: Path) -> None:
-    text = (unicode_run / "samples" / "best.txt").read_text()
-    assert re.fullmatch(r"Ночь.{40}\n", text, re.DOTALL)
-    assert set(text) <= set("\n".join(LINES))
-
-
-@pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a config and a text file, encoded as on Windows."""
-    folder = tmp_path_factory.mktemp("own")
-    (folder / "mine.py").write_text(CONFIG)
-    (folder / "texts").mkdir()
-    (folder / "texts" / "night.txt").write_bytes(("\ufeff" + "".join(line + "\r\n" for line in LINES)).encode())
-    return folder
-
-
-@pytest.fixture(scope="module")
-def unicode_run(own: Path, command: Callable) -> Path:
-    """A run of that config and text, started in their folder, with the default workdir."""
-    done = command("train", "--config=mine.py:unicode", cwd=own, env={"PYTHONPATH": str(ROOT)})
-    assert done.returncode == 0, done.stderr
-    return own / "runs" / "mine-unicode"
+    assert corpus["sha256"] == hashlib.sha256(hashlib.sha256(file.read_bytes()).hexdigest().encode()).hexdigest()
+    assert vocabulary["chars"] == "".join(sorted(set(text)))
+    sample = (workdir / "samples" / "best.txt").read_text()
+    assert re.fullmatch(r"Ночь.{40}\n", sample, re.DOTALL)
+    assert set(sample) <= set(text)

@@ -3,7 +3,6 @@
 import math
 import re
 import shlex
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,33 +23,21 @@ def manifest(request: pytest.FixtureRequest) -> str:
     return request.param.read_text()
 
 
-@pytest.fixture
-def jobset(manifest: str) -> Tree:
-    return yaml.safe_load(manifest)
-
-
-@pytest.fixture
-def job(jobset: Tree) -> Tree:
-    [replicated] = jobset["spec"]["replicatedJobs"]
-    return replicated["template"]["spec"]
-
-
-@pytest.fixture
-def pod(job: Tree) -> Tree:
-    return job["template"]["spec"]
-
-
-@pytest.fixture
-def container(pod: Tree) -> Tree:
+def parts(manifest: str) -> tuple[Tree, Tree, Tree]:
+    """The job of the manifest's JobSet, its pod and the pod's container."""
+    [replicated] = yaml.safe_load(manifest)["spec"]["replicatedJobs"]
+    job = replicated["template"]["spec"]
+    pod = job["template"]["spec"]
     [container] = pod["containers"]
-    return container
+    return job, pod, container
 
 
 def flags(container: Tree) -> dict[str, str]:
     return dict(argument.removeprefix("--").partition("=")[::2] for argument in container["args"])
 
 
-def test_pods_times_chips_match_the_topology(job: Tree, pod: Tree, container: Tree) -> None:
+def test_pods_times_chips_match_the_topology(manifest: str) -> None:
+    job, pod, container = parts(manifest)
     assert job["parallelism"] == job["completions"] > 1
     chips = container["resources"]["limits"].get("google.com/tpu")
     if chips is None:
@@ -61,24 +48,14 @@ def test_pods_times_chips_match_the_topology(job: Tree, pod: Tree, container: Tr
         assert job["completions"] * chips == math.prod(map(int, topology.split("x")))
 
 
-def test_wrong_input_fails_the_job_and_an_interruption_restarts_it(job: Tree, pod: Tree, container: Tree) -> None:
+def test_wrong_input_fails_the_job_and_an_interruption_restarts_it(manifest: str) -> None:
+    job, pod, container = parts(manifest)
     [rule] = job["podFailurePolicy"]["rules"]
     assert rule["onExitCodes"]["containerName"] == container["name"]
     assert 2 in rule["onExitCodes"]["values"]
     assert not {0, 75, 134, 137, 143} & set(rule["onExitCodes"]["values"])
     assert pod["restartPolicy"] == "Never"  # Kubernetes refuses a podFailurePolicy otherwise
     assert job["backoffLimit"] == 0  # one pod alone cannot rejoin, since the others exit
-
-
-def test_the_coordinator_is_a_pod_of_the_jobset(jobset: Tree, container: Tree) -> None:
-    if "distributed" in flags(container):  # on a TPU slice GKE sets the addresses
-        assert "google.com/tpu" in container["resources"]["limits"]
-        return
-    assert flags(container)["process_id"] == "$(JOB_COMPLETION_INDEX)"
-    assert re.fullmatch(r"\$\(COORDINATOR\):\d+", flags(container)["coordinator_address"])
-    assert "COORDINATOR" in [entry["name"] for entry in container["env"]]
-    names = [replicated["name"] for replicated in jobset["spec"]["replicatedJobs"]]
-    assert jobset["spec"]["coordinator"]["replicatedJob"] in names
 
 
 def test_the_command_in_the_comment_fills_in_every_placeholder(manifest: str) -> None:
@@ -88,8 +65,7 @@ def test_the_command_in_the_comment_fills_in_every_placeholder(manifest: str) ->
     for old, new in replaced:
         assert old in manifest
         filled = filled.replace(old, new)
-    [replicated] = yaml.safe_load(filled)["spec"]["replicatedJobs"]
-    [container] = replicated["template"]["spec"]["template"]["spec"]["containers"]
+    _, _, container = parts(filled)
     assert container["image"].startswith("REGION-docker.pkg.dev/")
     assert flags(container)["workdir"] == "gs://my-bucket/c150"
 
@@ -100,24 +76,11 @@ def instructions() -> list[tuple[str, str]]:
     return [(line.split()[0], line.partition(" ")[2]) for line in text.splitlines() if line.strip()]
 
 
-def test_the_images_extras_exist_in_pyproject() -> None:
-    installed = [rest.removeprefix("EXTRAS=").split(",") for name, rest in instructions() if rest.startswith("EXTRAS=")]
-    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert len(installed) == 3
-    assert {extra for extras in installed for extra in extras} <= set(known)
-
-
 def test_the_image_copies_existing_files_of_the_build_context() -> None:
     copied = [source for name, rest in instructions() if name == "COPY" for source in rest.split()[:-1]]
     assert {source for source in copied if not (ROOT / source).exists()} == set()
     ignored = (LAUNCH / "Dockerfile.dockerignore").read_text().splitlines()
     assert {f"!{source}" for source in copied} <= set(ignored)
-
-
-def test_the_readme_names_every_script_and_manifest() -> None:
-    readme = (LAUNCH / "README.md").read_text()
-    files = {file.name for file in LAUNCH.iterdir() if file.suffix in (".sh", ".yaml") or file.name == "Dockerfile"}
-    assert {name for name in files if name not in readme} == set()
 
 
 def test_every_flag_of_scripts_and_manifests_is_one_of_the_training(tmp_path: Path, command: Callable) -> None:

@@ -53,9 +53,7 @@ def is_start(calls: list[list[str]]) -> bool:
 @pytest.mark.parametrize(
     ("states", "before"),
     [
-        ("ACTIVE", []),
         (",WAITING_FOR_RESOURCES,PROVISIONING,ACTIVE", [CREATE]),
-        ("CREATING,ACTIVE", []),
         ("SUSPENDING,SUSPENDED,,ACCEPTED,ACTIVE", [DELETE, CREATE]),
         ("FAILED,DELETING,,ACTIVE", [DELETE, CREATE]),
     ],
@@ -70,20 +68,17 @@ def test_tpu_creates_what_is_missing_and_starts(bin: Bin, states: str, before: l
     assert not [name for name in names if name.startswith((".venv", ".git/", "runs/"))]
 
 
-def test_tpu_creates_nothing_if_the_state_is_unknown(bin: Bin) -> None:
+def test_tpu_creates_nothing_for_a_workdir_on_the_vms_own_disk_or_if_the_state_is_unknown(bin: Bin) -> None:
+    for flags in (["--config=configs/c150.py"], ["--workdir=runs/c150"]):
+        done, calls = run_tpu(bin, "ACTIVE", *flags)
+        assert (done.returncode, calls) == (2, [])
+        assert "--workdir=gs://" in done.stderr
     (bin.folder.parent / "failing").touch()
     done, calls = run_tpu(bin, "ACTIVE", *FLAGS)
     assert (done.returncode, calls) == (1, [])
 
 
-@pytest.mark.parametrize("flags", [[], ["--config=configs/c150.py"], ["--workdir=runs/c150"]])
-def test_tpu_refuses_a_workdir_on_the_vms_own_disk(bin: Bin, flags: list[str]) -> None:
-    done, calls = run_tpu(bin, "ACTIVE", *flags)
-    assert (done.returncode, calls) == (2, [])
-    assert "--workdir=gs://" in done.stderr
-
-
-@pytest.mark.parametrize("code", [0, 2, 75])
+@pytest.mark.parametrize("code", [0, 75])
 def test_watch_restarts_after_a_preemption_and_deletes_the_tpus_at_the_end(bin: Bin, code: int) -> None:
     shown = f"ExecMainStatus={code}\nActiveState=inactive\n"
     done, calls = run_tpu(bin, "ACTIVE,SUSPENDED,SUSPENDED,,ACTIVE", "watch", *FLAGS, shown=shown)

@@ -36,9 +36,9 @@ from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.runtime.files import locked_workdir
 from lovecraft_jax.training import loop
 
-def refusal(**flags):
+def refusal():
     try:
-        with locked_workdir(sys.argv[1], **flags):
+        with locked_workdir(sys.argv[1]):
             return None
     except UserError as error:
         return str(error)
@@ -46,9 +46,6 @@ def refusal(**flags):
 with locked_workdir(sys.argv[1]):
     assert f"in use by process {os.getpid()} on " in refusal()
 assert refusal() is None
-open(os.path.join(sys.argv[1], "lock"), "w").close()  # of a killed run
-assert refusal().endswith("in use by an unknown process; if that process is gone, add --take_over")
-assert refusal(take_over=True) is None
 assert not os.path.exists(os.path.join(sys.argv[1], "lock"))
 """
 
@@ -63,16 +60,6 @@ def objects(tmp_path: Path) -> Path:
 # On a disk and on an object store
 
 
-def test_a_second_start_is_refused_while_the_first_runs(workdir: epath.Path) -> None:
-    with locked_workdir(str(workdir)) as locked:
-        assert locked == workdir
-        with pytest.raises(UserError, match=f"--workdir={workdir}: in use by ") as refused:
-            _start(workdir)
-        assert "\n" not in str(refused.value)
-        _start(workdir / "another")
-    _start(workdir)
-
-
 def test_a_run_that_fails_releases_its_lock(workdir: epath.Path) -> None:
     with pytest.raises(ZeroDivisionError), locked_workdir(str(workdir)):
         raise ZeroDivisionError
@@ -81,8 +68,9 @@ def test_a_run_that_fails_releases_its_lock(workdir: epath.Path) -> None:
 
 def test_another_process_is_refused_and_may_start_after_the_first_has_ended(workdir: epath.Path, objects: Path) -> None:
     with _owner(objects, workdir) as process:
-        with pytest.raises(UserError, match="in use by"):
+        with pytest.raises(UserError, match=f"--workdir={workdir}: in use by "):
             _start(workdir)
+        _start(workdir / "another")
         process.communicate("")  # its input ends, and so its run
         assert process.returncode == 0
         _start(workdir)
@@ -96,23 +84,13 @@ def test_of_several_starts_at_once_one_runs(workdir: epath.Path) -> None:
 # On a disk
 
 
-def test_a_killed_process_releases_its_flock(tmp_path: Path, objects: Path) -> None:
+def test_a_flock_is_released_by_a_kill_and_not_taken_over_before(tmp_path: Path, objects: Path) -> None:
     with _owner(objects, tmp_path) as process:
+        with pytest.raises(UserError, match="in use by another run"):
+            _start(tmp_path, take_over=True)
         process.kill()
         process.wait()
         _start(tmp_path)
-
-
-def test_the_flock_of_a_living_process_is_not_taken_over(tmp_path: Path, objects: Path) -> None:
-    with _owner(objects, tmp_path), pytest.raises(UserError, match="in use by another run"):
-        _start(tmp_path, take_over=True)
-
-
-@pytest.mark.parametrize("name", ["file", "file/run"])
-def test_a_file_is_no_workdir(name: str, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=f"--workdir={tmp_path / name}: cannot be written"):
-        _start(tmp_path / name)
 
 
 def test_without_fcntl_the_package_imports_and_locks_by_a_file(tmp_path: Path) -> None:
@@ -137,14 +115,11 @@ def test_after_a_kill_a_start_is_refused_until_it_takes_over(objects: Path, caps
         assert json.loads(LOCK.read_text())["pid"] == os.getpid()
     assert not LOCK.exists()
     assert capsys.readouterr().err == f"WARNING: {RUN}: taking over from {owner}, as --take_over asks\n"
-
-
-def test_there_need_not_be_a_lock_to_take_over(capsys: pytest.CaptureFixture) -> None:
-    _start(RUN, take_over=True)
+    _start(RUN, take_over=True)  # there need not be a lock
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[1]", "no JSON"])
+@pytest.mark.parametrize("content", ["", "{}", "[1]"])
 def test_a_lock_file_that_names_no_process_refuses_too(content: str) -> None:
     LOCK.write_text(content)
     with pytest.raises(UserError, match=r"in use by an unknown process; .* --take_over"):

@@ -1,50 +1,44 @@
-"""The sample command: what it prints, in both modes."""
+"""The sample and evaluate commands: what they print is what the Python API gives."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from lovecraft_jax.inference.generate import Sampling
+from lovecraft_jax.inference.scoring import Score
 from lovecraft_jax.run import load_run
 
+TALE = Path(__file__).parents[1] / "lovecraft_jax" / "data" / "tales" / "office_hours.txt"
 PROMPT, LENGTH = "The house", 60
 
 
-def test_it_prints_the_prompt_and_length_new_characters(plain: str) -> None:
-    assert plain.startswith(PROMPT)
-    assert plain.endswith("\n")
-    assert len(plain) == len(PROMPT) + LENGTH + 1
-
-
-def test_it_prints_what_the_python_api_generates(plain: str, trained: Path) -> None:
+def test_it_prints_the_prompt_and_what_the_python_api_generates(plain: str, trained: Path) -> None:
     (text,) = load_run(trained).generate(PROMPT, LENGTH, seed=0, sampling=Sampling(temperature=0.7))
     assert plain == PROMPT + text + "\n"
+    assert len(text) == LENGTH
 
 
 @pytest.mark.slow
-def test_streaming_prints_the_same_text(plain: str, sample: Callable[..., str]) -> None:
+def test_streaming_prints_the_same_text_and_so_does_the_first_of_several_samples(
+    plain: str, sample: Callable[..., str]
+) -> None:
     assert sample("--stream") == plain
-
-
-@pytest.mark.slow
-def test_several_samples_are_separated_and_the_first_is_the_single_one(plain: str, sample: Callable[..., str]) -> None:
     first, second = sample("--samples=2").removesuffix("\n").split("\n---\n")
     assert first == plain.removesuffix("\n")
     assert second != first
     assert second.startswith(PROMPT)
-    assert len(second) == len(first)
 
 
 @pytest.mark.slow
 def test_json_is_one_line_with_prompt_samples_seed_and_step(sample: Callable[..., str]) -> None:
     output = sample("--json", "--samples=2", "--seed=7", "--checkpoint=30", "--top_k=1")
-    result = json.loads(output)
     assert output.count("\n") == 1
-    assert result.keys() == {"prompt", "samples", "seed", "step"}
-    assert (result["prompt"], result["seed"], result["step"]) == (PROMPT, 7, 30)
-    first, second = result["samples"]
+    result = json.loads(output)
+    first, second = result.pop("samples")
+    assert result == {"prompt": PROMPT, "seed": 7, "step": 30}
     assert first == second  # top_k=1 is greedy
     assert len(first) == LENGTH
 
@@ -75,34 +69,46 @@ def test_teacher_forcing_prints_the_likeliest_character_after_the_true_ones_of_i
 def test_teacher_forcing_predicts_a_file_from_its_beginning(command: Callable, trained: Path, tmp_path: Path) -> None:
     (tmp_path / "tale.txt").write_text("The house was silent, and the moor.")
     flags = ("--mode=teacher_forced", f"--workdir={trained}", f"--text={tmp_path / 'tale.txt'}", "--json")
-    result = json.loads(command("sample", *flags, "--length=20").stdout)
-    assert (result["text"], result["offset"]) == ("he house was silent,", 1)
-    too_long = command("sample", *flags, "--length=35")
-    assert too_long.returncode == 2
-    assert "--length=35" in too_long.stderr
-    assert len(json.loads(command("sample", *flags).stdout)["text"]) == 34
-    empty = command("sample", *flags[:2], "--text=")
-    assert (empty.returncode, empty.stdout) == (2, "")
-    assert empty.stderr.startswith("--text= is empty")
-    (tmp_path / "tale.txt").write_text("T")
-    too_short = command("sample", *flags)
-    assert (too_short.returncode, too_short.stderr.count("\n")) == (2, 1)
-    assert "has nothing to predict" in too_short.stderr
+    for more, predicted in (["--length=20"], "he house was silent,"), ([], "he house was silent, and the moor."):
+        result = json.loads(command("sample", *flags, *more).stdout)
+        assert (result["text"], result["offset"]) == (predicted, 1)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("mode", "flags"),
-    [
-        ("teacher_forced", ["--prompt=The", "--temperature=0.7"]),
-        ("teacher_forced", ["--stream"]),
-        ("free", ["--split=test"]),
-    ],
-)
-def test_flags_of_the_other_mode_are_refused(command: Callable, trained: Path, mode: str, flags: list[str]) -> None:
-    done = command("sample", f"--workdir={trained}", f"--mode={mode}", *flags)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert f"{', '.join(flag.split('=')[0] for flag in flags)} with --mode={mode}" in done.stderr
+def test_evaluates_score_of_the_test_split_is_the_final_score_of_training(command: Callable, trained: Path) -> None:
+    final = json.loads((trained / "metrics.jsonl").read_text().splitlines()[-1])
+    corpus = json.loads((trained / "corpus.json").read_text())
+    done = command("evaluate", f"--workdir={trained}")
+    assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 1)
+    result = json.loads(done.stdout)
+    assert {key: result[key] for key in ("split", "step")} == {"split": "test", "step": 40}
+    assert "bce" not in result
+    for key in ("loss", "bpc", "perplexity"):
+        assert result[key] == pytest.approx(final[key], rel=1e-9)
+    assert result["tokens"] == result["characters"] == corpus["characters"]["test"]
+
+
+@pytest.mark.slow
+def test_a_text_file_scores_as_it_does_from_python(command: Callable, trained: Path, tmp_path: Path) -> None:
+    text = TALE.read_text()[:1500]
+    assert all(ord(char) < 128 for char in text)
+    file = tmp_path / "tale.txt"
+    file.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())  # as editors on Windows save it
+    run = load_run(trained, 30)
+    score = run.score(run.encode(text), bce=True)
+    result = json.loads(
+        command("evaluate", f"--workdir={trained}", f"--text={file}", "--checkpoint=30", "--bce").stdout
+    )
+    assert (result["text"], result["step"]) == (str(file), 30)
+    assert result["tokens"] == result["characters"] == 1500
+    assert result["loss"] == pytest.approx(score.nats / 1500, rel=1e-6)
+    assert result["bpc"] == pytest.approx(result["loss"] / math.log(2), rel=1e-9)
+    assert result["bce"] == pytest.approx(score.bce, rel=1e-6)
+    assert result["perplexity"] == pytest.approx(math.exp(result["loss"]), rel=1e-9)
+
+
+def test_the_perplexity_of_a_hopeless_model_is_infinite() -> None:
+    assert Score(nats=7.1e3, tokens=10, chars=10, vocab_size=2).perplexity == math.inf
 
 
 @pytest.fixture(scope="module")
