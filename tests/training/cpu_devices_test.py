@@ -23,6 +23,9 @@ def test_each_core_has_a_client_of_its_own_with_one_thread(monkeypatch: pytest.M
     assert (threads, os.environ["NPROC"]) == (["1", "1", "1"], "7")
     assert len({jax.devices()[0].client, *(device.client for device in devices)}) == 4
     assert cpu_devices.core_devices(2) == devices[:2]
+    monkeypatch.delenv("NPROC")
+    cpu_devices.core_devices(4)
+    assert "NPROC" not in os.environ
 
 
 @pytest.mark.slow
