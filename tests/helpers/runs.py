@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -66,12 +66,20 @@ def leaves(workdir: Path, checkpoint: str | int = "latest") -> dict[str, np.ndar
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(numbers)}
 
 
-def rows(workdir: Path | epath.Path) -> list[dict[str, Any]]:
-    """The whole lines of metrics.jsonl, without timings."""
+def all_rows(workdir: Path | epath.Path) -> list[dict[str, Any]]:
+    """The whole lines of metrics.jsonl, as strict JSON, which has no NaN."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
     file = workdir / "metrics.jsonl"
     lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-    found = [json.loads(line) for line in lines if line.endswith("\n")]
-    return [{key: value for key, value in row.items() if key not in CLOCK} for row in found]
+    return [json.loads(line, parse_constant=refuse) for line in lines if line.endswith("\n")]
+
+
+def rows(workdir: Path | epath.Path) -> list[dict[str, Any]]:
+    """The whole lines of metrics.jsonl, without timings."""
+    return [{key: value for key, value in row.items() if key not in CLOCK} for row in all_rows(workdir)]
 
 
 def samples(workdir: Path | epath.Path) -> dict[str, str]:
@@ -79,12 +87,16 @@ def samples(workdir: Path | epath.Path) -> dict[str, str]:
     return {file.name: file.read_text() for file in (workdir / "samples").iterdir()}
 
 
+def one_device(**more: str) -> dict[str, str]:
+    """The environment of a process with one CPU device."""
+    return os.environ | {"JAX_NUM_CPU_DEVICES": "1"} | more
+
+
 @contextmanager
-def started(*line: str) -> Iterator[subprocess.Popen]:
-    """A running process of `python -m line` with one CPU device. It does not outlive the block."""
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
-    command, pipe = [sys.executable, "-m", *line], subprocess.PIPE
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True) as process:
+def started(*line: str, before: Sequence[str] = ()) -> Iterator[subprocess.Popen]:
+    """A running process of `before python -m line` with one CPU device. It does not outlive the block."""
+    command, pipe = [*before, sys.executable, "-m", *line], subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, env=one_device(), stdout=pipe, stderr=pipe, text=True) as process:
         try:
             yield process
         finally:
@@ -100,11 +112,20 @@ def wait_for(condition: Callable[[], Any], process: subprocess.Popen) -> None:
         time.sleep(0.001)  # the process may have only this core
 
 
+def train_tiny(workdir: Path, *flags: str) -> str:
+    """Trains the tiny config in a process with one device, to its end; returns what is on standard error."""
+    line = [sys.executable, "-m", "lovecraft_jax.train", "--config=configs/tiny.py", f"--workdir={workdir}", *flags]
+    done = subprocess.run(line, cwd=ROOT, env=one_device(), capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
 def launch(*flags: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
     """Runs two processes, each with one device, to their end."""
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"} | (env or {})
     line = [sys.executable, "-m", "launch.local_processes", "--local_processes", "2", *flags]
-    return subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    return subprocess.run(
+        line, cwd=ROOT, env=one_device(**env or {}), capture_output=True, text=True, timeout=200, check=False
+    )
 
 
 def works(*command: str) -> bool:

@@ -20,44 +20,26 @@ from lovecraft_jax.training.checkpoint import Checkpoints, DamagedError, checksu
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
-def test_the_latest_and_the_best_are_kept(tmp_path: Path) -> None:
-    checkpoints = _saved(tmp_path, {10: 2.0, 20: 1.0, 30: 3.0, 40: 4.0, 50: 5.0}, keep=2)
-    assert checkpoints.steps == [20, 40, 50]
-    assert checkpoints.best_step == 20
-
-
-def test_the_best_survives_a_restart(tmp_path: Path) -> None:
-    _saved(tmp_path, {10: 2.0, 20: 1.0, 30: 3.0, 40: 4.0}, keep=2).close()
-    checkpoints = _saved(tmp_path, {50: 1.5, 60: 1.4}, keep=2)
-    assert checkpoints.best_step == 20
-    assert checkpoints.steps == [20, 50, 60]
-    checkpoints = _saved(tmp_path, {70: 0.5, 80: 0.6}, keep=2)
-    assert checkpoints.best_step == 70
-    assert checkpoints.steps == [70, 80]
-
-
 @pytest.mark.slow
-def test_a_checkpoint_without_a_score_is_never_best(tmp_path: Path) -> None:
-    checkpoints = _saved(tmp_path, {10: None, 20: None}, keep=2)
-    assert checkpoints.best_step is None
-    checkpoints.close()
-    checkpoints = _saved(tmp_path, {30: 9.0, 40: None, 50: None, 60: None}, keep=2)
-    assert checkpoints.best_step == 30
-    assert checkpoints.steps == [30, 50, 60]
+def test_the_latest_and_the_best_are_kept_also_after_a_restart(tmp_path: Path) -> None:
+    for scores, best, kept in (
+        ({1: None, 2: None}, None, [1, 2]),  # never best
+        ({10: 2.0, 20: 1.0, 30: 3.0, 40: 4.0}, 20, [20, 30, 40]),
+        ({50: 1.5, 60: None, 70: None}, 20, [20, 60, 70]),
+        ({80: 0.5, 90: 0.6}, 80, [80, 90]),
+    ):
+        checkpoints = _saved(tmp_path, scores, keep=2)
+        assert (checkpoints.best_step, checkpoints.steps) == (best, kept)
+        checkpoints.close()
 
 
-def test_a_restore_returns_what_was_saved(tmp_path: Path) -> None:
+def test_a_restore_returns_what_was_saved_and_reads_only_the_fields_that_its_target_has(tmp_path: Path) -> None:
     checkpoints = _saved(tmp_path, {10: 1.0})
     restored = checkpoints.restore(10, _target())
-    assert restored.step == 10
-    assert restored.meta == {"note": "step 10"}
+    assert (restored.step, restored.meta) == (10, {"note": "step 10"})
     assert isinstance(restored.state, State)
     assert checksums(restored.state) == checksums(_state(10))
     assert jax.random.uniform(restored.state.rng) == jax.random.uniform(_state(10).rng)
-
-
-def test_a_restore_reads_only_the_fields_that_its_target_has(tmp_path: Path) -> None:
-    checkpoints = _saved(tmp_path, {10: 1.0})
     _damage(tmp_path, 10, "flip")
     with pytest.raises(DamagedError):
         checkpoints.restore(10, _target())
@@ -66,26 +48,17 @@ def test_a_restore_reads_only_the_fields_that_its_target_has(tmp_path: Path) -> 
     assert checksums(state) == checksums(Part(_state(10).step, _state(10).carry))
 
 
-def test_a_field_that_is_none_leaves_no_trace_in_a_checkpoint(tmp_path: Path) -> None:
-    before, after = Checkpoints(epath.Path(tmp_path / "before")), Checkpoints(epath.Path(tmp_path / "after"))
-    old, new, target = _state(10), LaterState(**vars(_state(10))), LaterState(**vars(_target()))
-    for checkpoints, state in ((before, old), (after, new)):
-        checkpoints.save(10, state, {})
-        checkpoints.wait()
-    assert checksums(new) == checksums(old)
-    for state in (before.restore(10, target).state, after.restore(10, target).state):
-        assert state.average is None
-        assert checksums(state) == checksums(old)
-    assert checksums(after.restore(10, _target()).state) == checksums(old)
-
-
-def test_an_optional_field_is_saved_and_restored_where_a_run_has_it(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(epath.Path(tmp_path))
-    state = LaterState(**vars(_state(10)) | {"average": _values()})
-    checkpoints.save(10, state, {})
-    checkpoints.wait()
-    target = LaterState(**vars(_target()) | {"average": _shape(_values(), SingleDeviceSharding(jax.devices()[0]))})
-    assert checksums(checkpoints.restore(10, target).state) == checksums(state)
+def test_an_optional_field_is_saved_where_a_run_has_it_and_leaves_no_trace_where_not(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(epath.Path(tmp_path), keep=3)
+    average = {"average": _values()}, {"average": _shape(_values(), SingleDeviceSharding(jax.devices()[0]))}
+    without, with_average = LaterState(**vars(_state(10))), LaterState(**vars(_state(30)) | average[0])
+    for step, state in ((10, _state(10)), (20, without), (30, with_average)):
+        checkpoints.save(step, state, {})
+    assert checksums(without) == checksums(_state(10))
+    for step, target in ((10, LaterState(**vars(_target()))), (20, LaterState(**vars(_target()))), (20, _target())):
+        assert checksums(checkpoints.restore(step, target).state) == checksums(_state(10))
+    restored = checkpoints.restore(30, LaterState(**vars(_target()) | average[1])).state
+    assert checksums(restored) == checksums(with_average)
 
 
 @pytest.mark.parametrize("other", ["shape", "missing", "more"])
@@ -106,21 +79,18 @@ def test_a_target_with_other_leaves_than_were_saved_is_refused(tmp_path: Path, o
 def test_a_state_sharded_over_eight_devices_restores_on_one_and_the_reverse(tmp_path: Path) -> None:
     one, eight = SingleDeviceSharding(jax.devices()[0]), _eight()
     checkpoints = Checkpoints(epath.Path(tmp_path))
-    checkpoints.save(10, OneArray(jax.device_put(_values(), eight)), {})
-    checkpoints.save(20, OneArray(jax.device_put(_values(), one)), {})
+    checkpoints.save(10, Part(None, jax.device_put(_values(), eight)), {})
+    checkpoints.save(20, Part(None, jax.device_put(_values(), one)), {})
     for step, sharding in ((10, one), (20, eight)):
-        x = checkpoints.restore(step, OneArray(_shape(_values(), sharding))).state.x
+        x = checkpoints.restore(step, Part(None, _shape(_values(), sharding))).state.carry
         assert x.sharding == sharding
         np.testing.assert_array_equal(x, _values(), strict=True)
 
 
 def test_checksums_are_the_same_under_any_sharding() -> None:
     everywhere = NamedSharding(_eight().mesh, PartitionSpec())
-    placed = [
-        jax.device_put(_values(), where) for where in (_eight(), everywhere, SingleDeviceSharding(jax.devices()[3]))
-    ]
-    sums = [checksums({"x": x}) for x in (_values(), *placed)]
-    assert sums == [sums[0]] * 4
+    for where in (_eight(), everywhere, SingleDeviceSharding(jax.devices()[3])):
+        assert checksums({"x": jax.device_put(_values(), where)}) == checksums({"x": _values()})
 
 
 def test_checksums_see_every_change() -> None:
@@ -154,43 +124,23 @@ def test_a_flipped_byte_is_never_restored(tmp_path: Path, capsys: pytest.Capture
     assert "damaged checkpoint, step 10" not in reported
 
 
-@pytest.mark.parametrize("damage", ["delete", "truncate", "empty"])
-def test_the_checkpoint_before_a_damaged_one_is_restored(tmp_path: Path, damage: str) -> None:
-    checkpoints = _saved(tmp_path, {10: None, 20: None, 30: None}, keep=3)
-    _damage(tmp_path, 30, damage)
-    with pytest.raises(DamagedError, match="step 30"):
-        checkpoints.restore(30, _target())
-    restored = checkpoints.restore_newest(_target())
-    assert restored is not None
-    assert restored.step == 20
-    assert checksums(restored.state) == checksums(_state(20))
-
-
-def test_the_step_asked_for_is_tried_first_and_then_the_newest(tmp_path: Path) -> None:
-    checkpoints = _saved(tmp_path, {10: 1.0, 20: None, 30: None})
-    steps = []
-    for broken in (None, 10, 30):
-        if broken:
-            _damage(tmp_path, broken, "truncate")
-        restored = checkpoints.restore_newest(_target(), first=10)
-        steps.append(restored.step if restored else None)
-    assert steps == [10, 30, 20]
-
-
-def test_only_damaged_checkpoints_are_an_error_that_names_the_folder(tmp_path: Path) -> None:
-    checkpoints = _saved(tmp_path, {10: 1.0, 20: None})
-    for step in (10, 20):
-        _damage(tmp_path, step, "truncate")
-    with pytest.raises(UserError, match=f"{tmp_path}.*all 2 checkpoints are damaged"):
-        checkpoints.restore_newest(_target())
-
-
-def test_without_checkpoints_the_newest_is_none(tmp_path: Path) -> None:
+def test_the_step_asked_for_is_tried_first_then_the_newest_and_only_damaged_ones_are_an_error(tmp_path: Path) -> None:
     assert Checkpoints(epath.Path(tmp_path)).restore_newest(_target()) is None
+    checkpoints = _saved(tmp_path, {10: 1.0, 20: None, 30: None})
+    for newest, damage in ((10, "truncate"), (30, "delete"), (20, "empty")):
+        restored = checkpoints.restore_newest(_target(), first=10)
+        assert restored is not None
+        assert restored.step == newest
+        assert checksums(restored.state) == checksums(_state(newest))
+        _damage(tmp_path, newest, damage)
+        with pytest.raises(DamagedError, match=f"step {newest}"):
+            checkpoints.restore(newest, _target())
+    with pytest.raises(UserError, match=f"{tmp_path}.*all 3 checkpoints are damaged"):
+        checkpoints.restore_newest(_target(), first=10)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("damage", ["delete", "truncate", "empty"])
+@pytest.mark.parametrize("damage", ["delete", "truncate"])
 def test_a_damaged_score_does_not_lose_the_state(tmp_path: Path, damage: str) -> None:
     _saved(tmp_path, {10: 1.0, 20: 2.0}).close()
     _damage(tmp_path, 20, damage, "metrics")
@@ -258,11 +208,6 @@ class LaterState(State):
 class Part:
     step: Any
     carry: Any
-
-
-@flax.struct.dataclass
-class OneArray:
-    x: Any
 
 
 def _state(step: int) -> State:

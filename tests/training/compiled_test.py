@@ -1,6 +1,5 @@
 """The compiled program: shardings, donation, compilation, and that dispatches and devices change no results."""
 
-import os
 import re
 import subprocess
 import sys
@@ -10,22 +9,24 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
 from configs import tiny
 from lovecraft_jax.config import Config
 from lovecraft_jax.data.batches import Batch, Batches
 from lovecraft_jax.model.dropout import DropoutRates
 from lovecraft_jax.runtime.mesh import BY_ROW, REPLICATED, make_mesh, sharding
+from lovecraft_jax.training.checkpoint import Checkpoints
 from lovecraft_jax.training.compiled import Program, make_program
 from lovecraft_jax.training.cpu_devices import core_devices
-from lovecraft_jax.training.optimizer import make_optimizer, make_schedule
+from lovecraft_jax.training.optimizer import make_optimizer
 from lovecraft_jax.training.state import TrainState
 from lovecraft_jax.training.step import make_train_step, make_train_steps
+from tests.helpers.runs import ROOT, one_device
 from tests.helpers.trees import assert_close, on_host
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
 V, TOTAL = 11, 40
 GOLDEN_LOSSES = [2.400428, 2.348907, 2.270340]
 
@@ -42,61 +43,34 @@ def ten_steps(program: Program) -> tuple[TrainState, Any]:
     return on_host(program.train_steps(program.init(0), program.put(batches(0, 10))))
 
 
-def test_the_first_state_has_the_shapes_and_shardings_of_the_target(program: Program) -> None:
-    state = program.init(0)
-    described = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.sharding), state)
-    assert described == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.sharding), program.target)
-    after, _ = program.train_steps(state, program.put(batches(0, 10)))
-    assert described == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.sharding), after)
-
-
-def test_a_mesh_shards_the_carry_by_row_and_cores_keep_the_state_on_the_first_device() -> None:
-    split, whole = (make_program(tiny.get_config(), V, TOTAL, cores=cores) for cores in (1, 2))
-    mesh = make_mesh(tiny.get_config().data.batch_size)
-    assert split.devices == jax.devices()
-    assert {leaf.sharding for leaf in jax.tree.leaves(split.target.carry)} == {sharding(mesh, BY_ROW)}
-    everything_else = jax.tree.leaves(split.target.replace(carry=None))
-    assert {leaf.sharding for leaf in everything_else} == {sharding(mesh, REPLICATED)}
-    assert whole.devices == core_devices(2)
-    assert all(leaf.sharding.device_set == {jax.devices()[0]} for leaf in jax.tree.leaves(whole.target))
-
-
-def test_the_first_state_depends_on_the_seed_alone(program: Program) -> None:
-    first, again, other = (on_host(program.init(seed)) for seed in (0, 0, 1))
-    jax.tree.map(np.testing.assert_array_equal, first, again)
-    differ = jax.tree.map(lambda a, b: bool(np.any(a != b)), first, other)
-    assert differ.variables["params"]["lstm_0"] == {"kernel_x": True, "kernel_h": True, "bias": False}
-    assert differ.rng
-    assert int(first.step) == 0
-    assert not np.any(np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(first.carry)]))
-
-
-def test_a_mesh_donates_the_state_and_cores_do_not() -> None:
-    donated, kept = {}, {}
-    for cores, states in ((1, donated), (2, kept)):
-        program = make_program(tiny.get_config(), V, TOTAL, cores=cores)
-        states["given"] = program.init(0)
-        jax.block_until_ready(program.train_steps(states["given"], program.put(batches(0, 10))))
-        states["again"] = program.init(0)
-    assert all(leaf.is_deleted() for leaf in jax.tree.leaves((donated["given"].variables, donated["given"].opt_state)))
-    jax.tree.map(np.testing.assert_array_equal, *map(on_host, kept.values()))
-
-
-def test_metrics_are_returned_for_each_step(ten_steps: tuple[TrainState, Any]) -> None:
-    state, metrics = ten_steps
-    assert int(state.step) == 10
-    assert {name: values.shape for name, values in metrics.items()} == dict.fromkeys(
-        ("loss", "grad_norm", "learning_rate", "finite"), (10,)
-    )
-    config = tiny.get_config().optimizer
-    schedule = make_schedule(config, TOTAL)
-    np.testing.assert_allclose(metrics["learning_rate"], [config.lr * float(schedule(k)) for k in range(10)], rtol=1e-5)
-    assert np.all(metrics["finite"])
+def test_states_have_the_shapes_and_shardings_of_the_target(program: Program) -> None:
+    """On a mesh the carry is split by row and all else is everywhere; cores keep the state on the first device."""
+    described = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.sharding), program.target)
+    given = program.init(0)
+    after, _ = program.train_steps(given, program.put(batches(0, 10)))
+    for state in (program.init(0), after):
+        assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.sharding), state) == described
+    carry = {leaf.sharding for leaf in jax.tree.leaves(program.target.carry)}
+    rest = {leaf.sharding for leaf in jax.tree.leaves(program.target.replace(carry=None))}
+    if len(program.devices) == 8:
+        mesh = make_mesh(tiny.get_config().data.batch_size)
+        assert program.devices == jax.devices()
+        assert (carry, rest) == ({sharding(mesh, BY_ROW)}, {sharding(mesh, REPLICATED)})
+        assert all(leaf.is_deleted() for leaf in jax.tree.leaves((given.variables, given.opt_state)))  # donated
+    else:
+        assert program.devices == core_devices(2)
+        assert {device for where in carry | rest for device in where.device_set} == {jax.devices()[0]}
+        jax.tree.map(np.testing.assert_array_equal, on_host(given), on_host(program.init(0)))
 
 
 def test_a_golden_run_of_ten_steps(ten_steps: tuple[TrainState, Any]) -> None:
+    state, metrics = ten_steps
+    assert int(state.step) == 10
+    assert metrics.keys() == {"loss", "grad_norm", "learning_rate", "finite"}
+    assert all(values.shape == (10,) for values in metrics.values())
+    assert np.all(metrics["finite"])
     np.testing.assert_allclose(
-        ten_steps[1]["loss"][[0, 5, 9]],
+        metrics["loss"][[0, 5, 9]],
         GOLDEN_LOSSES,
         rtol=1e-5,
         err_msg="Update these numbers only for a change that means to change training: initial values, dropout's "
@@ -131,10 +105,54 @@ def test_one_device_equals_eight_with_dropout(program: Program, ten_steps: tuple
     assert_close(on_host(result), ten_steps)
 
 
-def batches(step: int, count: int) -> Batch:
-    """Returns batches of a text that is easy to learn, six steps an epoch, so that rows restart at steps 6, 12, ..."""
-    data, squares = tiny.get_config().data, (np.arange(6 * 64 + 5) ** 2 % V).astype(np.uint8)
-    return Batches(squares, data.batch_size, data.seq_len, "stream", seed=0).at(step, count)
+@pytest.mark.parametrize(
+    ("changes", "cores"),
+    [
+        ({"optimizer.name": "adamw", "optimizer.weight_decay": 0.1}, 2),
+        ({"optimizer.name": "sgd"}, 2),
+        ({"model.norm": "batch"}, 1),
+    ],
+)
+def test_a_checkpoint_resumes_bit_for_bit_and_cores_train_as_one_device(
+    changes: dict[str, Any], cores: int, tmp_path: Path
+) -> None:
+    config = tiny.get_config()
+    config.update_from_flattened_dict(changes)
+    program = make_program(config, V, TOTAL, cores)
+    halfway, _ = program.train_steps(program.init(0), program.put(batches(0, 5)))
+    checkpoints = Checkpoints(epath.Path(tmp_path))
+    checkpoints.save(5, halfway, {})
+    restored = checkpoints.restore(5, program.target).state
+    checkpoints.close()
+    given = program.put(batches(5, 5))
+    whole, resumed = (on_host(program.train_steps(state, given)[0]) for state in (halfway, restored))
+    jax.tree.map(np.testing.assert_array_equal, resumed, whole)
+    if cores > 1:
+        one = make_program(config, V, TOTAL)
+        assert_close(whole, on_host(one.train_steps(one.init(0), one.put(batches(0, 10)))[0]))
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_tensors_are_logged_with_the_values_of_the_step_that_is_due(cores: int) -> None:
+    config, every = tiny.get_config(), 3
+    config.optimizer.warmup = 0
+    config.train.update({"log_tensors": True, "log_every": every})
+    program = make_program(config, V, TOTAL, cores)
+    state = program.init(0)
+    for step in range(2 * every):
+        before = params_of(state)
+        state, metrics = program.train_steps(state, program.put(batches(step, 1)))
+        after, tensors = params_of(state), jax.tree.map(float, jax.tree.map(np.squeeze, metrics["tensors"]))
+        assert tensors.keys() == after.keys()
+        if (step + 1) % every:
+            assert not any(value for values in tensors.values() for value in values.values())
+            continue
+        squares = [tensors[name]["grad_rms"] ** 2 * leaf.size for name, leaf in after.items()]
+        assert np.sqrt(sum(squares)) == pytest.approx(float(metrics["grad_norm"][0]), rel=1e-5)
+        for name, leaf in after.items():
+            assert tensors[name]["param_rms"] == pytest.approx(rms(leaf), rel=1e-5)
+            assert tensors[name]["update_rms"] == pytest.approx(rms(leaf - before[name]), rel=1e-4)
+            assert tensors[name]["grad_rms"] > 0
 
 
 def test_the_first_state_of_large_layers_does_not_deadlock() -> None:
@@ -145,5 +163,20 @@ def test_the_first_state_of_large_layers_does_not_deadlock() -> None:
         "config = tiny.get_config(); config.model.units = 512\n"
         "jax.block_until_ready(make_program(config, 11, 40).init(0))"
     )
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
-    subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, timeout=100, check=True)
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=one_device(), timeout=100, check=True)
+
+
+def batches(step: int, count: int) -> Batch:
+    """Returns batches of a text that is easy to learn, six steps an epoch, so that rows restart at steps 6, 12, ..."""
+    data, squares = tiny.get_config().data, (np.arange(6 * 64 + 5) ** 2 % V).astype(np.uint8)
+    return Batches(squares, data.batch_size, data.seq_len, "stream", seed=0).at(step, count)
+
+
+def params_of(state: TrainState) -> dict[str, np.ndarray]:
+    """Returns the parameters by their paths, copied, since the state is donated."""
+    leaves = jax.tree_util.tree_leaves_with_path(state.variables["params"])
+    return {"/".join(key.key for key in path): np.array(leaf, np.float64) for path, leaf in leaves}
+
+
+def rms(values: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(values**2)))

@@ -14,7 +14,6 @@ from configs import c100
 from lovecraft_jax.data.batches import Batch
 from lovecraft_jax.model.losses import token_binary_cross_entropy
 from lovecraft_jax.training.compiled import make_program
-from tests.helpers.trees import assert_close
 
 pytestmark = pytest.mark.slow
 
@@ -30,15 +29,16 @@ def test_binary_cross_entropy_equals_keras_with_its_clipping() -> None:
         assert float(actual) == pytest.approx(loss, rel=1e-5)
 
 
-@pytest.mark.parametrize(("backend", "cores"), [("scan", 1), ("native", 1), ("fused", 2)])
+@pytest.mark.parametrize(("backend", "cores"), [("native", 1), ("scan", 2)])
 def test_three_steps_of_the_article_equal_keras(backend: str, cores: int) -> None:
     config = recipe()
     config.model.backend = backend
     program = make_program(config, V, total_steps=100, cores=cores)
     state = program.init(0)
+    placed = jax.tree.map(lambda leaf: leaf.sharding, state.variables)
+    state = state.replace(variables=jax.device_put(from_keras(KERAS["weights"]), placed))
     for step in KERAS["steps"]:
         one = jax.tree.map(lambda leaf: leaf[None], batch(np.array(step["tokens"])))
-        state = state if state.step else state.replace(variables=like(state.variables, from_keras(KERAS["weights"])))
         state, metrics = program.train_steps(state, program.put(one))
         assert float(metrics["bce"][0]) == pytest.approx(step["loss"], rel=1e-5)
         # A step moves a weight by about 1e-3, and adding epsilon after the bias correction would change that by 1e-5.
@@ -46,18 +46,6 @@ def test_three_steps_of_the_article_equal_keras(backend: str, cores: int) -> Non
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=3e-7), state.variables["params"], expected
         )
-
-
-def test_remat_gives_the_same_binary_cross_entropy_and_gradient() -> None:
-    results = []
-    for remat in (0, 1):
-        config = recipe()
-        config.model.remat = remat
-        program = make_program(config, V, total_steps=100)
-        one = jax.tree.map(lambda leaf: leaf[None], batch(np.array(KERAS["steps"][0]["tokens"])))
-        state, metrics = program.train_steps(program.init(0), program.put(one))
-        results.append((metrics["bce"], metrics["loss"], state.variables["params"]))
-    assert_close(*jax.device_get(results))
 
 
 def recipe() -> ConfigDict:
@@ -79,8 +67,3 @@ def from_keras(weights: list[list[float]]) -> Any:
     leaves = [np.array(flat, np.float32).reshape(shape) for flat, shape in zip(weights, shapes, strict=True)]
     cells = [dict(zip(("kernel_x", "kernel_h", "bias"), leaves[n : n + 3], strict=True)) for n in (0, 3)]
     return {"params": {"lstm_0": cells[0], "lstm_1": cells[1], "head_kernel": leaves[6], "head_bias": leaves[7]}}
-
-
-def like(placed: Any, values: Any) -> Any:
-    """Returns the values with the shardings of a state's."""
-    return jax.tree.map(lambda leaf, value: jax.device_put(value, leaf.sharding), placed, values)

@@ -22,45 +22,38 @@ from tests.helpers.runs import assert_same_run, leaves, rows
 
 pytestmark = pytest.mark.slow
 
-Configs = dict[str, ConfigDict]
 NAMES = ("seed_0", "seed_3", "low_rate")
 
 
 @pytest.fixture(scope="module")
 def stacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of two seeds and another learning rate, trained as one program. Read it."""
+    """The folder of three seeds, one of them with another learning rate, trained as one program. Read it."""
     folder = tmp_path_factory.mktemp("stacked")
     assert train_stacked(configs(folder)) == DONE
     return folder
 
 
-@pytest.mark.parametrize("name", ["seed_3", "low_rate"])
-def test_a_stacked_run_learns_what_it_learns_alone(stacked: Path, tmp_path: Path, name: str) -> None:
-    assert loop.train(configs(tmp_path)[str(tmp_path / name)], str(tmp_path / name), cores=1) == DONE
-    alone = leaves(tmp_path / name)
-    for path, leaf in leaves(stacked / name).items():
+def test_a_stacked_run_learns_what_it_learns_alone(stacked: Path, tmp_path: Path) -> None:
+    config = configs(tmp_path)[str(tmp_path / "low_rate")]
+    assert loop.train(config, str(tmp_path), cores=1) == DONE
+    alone = leaves(tmp_path)
+    for path, leaf in leaves(stacked / "low_rate").items():
         np.testing.assert_allclose(leaf, alone[path], rtol=1e-5, atol=1e-6, err_msg=path)
-    for row, expected in zip(rows(stacked / name), rows(tmp_path / name), strict=True):
+    for row, expected in zip(rows(stacked / "low_rate"), rows(tmp_path), strict=True):
         assert (row["step"], row["split"]) == (expected["step"], expected["split"])
         for key in ("loss", "learning_rate"):
             assert row.get(key, 0.0) == pytest.approx(expected.get(key, 0.0), rel=1e-5)
-
-
-def test_stacked_runs_differ_from_each_other(stacked: Path) -> None:
-    first = {name: rows(stacked / name)[0] for name in NAMES}
-    assert len({row["loss"] for row in first.values()}) == 3
-    assert first["low_rate"]["learning_rate"] == pytest.approx(0.5 * first["seed_0"]["learning_rate"])
+    assert len({rows(stacked / name)[0]["loss"] for name in NAMES}) == 3
 
 
 def test_a_stacked_run_is_finished_and_an_ordinary_run(stacked: Path, capsys: pytest.CaptureFixture) -> None:
-    for workdir, config in configs(stacked).items():
-        assert [row["split"] for row in rows(Path(workdir)) if row.get("scoring") == "final"] == ["valid", "test"]
-        assert loop.train(config, workdir, cores=1) == DONE
-        assert "already finished at step 40" in capsys.readouterr().err
-        assert load_run(workdir, "latest").step == 40
+    workdir, config = next(iter(configs(stacked).items()))
+    assert loop.train(config, workdir, cores=1) == DONE
+    assert "already finished at step 40" in capsys.readouterr().err
+    assert load_run(workdir, "latest").step == 40
 
 
-def test_interrupted_runs_save_and_resume_to_the_same_end(
+def test_interrupted_runs_resume_to_the_same_end_also_from_different_steps(
     stacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     after = Training.after
@@ -75,17 +68,8 @@ def test_interrupted_runs_save_and_resume_to_the_same_end(
     assert "3 stacked runs interrupted, saved" in capsys.readouterr().err
     assert [max(saved_steps(epath.Path(workdir))) for workdir in configs(tmp_path)] == [15, 15, 15]
     monkeypatch.undo()
-    assert train_stacked(configs(tmp_path)) == DONE
-    for name in NAMES:
-        assert_same_run(tmp_path / name, stacked / name)
-
-
-def test_runs_that_are_behind_catch_up_to_the_same_end(stacked: Path, tmp_path: Path) -> None:
-    """As after a kill, which one run survives with a later checkpoint than another, or with its final scores."""
-    for config in (stopped := configs(tmp_path)).values():
-        config.train.stop_at_step = 20
-    assert train_stacked(stopped) == DONE
-    shutil.rmtree(tmp_path / "seed_3" / "checkpoints" / "20")
+    # As after a kill, which one run survives with a later checkpoint than another, or with its final scores.
+    shutil.rmtree(tmp_path / "seed_3" / "checkpoints" / "15")
     shutil.rmtree(tmp_path / "low_rate")
     shutil.copytree(stacked / "low_rate", tmp_path / "low_rate")
     assert train_stacked(configs(tmp_path)) == DONE
@@ -114,17 +98,10 @@ def test_configs_that_differ_in_more_than_seed_and_learning_rate_are_refused(tmp
     assert not list(tmp_path.iterdir())
 
 
-def test_a_workdir_with_a_run_of_another_config_is_refused(stacked: Path) -> None:
-    others = configs(stacked)
-    for config in others.values():
-        config.model.units = 24
-    with pytest.raises(UserError, match="holds a run of another config"):
-        train_stacked(others)
-
-
-def configs(folder: Path) -> Configs:
+def configs(folder: Path) -> dict[str, ConfigDict]:
     """Returns the configs of the three runs, by workdir."""
     made = {str(folder / name): tiny.get_config() for name in NAMES}
     made[str(folder / "seed_3")].seed = 3
+    made[str(folder / "low_rate")].seed = 4
     made[str(folder / "low_rate")].optimizer.lr /= 2
     return made

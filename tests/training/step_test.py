@@ -1,4 +1,4 @@
-"""The loss and the training step: weights, resets, gradients, steps that are not finite, and learning."""
+"""The loss and the training step: weights, resets, gradients, norms, steps that are not finite, and learning."""
 
 from typing import Any
 
@@ -13,13 +13,11 @@ from configs import tiny
 from lovecraft_jax.config import Config
 from lovecraft_jax.data.batches import Batch
 from lovecraft_jax.model.dropout import DropoutRates
-from lovecraft_jax.model.lm import make_model, reset_carry
-from lovecraft_jax.model.losses import token_cross_entropy
-from lovecraft_jax.runtime.mesh import make_mesh
+from lovecraft_jax.model.lm import make_model
+from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.training.compiled import Program, make_program
-from lovecraft_jax.training.optimizer import make_optimizer
 from lovecraft_jax.training.state import TrainState
-from lovecraft_jax.training.step import make_gradient, make_train_step
+from lovecraft_jax.training.step import make_gradient
 from tests.helpers.trees import assert_close, on_host
 
 V, B, T, TOTAL = 11, 8, 6, 100
@@ -49,21 +47,6 @@ def start(program: Program) -> TrainState:
     return state.replace(carry=jax.tree.map(drawn, state.carry), step=state.step + 3)
 
 
-def test_cross_entropy_is_the_weighted_sum_of_negative_log_probabilities() -> None:
-    logits_BTV = jnp.log(jnp.array([[[0.5, 0.25, 0.25], [0.125, 0.125, 0.75]], [[0.25, 0.25, 0.5], [0.5, 0.4, 0.1]]]))
-    y_BT, weight_BT = np.array([[0, 1], [2, 2]], np.uint8), np.array([[1, 2], [1, 0]], np.uint8)
-    nats_BT = token_cross_entropy(logits_BTV, Batch(y_BT, y_BT, weight_BT, np.zeros(2, bool)))
-    # -log2 of 1/2, of 1/8 twice, and of 1/2.
-    assert float(jnp.sum(nats_BT)) == pytest.approx((1 + 2 * 3 + 1) * np.log(2), rel=1e-6)
-
-
-def test_reset_carry_zeroes_the_rows_that_restart_and_no_others() -> None:
-    carry = ((jnp.full((3, 2), 7.0), jnp.full((3, 2), jnp.nan)),)
-    ((c_BH, h_BH),) = reset_carry(carry, np.array([True, False, True]))
-    np.testing.assert_array_equal(c_BH, [[0, 0], [7, 7], [0, 0]])
-    np.testing.assert_array_equal(h_BH, [[0, 0], [np.nan, np.nan], [0, 0]])
-
-
 @pytest.mark.slow
 def test_a_row_that_restarts_does_not_depend_on_its_carry(program: Program, start: TrainState) -> None:
     reset_B = np.arange(B) % 3 == 0
@@ -74,7 +57,7 @@ def test_a_row_that_restarts_does_not_depend_on_its_carry(program: Program, star
         return on_host(train(program, copy(start, carry=jax.tree.map(lambda c: c + added, start.carry)), given))
 
     expected = after(0.0, 0.0)
-    jax.tree.map(np.testing.assert_array_equal, after(100.0, 0.0), expected)
+    jax.tree.map(np.testing.assert_array_equal, after(np.nan, 0.0), expected)
     assert after(0.0, 1.0)[1]["loss"][0] != expected[1]["loss"][0]
 
 
@@ -100,10 +83,17 @@ def test_loss_and_gradient_are_the_weighted_mean_over_all_rows(program: Program,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["scan", "fused", "native"])
-def test_remat_gives_the_same_gradient_and_carry(backend: str) -> None:
+@pytest.mark.parametrize(
+    ("backend", "norm", "loss"),
+    [
+        ("scan", "layer", "cross_entropy"),
+        ("fused", "none", "cross_entropy"),
+        ("native", "none", "binary_cross_entropy"),
+    ],
+)
+def test_remat_gives_the_same_sums_gradient_and_carry(backend: str, norm: str, loss: str) -> None:
     config = small()
-    config.model.layers = 2
+    config.update_from_flattened_dict({"model.layers": 2, "model.norm": norm, "train.loss": loss})
     rng = np.random.default_rng(0)
     given = batch(0)._replace(weight_BT=rng.integers(3, size=(B, T), dtype=np.uint8), reset_B=np.arange(B) % 3 == 0)
     results = []
@@ -115,15 +105,6 @@ def test_remat_gives_the_same_gradient_and_carry(backend: str) -> None:
         masks = model.dropout_masks(jax.random.key(2), RATES, B)
         results.append(jax.jit(make_gradient(model))(variables, carry, given, masks))
     assert_close(on_host(results[1]), on_host(results[0]))
-
-
-def test_targets_without_weight_change_nothing(program: Program, start: TrainState) -> None:
-    given, other = batch(0), batch(1)
-    given.weight_BT[:, 4:] = 0
-    given.weight_BT[5] = 0
-    y_BT = np.where(given.weight_BT == 0, other.y_BT, given.y_BT)
-    results = [train(program, copy(start), two(given._replace(y_BT=y), DEAD)) for y in (given.y_BT, y_BT)]
-    jax.tree.map(np.testing.assert_array_equal, *map(on_host, results))
 
 
 def test_no_step_is_made_from_the_first_that_is_not_finite_on(program: Program, start: TrainState) -> None:
@@ -166,15 +147,34 @@ def test_an_update_that_is_not_finite_is_reported_and_no_step_follows(program: P
 
 
 @pytest.mark.slow
-def test_two_seeds_stacked_on_one_device_equal_each_alone_on_eight(program: Program) -> None:
-    config, device = small(), jax.devices()[0]
-    train_step = make_train_step(program.model, make_optimizer(config.optimizer, TOTAL), make_mesh(B, [device]))
-    states = jax.device_put([program.init(seed) for seed in (0, 1)], device)
-    both = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-    step = jax.jit(jax.vmap(train_step, in_axes=(0, None, None, None)))
-    stacked, _ = step(both, batch(0), np.True_, RATES)
-    alone = [on_host(train(program, program.init(seed), two(batch(0), DEAD))[0]) for seed in (0, 1)]
-    assert_close(on_host(stacked), jax.tree.map(lambda *leaves: np.stack(leaves), *alone))
+def test_a_step_that_is_not_finite_does_not_change_the_statistics_of_a_norm() -> None:
+    config = small()
+    config.model.norm = "batch"
+    normed = make_program(config, V, TOTAL)
+    before = on_host(normed.init(0))
+    state, metrics = train(normed, normed.init(0), two(DEAD, batch(0)))
+    assert metrics["finite"].tolist() == [False, True]
+    jax.tree.map(np.testing.assert_array_equal, on_host(state), before)
+    state, _ = train(normed, normed.init(0), two(batch(0), DEAD))
+    for leaf, first in zip(*(jax.tree.leaves(of.variables["batch_stats"]) for of in (state, before)), strict=True):
+        assert np.all(leaf != first)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.norm": "layer", "model.backend": "native"}, "model.backend='native' with norm='layer'"),
+        ({"model.norm": "batch", "model.backend": "fused"}, "model.backend='fused' with norm='batch'"),
+        ({"model.norm": "batch_input", "model.backend": "cudnn"}, "model.backend='cudnn' with norm='batch_input'"),
+        ({"model.norm": "batch_input", "model.remat": 4}, "model.remat=4 with norm='batch_input'"),
+        ({"optimizer.weight_decay": 0.1}, "weight_decay=0.1 with name='adam': only adamw decays weights"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(changes: dict[str, Any], message: str) -> None:
+    config = tiny.get_config()
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(UserError, match=message):
+        Config.of(config)
 
 
 @pytest.mark.slow

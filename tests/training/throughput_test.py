@@ -1,6 +1,7 @@
-"""Rates over steps that take a known time, and the matmul peak, which is measured once for each machine."""
+"""Steps as characters, epochs, seconds and rates, and the matmul peak, which is measured once for each machine."""
 
 import json
+import math
 import time
 from pathlib import Path
 
@@ -9,17 +10,58 @@ import pytest
 
 from configs import tiny
 from lovecraft_jax.config import Config
-from lovecraft_jax.model.lm import make_model
 from lovecraft_jax.training import throughput
+from lovecraft_jax.training.progress import Progress
 from lovecraft_jax.training.throughput import MatmulPeak, Throughput
 
+CORPUS = {"characters": {"train": 3000, "valid": 30}, "tokens": {"train": 1000, "valid": 11}}
+"""Three characters a token."""
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time, which the test sets."""
+
+def test_characters_and_epochs_are_those_of_the_tokens_that_the_batches_make() -> None:
+    progress = Progress.of(4, 30, CORPUS)
+    assert (progress.tokens_per_step, progress.chars_per_token, progress.chars_per_step) == (120, 3, 360)
+    assert progress.bpc(6 * math.log(2)) == pytest.approx(2)
+    assert progress.steps_per_epoch == 8  # 33 slices of 30 tokens in rows of 4
+    assert progress.epochs(12) == 1.5
+
+
+def test_a_corpus_json_without_tokens_is_one_of_characters() -> None:
+    old = Progress.of(4, 25, {"characters": CORPUS["characters"]})
+    assert (old.tokens, old.chars_per_step, old.steps_per_epoch) == (3000, 100, 30)
+
+
+def test_a_run_is_as_long_as_its_steps_or_else_its_epochs() -> None:
+    progress = Progress.of(4, 30, CORPUS)
+    train = Config.of(tiny.get_config()).replace(**{"train.steps": 7, "train.epochs": 2.4}).train
+    assert progress.total_steps(train) == 7
+    train = Config.of(tiny.get_config()).replace(**{"train.steps": 0, "train.epochs": 2.4}).train
+    assert progress.total_steps(train) == 20
+
+
+def test_seconds_are_those_of_the_training_rows() -> None:
+    rows = [
+        {"step": 10, "split": "train", "chars_per_second": 300.0},
+        {"step": 10, "split": "valid", "scoring": "scheduled"},
+        {"step": 30, "split": "train", "chars_per_second": 600.0},
+        {"step": 31, "split": "train", "chars_per_second": None},
+    ]
+    assert Progress.of(4, 25, CORPUS).seconds(rows) == pytest.approx(10 + 10)
+
+
+def test_rates_are_of_the_steps_since_the_clock_started_without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    return now
+    rates = Throughput(chars_per_step=50, flops_per_step=1000)
+    rates.start(10)
+    now[0] += 4
+    assert rates.rates(20, restart=False) == {"chars_per_second": 125, "flops_per_second": 2500}
+    now[0] += 1
+    with rates.paused():
+        now[0] += 7
+    assert rates.rates(20, restart=True)["chars_per_second"] == 100
+    now[0] += 1
+    assert rates.rates(24, restart=True)["chars_per_second"] == 200
 
 
 @pytest.fixture
@@ -29,34 +71,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_rates_are_of_the_steps_since_the_clock_started(clock: list[float]) -> None:
-    rates = Throughput(chars_per_step=50, flops_per_step=1000)
-    rates.start(10)
-    clock[0] += 4
-    assert rates.rates(20, restart=False) == {"chars_per_second": 125, "flops_per_second": 2500}
-    clock[0] += 1
-    assert rates.rates(20, restart=True)["chars_per_second"] == 100
-    clock[0] += 1
-    assert rates.rates(24, restart=True)["chars_per_second"] == 200
-
-
-def test_the_time_of_a_pause_is_left_out(clock: list[float]) -> None:
-    rates = Throughput(50, 1000)
-    rates.start(0)
-    clock[0] += 1
-    with rates.paused():
-        clock[0] += 7
-    clock[0] += 1
-    assert rates.rates(4, restart=True)["chars_per_second"] == 100
-
-
-def test_a_step_does_three_times_the_forward_matmuls() -> None:
-    """By hand: 2 layers of 16 units on one-hot tokens, then 80 logits, two operations a multiply-add."""
-    model = make_model(Config.of(tiny.get_config()), 80, "scan")
-    assert model.flops_per_token() == 2 * (16 * 64 + (16 * 64 + 16 * 64) + 16 * 80)
-
-
-def test_the_peak_is_measured_once_and_kept(cache: Path) -> None:
+def test_the_peak_is_measured_once_and_kept_for_all_devices_of_a_cpu(cache: Path) -> None:
     devices = jax.devices()[:1]
     peak = MatmulPeak(devices, "float32")
     assert peak.is_to_be_measured(1.0)
@@ -69,9 +84,9 @@ def test_the_peak_is_measured_once_and_kept(cache: Path) -> None:
     assert peak.share(measured / 4) == pytest.approx(0.25)
     assert str(peak).startswith(f"{measured / 1e9:,.0f} GFLOP/s in float32, kept in {file};")
 
-    again = MatmulPeak(devices, "float32")
-    assert not again.is_to_be_measured(1.0)
-    assert again.share(measured / 4) == pytest.approx(0.25)
+    eight = MatmulPeak(jax.devices(), "float32")
+    assert not eight.is_to_be_measured(1.0)
+    assert eight.share(measured / 4) == pytest.approx(0.25)
     assert MatmulPeak(devices, "bfloat16").is_to_be_measured(1.0)  # another peak
 
 
@@ -91,13 +106,6 @@ def test_a_peak_below_a_rate_that_was_reached_is_measured_again_and_the_higher_k
     assert not peak.is_to_be_measured(2000.0)
     peak.measure()
     assert json.loads(file.read_text())["flops_per_second"] == 1e30
-
-
-def test_the_devices_of_one_cpu_share_its_peak(cache: Path) -> None:
-    one, eight = (MatmulPeak(jax.devices()[:count], "float32") for count in (1, 8))
-    one.measure()
-    assert not eight.is_to_be_measured(1.0)
-    assert one.share(1e6) == eight.share(1e6)
 
 
 def test_without_memory_for_a_matmul_there_is_no_peak(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
