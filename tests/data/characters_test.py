@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lovecraft_jax.data import characters
-from lovecraft_jax.data.characters import code_points, distinct, pieces, whole_lines
+from lovecraft_jax.data.characters import pieces, whole_lines
 from lovecraft_jax.data.cleaning import make_cleaning
 from lovecraft_jax.data.tokenizer import build_tokenizer
 
@@ -31,19 +31,6 @@ def test_pieces_add_up_to_the_text(text: str) -> None:
     assert "".join(cut) == "".join(lines) == text
     assert all(len(piece) == 3 for piece in cut[:-1])
     assert all(len(piece) > 3 and piece.endswith("\n") for piece in lines[:-1])
-
-
-@settings(deadline=None)
-@given(TEXTS)
-def test_distinct_is_the_sorted_set_of_the_characters(text: str) -> None:
-    with _tiny_pieces():
-        assert distinct(text) == "".join(sorted(set(text)))
-    assert distinct(text) == "".join(sorted(set(text)))
-
-
-def test_code_points_are_those_of_each_character() -> None:
-    text = "a\n\u00e9\u2026\U0001f419\ud800"
-    np.testing.assert_array_equal(code_points(text), list(map(ord, text)))
 
 
 @settings(deadline=None)

@@ -1,4 +1,3 @@
-import dataclasses
 import hashlib
 import string
 from collections.abc import Iterable
@@ -8,14 +7,14 @@ import pytest
 
 from lovecraft_jax.data import corpus
 from lovecraft_jax.data.cleaning import make_cleaning
-from lovecraft_jax.data.corpus import DATASETS, Corpus
+from lovecraft_jax.data.corpus import Corpus
 from lovecraft_jax.data.splits import BETWEEN_TALES, split
 from lovecraft_jax.runtime.errors import UserError
 
 ASCII = make_cleaning("ascii")
 
 
-@pytest.mark.parametrize(("files", "held_out"), [(20, 1), (29, 1), (30, 2), (50, 3)])
+@pytest.mark.parametrize(("files", "held_out"), [(20, 1), (29, 1), (30, 2)])
 def test_many_files_are_split_whole_by_their_hashes(tmp_path: Path, files: int, held_out: int) -> None:
     found = _tales(tmp_path, (f"tale{i:02d}" for i in range(files)))
     splits = split(found, ASCII)
@@ -30,20 +29,6 @@ def test_many_files_are_split_whole_by_their_hashes(tmp_path: Path, files: int, 
     assert splits.counts.read == sum(len(tale.text) for tale in found.tales)
 
 
-def test_the_lovecraft_corpus_holds_out_its_ten_tales_wherever_it_lies(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = _tales(tmp_path, (file.removesuffix(".txt") for file in DATASETS[0].hashes))
-    _pin_lovecraft(found, tmp_path, monkeypatch)
-    for name in ("lovecraft", "some/folder"):
-        splits = split(Corpus(name, found.tales), ASCII)
-        assert splits.tales["valid"] == ["cool_air", "dagon", "festival", "haunter", "temple"]
-        assert splits.tales["test"] == ["colour_out_of_space", "hound", "outsider", "pickman", "unnamable"]
-        assert len(splits.tales["train"]) == 57
-        everything = sorted(name for names in splits.tales.values() for name in names)
-        assert everything == [tale.name for tale in found.tales]
-
-
 @pytest.mark.parametrize("files", [1, 19])
 def test_few_files_are_split_by_position(tmp_path: Path, files: int) -> None:
     found = _tales(tmp_path, (f"tale{i:02d}" for i in range(files)))
@@ -56,7 +41,7 @@ def test_few_files_are_split_by_position(tmp_path: Path, files: int) -> None:
     assert splits.by_tale == {part: {part: text} for part, text in splits.text.items()}
 
 
-@pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.99])
+@pytest.mark.parametrize("share", [0.01, 0.5])
 def test_a_share_keeps_the_first_training_files_by_hash_and_every_held_out_file(tmp_path: Path, share: float) -> None:
     lengths = {f"tale{i:02d}": 10 * (i + 1) for i in range(30)}
     found = _write(tmp_path, {name: "x" * length for name, length in lengths.items()})
@@ -78,15 +63,18 @@ def test_a_share_of_one_text_is_its_beginning(tmp_path: Path) -> None:
     assert some.text == whole.text | {"train": whole.text["train"][:234]}
 
 
-@pytest.mark.parametrize(("text", "part"), [("a", "train"), ("a" * 10, "valid"), ("a" * 18 + "  a", "valid")])
-def test_a_text_too_short_to_split_is_an_error(tmp_path: Path, text: str, part: str) -> None:
-    with pytest.raises(UserError, match=f"nothing is left for the {part} split"):
-        split(_write(tmp_path, {"a": text}), ASCII)
-
-
-@pytest.mark.parametrize("text", ["", " \n\t\n", "\ufeff"])
-def test_a_corpus_without_text_is_an_error(tmp_path: Path, text: str) -> None:
-    with pytest.raises(UserError, match="no text in it"):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a", "nothing is left for the train split"),
+        ("a" * 10, "nothing is left for the valid split"),
+        ("a" * 18 + "  a", "nothing is left for the valid split"),
+        (" \n\t\n", "no text in it"),
+        ("\ufeff", "no text in it"),
+    ],
+)
+def test_a_text_too_short_to_split_is_an_error(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         split(_write(tmp_path, {"a": text}), ASCII)
 
 
@@ -103,11 +91,3 @@ def _write(folder: Path, texts: dict[str, str]) -> Corpus:
     for name, text in texts.items():
         (folder / "tales" / f"{name}.txt").write_text(text, encoding="utf-8")
     return corpus.load(str(folder / "tales"))
-
-
-def _pin_lovecraft(found: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes `found` the files of the Lovecraft corpus's manifest."""
-    manifest = "".join(f"{tale.name}.txt sha256:{tale.sha256}\n" for tale in found.tales)
-    (tmp_path / "manifest").write_text(manifest)
-    row = dataclasses.replace(DATASETS[0], manifest=tmp_path / "manifest")
-    monkeypatch.setattr(corpus, "DATASETS", (row, *DATASETS[1:]))
