@@ -1,4 +1,6 @@
-"""A run with a small model with random weights, for tests that need a model with a memory but no training."""
+"""Models with random weights, for tests that need a model with a memory but no training."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,7 @@ from flax.traverse_util import flatten_dict
 from configs import tiny
 from lovecraft_jax.data.cleaning import make_cleaning
 from lovecraft_jax.data.tokenizer import build_tokenizer
-from lovecraft_jax.model.lm import make_model
+from lovecraft_jax.model.lm import LanguageModel, make_model
 from lovecraft_jax.run import Run
 
 
@@ -16,10 +18,20 @@ def untrained_run(text: str, seed: int = 0, scale: float = 0.8) -> Run:
     """Its vocabulary is that of `text`; its weights are large enough that tokens long ago still matter."""
     config = tiny.get_config()
     tokenizer = build_tokenizer("chars", text, make_cleaning("ascii"))
-    model, rng = make_model(config, tokenizer.size), np.random.default_rng(seed)
+    model = make_model(config, tokenizer.size)
+    return Run(config, tokenizer, model, random_variables(model, scale, seed), 0, {})
+
+
+def random_variables(model: LanguageModel, scale: float, seed: int = 0) -> Any:
+    """Normally distributed; variances are squares of these plus a half."""
+    rng = np.random.default_rng(seed)
     shapes = jax.eval_shape(model.init, jax.random.key(0), model.initial_carry(1), jnp.zeros((1, 1), jnp.int32))
-    variables = jax.tree.map(lambda leaf: rng.normal(0, scale, leaf.shape).astype(np.float32), shapes)
-    return Run(config, tokenizer, model, variables, 0, {})
+
+    def leaf(path: Any, shape: jax.ShapeDtypeStruct) -> np.ndarray:
+        values = rng.normal(0, scale, shape.shape).astype(np.float32)
+        return values**2 + np.float32(0.5) if "variance" in jax.tree_util.keystr(path) else values
+
+    return jax.tree_util.tree_map_with_path(leaf, shapes)
 
 
 def forward_float64(run: Run, text: str) -> tuple[np.ndarray, np.ndarray]:
