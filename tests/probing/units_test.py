@@ -60,6 +60,7 @@ def test_planted_units_are_found_and_scored_on_another_text_than_they_were_selec
     assert abs(found["inside brackets"].score - 0.5) < 0.05
 
 
+@pytest.mark.slow
 def test_random_units_and_those_that_depend_on_the_character_alone_score_a_half() -> None:
     halves = [noise(text_of(seed), seed) for seed in (1, 2)]
     for unit in best_units(*halves):
