@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -21,118 +19,73 @@ SIZES = st.tuples(st.integers(1, 5), st.integers(1, 7), st.integers(0, 60)).filt
 
 @settings(deadline=None)
 @given(SIZES, st.integers(0, 5), st.integers(0, 2**31 - 1))
-def test_streams_cover_the_text_in_order(sizes: tuple[int, int, int], epoch: int, seed: int) -> None:
+def test_streams_cover_the_text_in_order_and_windows_are_slices_of_it(
+    sizes: tuple[int, int, int], epoch: int, seed: int
+) -> None:
     B, T, spare = sizes
     N = B * T + spare
-    batches = positions(N, B, T, "stream", seed)
-    x_KBT = batches.at(epoch * batches.steps_per_epoch, batches.steps_per_epoch).x_BT
-    laid_out = x_KBT.transpose(1, 0, 2).reshape(-1)  # row after row, each over all its steps
-    np.testing.assert_array_equal(laid_out, (int(laid_out[0]) + np.arange(laid_out.size)) % N)
-    assert laid_out.size == N - N % (B * T)
-
-
-@settings(deadline=None)
-@given(SIZES, st.integers(0, 5), st.integers(0, 2**31 - 1))
-def test_windows_are_slices_without_overlap(sizes: tuple[int, int, int], epoch: int, seed: int) -> None:
-    B, T, spare = sizes
-    N = B * T + spare
-    batches = positions(N, B, T, "window", seed)
-    x = batches.at(epoch * batches.steps_per_epoch, batches.steps_per_epoch).x_BT.reshape(-1, T).astype(int)
-    np.testing.assert_array_equal(x, (x[:, :1] + np.arange(T)) % N)
-    assert len(np.unique(x)) == x.size == N - N % (B * T)
+    for regime in ("stream", "window"):
+        batches = positions(N, B, T, regime, seed)
+        x_KBT = batches.at(epoch * batches.steps_per_epoch, batches.steps_per_epoch).x_BT.astype(int)
+        # Of streams, row after row, each over all its steps.
+        pieces = x_KBT.transpose(1, 0, 2).reshape(1, -1) if regime == "stream" else x_KBT.reshape(-1, T)
+        np.testing.assert_array_equal(pieces, (pieces[:, :1] + np.arange(pieces.shape[1])) % N)
+        assert len(np.unique(pieces)) == pieces.size == N - N % (B * T)
 
 
 @REGIMES
-def test_targets_are_the_inputs_shifted_by_one(regime: str) -> None:
-    batch = positions(103, 4, 5, regime).at(0, 12)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint32])
+def test_targets_are_the_inputs_shifted_by_one(regime: str, dtype: type) -> None:
+    batch = Batches(np.arange(103, dtype=dtype), 4, 5, regime, 3).at(0, 12)
     np.testing.assert_array_equal(batch.y_BT.astype(int), (batch.x_BT.astype(int) + 1) % 103)
     np.testing.assert_array_equal(batch.x_BT[..., 1:], batch.y_BT[..., :-1])
-    np.testing.assert_array_equal(batch.weight_BT, np.ones((12, 4, 5)))
+    np.testing.assert_array_equal(batch.weight_BT, np.ones((12, 4, 5), np.uint8), strict=True)
+    assert batch.x_BT.dtype == batch.y_BT.dtype == dtype
 
 
-def test_streams_reset_the_carry_only_where_an_epoch_begins() -> None:
+def test_the_carry_is_reset_where_an_epoch_of_streams_begins_and_in_every_window() -> None:
     batches = positions(103, 4, 5, "stream")
     assert batches.steps_per_epoch == 5  # 103 // 5 slices in 4 rows
-    expected = [[k in (0, 5, 10)] * 4 for k in range(12)]
-    np.testing.assert_array_equal(batches.at(0, 12).reset_B, expected)
-
-
-def test_every_window_resets_the_carry() -> None:
-    assert positions(103, 4, 5, "window").at(0, 12).reset_B.all()
+    expected = np.array([[k in (0, 5, 10)] * 4 for k in range(12)])
+    np.testing.assert_array_equal(batches.at(0, 12).reset_B, expected, strict=True)
+    np.testing.assert_array_equal(positions(103, 4, 5, "window").at(0, 12).reset_B, np.ones((12, 4), bool), strict=True)
 
 
 @REGIMES
-def test_a_batch_depends_only_on_its_step(regime: str) -> None:
+def test_a_batch_depends_only_on_its_step_and_a_process_gets_its_own_rows(regime: str) -> None:
     def fresh() -> Batches:
         return positions(103, 4, 5, regime)
 
     whole, used = fresh().at(0, 17), fresh()
-    for step in (16, 3, 9, 0, 4, 5, 3):  # across epochs, backwards, one again
-        _equal(used.at(step, 1), Batch(*(leaf[step : step + 1] for leaf in whole)))
-    for begin, count in ((0, 7), (7, 10), (4, 2)):  # dispatches that cross the ends of epochs anywhere
-        _equal(used.at(begin, count), Batch(*(leaf[begin : begin + count] for leaf in whole)))
+    single_steps = [(step, 1) for step in (16, 3, 9, 0, 4, 5, 3)]  # across epochs, backwards, one again
+    for begin, count in (*single_steps, (0, 7), (7, 10), (4, 2)):  # and dispatches that cross the ends of epochs
+        for rows in (slice(None), slice(0, 2), slice(3, 4)):
+            found = used.at(begin, count, rows)
+            for name in Batch._fields:
+                expected = getattr(whole, name)[begin : begin + count, rows]
+                np.testing.assert_array_equal(getattr(found, name), expected, strict=True, err_msg=name)
 
 
 @REGIMES
-def test_epochs_differ_and_leave_no_position_untrained(regime: str) -> None:
+def test_epochs_and_seeds_differ_and_leave_no_position_untrained(regime: str) -> None:
     batches = positions(103, 4, 5, regime)  # an epoch leaves 3 positions of 103 out
     epochs = [batches.at(5 * epoch, 5).x_BT for epoch in range(20)]
     assert len({x[0, 0, 0] for x in epochs}) > 10
     assert len(np.unique(epochs[0])) == 100
     assert len(np.unique(epochs)) == 103
+    assert not np.array_equal(positions(103, 4, 5, regime, seed=4).at(0, 5).x_BT, epochs[0])
 
 
 def test_windows_come_in_another_order_in_each_epoch() -> None:
     batches = positions(1000, 4, 5, "window")
-    orders = []
-    for epoch in range(3):
-        starts = batches.at(50 * epoch, 50).x_BT[..., 0].reshape(-1).astype(int)
-        orders.append((starts - starts[0]) % 1000)  # whatever the epoch's offset
-        assert not np.array_equal(orders[-1], np.sort(orders[-1]))
-    assert not np.array_equal(orders[0], orders[1])
-    assert not np.array_equal(orders[1], orders[2])
+    starts = [batches.at(50 * epoch, 50).x_BT[..., 0].reshape(-1).astype(int) for epoch in range(3)]
+    orders = {tuple((of_epoch - of_epoch[0]) % 1000) for of_epoch in starts}  # whatever the epoch's offset
+    assert len(orders) == 3
+    assert all(list(order) != sorted(order) for order in orders)
 
 
-@REGIMES
-def test_the_order_depends_on_the_seed(regime: str) -> None:
-    first, same, other = (positions(1000, 4, 5, regime, seed).at(0, 1) for seed in (1, 1, 2))
-    _equal(first, same)
-    assert not np.array_equal(first.x_BT, other.x_BT)
-
-
-@REGIMES
-def test_each_process_gets_only_its_own_rows(regime: str) -> None:
-    batches = positions(103, 4, 5, regime)
-    whole = batches.at(2, 6)
-    for rows in (slice(0, 2), slice(2, 4), slice(3, 4)):
-        _equal(batches.at(2, 6, rows), Batch(*(leaf[:, rows] for leaf in whole)))
-
-
-@REGIMES
-def test_a_memory_mapped_text_gives_the_same_batches(regime: str, tmp_path: Path) -> None:
-    batches = positions(103, 4, 5, regime)
-    batches.ids.tofile(tmp_path / "ids")
-    mapped = np.memmap(tmp_path / "ids", np.uint16, "r")
-    _equal(Batches(mapped, 4, 5, regime, 3).at(0, 7), batches.at(0, 7))
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32])
-def test_tokens_keep_their_dtype(dtype: type) -> None:
-    batch = Batches(np.arange(100).astype(dtype), 4, 5, "stream", 0).at(0, 2)
-    assert batch.x_BT.dtype == batch.y_BT.dtype == dtype
-    assert batch.weight_BT.dtype == np.uint8
-    assert batch.reset_B.dtype == bool
-    assert [leaf.shape for leaf in batch] == [(2, 4, 5)] * 3 + [(2, 4)]
-
-
-@REGIMES
-@pytest.mark.parametrize(("batch_size", "seq_len"), [(4, 6), (24, 1), (1, 23), (1, 24)])
-def test_a_text_too_short_for_a_step_is_an_error_with_the_numbers(regime: str, batch_size: int, seq_len: int) -> None:
+@pytest.mark.parametrize(("batch_size", "seq_len"), [(4, 6), (24, 1), (1, 23)])
+def test_a_text_too_short_for_a_step_is_an_error_with_the_numbers(batch_size: int, seq_len: int) -> None:
     tokens = batch_size * seq_len
     with pytest.raises(UserError, match=rf"batch_size={batch_size} x data.seq_len={seq_len} is {tokens} .* has 23"):
-        positions(23, batch_size, seq_len, regime)
-
-
-def _equal(left: Batch, right: Batch) -> None:
-    for name in Batch._fields:
-        np.testing.assert_array_equal(getattr(left, name), getattr(right, name), strict=True, err_msg=name)
+        positions(23, batch_size, seq_len, "stream")

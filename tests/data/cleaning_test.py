@@ -1,17 +1,19 @@
 import json
 import unicodedata
+from unittest import mock
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lovecraft_jax.data.cleaning import PRINTABLE_ASCII, UNICODE_SCALARS, Cleaning, Counts, clean_all, make_cleaning
+from lovecraft_jax.data import characters
+from lovecraft_jax.data.cleaning import PRINTABLE_ASCII, Cleaning, Counts, clean_all, make_cleaning
 from lovecraft_jax.runtime.errors import UserError
 
 ASCII, UNICODE = make_cleaning("ascii"), make_cleaning("unicode")
 BOTH = pytest.mark.parametrize("cleaning", [ASCII, UNICODE], ids=["ascii", "unicode"])
 # Any text at all, and texts dense in characters of the table.
-TEXTS = st.text() | st.text(st.sampled_from("aeE \n\r\t\f\u00e9\u0301\ufeff\u2018\u201d\u2014\u2026\ufb01\u00df\u0434"))
+TEXTS = st.text() | st.text(st.sampled_from("aeE\n\r\t\u00e9\u0301\u0323\ufeff\u201d\u2014\u2026\ufb01\u00df\u0434"))
 
 
 @pytest.mark.parametrize(
@@ -27,29 +29,21 @@ TEXTS = st.text() | st.text(st.sampled_from("aeE \n\r\t\f\u00e9\u0301\ufeff\u201
         ("page\fnext\u2028line\u2029end", "page\nnext\nline\n\nend"),
         ("soft\u00adhyphen\u200bzero", "softhyphenzero"),
         ("\uff21\uff01", "A!"),
+        ("\u00bd \u00be 1\u20442", "1/2 3/4 1/2"),
+        ("\ufeffa\ufeffb", "ab"),
     ],
 )
 def test_ascii_folds_marks_and_accents(text: str, cleaned: str) -> None:
     assert ASCII.apply(text)[0] == cleaned
 
 
-@pytest.mark.parametrize(("text", "cleaned"), [("\u00bd", "1/2"), ("\u00be", "3/4"), ("1\u20442", "1/2")])
-def test_ascii_keeps_the_slash_of_a_fraction(text: str, cleaned: str) -> None:
-    assert ASCII.apply(text)[0] == cleaned
-
-
 @BOTH
-def test_composed_and_decomposed_accents_are_the_same_text(cleaning: Cleaning) -> None:
-    text = "\u00e9\u00f1\u00c5\u1ec7\u01d6"
-    assert cleaning.apply(unicodedata.normalize("NFD", text)) == cleaning.apply(text)
-
-
-@BOTH
-def test_line_ends_of_every_system_are_the_same_text(cleaning: Cleaning) -> None:
-    text = "one\n\ntwo\n"
-    assert cleaning.apply(text)[0] == text
-    assert cleaning.apply(text.replace("\n", "\r\n")) == cleaning.apply(text)
-    assert cleaning.apply(text.replace("\n", "\r")) == cleaning.apply(text)
+def test_line_ends_of_every_system_and_composed_or_decomposed_accents_are_the_same_text(cleaning: Cleaning) -> None:
+    text = "one\n\ntwo \u00e9\u00f1\u00c5\u1ec7\u01d6\n"
+    cleaned, counts = cleaning.apply(text)
+    assert cleaned.startswith("one\n\ntwo ")
+    for same in (text.replace("\n", "\r\n"), text.replace("\n", "\r"), unicodedata.normalize("NFD", text)):
+        assert cleaning.apply(same) == (cleaned, counts)
 
 
 def test_an_accent_changes_no_letter() -> None:
@@ -58,35 +52,16 @@ def test_an_accent_changes_no_letter() -> None:
         assert ASCII.apply(char)[0] == ASCII.apply(base)[0], f"U+{ord(char):04X} {char}"
 
 
-def test_byte_order_marks_inside_a_text_are_dropped_by_ascii_alone() -> None:
-    assert ASCII.apply("\ufeffa\ufeffb")[0] == "ab"
-    assert UNICODE.apply("a\ufeffb")[0] == "a\ufeffb"  # one at the start of a file is removed before cleaning
-
-
 @settings(deadline=None)
 @given(TEXTS)
 @example("e\ufeff\u0301")
 @example("e\u200b\u0301")
 @example("\r\ufeff\n")
-def test_cleaning_twice_is_cleaning_once(text: str) -> None:
+def test_cleaning_twice_is_cleaning_once_and_ascii_has_only_characters_of_its_alphabet(text: str) -> None:
     for cleaning in (ASCII, UNICODE):
         once, _ = cleaning.apply(text)
-        again, counts = cleaning.apply(once)
-        assert again == once
-        assert counts == Counts(read=len(once), folded=0, dropped=0)
-
-
-@settings(deadline=None)
-@given(TEXTS)
-def test_a_cleaned_text_has_only_characters_of_its_alphabet(text: str) -> None:
+        assert cleaning.apply(once) == (once, Counts(read=len(once), folded=0, dropped=0))
     assert set(ASCII.apply(text)[0]) <= set(PRINTABLE_ASCII)
-
-
-def test_alphabet_sizes() -> None:
-    assert ASCII.alphabet_size == 95 + 1  # printable, and the newline
-    assert UNICODE.alphabet_size == UNICODE_SCALARS == 1_112_064
-    with pytest.raises(ValueError, match="latin"):
-        make_cleaning("latin")
 
 
 def test_characters_read_folded_and_dropped_are_counted() -> None:
@@ -94,7 +69,10 @@ def test_characters_read_folded_and_dropped_are_counted() -> None:
     kept, counts = ASCII.apply("e\u0301\u2019a\r\n\u00ad\u0434\u0430\u2026")
     assert kept == "e'a\n..."
     assert counts == Counts(read=8, folded=4, dropped=2)
-    assert UNICODE.apply("e\u0301\r\n\u0434\ufeff")[1] == Counts(read=4, folded=0, dropped=0)
+    assert UNICODE.apply("e\u0301\r\n\u0434\u201c\ufeff") == (
+        "\u00e9\n\u0434\u201c\ufeff",
+        Counts(5, folded=0, dropped=0),
+    )
 
 
 def test_dropped_characters_are_listed_once_in_order() -> None:
@@ -102,13 +80,10 @@ def test_dropped_characters_are_listed_once_in_order() -> None:
     assert UNICODE.lost("a\u0434\u20ac") == []
 
 
-def test_counts_add_up_over_texts() -> None:
+def test_counts_add_up_and_dropping_over_one_percent_is_an_error_that_names_the_remedy() -> None:
     texts, total = clean_all(["a" * 300 + "\u00e9", "b" * 300 + "\u0434", ""], ASCII)
     assert texts == ["a" * 300 + "e", "b" * 300, ""]
     assert total == Counts(read=602, folded=1, dropped=1)
-
-
-def test_dropping_over_one_percent_is_an_error_that_names_the_remedy() -> None:
     assert clean_all(["a" * 99 + "\u0434"], ASCII)[1].dropped == 1  # one in a hundred is allowed
     with pytest.raises(UserError, match=r"data\.alphabet=ascii.* 2 of 100 .*data\.alphabet=unicode"):
         clean_all(["a" * 98 + "\u0434" * 2], ASCII)
@@ -116,11 +91,18 @@ def test_dropping_over_one_percent_is_an_error_that_names_the_remedy() -> None:
         clean_all(["a" * 50, "a" * 48 + "\u0434" * 2], ASCII)
 
 
-@pytest.mark.parametrize(
-    "text", ["\u041c\u043e\u0439 \u0434\u044f\u0434\u044f", "Gr\u00f6\u00dfe \u201eM\u00fche\u201c"]
-)
-def test_unicode_keeps_every_letter_and_mark(text: str) -> None:
-    assert clean_all([text], UNICODE) == ([text], Counts(len(text), 0, 0))
+@settings(deadline=None)
+@given(TEXTS)
+@example("abc\n\u0301\u0323e\u0301")
+@example("abcd\r\n\r\ne")
+def test_long_texts_are_cleaned_in_pieces_as_the_whole_would_be(text: str) -> None:
+    wholes = [cleaning.apply(text) for cleaning in (ASCII, UNICODE)]
+    with mock.patch.object(characters, "PIECE", 3):
+        assert [cleaning.apply(text) for cleaning in (ASCII, UNICODE)] == wholes
+        cut, lines = list(characters.pieces(text)), list(characters.whole_lines(text))
+    assert "".join(cut) == "".join(lines) == text
+    assert all(len(piece) == 3 for piece in cut[:-1])
+    assert all(len(piece) > 3 and piece.endswith("\n") for piece in lines[:-1])
 
 
 @settings(deadline=None)

@@ -1,5 +1,7 @@
-import dataclasses
+"""The splits of a corpus, and their tokens."""
+
 import hashlib
+import string
 from pathlib import Path
 from typing import Any
 
@@ -9,66 +11,114 @@ from ml_collections import ConfigDict
 
 from lovecraft_jax.config import Config
 from lovecraft_jax.data import corpus, dataset
-from lovecraft_jax.data.corpus import DATASETS
+from lovecraft_jax.data.cleaning import make_cleaning
+from lovecraft_jax.data.corpus import Corpus
 from lovecraft_jax.data.dataset import Data
-from lovecraft_jax.data.splits import PARTS
+from lovecraft_jax.data.splits import BETWEEN_TALES, PARTS, split
 from lovecraft_jax.data.tokenizer import Tokenizer
 from lovecraft_jax.runtime.errors import UserError
 
-PROSE = "The sea was grey. " * 50
+ASCII = make_cleaning("ascii")
+PROSE = "The sea was \u0441\u0435\u0440. " * 50
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Thirty small tales, each with its name in it, ten of them with the names that the Lovecraft corpus holds out."""
-    path = tmp_path / "tales"
-    path.mkdir()
-    for i in range(20):
-        (path / f"other{i:02d}.txt").write_text(f"{PROSE} other{i:02d}")
-    for name in (*(DATASETS[0].valid or ()), *(DATASETS[0].test or ())):
-        (path / f"{name}.txt").write_text(f"{PROSE} {name}")
-    return path
+def folder(tmp_path: Path, config: ConfigDict) -> Path:
+    """The corpus of `config`: thirty small tales, each with its name in it, not in ASCII."""
+    _write(tmp_path, {f"tale{i:02d}": f"{PROSE} tale{i:02d}" for i in range(30)})
+    config.data.update({"corpus": str(tmp_path / "tales"), "alphabet": "unicode"})
+    return tmp_path / "tales"
 
 
 def prepare(config: ConfigDict, recorded: dict[str, Any] | None = None, tokenizer: Tokenizer | None = None) -> Data:
     return dataset.prepare(Config.of(config), recorded, tokenizer)
 
 
-def test_every_split_is_encoded_whole(config: ConfigDict) -> None:
-    found = prepare(config)
-    assert found.name == "bundled"
-    assert found.sha256 == corpus.load("bundled").sha256
-    assert tuple(found.encoded) == tuple(found.splits.text) == PARTS
-    for part, encoded in found.encoded.items():
-        text = found.splits.text[part]
-        assert encoded.n_chars == len(text)
-        if encoded.extra_nats == 0:
-            assert found.tokenizer.decode(encoded.ids) == text
-    assert found.encoded["train"].extra_nats == 0
+@pytest.mark.parametrize(("files", "held_out"), [(20, 1), (29, 1), (30, 2)])
+def test_many_files_are_split_whole_by_their_hashes(tmp_path: Path, files: int, held_out: int) -> None:
+    found = _write(tmp_path, {f"tale{i:02d}": _text(f"tale{i:02d}") for i in range(files)})
+    splits = split(found, ASCII)
+    by_hash = sorted((hashlib.sha256(_text(tale.name).encode()).hexdigest(), tale.name) for tale in found.tales)
+    names = [name for _, name in by_hash]
+    assert splits.tales["valid"] == sorted(names[:held_out])
+    assert splits.tales["test"] == sorted(names[held_out : 2 * held_out])
+    assert splits.tales["train"] == sorted(names[2 * held_out :])
+    for part, inside in splits.tales.items():  # the ends of a tale are stripped
+        assert splits.by_tale[part] == {name: f"This is {name}.\n\nIt ends." for name in inside}
+        assert splits.text[part] == splits.join(part) == BETWEEN_TALES.join(splits.by_tale[part].values())
+    assert splits.counts.read == sum(len(tale.text) for tale in found.tales)
 
 
-def test_the_vocabulary_is_built_from_the_training_text_alone(config: ConfigDict, tmp_path: Path) -> None:
+@pytest.mark.parametrize("files", [1, 19])
+def test_few_files_are_split_by_position(tmp_path: Path, files: int) -> None:
+    found = _write(tmp_path, {f"tale{i:02d}": _text(f"tale{i:02d}") for i in range(files)})
+    splits = split(found, ASCII)
+    whole = BETWEEN_TALES.join(tale.text.strip() for tale in found.tales)
+    assert "".join(splits.text[part] for part in ("train", "valid", "test")) == whole
+    for part, share in (("train", 0.9), ("valid", 0.05), ("test", 0.05)):
+        assert abs(len(splits.text[part]) - share * len(whole)) <= 1
+    assert splits.tales == {"train": [tale.name for tale in found.tales], "valid": [], "test": []}
+    assert splits.by_tale == {part: {part: text} for part, text in splits.text.items()}
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5])
+def test_a_share_keeps_the_first_training_files_by_hash_and_every_held_out_file(tmp_path: Path, share: float) -> None:
+    lengths = {f"tale{i:02d}": 10 * (i + 1) for i in range(30)}
+    found = _write(tmp_path, {name: "x" * length for name, length in lengths.items()})
+    whole, some = split(found, ASCII), split(found, ASCII, share)
+    for part in ("valid", "test"):
+        assert some.by_tale[part] == whole.by_tale[part]
+    kept, by_hash = some.tales["train"], [tale.name for tale in sorted(found.tales, key=lambda tale: tale.sha256)]
+    by_hash = [name for name in by_hash if name in whole.tales["train"]]
+    assert kept == sorted(by_hash[: len(kept)])
+    wanted = share * sum(lengths[name] for name in by_hash)
+    off = [abs(sum(lengths[name] for name in by_hash[:count]) - wanted) for count in range(1, len(by_hash) + 1)]
+    assert off[len(kept) - 1] == min(off)
+    assert some.text["train"] == BETWEEN_TALES.join(some.by_tale["train"].values())
+
+
+def test_a_share_of_one_text_is_its_beginning(tmp_path: Path) -> None:
+    one = _write(tmp_path, {"a": string.ascii_letters * 20})
+    whole, some = split(one, ASCII), split(one, ASCII, 0.25)
+    assert some.text == whole.text | {"train": whole.text["train"][:234]}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a", "nothing is left for the train split"),
+        ("a" * 10, "nothing is left for the valid split"),
+        ("a" * 18 + "  a", "nothing is left for the valid split"),
+        (" \n\t\n", "no text in it"),
+        ("\ufeff", "no text in it"),
+    ],
+)
+def test_a_text_too_short_to_split_is_an_error(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        split(_write(tmp_path, {"a": text}), ASCII)
+
+
+def test_every_split_is_encoded_whole_with_the_vocabulary_of_the_training_text_alone(
+    config: ConfigDict, tmp_path: Path
+) -> None:
     text = "ab\n" * 300 + "c" * 100  # the last tenth is held out
-    (tmp_path / "a.txt").write_text(text)
     config.data.corpus = str(tmp_path / "a.txt")
+    Path(config.data.corpus).write_text(text)
     found = prepare(config)
+    assert (found.name, found.sha256) == (config.data.corpus, corpus.load(config.data.corpus).sha256)
     assert found.tokenizer.size == 4
+    assert found.tokenizer.decode(found.encoded["train"].ids) == found.splits.text["train"] == text[:900]
     np.testing.assert_array_equal(found.encoded["test"].ids, np.zeros(50))
-    assert found.encoded["test"].extra_nats == pytest.approx(50 * np.log(96), rel=1e-12)
+    for part, unknown in zip(PARTS, (0, 50, 50), strict=True):
+        assert found.encoded[part].n_chars == len(found.splits.text[part])
+        assert found.encoded[part].extra_nats == pytest.approx(unknown * np.log(96), rel=1e-12)
 
 
-def test_the_config_chooses_the_alphabet(config: ConfigDict, tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("\u041c\u043e\u0439 " * 100, encoding="utf-8")
-    config.data.corpus = str(tmp_path)
+def test_a_resumed_run_finds_its_text_and_keeps_its_vocabulary_and_cleaning(config: ConfigDict, folder: Path) -> None:
+    began = prepare(config)
+    config.data.alphabet = "ascii"  # not what the run began with
     with pytest.raises(UserError, match="alphabet=unicode"):
         prepare(config)
-    config.data.alphabet = "unicode"
-    assert prepare(config).splits.text["train"].startswith("\u041c\u043e\u0439 ")
-
-
-def test_a_resumed_run_finds_its_text_by_what_it_recorded(config: ConfigDict, folder: Path) -> None:
-    config.data.corpus = str(folder)
-    began = prepare(config)
     config.data.corpus = "auto"
     _assert_same(prepare(config, _recorded(began), began.tokenizer), began)
     config.data.corpus = str(folder.rename(folder.with_name("moved")))
@@ -76,37 +126,12 @@ def test_a_resumed_run_finds_its_text_by_what_it_recorded(config: ConfigDict, fo
 
 
 def test_a_resumed_run_refuses_another_text(config: ConfigDict, folder: Path) -> None:
-    config.data.corpus = str(folder)
     began = prepare(config)
-    (folder / "other07.txt").write_text(PROSE)
+    (folder / "tale07.txt").write_text("Another text.")
     for name in ("auto", str(folder), "bundled"):
         config.data.corpus = name
         with pytest.raises(UserError, match=f"data.corpus={name}: another text than this run's"):
             prepare(config, _recorded(began), began.tokenizer)
-
-
-def test_a_resumed_run_keeps_its_vocabulary_and_cleaning(config: ConfigDict, folder: Path) -> None:
-    config.data.corpus = str(folder)
-    config.data.alphabet = "unicode"
-    began = prepare(config)
-    config.data.alphabet = "ascii"  # not what the run began with
-    assert prepare(config, _recorded(began), began.tokenizer).tokenizer is began.tokenizer
-
-
-def test_the_lovecraft_corpus_given_as_a_folder_keeps_its_splits(
-    config: ConfigDict, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The hash is the same, so a run may resume from the folder: no held-out tale may turn into training text."""
-    hashes = [(file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for file in sorted(folder.iterdir())]
-    (tmp_path / "manifest").write_text("".join(f"{name} sha256:{digest}\n" for name, digest in hashes))
-    row = dataclasses.replace(DATASETS[0], manifest=tmp_path / "manifest")
-    monkeypatch.setattr(corpus, "DATASETS", (row, *DATASETS[1:]))
-    monkeypatch.setenv("LOVECRAFT_CORPUS", str(folder))
-    config.data.corpus = "lovecraft"
-    began = prepare(config)
-    assert began.splits.tales["valid"] == sorted(row.valid or ())
-    config.data.corpus = str(folder)
-    _assert_same(prepare(config, _recorded(began), began.tokenizer), began)
 
 
 def _recorded(began: Data) -> dict[str, Any]:
@@ -115,8 +140,20 @@ def _recorded(began: Data) -> dict[str, Any]:
 
 
 def _assert_same(found: Data, began: Data) -> None:
+    assert found.tokenizer is began.tokenizer
     assert found.sha256 == began.sha256
     assert found.splits == began.splits
     assert found.splits.by_tale == began.splits.by_tale
     for part, encoded in began.encoded.items():
         np.testing.assert_array_equal(found.encoded[part].ids, encoded.ids, strict=True)
+
+
+def _text(name: str) -> str:
+    return f"\n This is {name}.\n\nIt ends. \n\n"
+
+
+def _write(folder: Path, texts: dict[str, str]) -> Corpus:
+    (folder / "tales").mkdir()
+    for name, text in texts.items():
+        (folder / "tales" / f"{name}.txt").write_text(text, encoding="utf-8")
+    return corpus.load(str(folder / "tales"))

@@ -19,14 +19,20 @@ def untrained_run(text: str, seed: int = 0, scale: float = 0.8) -> Run:
     config = tiny.get_config()
     tokenizer = build_tokenizer("chars", text, make_cleaning("ascii"))
     model = make_model(config, tokenizer.size)
-    return Run(config, tokenizer, model, random_variables(model, seed, scale), 0, {})
+    return Run(config, tokenizer, model, random_variables(model, scale, seed), 0, {})
 
 
-def random_variables(model: LanguageModel, seed: int = 0, scale: float = 0.6) -> Any:
-    """Larger than a model starts with, so that what it remembers matters."""
+def random_variables(model: LanguageModel, scale: float = 0.6, seed: int = 0) -> Any:
+    """Normally distributed, larger than a model starts with, so that what it remembers matters; variances are squares
+    of these plus a half."""
     rng = np.random.default_rng(seed)
     shapes = jax.eval_shape(model.init, jax.random.key(0), model.initial_carry(1), jnp.zeros((1, 1), jnp.int32))
-    return jax.tree.map(lambda leaf: rng.normal(0, scale, leaf.shape).astype(np.float32), shapes)
+
+    def leaf(path: Any, shape: jax.ShapeDtypeStruct) -> np.ndarray:
+        values = rng.normal(0, scale, shape.shape).astype(np.float32)
+        return values**2 + np.float32(0.5) if "variance" in jax.tree_util.keystr(path) else values
+
+    return jax.tree_util.tree_map_with_path(leaf, shapes)
 
 
 def forward_float64(run: Run, text: str) -> tuple[np.ndarray, np.ndarray]:

@@ -47,13 +47,9 @@ def test_ppmd_of_noise_is_its_entropy() -> None:
     assert baselines.ppmd(noise[:10_000], noise[10_000:]) == pytest.approx(2.0, rel=0.1)
 
 
-def test_each_baseline_is_better_than_the_one_before(tales: list[str]) -> None:
-    train, valid = "".join(tales[:40]), "".join(tales[40:])
-    assert baselines.ppmd(train, valid) < baselines.unigram(train, valid) < baselines.uniform(train)
-
-
-def test_baselines_are_computed_in_another_process_and_cached(cache: Path, tales: list[str]) -> None:
-    train, valid = "".join(tales), tales[0]  # more than a pipe holds
+def test_baselines_are_computed_in_another_process_and_cached_unless_damaged(cache: Path, tales: list[str]) -> None:
+    train, valid = "".join(tales[:20]), tales[0]  # more than a pipe holds
+    assert len(train) > 1 << 16
     expected = {
         "uniform": baselines.uniform(train),
         "unigram": baselines.unigram(train, valid),
@@ -73,6 +69,11 @@ def test_baselines_are_computed_in_another_process_and_cached(cache: Path, tales
     assert other.result() is None
     assert [path for path in cache.rglob("*") if path.is_file()] == files
 
+    files[0].write_text('{"uniform": 1.5')  # damaged
+    damaged = Baselines(train, valid)
+    assert damaged.wait(120) == expected
+    damaged.close()
+
 
 def test_closing_ends_the_process(cache: Path) -> None:
     work = Baselines("ab" * 3_000_000, "ab" * 300_000)
@@ -84,18 +85,6 @@ def test_closing_ends_the_process(cache: Path) -> None:
     assert work.wait(60) is None
     assert [path for path in cache.rglob("*") if path.is_file()] == []
     work.close()  # again
-
-
-def test_a_damaged_cache_file_is_computed_again(cache: Path) -> None:
-    first = Baselines("aaabb", "ab")
-    scores = first.wait(120)
-    first.close()
-    (file,) = (path for path in cache.rglob("*") if path.is_file())
-    file.write_text('{"uniform": 1.5')
-    again = Baselines("aaabb", "ab")
-    assert again.wait(120) == scores
-    assert scores is not None
-    again.close()
 
 
 def test_the_process_loads_no_jax() -> None:

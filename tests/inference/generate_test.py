@@ -9,15 +9,17 @@ import pytest
 
 from configs import tiny
 from lovecraft_jax.data.cleaning import make_cleaning
-from lovecraft_jax.data.tokenizer import UNKNOWN_ID, Tokenizer, build_tokenizer
+from lovecraft_jax.data.tokenizer import UNKNOWN_ID, build_tokenizer
 from lovecraft_jax.inference.generate import Sampling, encode_prompt, generate_tokens, sample_token
 from lovecraft_jax.model.lm import LanguageModel, forward, make_model
 from lovecraft_jax.runtime.errors import UserError
+from tests.helpers.untrained import random_variables
 
 V, LENGTH = 11, 12
 PROMPT = np.array([4, 1, 9], np.uint8)
 PLAIN = Sampling(temperature=1.0)
 GREEDY = Sampling(temperature=0.0)
+LETTERS = build_tokenizer("chars", 'the cafe\n"ae"', make_cleaning("ascii"))
 
 # Five tokens, of which the first is the unknown: without it the others have 40, 30, 20 and 10 percent.
 PROBS = [0.5, 0.2, 0.15, 0.1, 0.05]
@@ -33,9 +35,7 @@ def model(request: pytest.FixtureRequest) -> LanguageModel:
 @pytest.fixture(scope="module")
 def variables(model: LanguageModel) -> Any:
     """Weights large enough that samples depend on the prompt; the unknown is always the most likely token."""
-    rng, ids = np.random.default_rng(1), jnp.zeros((1, 1), jnp.int32)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), model.initial_carry(1), ids)
-    weights = jax.tree.map(lambda leaf: rng.normal(0, 2, leaf.shape).astype(np.float32), shapes)
+    weights = random_variables(model, 2, seed=1)
     weights["params"]["head_bias"][UNKNOWN_ID] = 50
     return weights
 
@@ -49,46 +49,31 @@ def test_greedy_decoding_equals_running_the_model_on_the_whole_prefix(model: Lan
         logits_V = np.array(logits_of(text[None])[n - 1])
         logits_V[UNKNOWN_ID] = -np.inf
         text[n] = np.argmax(logits_V)
-    generated = generate_ids(model, variables, GREEDY)
-    np.testing.assert_array_equal(generated[0], text[len(PROMPT) :])
-    assert len(set(generated[0].tolist())) > 4
-
-
-def test_samples_are_determined_by_the_seed(model: LanguageModel, variables: Any) -> None:
-    first, again, other = (generate_ids(model, variables, PLAIN, seed=seed) for seed in (0, 0, 1))
-    np.testing.assert_array_equal(first, again)
-    assert np.any(first != other)
+    (generated,) = generate_ids(model, variables, GREEDY, samples=1)
+    np.testing.assert_array_equal(generated, text[len(PROMPT) :])
+    assert len(set(generated.tolist())) > 4
 
 
 @pytest.mark.slow
-def test_samples_do_not_depend_on_the_chunk_size(model: LanguageModel, variables: Any) -> None:
+def test_samples_depend_on_the_seed_and_on_neither_the_chunk_size_nor_their_number(
+    model: LanguageModel, variables: Any
+) -> None:
+    three = generate_ids(model, variables, PLAIN)
+    np.testing.assert_array_equal(generate_ids(model, variables, PLAIN), three)
+    assert len({row.tobytes() for row in (*three, *generate_ids(model, variables, PLAIN, seed=1))}) == 6
     pieces = list(generate_tokens(model, variables, PROMPT, LENGTH, 0, PLAIN, 3, chunk=5))
     assert [piece.shape for piece in pieces] == [(3, 5), (3, 5), (3, 2)]
-    expected = generate_ids(model, variables, PLAIN, samples=3)
-    np.testing.assert_array_equal(np.concatenate(pieces, axis=1), expected)
-    (one,) = generate_tokens(model, variables, PROMPT, LENGTH, 0, PLAIN, 3, chunk=LENGTH + 1)
-    np.testing.assert_array_equal(one, expected)
-
-
-@pytest.mark.slow
-def test_a_sample_does_not_depend_on_the_number_of_samples(model: LanguageModel, variables: Any) -> None:
-    three, one = generate_ids(model, variables, PLAIN, samples=3), generate_ids(model, variables, PLAIN)
-    np.testing.assert_array_equal(three[:1], one)
-    assert len({row.tobytes() for row in three}) == 3
+    np.testing.assert_array_equal(np.concatenate(pieces, axis=1), three)
+    (one,) = generate_tokens(model, variables, PROMPT, LENGTH, 0, PLAIN, samples=1, chunk=LENGTH + 1)
+    np.testing.assert_array_equal(one, three[:1])
 
 
 @pytest.mark.slow
 def test_positions_are_sampled_independently(model: LanguageModel, variables: Any) -> None:
     zeros = {"params": jax.tree.map(np.zeros_like, variables["params"])}
-    ids_SN = generate_ids(model, zeros, PLAIN, samples=300)
+    ids_SN = np.concatenate([generate_ids(model, zeros, PLAIN, seed=seed) for seed in range(100)])
     pairs, prob = 300 * (LENGTH - 1), 1 / (V - 1)
     assert abs(np.mean(ids_SN[:, 1:] == ids_SN[:, :-1]) - prob) < 4 * (prob * (1 - prob) / pairs) ** 0.5
-
-
-def test_the_unknown_token_is_never_sampled(model: LanguageModel, variables: Any) -> None:
-    # `variables` make it the likeliest token everywhere.
-    for sampling in (GREEDY, PLAIN):
-        assert np.all(generate_ids(model, variables, sampling) != UNKNOWN_ID)
 
 
 @pytest.mark.slow
@@ -97,14 +82,10 @@ def test_the_unknown_token_is_never_sampled(model: LanguageModel, variables: Any
     [
         (Sampling(1.0), [0, 0.4, 0.3, 0.2, 0.1]),
         (Sampling(0.0), [0, 1, 0, 0, 0]),
-        (Sampling(1e-38), [0, 1, 0, 0, 0]),
         (Sampling(5e-324), [0, 1, 0, 0, 0]),
         (Sampling(0.5), [0, 16 / 30, 9 / 30, 4 / 30, 1 / 30]),  # probabilities squared
-        (Sampling(1.0, top_k=1), [0, 1, 0, 0, 0]),
         (Sampling(1.0, top_k=3), [0, 4 / 9, 3 / 9, 2 / 9, 0]),
-        (Sampling(1.0, top_k=4), [0, 0.4, 0.3, 0.2, 0.1]),
         (Sampling(1.0, top_k=50), [0, 0.4, 0.3, 0.2, 0.1]),
-        (Sampling(1.0, top_p=0.01), [0, 1, 0, 0, 0]),
         (Sampling(1.0, top_p=0.39), [0, 1, 0, 0, 0]),
         (Sampling(1.0, top_p=0.41), [0, 4 / 7, 3 / 7, 0, 0]),
         (Sampling(1.0, top_p=0.75), [0, 4 / 9, 3 / 9, 2 / 9, 0]),
@@ -116,25 +97,19 @@ def test_the_unknown_token_is_never_sampled(model: LanguageModel, variables: Any
 def test_temperature_top_k_and_top_p_give_these_probabilities(sampling: Sampling, probs: list[float]) -> None:
     draws = 3000
     rows = jnp.tile(jnp.log(jnp.array([PROBS])), (draws, 1))
-    ids = np.asarray(sample_token(rows, jax.random.uniform(jax.random.key(0), (draws,)), sampling))
+    ids = sample(rows, sampling)
     counts, expected = np.bincount(ids, minlength=5), np.array(probs)
     assert np.all(counts[expected == 0] == 0)
     assert np.all(np.abs(counts / draws - expected) <= 4 * np.sqrt(expected * (1 - expected) / draws))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampling", [Sampling(1.0, top_k=2), Sampling(1.0, top_p=0.4)])
-def test_ties_do_not_keep_more_tokens_than_top_k_and_top_p_ask_for(sampling: Sampling) -> None:
-    rows = jnp.log(jnp.tile(jnp.array([[0.2, 0.25, 0.05, 0.25, 0.25]]), (300, 1)))
-    assert set(sample_token(rows, jax.random.uniform(jax.random.key(0), (300,)), sampling).tolist()) == {1, 3}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("sampling", [Sampling(1.0, top_k=1), Sampling(1.0, top_p=0.3)])
-def test_rows_are_filtered_independently(sampling: Sampling) -> None:
-    rows = jnp.log(jnp.array([PROBS, PROBS[::-1]] * 50))
-    ids = sample_token(rows, jax.random.uniform(jax.random.key(0), (100,)), sampling)
-    np.testing.assert_array_equal(ids, [1, 4] * 50)
+@pytest.mark.parametrize("sampling", [Sampling(1.0, top_k=2), Sampling(1.0, top_p=0.41)])
+def test_rows_are_filtered_independently_and_ties_keep_no_more_tokens(sampling: Sampling) -> None:
+    rows = jnp.log(jnp.array([PROBS, [0.2, 0.25, 0.05, 0.25, 0.25]] * 150))
+    ids = sample(rows, sampling)
+    assert set(ids[::2].tolist()) == {1, 2}
+    assert set(ids[1::2].tolist()) == {1, 3}
 
 
 @pytest.mark.parametrize(
@@ -154,16 +129,9 @@ def test_sampling_parameters_out_of_range_raise(settings: dict[str, Any], messag
         Sampling(**settings)
 
 
-@pytest.fixture(scope="module")
-def letters() -> Tokenizer:
-    return build_tokenizer("chars", 'the cafe\n"ae"', make_cleaning("ascii"))
-
-
 @pytest.mark.parametrize(
     ("prompt", "cleaned"),
     [
-        ("the cafe", "the cafe"),
-        ("the caf\u00e9", "the cafe"),
         ("\u201c\u00e6\u201d\r\n", '"ae"\n'),
         ("the\u00ad \ufeffcafe", "the cafe"),
         ("the cafe\u0301", "the cafe"),  # the accent as a character of its own
@@ -171,29 +139,31 @@ def letters() -> Tokenizer:
         ("\u00ad", "\n"),
     ],
 )
-def test_prompts_are_cleaned_like_the_training_text(letters: Tokenizer, prompt: str, cleaned: str) -> None:
-    assert letters.decode(encode_prompt(letters, prompt)) == cleaned
+def test_prompts_are_cleaned_like_the_training_text(prompt: str, cleaned: str) -> None:
+    assert LETTERS.decode(encode_prompt(LETTERS, prompt)) == cleaned
 
 
 @pytest.mark.parametrize(
     ("prompt", "named"),
     [
-        ("The cafe", "'T'"),
         ("he that teaches Bob", "'s' 'B' 'o' 'b'"),
         ("\u2603 tea \u2603", "'\u2603'"),  # cleaning drops it, which the user should know
         ("\u00c9t\u00e9", "'E'"),
     ],
 )
-def test_a_prompt_with_unseen_characters_raises_and_names_them(letters: Tokenizer, prompt: str, named: str) -> None:
-    with pytest.raises(UserError) as error:
-        encode_prompt(letters, prompt)
-    assert (
-        str(error.value) == f"--prompt={prompt!r}: the training text does not contain {named}; give a prompt without it"
-    )
+def test_a_prompt_with_unseen_characters_raises_and_names_them(prompt: str, named: str) -> None:
+    with pytest.raises(UserError, match=f"--prompt={prompt!r}: the training text does not contain {named}; "):
+        encode_prompt(LETTERS, prompt)
+
+
+def sample(logits_SV: jax.Array, sampling: Sampling) -> np.ndarray:
+    """One token for each row."""
+    uniform_S = jax.random.uniform(jax.random.key(0), (len(logits_SV),))
+    return np.asarray(jax.jit(sample_token, static_argnames="sampling")(logits_SV, uniform_S, sampling))
 
 
 def generate_ids(
-    model: LanguageModel, variables: Any, sampling: Sampling, seed: int = 0, samples: int = 1
+    model: LanguageModel, variables: Any, sampling: Sampling, seed: int = 0, samples: int = 3
 ) -> np.ndarray:
     """The ids of all samples [S, LENGTH]."""
     (ids_SN,) = generate_tokens(model, variables, PROMPT, LENGTH, seed, sampling, samples)

@@ -1,15 +1,12 @@
 """Rare words: which occurrences are chosen, and the probabilities and ranks of each."""
 
 import collections
-import dataclasses
 import math
-import types
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lovecraft_jax.data import dataset
+from lovecraft_jax.probing import word_search
 from lovecraft_jax.probing.rare_words import (
     MAX_COUNT,
     MIN_LETTERS,
@@ -22,17 +19,23 @@ from lovecraft_jax.probing.rare_words import (
     rare_words,
 )
 from lovecraft_jax.probing.word_search import Rank
-from lovecraft_jax.run import Run, load_run
-from lovecraft_jax.runtime.errors import UserError
+from lovecraft_jax.run import Run
 from tests.helpers.untrained import forward_float64, untrained_run
 
 TALES = {
-    "train": {
-        "one": "A pandemonium, a pandemoniums and Pandemonium.",
-        "two": "The strident pandemonium; pandemonium.",
-    },
+    "train": {"one": "A pandemonium, a pandemoniums and Pandemonium.", "two": "The strident pandemonium; pandemonium."},
     "test": {"three": "pandemonium"},
 }
+
+
+@pytest.fixture(scope="module")
+def run() -> Run:
+    return untrained_run("abcdefg. \n", scale=0.5)
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(word_search, "BLOCK", 64)
 
 
 def test_occurrences_are_whole_words_and_the_quoted_one_comes_first() -> None:
@@ -49,14 +52,12 @@ def test_rare_words_are_long_seldom_held_out_and_neither_names_nor_parts_of_comp
     assert min(len(word) for _, word in words) == MIN_LETTERS
     for place in rare_words(tales, in_training, 10):
         assert tales[place.split][place.tale][place.offset :].startswith(place.word)
-    assert [place.word for place in rare_words(tales, in_training, 2)] == [
-        "cyclopean",
-        "gambrel",
-    ]  # spread over the tales
+    spread = [place.word for place in rare_words(tales, in_training, 2)]  # over the tales
+    assert spread == ["cyclopean", "gambrel"]
 
 
-def test_the_first_occurrence_has_an_exact_rank_among_known_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = untrained_run("abcdefg. \n", scale=0.5)
+@pytest.mark.slow
+def test_the_first_occurrence_has_an_exact_rank_among_known_words(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "a bad cab faced a decade. faded facade, bed egg gag added. fab face. baggage cage aged faced."
     exact = analyze(run, {"train": {"t": text}}, [], word="faced").article
     assert all(word.rank_of_known.least == word.rank_of_known.most for word in exact)
@@ -66,10 +67,24 @@ def test_the_first_occurrence_has_an_exact_rank_among_known_words(monkeypatch: p
     assert second.rank_of_known.least < second.rank_of_known.most
 
 
-def test_words_with_unseen_letters_are_left_out() -> None:
-    run = untrained_run("abcdefg. \n", scale=0.5)
-    tales = {"train": {"t": "bad. a faced."}, "test": {"u": "defaced effaced cabbage. xylophone"}}
-    assert [word.place.word for word in analyze(run, tales, []).rare] == ["defaced", "effaced", "cabbage"]
+def test_rare_words_without_unseen_letters_are_analysed_without_the_articles_word(run: Run) -> None:
+    tales = {
+        "train": {"t": "bad. a faced."},
+        "valid": {"v": "defaced effaced cabbage. xylophone"},
+        "test": {"u": "gabbed baggage"},
+    }
+    found = analyze(run, tales, ["The effaced and BAGGAGE."], count=6)
+    assert found.article == []
+    assert [word.place.word for word in found.rare] == ["defaced", "effaced", "cabbage", "baggage"]
+    assert found.in_samples == ["effaced", "baggage"]
+    for word in found.rare:
+        assert tales[word.place.split][word.place.tale][word.place.offset :].startswith(word.place.word)
+        assert len(word.likeliest) > 0
+        assert [prob for _, prob in word.likeliest] == sorted((prob for _, prob in word.likeliest), reverse=True)
+        assert word.rank_of_known.least <= word.rank_of_known.value <= word.rank_of_known.most <= found.known
+    assert 1 <= found.median_rank <= found.known
+    assert 0 <= found.share_to_give <= 1
+    assert analyze(run, tales, ["The effaced and BAGGAGE."], count=6) == found  # deterministic
 
 
 def test_letters_to_give_end_with_the_last_one_that_is_not_the_most_probable() -> None:
@@ -82,8 +97,7 @@ def test_letters_to_give_end_with_the_last_one_that_is_not_the_most_probable() -
     assert [given(0, 0, 0), given(3, 0, 0), given(0, 1, 0), given(1, 0, 2)] == [0, 1, 2, 3]
 
 
-def test_predictions_match_a_float64_loop() -> None:
-    run = untrained_run("abcdefg. \n", scale=0.5)
+def test_predictions_match_a_float64_loop(run: Run) -> None:
     text = "bad. a faced."
     (word,) = analyze(run, {"train": {"t": text}}, ["faced a faced, defaced"], word="faced").article
     *letters, end = word.letters
@@ -106,32 +120,6 @@ def test_predictions_match_a_float64_loop() -> None:
     assert word.rank_of_known.least <= word.rank_of_known.value <= word.rank_of_known.most <= word.rank_of_all.most
 
 
-@pytest.fixture(scope="module")
-def run(trained: Path) -> Run:
-    return load_run(str(trained))
-
-
-def test_rare_words_of_a_corpus_without_the_articles_word(run: Run) -> None:
-    tales = dataset.prepare(run.config, run.corpus, run.tokenizer).splits.by_tale
-    words = [place.word for place in rare_words(tales, collections.Counter(), 3)]
-    found = analyze(run, tales, [f"The {words[0]} and {words[2].upper()}."], count=6)
-    assert found.article == []
-    assert len(found.rare) == 6
-    for word in found.rare:
-        assert tales[word.place.split][word.place.tale][word.place.offset :].startswith(word.place.word)
-        assert word.place.split != "train"
-        assert len(word.likeliest) > 0
-        assert [prob for _, prob in word.likeliest] == sorted((prob for _, prob in word.likeliest), reverse=True)
-        assert word.rank_of_known.least <= word.rank_of_known.value <= word.rank_of_known.most <= found.known
-    assert 1 <= found.median_rank <= found.known
-    assert 0 <= found.share_to_give <= 1
-
-
-def test_analysis_is_deterministic(run: Run) -> None:
-    tales = dataset.prepare(run.config, run.corpus, run.tokenizer).splits.by_tale
-    assert analyze(run, tales, [], count=3) == analyze(run, tales, [], count=3)
-
-
 def test_a_word_of_vanishing_probability_has_a_rank() -> None:
     run = untrained_run("abc. \n", scale=40.0)
     (word,) = analyze(run, {"train": {"t": "c. abcabcabcabcabc."}}, [], word="abcabcabcabcabc").article
@@ -143,9 +131,3 @@ def test_a_word_of_vanishing_probability_has_a_rank() -> None:
 def test_tales_without_rare_words() -> None:
     found = analyze(untrained_run("ab \n"), {"train": {"t": "ab"}, "test": {"u": "ba b"}}, [])
     assert (found.article, found.rare, found.known, found.in_samples) == ([], [], 3, [])
-
-
-def test_word_tokens_raise(run: Run) -> None:
-    words = dataclasses.replace(run, tokenizer=types.SimpleNamespace(level="words"))
-    with pytest.raises(UserError, match=r"data\.level=words: expected chars"):
-        analyze(words, TALES, [])

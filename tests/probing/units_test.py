@@ -1,14 +1,10 @@
 """Units that follow features: a planted unit is found; a unit that only reflects the character scores 1/2."""
 
-import dataclasses
-import types
-
 import numpy as np
 import pytest
 
 from lovecraft_jax.probing import units
 from lovecraft_jax.probing.units import EXCERPT, STEPS, Activations, analyze, best_units, features
-from lovecraft_jax.runtime.errors import UserError
 from tests.helpers.untrained import forward_float64, untrained_run
 
 ALPHABET = np.array(list('abcdeABC""() .,\n'))
@@ -44,40 +40,35 @@ def test_features_by_hand() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "feature", ["inside quotation marks", "length of the sentence so far", "last letter of the word"]
-)
-@pytest.mark.parametrize("sign", [1, -1])
-def test_a_planted_unit_is_found(feature: str, sign: int) -> None:
+def test_planted_units_are_found_and_scored_on_another_text_than_they_were_selected_on() -> None:
     halves = [noise(text_of(seed), seed) for seed in (1, 2)]
+    planted = {
+        "inside quotation marks": (17, 1),
+        "length of the sentence so far": (18, -1),
+        "last letter of the word": (19, -1),
+    }
     for half in halves:
-        values = np.nan_to_num(features(half.text)[feature])
-        half.memory_NU[:, 17] = sign * np.clip(values * 3, 0, STEPS)
-    found = {unit.feature: unit for unit in best_units(*halves)}[feature]
-    assert (found.unit, found.sign) == (17, sign)
-    assert found.score > 0.98
-    assert found.chance < 0.6
+        for feature, (unit, sign) in planted.items():
+            half.memory_NU[:, unit] = sign * np.clip(np.nan_to_num(features(half.text)[feature]) * 3, 0, STEPS)
+    halves[0].memory_NU[:, 3] = features(halves[0].text)["inside brackets"]  # on the first text only
+    found = {unit.feature: unit for unit in best_units(*halves)}
+    for feature, expected in planted.items():
+        assert (found[feature].unit, found[feature].sign) == expected
+        assert found[feature].score > 0.98
+        assert found[feature].chance < 0.6
+    assert found["inside brackets"].unit == 3
+    assert abs(found["inside brackets"].score - 0.5) < 0.05
 
 
-def test_random_units_score_near_a_half() -> None:
-    for unit in best_units(noise(text_of(1), 1), noise(text_of(2), 2)):
+@pytest.mark.slow
+def test_random_units_and_those_that_depend_on_the_character_alone_score_a_half() -> None:
+    halves = [noise(text_of(seed), seed) for seed in (1, 2)]
+    for unit in best_units(*halves):
         assert abs(unit.score - 0.5) < 0.05, unit
         assert 0.5 < unit.chance < 0.55, unit
-
-
-def test_a_unit_that_depends_on_the_character_alone_scores_a_half() -> None:
-    halves = [noise(text_of(seed), seed) for seed in (1, 2)]
     for half in halves:
         half.memory_NU[:] = half.ids_N.astype(np.int8)[:, None]
     assert {unit.score for unit in best_units(*halves)} == {0.5}
-
-
-def test_a_unit_is_scored_on_another_text_than_it_was_selected_on() -> None:
-    selected_on, scored_on = (noise(text_of(seed), seed) for seed in (1, 2))
-    selected_on.memory_NU[:, 3] = features(selected_on.text)["inside quotation marks"]
-    found = {unit.feature: unit for unit in best_units(selected_on, scored_on)}["inside quotation marks"]
-    assert found.unit == 3
-    assert abs(found.score - 0.5) < 0.05
 
 
 def test_features_that_change_too_seldom_are_left_out() -> None:
@@ -109,9 +100,3 @@ def test_activations_match_a_float64_loop(monkeypatch: pytest.MonkeyPatch) -> No
     # With a lower limit the beginning of each tale is used.
     monkeypatch.setattr(units, "MAX_ACTIVATIONS", 750 * run.model.layers * run.model.units)
     assert {unit.offset for unit in analyze(run, tales)} == {0}
-
-
-def test_word_tokens_raise() -> None:
-    run = dataclasses.replace(untrained_run("a"), tokenizer=types.SimpleNamespace(level="words"))
-    with pytest.raises(UserError, match=r"data\.level=words: expected chars"):
-        analyze(run, {})

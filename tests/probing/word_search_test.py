@@ -15,7 +15,6 @@ from lovecraft_jax.probing.word_search import (
     any_word,
     lexicon,
     search_words,
-    spelling_log_probs,
     state_after,
 )
 from lovecraft_jax.run import Run
@@ -62,20 +61,8 @@ def test_the_state_depends_on_the_last_tokens_of_the_context(run: Run) -> None:
     np.testing.assert_allclose(state.log_probs_NV[2], last, rtol=1e-4)
 
 
-def test_spelling_log_probs_match_a_float64_loop(run: Run) -> None:
-    words = {"cab a": "bca", ".\n": "a"}
-    for (text, word), log_probs in zip(
-        words.items(), spelling_log_probs(run, state_after(run, list(words)), words.values()), strict=True
-    ):
-        expected = [forward_float64(run, text + word[:n])[0] for n in range(len(word) + 1)]
-        np.testing.assert_allclose(log_probs, expected, rtol=1e-4)
-
-
-@pytest.mark.parametrize("share", [0.02, 0.3])
-def test_an_exhaustive_search_is_complete(
-    run: Run, place: DecodingState, every: dict[str, float], share: float
-) -> None:
-    expected = dict(sorted(every.items(), key=lambda word: -word[1])[: int(share * len(every))])
+def test_an_exhaustive_search_is_complete(run: Run, place: DecodingState, every: dict[str, float]) -> None:
+    expected = dict(sorted(every.items(), key=lambda word: -word[1])[: len(every) // 3])
     least = min(expected.values())
     (found,) = search_words(run, place, any_word(run), [least * 0.9999], width=10**6)
     assert found.texts == list(expected)
@@ -86,9 +73,9 @@ def test_an_exhaustive_search_is_complete(
     assert found.texts == list(expected)[:-1]
 
 
-@pytest.mark.parametrize("width", [1, 4, 20])
+@pytest.mark.parametrize("width", [1, 20])
 def test_rank_estimates_are_unbiased(run: Run, place: DecodingState, every: dict[str, float], width: int) -> None:
-    repeats = 400
+    repeats = 200
     state = DecodingState([leaf.repeat(repeats, 0) for leaf in place.carry], place.log_probs_NV.repeat(repeats, 0))
     prob = sorted(every.values())[-60]
     found = search_words(run, state, lexicon(run, every), [prob * 0.9999] * repeats, width)

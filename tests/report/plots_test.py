@@ -18,22 +18,19 @@ def draw(colour: str) -> Figure:
     return figure
 
 
-def test_colours_become_css_variables() -> None:
-    drawn = svg(draw("run"), "a line", "one")
+def test_colours_are_those_of_the_page_and_text_is_escaped_in_its_font() -> None:
+    drawn = svg(draw("run"), 'says "what" & <why>', "one")
     assert "var(--run)" in drawn
     assert not [name for name, colour in LIGHT.items() if colour in drawn]
+    assert "a &lt; b &amp; c" in drawn
+    assert 'aria-label="says &quot;what&quot; &amp; &lt;why&gt;"' in drawn
+    assert "font-family" not in drawn
+    assert "<style" not in drawn
 
 
 def test_palettes_have_the_same_names_and_light_has_no_colour_twice() -> None:
     assert LIGHT.keys() == DARK.keys()
     assert len(set(LIGHT.values())) == len(LIGHT)
-
-
-def test_text_is_escaped_and_in_the_font_of_the_page() -> None:
-    drawn = svg(draw("ink"), 'says "what" & <why>', "one")
-    assert "a &lt; b &amp; c" in drawn
-    assert 'aria-label="says &quot;what&quot; &amp; &lt;why&gt;"' in drawn
-    assert "font-family" not in drawn
 
 
 def test_dollars_in_the_names_of_runs_and_tales_are_no_formulas() -> None:
@@ -42,12 +39,9 @@ def test_dollars_in_the_names_of_runs_and_tales_are_no_formulas() -> None:
     assert rcParams["text.parse_math"]  # importing plots.py changes no global setting
 
 
-def test_ids_are_unique_on_a_page_and_there_is_no_style_sheet() -> None:
-    ids = [set(re.findall(r'\bid="([^"]+)"', svg(draw("run"), "a line", key))) for key in ("one", "two")]
+def test_ids_are_unique_on_a_page_and_the_svg_is_deterministic() -> None:
+    one, again, two = (svg(draw("run"), "a line", key) for key in ("one", "one", "two"))
+    assert one == again
+    ids = [set(re.findall(r'\bid="([^"]+)"', drawn)) for drawn in (one, two)]
     assert ids[0]
     assert not ids[0] & ids[1]
-    assert "<style" not in svg(draw("run"), "a line", "one")
-
-
-def test_the_svg_of_a_figure_is_deterministic() -> None:
-    assert svg(draw("run"), "a line", "one") == svg(draw("run"), "a line", "one")

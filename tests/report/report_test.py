@@ -1,21 +1,21 @@
 """The report: one self-contained file, complete for any run, that a browser shows without errors at any width."""
 
 import dataclasses
-import math
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
+from absl import flags
 from selenium import webdriver
 
+from lovecraft_jax.report import __main__ as command_line
 from lovecraft_jax.report import collect
 from lovecraft_jax.report.collect import RunReport, collect_run
 from lovecraft_jax.report.page import render
 from lovecraft_jax.runtime.errors import UserError
-from lovecraft_jax.stylometry.authorship import Comparison, DistributionComparison
+from lovecraft_jax.stylometry.authorship import Author
 from lovecraft_jax.stylometry.overlap import Span
 
 pytestmark = pytest.mark.slow
@@ -26,78 +26,47 @@ SECTIONS = {"training", "change", "samples", "authorship", "rare_words", "surpri
 SHARED, OWN = {"curve", "scores"}, {"learning", "letters", "word_lengths", "sentence_lengths", "zipf", "type_token"}
 
 
-def test_the_page_is_self_contained(page: str) -> None:
+def test_the_page_is_self_contained_with_all_sections_and_plots(page: str) -> None:
     assert set(re.findall(r'(?:src|href)="([^#][^"]*)"', page)) == {"data:,"}
     assert not re.search(r"<script|<img|<iframe|@import|url\((?!#)", page)
-
-
-def test_the_page_has_all_sections_and_plots(page: str) -> None:
     assert set(re.findall(r'<section id="(\w+)"', page)) == SECTIONS
     assert set(re.findall(r'<li><a href="#(\w+)"', page)) == SECTIONS
     assert len(re.findall(r"<svg[^>]* role=\"img\"[^>]* aria-label=\"[^\"]{20,}\"", page)) == len(SHARED | OWN)
 
 
-def test_ids_are_unique_and_references_resolve(page: str, report: RunReport) -> None:
-    for text in (page, render([report, dataclasses.replace(report, name="other")])):
+def test_ids_are_unique_and_references_resolve(page: str, both: str) -> None:
+    for text in (page, both):
         ids = re.findall(r'\bid="([^"]+)"', text)
         assert sorted(set(ids)) == sorted(ids)
         assert set(re.findall(r'(?:href="#|url\(#|aria-labelledby=")([^")]+)', text)) <= set(ids)
 
 
-def test_generated_text_is_escaped(report: RunReport) -> None:
-    text = "<script>alert(1)</script> & so on " * 40
-    generated = [dataclasses.replace(at, texts=[text], spans=[], longest=None) for at in report.generated]
-    page = render([dataclasses.replace(report, name="<i>run</i>", generated=generated)])
-    assert "<script" not in page
-    assert "<i>" not in page
-    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; so on" in page
+def test_two_runs_are_side_by_side_with_markup_escaped_and_shared_spans_marked(
+    both: str,
+) -> None:
+    found = both.count("<svg") - both.count('class="strip"')
+    assert found == len(SHARED) + 2 * len(OWN) - 1  # the bare run has no samples from training
+    assert re.search(r"<h1>&lt;i&gt;<span[^>]*> and </span>bare</h1>", both)
+    assert "<script" not in both
+    assert "<i>" not in both
+    assert f"&lt;script&gt; &amp; A<mark>{'B' * 137}</mark><sup>1</sup>C" in both
+    assert "137 characters, dagon at 1,234" in both
+    assert "repeat verbatim from the training text has 137 characters" in both
 
 
-def test_shared_spans_are_marked_with_their_tale(report: RunReport) -> None:
-    text, span = "A" * 50 + "B" * 137 + "C" * 50, Span(50, 187, "dagon", 1234)
-    marked = {"texts": [text], "spans": [span], "longest": (span, "B" * 137)}
-    generated = [dataclasses.replace(at, **marked) for at in report.generated]
-    page = render([dataclasses.replace(report, generated=generated)])
-    assert f"A<mark>{'B' * 137}</mark><sup>1</sup>C" in page
-    assert "137 characters, dagon at 1,234" in page
-    assert "repeat verbatim from the training text has 137 characters" in page
-
-
-def test_several_runs_are_side_by_side(report: RunReport) -> None:
-    page = render([report, dataclasses.replace(report, name="other")])
-    assert page.count("<svg") - page.count('class="strip"') == len(SHARED) + 2 * len(OWN)
-    assert re.search(r"<h1>run<span[^>]*> and </span>other</h1>", page)
-
-
-def test_a_run_without_samples_or_final_scores(report: RunReport) -> None:
-    missing = {"baselines": {}, "training_samples": [], "rare_words": None, "units": None}
-    page = render([dataclasses.replace(report, rows=report.rows[:1], **missing)])
+def test_a_run_without_samples_final_scores_or_a_decision(bare: RunReport) -> None:
+    page = render([bare])
     assert "There are no samples from training" in page
     assert "there is no final score of this checkpoint" in page
+    assert "bits per character of the test tales" not in page
+    assert "cannot be decided: 0 tales have" in page
+    assert not re.search(r"\bnan\b|author, 95 %|outside the 95 %", page)
     assert set(re.findall(r'<section id="(\w+)"', page)) == SECTIONS
 
 
-def test_the_final_score_of_another_checkpoint_is_not_shown(report: RunReport) -> None:
-    other = dataclasses.replace(report, step=report.step - 1)
+def test_the_final_score_of_another_checkpoint_is_none(report: RunReport) -> None:
     assert report.final("test") is not None
-    assert other.final("test") is None
-    assert "bits per character of the test tales" not in render([other])
-
-
-def test_without_a_decision_no_interval_is_shown(report: RunReport) -> None:
-    def without_decision(comparison: Comparison) -> Comparison:
-        nan = {"low": math.nan, "median": math.nan, "high": math.nan}
-        rows = tuple(dataclasses.replace(row, **nan) for row in comparison.features)
-        curves = {
-            key: DistributionComparison(curve.x, curve.value, *[np.full(len(curve.x), math.nan)] * 3)
-            for key, curve in comparison.distributions.items()
-        }
-        return dataclasses.replace(comparison, features=rows, distributions=curves, p_values=(), reason="too few")
-
-    generated = [dataclasses.replace(at, comparison=without_decision(at.comparison)) for at in report.generated]
-    page = render([dataclasses.replace(report, generated=generated)])
-    assert "cannot be decided: too few" in page
-    assert not re.search(r"\bnan\b|author, 95 %|outside the 95 %", page)
+    assert dataclasses.replace(report, step=report.step - 1).final("test") is None
 
 
 @pytest.mark.parametrize(
@@ -110,25 +79,34 @@ def test_a_damaged_file_raises(file: str, content: str, trained: Path, tmp_path:
         collect_run(str(workdir), "best", "run")
 
 
-def test_a_page_that_cannot_be_written_is_an_error(command: Callable, trained: Path, tmp_path: Path) -> None:
-    done = command("report", f"--workdir={trained}", f"--to={tmp_path}")
-    assert done.returncode == 2
-    assert done.stderr == f"{tmp_path}: a folder, expected a file; give --to={tmp_path}/index.html\n"
-
-
-def test_a_run_given_twice_is_an_error(command: Callable, trained: Path) -> None:
-    done = command("report", f"--workdir={trained}", f"--workdir={trained}/")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "twice" in done.stderr
-    assert done.stderr.count("\n") == 1
+def test_the_page_is_written_where_the_flag_says_unless_that_is_a_folder_or_a_run_is_given_twice(
+    page: str, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """The command in this process; old_run_test.py starts it as one."""
+    line = flags.FlagValues()
+    flags.DEFINE_multi_string("workdir", [f"{trained}"], "", line)
+    flags.DEFINE_string("checkpoint", "best", "", line)
+    flags.DEFINE_string("to", f"{tmp_path}/new/index.html", "", line)
+    line(["report"])
+    monkeypatch.setattr(flags, "FLAGS", line)
+    monkeypatch.setattr(command_line, "collect_run", lambda *_: None)
+    monkeypatch.setattr(command_line, "render", lambda _: page)
+    assert command_line.main() == 0
+    assert capsys.readouterr().out == f"{tmp_path}/new/index.html\n"
+    assert (tmp_path / "new" / "index.html").read_text() == page
+    line.to = f"{tmp_path}/new"
+    with pytest.raises(UserError, match=f"^{tmp_path}/new: a folder, .*; give --to={tmp_path}/new/index.html$"):
+        command_line.main()
+    line.workdir = [f"{trained}", f"{trained}/"]
+    with pytest.raises(UserError, match="twice"):
+        command_line.main()
 
 
 @pytest.mark.browser
 @pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs Chromium and its driver")
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1280, "light")])
 def test_a_browser_shows_everything_legibly_and_logs_no_errors(
-    browser: webdriver.Chrome, pages: list[Path], width: int, scheme: str
+    browser: webdriver.Chrome, page: str, both: str, tmp_path: Path, width: int, scheme: str
 ) -> None:
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride", {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
@@ -136,8 +114,9 @@ def test_a_browser_shows_everything_legibly_and_logs_no_errors(
     browser.execute_cdp_cmd(
         "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     )
-    for path in pages:
-        browser.get(path.as_uri())
+    for n, text in enumerate((page, both)):
+        (tmp_path / f"{n}.html").write_text(text)
+        browser.get((tmp_path / f"{n}.html").as_uri())
         assert browser.execute_script("const e = document.documentElement; return e.scrollWidth - e.clientWidth") == 0
         figures = browser.find_elements("css selector", "figure svg")
         assert len(figures) >= len(SHARED | OWN)
@@ -192,30 +171,27 @@ def report(trained: Path) -> RunReport:
 
 
 @pytest.fixture(scope="module")
-def path(command: Callable, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of the tiny run, made by the command."""
-    to = tmp_path_factory.mktemp("report") / "page" / "index.html"
-    done = command("report", f"--workdir={trained}", f"--to={to}")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{to}\n"
-    return to
+def page(report: RunReport) -> str:
+    return render([report])
 
 
 @pytest.fixture(scope="module")
-def page(path: Path) -> str:
-    return path.read_text()
+def bare(report: RunReport) -> RunReport:
+    """A run of which nothing is known that need not be, with texts too short for a decision."""
+    undecided = Author({"tale": "The author's only tale."}, ["tale"]).compare("A short text. " * 50)
+    generated = [dataclasses.replace(at, comparison=undecided) for at in report.generated]
+    missing = {"baselines": {}, "training_samples": [], "rare_words": None, "units": None}
+    return dataclasses.replace(report, name="bare", rows=report.rows[:1], generated=generated, **missing)
 
 
 @pytest.fixture(scope="module")
-def pages(path: Path, report: RunReport) -> list[Path]:
-    """That page, and one of two runs with marked spans."""
-    span = Span(50, 187, "dagon", 1234)
-    generated = [dataclasses.replace(at, texts=["word " * 50], spans=[span]) for at in report.generated]
-    two = path.with_name("two.html")
-    two.write_text(
-        render([dataclasses.replace(report, generated=generated), dataclasses.replace(report, name="other")])
-    )
-    return [path, two]
+def both(report: RunReport, bare: RunReport) -> str:
+    """The page of two runs: one with markup in its name and text and with a shared span, and the bare one."""
+    text = "<script> & A" + "B" * 137 + "C" * 50
+    span = Span(12, 149, "dagon", 1234)
+    marked = {"texts": [text], "spans": [span], "longest": (span, "B" * 137)}
+    generated = [dataclasses.replace(at, **marked) for at in report.generated]
+    return render([dataclasses.replace(report, name="<i>", generated=generated), bare])
 
 
 @pytest.fixture(scope="module")
