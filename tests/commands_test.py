@@ -29,7 +29,6 @@ def test_streaming_prints_the_same_text_and_so_does_the_first_of_several_samples
     first, second = sample("--samples=2").removesuffix("\n").split("\n---\n")
     assert first == plain.removesuffix("\n")
     assert second != first
-    assert second.startswith(PROMPT)
 
 
 @pytest.mark.slow
