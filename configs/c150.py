@@ -32,8 +32,7 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config.data.batch_size = 64  # rows, over all devices
 
     config.model.cell = "lstm"  # or "gru"
-    # "auto": "native" (loops in C++) on a CPU with a C++ compiler, else "fused". "scan" is a plain Flax cell, slower;
-    # "cudnn" is for NVIDIA GPUs.
+    # "auto": "native" (loops in C++) on a CPU with a C++ compiler, else "fused". "scan" is a plain Flax cell, slower.
     config.model.backend = "auto"
     config.model.layers = 2
     config.model.units = 150

@@ -24,7 +24,7 @@ from lovecraft_jax import cli
 from lovecraft_jax.config import Config
 from lovecraft_jax.data import dataset
 from lovecraft_jax.runtime.console import log
-from lovecraft_jax.runtime.errors import DONE, FAILED, UserError
+from lovecraft_jax.runtime.errors import DONE, FAILED
 from lovecraft_jax.training.compiled import dispatch_steps
 
 
@@ -32,8 +32,6 @@ def main() -> int:
     """Compiles for each topology and prints the results. Returns FAILED if a device of one has too little memory."""
     F = flags.FLAGS
     config = Config.of(cli.required_flag("config", "configs/c150.py"))
-    if config.model.backend == "cudnn":
-        raise UserError("config.model.backend='cudnn': cuDNN plans its layer on the GPU itself; use fused")
     flag = cli.required_flag("topology", "v5e:16x16")
     machines = [topologies.find(name.strip()) for value in flag for name in value.split(",")]  # errors before compiling
     prepared = dataset.prepare(config)

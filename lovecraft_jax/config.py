@@ -73,7 +73,7 @@ class ModelConfig:
     """config.model: what is computed (cell, sizes, norm, dropout) and how (backend, remat, dtype)."""
 
     cell: str = one_of("lstm", "gru", default="lstm")
-    backend: str = one_of("auto", "scan", "fused", "native", "cudnn", default="auto", resume="free")
+    backend: str = one_of("auto", "scan", "fused", "native", default="auto", resume="free")
     layers: int = at_least(1)
     units: int = at_least(1)
     embed: int = at_least(0)
@@ -94,9 +94,9 @@ class ModelConfig:
             raise UserError(f"{backend} with cell={self.cell!r}: not available; use auto")
         if self.cell != "lstm" and self.norm != "none":
             raise UserError(f"config.model.norm={self.norm!r} with cell={self.cell!r}: not available; use norm='none'")
-        if self.backend in ("native", "cudnn") and self.dtype != "float32":
+        if self.backend == "native" and self.dtype != "float32":
             raise UserError(f"{backend} with dtype={self.dtype}: it computes in float32 only; use auto")
-        if (self.norm in NORMS_IN_CELL and not_scan) or (self.norm != "none" and self.backend == "cudnn"):
+        if self.norm in NORMS_IN_CELL and not_scan:
             raise UserError(f"{backend} with norm={self.norm!r}: not available; use auto")
         if self.remat and self.norm in NORMS_OF_BATCH:
             raise UserError(
@@ -196,7 +196,8 @@ class Config:
         values = config.to_dict() if isinstance(config, ConfigDict) else config
         model = dict(values.get("model", {}))
         if "lstm" in model:  # the name of model.backend in runs and configs that are older than it
-            model.setdefault("backend", model.pop("lstm"))
+            backend = model.pop("lstm")
+            model.setdefault("backend", "fused" if backend == "cudnn" else backend)  # removed since
             values = {**values, "model": model}
         return _read(cls, values, "config")
 

@@ -25,7 +25,6 @@ WRONG: dict[str, tuple[str, list[str]]] = {
     "a config that is not Python": ("train --config={files}/short.txt", ["config", "SyntaxError"]),
     "a config that imports what is not there": ("train --config={files}/missing.py", ["ModuleNotFoundError", "moon"]),
     "a word for a number": ("train {tiny} --config.model.units=banana", ["config.model.units", "banana"]),
-    "no NVIDIA GPU": ("train {tiny} --config.model.backend=cudnn", ["'cudnn': needs an NVIDIA GPU", "use fused"]),
     "more rows than the text has tokens": ("train {tiny} --config.data.batch_size=100000", ["800,000", "173,390"]),
     "unknown flag": ("train {tiny} --fast", ["fast"]),
     "no such corpus": ("train {tiny} --config.data.corpus={files}/nowhere.txt", ["{files}/nowhere.txt"]),

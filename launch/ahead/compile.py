@@ -74,7 +74,10 @@ def compile_program(lowered: jax.stages.Lowered) -> Compiled:
     """Compiles a program that was lowered for devices that need not exist."""
     with tempfile.TemporaryDirectory() as folder:
         options: Any = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
-        options["xla_gpu_autotune_level"] = 0  # no GPU to time kernels on
+        options["xla_gpu_autotune_level"] = (
+            0  # no GPU to time kernels on, and from jax 0.11 on Triton cannot do without
+        )
+        options["xla_gpu_enable_triton_gemm"] = False
         began = time.perf_counter()
         try:
             compiled = lowered.compile(compiler_options=options)

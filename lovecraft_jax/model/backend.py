@@ -2,7 +2,7 @@
 
 "scan": the cell under nn.scan; every cell has it, and it is the readable reference. The others are for the LSTM:
 "fused": loops written out for XLA (lstm_fused.py). "native": the same loops in C++, for CPUs (native/).
-"cudnn": NVIDIA's, for its GPUs (lstm_cudnn.py). All take the same parameters and give the same values and gradients.
+All take the same parameters and give the same values and gradients.
 """
 
 import functools
@@ -10,12 +10,11 @@ import functools
 import flax.linen as nn
 import jax
 
-from lovecraft_jax.config import NORMS_IN_CELL, Config, ModelConfig
+from lovecraft_jax.config import NORMS_IN_CELL, ModelConfig
 from lovecraft_jax.model.cell import Cell, LayerCarry
 from lovecraft_jax.model.cells import cell_class
 from lovecraft_jax.model.dropout import drop
 from lovecraft_jax.model.layer_input import LayerInput
-from lovecraft_jax.model.lstm_cudnn import run_cudnn
 from lovecraft_jax.model.lstm_fused import fused_lstm
 from lovecraft_jax.model.native import build
 from lovecraft_jax.model.normalization import STATISTICS
@@ -42,8 +41,6 @@ def run_layer(
     if backend != "scan" and recurrent_BH is not None:
         raise ValueError(f"backend={backend!r} has no dropout on the recurrent input; use 'scan'")
     kernel_h_HG = drop(cell.kernel_h, weights_HG)
-    if backend == "cudnn":
-        return run_cudnn(cell.kernel_x, kernel_h_HG, cell.bias, carry, inputs.vectors())
     gates_x_TBG = cell.normalise_input(inputs.gates(cell))
     if backend == "scan":
         return _scan(cell, carry, gates_x_TBG, kernel_h_HG, recurrent_BH)
@@ -102,12 +99,3 @@ def _why_not_native(config: ModelConfig, platform: str = "") -> str:
     if "native" not in (cell := cell_class(config.cell)).backends:
         return f"it has no {cell.label} layer"
     return ""
-
-
-def check_cudnn(config: Config) -> None:
-    """Raises UserError where `config` asks for cuDNN and there is no NVIDIA GPU."""
-    if config.model.backend == "cudnn" and "cuda" not in (found := jax.devices()[0].client.platform_version).lower():
-        raise UserError(
-            f"config.model.backend='cudnn': needs an NVIDIA GPU, found {jax.default_backend()} "
-            f"({found.splitlines()[0]}); use fused, which goes on with the same checkpoints"
-        )

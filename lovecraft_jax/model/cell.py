@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lovecraft_jax.model.matmul import dense
+from lovecraft_jax.model.matmul import dense, look_up
 from lovecraft_jax.model.normalization import BatchMoments
 
 LayerCarry = Any
@@ -96,7 +96,8 @@ class Cell(nn.Module):
     ) -> jax.Array:
         """`project` of x = table_VD[ids], or of the one-hot vectors of `ids` where there is no table: [..., G]. One
         matmul with the table instead of one with every token. `scale` [...] multiplies the vectors, for dropout."""
-        gates = (jnp.asarray(self.kernel_x)[rows] if table_VD is None else self.project(table_VD, rows))[ids]
+        gates_VG = jnp.asarray(self.kernel_x)[rows] if table_VD is None else self.project(table_VD, rows)
+        gates = look_up(gates_VG, ids)
         return gates if scale is None else gates * scale[..., None]
 
     def normalise_input(self, gates_x_TBG: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""What enters a layer: the layer below's output, the token, or both; as vectors, or as their part of the gates."""
+"""What enters a layer: the layer below's output, the token, or both."""
 
 import functools
 from typing import NamedTuple
@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from lovecraft_jax.model.cell import Cell
+from lovecraft_jax.model.matmul import look_up
 
 
 class Tokens(NamedTuple):
@@ -19,25 +20,15 @@ class Tokens(NamedTuple):
     embedding_V: jax.Array | None = None
     input_BD: jax.Array | None = None
 
-    def vectors(self) -> jax.Array:
-        """[T, B, D]"""
-        if self.table_VD is None:
-            x_TBV, scale_TB = jax.nn.one_hot(self.ids_TB, self.vocab_size), self._one_hot_scale()
-            return x_TBV if scale_TB is None else x_TBV * scale_TB[..., None]
-        x_TBD = self._table()[self.ids_TB]
-        return x_TBD if self.input_BD is None else x_TBD * self.input_BD[None]
-
     def gates(self, cell: Cell, rows: slice = slice(None)) -> jax.Array:
         """The vectors' part of the gates [T, B, G], by whichever way takes fewer FLOPs."""
         if self.table_VD is None:
             return cell.look_up(self.ids_TB, None, self._one_hot_scale(), rows)
+        table_VD = self.table_VD if self.embedding_V is None else self.table_VD * self.embedding_V[:, None]
         if self.input_BD is None and self.vocab_size <= self.ids_TB.size:
-            return cell.look_up(self.ids_TB, self._table(), None, rows)
-        return cell.project(self.vectors(), rows)
-
-    def _table(self) -> jax.Array:
-        assert self.table_VD is not None
-        return self.table_VD if self.embedding_V is None else self.table_VD * self.embedding_V[:, None]
+            return cell.look_up(self.ids_TB, table_VD, None, rows)
+        x_TBD = look_up(table_VD, self.ids_TB)
+        return cell.project(x_TBD if self.input_BD is None else x_TBD * self.input_BD[None], rows)
 
     def _one_hot_scale(self) -> jax.Array | None:
         """The masks' factor for the 1 in each one-hot vector, [T, B]; None without masks."""
@@ -52,13 +43,8 @@ class LayerInput(NamedTuple):
     below_TBH: jax.Array | None = None
     tokens: Tokens | None = None
 
-    def vectors(self) -> jax.Array:
-        """[T, B, D]: the layer below first, then the token."""
-        tokens = [] if self.tokens is None else [self.tokens.vectors()]
-        return jnp.concatenate(([] if self.below_TBH is None else [self.below_TBH]) + tokens, axis=-1)
-
     def gates(self, cell: Cell) -> jax.Array:
-        """[T, B, G]: `vectors() @ kernel_x`."""
+        """Their part of the gates [T, B, G]: the matmul of kernel_x with the layer below's output, then the token."""
         if self.below_TBH is None:
             assert self.tokens is not None
             return self.tokens.gates(cell)

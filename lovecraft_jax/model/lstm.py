@@ -4,7 +4,7 @@
     c' = sigmoid(f) * c + sigmoid(i) * tanh(g)
     h' = sigmoid(o) * tanh(c')
 
-This file is the reference. lstm_fused.py, native/ and lstm_cudnn.py compute the same values and gradients from the same
+This file is the reference. lstm_fused.py and native/ compute the same values and gradients from the same
 parameters, faster, so that a checkpoint trained with one runs with any other.
 """
 
@@ -39,7 +39,7 @@ class LSTMCell(Cell):
 
     label = "LSTM"
     gates = 4
-    backends = ("scan", "fused", "native", "cudnn")
+    backends = ("scan", "fused", "native")
 
     def setup(self) -> None:
         super().setup()

@@ -1,10 +1,13 @@
-"""Matmuls and sums in the form that XLA computes fastest, or in C++."""
+"""Matmuls, lookups and sums in the form that XLA computes fastest, or in C++."""
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from lovecraft_jax.model.native import ops
+
+MAX_ONE_HOT = 1024
+"""Rows of the largest table whose gradient is a matmul on a GPU. Chosen, not measured."""
 
 
 def dot(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype) -> jax.Array:
@@ -31,6 +34,35 @@ def _matmul_backward(saved: tuple[jax.Array, jax.Array], grad_NC: jax.Array) -> 
 
 
 _matmul.defvjp(lambda x_ND, kernel_DC: (_matmul(x_ND, kernel_DC), (x_ND, kernel_DC)), _matmul_backward)
+
+
+@jax.custom_vjp
+def look_up(table_VD: jax.Array, ids: jax.Array) -> jax.Array:
+    """The rows of the table that `ids` [...] name: [..., D].
+
+    Its gradient adds up all rows of a token. On a GPU that is a matmul with one-hot rows, because a scatter would add
+    them in another order at each run, or, made deterministic by XLA, take longer than the LSTM's layer.
+    """
+    return table_VD[ids]
+
+
+def _look_up_backward(saved: tuple[jax.Array, jax.Array], grad: jax.Array) -> tuple[jax.Array, None]:
+    table_VD, ids = saved
+    V, D = table_VD.shape
+
+    def scatter(grad: jax.Array) -> jax.Array:
+        return jax.linear_transpose(lambda table_VD: table_VD[ids], table_VD)(grad)[0]
+
+    def matmul(grad: jax.Array) -> jax.Array:
+        is_row_VN = jnp.arange(V)[:, None] == ids.reshape(1, -1)
+        return jnp.dot(is_row_VN.astype(grad.dtype), grad.reshape(-1, D), precision=lax.Precision.HIGHEST)
+
+    if V > MAX_ONE_HOT:
+        return scatter(grad), None
+    return lax.platform_dependent(grad, cuda=matmul, rocm=matmul, default=scatter), None
+
+
+look_up.defvjp(lambda table_VD, ids: (table_VD[ids], (table_VD, ids)), _look_up_backward)
 
 
 @jax.custom_vjp

@@ -138,7 +138,7 @@ def test_a_mask_scales_the_kernel_of_its_matmul_for_its_row_and_not_the_carry(
         assert_close(jax.tree.map(lambda leaf, b=b: leaf[b : b + 1], carry), expected_carry)
 
 
-@pytest.mark.parametrize("backend", ["fused", "native", "cudnn"])
+@pytest.mark.parametrize("backend", ["fused", "native"])
 def test_a_recurrent_mask_needs_the_scan_backend(backend: str) -> None:
     model, x_BT = make(backend=backend), ids()
     with pytest.raises(ValueError, match=f"backend='{backend}' has no dropout on the recurrent input; use 'scan'"):

@@ -7,23 +7,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental import rnn
 from ml_collections import ConfigDict
 
 from configs import tiny
 from lovecraft_jax.config import Config
-from lovecraft_jax.model import lstm_cudnn
 from lovecraft_jax.model.dropout import DropoutRates, Rate
 from lovecraft_jax.model.lm import LanguageModel, forward, make_model
 from lovecraft_jax.model.native.build import COMPILERS
 from lovecraft_jax.runtime.errors import UserError
-from lovecraft_jax.training.compiled import make_program
 from tests.helpers.trees import assert_close
 from tests.helpers.untrained import random_variables
 
 V, H, B, T = 11, 16, 3, 10
 
-BACKENDS = ("fused", "cudnn", "native") if any(map(which, COMPILERS)) else ("fused", "cudnn")
+BACKENDS = ("fused", "native") if any(map(which, COMPILERS)) else ("fused",)
 
 HEAD = {"head_kernel": (H, V), "head_bias": (V,)}
 LSTM = {"lstm_0/kernel_x": (V, 4 * H), "lstm_0/kernel_h": (H, 4 * H), "lstm_0/bias": (4 * H,)}
@@ -79,7 +76,7 @@ def test_a_sequence_in_two_parts_with_the_carry_equals_the_whole() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"skip": True}, {"skip": True, "embed": 6}], ids=str)
-def test_every_backend_gives_the_same_logits_and_gradients(settings: dict[str, Any], cudnn_on_cpu: None) -> None:
+def test_every_backend_gives_the_same_logits_and_gradients(settings: dict[str, Any]) -> None:
     scan, x_BT, rng = make(**settings), ids(), np.random.default_rng(1)
     variables = random_variables(scan)
     start = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), scan.initial_carry(B))
@@ -92,31 +89,8 @@ def test_every_backend_gives_the_same_logits_and_gradients(settings: dict[str, A
 
     gradients = jax.jit(jax.value_and_grad(loss, (0, 1)), static_argnums=2)
     expected = gradients(variables, start, scan)
-    with jax.numpy_rank_promotion("allow"):  # the stand-in for cuDNN adds [H] to [B, H]
-        for backend in BACKENDS:
-            assert_close(gradients(variables, start, scan.clone(backend=backend)), expected)
-
-
-@pytest.fixture
-def cudnn_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """cuDNN needs an NVIDIA GPU. JAX's reference for its call, which takes the same packed weights, stands in."""
-
-    def lstm(x: Any, h: Any, c: Any, weights: Any, lengths: Any, D: int, H: int, *rest: Any, **precision: Any) -> Any:
-        assert precision == {"precision": jax.lax.Precision.HIGHEST}
-        layers, dropout, bidirectional = rest
-        unpacked = rnn.unpack_lstm_weights(weights, D, H, layers, bidirectional)
-        return rnn.lstm_ref(x, h, c, *unpacked, lengths, D, H, layers, dropout, bidirectional)
-
-    monkeypatch.setattr(lstm_cudnn.rnn, "lstm", lstm)
-
-
-def test_cudnn_is_refused_without_an_nvidia_gpu_and_in_bfloat16() -> None:
-    config = config_of(backend="cudnn")
-    with pytest.raises(UserError, match=r"'cudnn': needs an NVIDIA GPU, found cpu .*use fused"):
-        make_program(config, V, 40)
-    config.model.dtype = "bfloat16"
-    with pytest.raises(UserError, match="float32 only"):
-        Config.of(config)
+    for backend in BACKENDS:
+        assert_close(gradients(variables, start, scan.clone(backend=backend)), expected)
 
 
 def test_tied_weights_are_the_embedding() -> None:
