@@ -1,10 +1,14 @@
 import dataclasses
+import importlib.util
 import math
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from ml_collections import ConfigDict
 
+from lovecraft_jax import config as config_module
 from lovecraft_jax.config import Config, all_settings, default_config, flatten
 from lovecraft_jax.runtime.errors import UserError
 
@@ -172,3 +176,23 @@ def _with(config: ConfigDict, key: str, value: Any) -> ConfigDict:
 def _refused(config: ConfigDict, told: str) -> None:
     with pytest.raises(UserError, match=told):
         Config.of(config)
+
+
+def test_a_new_setting_is_one_line_in_config_py(config: ConfigDict, tmp_path: Path) -> None:
+    source = Path(config_module.__file__).read_text()
+    line, before = "    nesterov: float = probability(default=0.5)\n", "    lr: float = positive()\n"
+    (tmp_path / "config_with_setting.py").write_text(source.replace(before, line + before, 1))
+    spec = importlib.util.spec_from_file_location("config_with_setting", tmp_path / "config_with_setting.py")
+    assert spec is not None
+    assert spec.loader is not None
+    changed = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = changed  # dataclasses looks the module up
+    spec.loader.exec_module(changed)
+    assert changed.default_config().optimizer.nesterov == 0.5  # so that --config.optimizer.nesterov exists
+    old = changed.Config.of(config)  # made before there was the setting
+    assert old.optimizer.nesterov == 0.5
+    assert old.replace(**{"optimizer.nesterov": 0.9}).differences(old) == ["optimizer.nesterov: 0.5 -> 0.9"]
+    wrong = config.to_dict()
+    wrong["optimizer"]["nesterov"] = 1.5
+    with pytest.raises(UserError, match=r"config\.optimizer\.nesterov=1\.5: expected a float from 0 up to"):
+        changed.Config.of(wrong)

@@ -48,6 +48,7 @@ WRONG: dict[str, tuple[str, list[str]]] = {
         ["data.corpus={files}/other.txt", "another text", "bundled"],
     ),
     "a prompt outside the vocabulary": ("train {tiny} --config.sample.prompt=a~b", ["config.sample.prompt='a~b'"]),
+    "a negative number of steps to trace": ("train {tiny} --profile=-1", ["profile"]),
     "no TPU": ("train {tiny} --platform=tpu", ["--platform=tpu"]),
     "no workdir": ("sample", ["--workdir"]),
     "no such workdir": ("sample --workdir={files}/nowhere", ["{files}/nowhere"]),
