@@ -27,6 +27,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 from lovecraft_jax.runtime import distributed
 from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import RunError, UserError
+from lovecraft_jax.runtime.files import check_readable
 
 _bpc = operator.itemgetter("bpc")
 
@@ -61,6 +62,10 @@ class Checkpoints:
             create=not read_only,
         )
         folder = workdir / "checkpoints"
+        try:
+            os.fspath(folder).encode()
+        except UnicodeEncodeError:  # TensorStore takes no other names
+            raise UserError(f"--workdir={workdir}: expected a name in UTF-8; rename it, or name another") from None
         tidy = folder.exists() and distributed.is_main_process()
         distributed.on_all_processes(lambda: _tidy(folder, read_only) if tidy else None)
         self._manager = ocp.CheckpointManager(folder, options=options)
@@ -233,6 +238,7 @@ def _put(leaf: jax.Array, target: jax.ShapeDtypeStruct) -> jax.Array:
 def _tidy(folder: epath.Path, read_only: bool) -> None:
     """Removes scores that are not JSON, with which Orbax would not start: their checkpoints stay, unscored. Also what a
     killed process left of a save, which Orbax would remove in a thread that outlives an early exit."""
+    check_readable(folder)
     for file in folder.glob("*/metrics/metrics"):
         try:
             json.loads(file.read_text())

@@ -38,6 +38,8 @@ from lovecraft_jax.training.throughput import MatmulPeak, Throughput
 def train(config: ConfigDict | Config, workdir: str, cores: int = 0, take_over: bool = False, profile: int = 0) -> int:
     """Trains `config` in `workdir`, or resumes what is there, and returns an exit code.
 
+    In a thread other than the main one it leaves SIGINT and the like to the program: nothing interrupts it there.
+
     `cores`: see `make_program`. `take_over`: see `lock.locked`. `profile`: training steps to trace with jax.profiler.
 
     Raises UserError for wrong input, RunError where the loss or its gradient is not finite or nothing can be saved.
