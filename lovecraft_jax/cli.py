@@ -1,29 +1,24 @@
 """The flags that entry points share, and exit codes for errors."""
 
-import contextlib
-import importlib.util
+import errno
 import os
 import re
+import runpy
 import sys
 from collections.abc import Callable, Sequence
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-import lovecraft_jax
-from lovecraft_jax.runtime.console import log, prepare_streams, print_result
+from lovecraft_jax.runtime.console import log, prepare_streams
 from lovecraft_jax.runtime.errors import FAILED, INTERRUPTED, WRONG_INPUT, RunError, UserError
 
 try:
     import jax
 except ValueError as error:
-    if "JAX" not in str(error):
-        raise
-    log(f"a variable of the environment has a value that JAX does not know ({error}); correct it, or unset it")
+    log(f"JAX does not start ({error}): correct or unset that variable of the environment, JAX_...")
     sys.exit(WRONG_INPUT)
 
 from lovecraft_jax.runtime import distributed
@@ -31,6 +26,7 @@ from lovecraft_jax.runtime.compile_cache import enable_compile_cache
 from lovecraft_jax.training.checkpoint import hide_failed_tasks_of_orbax
 
 _FAKE_TPU = {"TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_LOG_DIR": "disabled"}
+_OF_OPEN_FILES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.EPIPE)  # of writing to one
 _EXTRAS = {"gpu": "pip install -r requirements.txt 'jax[cuda13]'", "tpu": "pip install -r requirements.txt 'jax[tpu]'"}
 
 
@@ -125,14 +121,12 @@ def report_errors(main: Callable[[], int]) -> int:
             for name, value in _FAKE_TPU.items():
                 os.environ.setdefault(name, value)
         code = main()
-        print_result("", end="")  # whatever was printed by other means
+        sys.stdout.flush()
         return code
-    except UserError as error:
+    except (UserError, OSError) as error:
         return _report_error(error, WRONG_INPUT)
     except RunError as error:
         _report_error(error, FAILED)
-        with contextlib.suppress(OSError):
-            sys.stdout.flush()
         os._exit(FAILED)  # after a save has failed, threads of Orbax wait for parts of it for minutes
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         signs = ("RESOURCE_EXHAUSTED", "Out of memory")
@@ -140,18 +134,17 @@ def report_errors(main: Callable[[], int]) -> int:
             raise
         reason = str(error).partition("\n")[0][:200]
         return _report_error(f"out of memory ({reason}): use a smaller model or batch, or generate less text", FAILED)
-    except BrokenPipeError:  # whoever read our output has closed it, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
-    except OSError as error:  # of a file, or where there is none of whatever the machine lacks
-        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        return _report_error(what, WRONG_INPUT if isinstance(error, PermissionError) else FAILED)
     except KeyboardInterrupt:
         return _report_error("interrupted", INTERRUPTED)
 
 
 def _report_error(error: object, code: int) -> int:
     """Logs the message of `error` as one line and returns `code`."""
+    if isinstance(error, OSError) and not error.filename and error.errno in _OF_OPEN_FILES:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at its exit
+        if isinstance(error, BrokenPipeError):  # whoever read our output has closed it, as `head` does
+            return FAILED
+        error, code = f"standard output: cannot be written ({error.strerror})", FAILED
     text = " ".join(str(error).split())
     if isinstance(error, KeyError | AttributeError) and text[:1] in "'\"":  # the repr of a message about a missing key
         text = "no such setting in the config: " + text.strip("'\"").replace("\\'", "'").replace("\\n", " ")
@@ -177,37 +170,19 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
 
 
 class _ConfigFile(flags.ArgumentParser):
-    """What --config takes: a Python file with a function get_config, and after a colon its argument."""
+    """What --config takes: a Python file with a function get_config, and after a colon the function's argument."""
 
     def parse(self, argument: str) -> ConfigDict:
-        """Returns the config, in which no setting can be added. Raises UserError, whatever the file raises."""
-        path, *variant = argument.split(":", 1)
-        file = Path(os.path.expanduser(path)).absolute()
+        """Returns the config, to which no setting can be added. Raises UserError, whatever the file raises."""
         try:
-            _find_configs_package(file)
-            loader = SourceFileLoader("config_file", str(file))
-            spec: Any = importlib.util.spec_from_loader(loader.name, loader)
-            sys.modules[loader.name] = module = importlib.util.module_from_spec(spec)
-            loader.exec_module(module)
-            config = module.get_config(*variant)
+            path, *variant = os.path.expanduser(argument).split(":", 1)
+            above, folder = os.path.split(os.path.dirname(os.path.realpath(path)))
+            if folder == "configs":  # so that `from configs import c150` finds those beside it
+                sys.path.insert(0, above)
+            return runpy.run_path(path)["get_config"](*variant).lock()
         except (Exception, SystemExit) as error:
             why = f"{type(error).__name__}: {error}"
-        else:
-            if isinstance(config, ConfigDict):
-                return config.lock()
-            why = f"get_config returned {config!r:.60}"
-        raise UserError(f"--config={argument}: expected a file with a get_config, as in configs/c150.py ({why})")
-
-
-def _find_configs_package(file: Path) -> None:
-    """Lets `from configs import c150` in a config find the files beside it, whatever the working directory is. For a
-    file in a folder of another name that is left to Python, and last come those of a checkout."""
-    folder = file.resolve().parent
-    if folder.name != "configs" and not importlib.util.find_spec("configs"):
-        folder = Path(lovecraft_jax.__file__).parents[1] / "configs"
-    if folder.name == "configs":
-        sys.modules["configs"] = package = ModuleType("configs")
-        package.__path__ = [str(folder)]
+            raise UserError(f"--config={argument}: expected a get_config as in configs/c150.py ({why})") from None
 
 
 def _define_platform() -> None:
@@ -224,7 +199,7 @@ def _prepare_platform(platform: str, find_devices: Callable[[], None]) -> None:
     try:
         find_devices()
     except RuntimeError as error:
-        asked = f"--platform={platform}" if platform != "auto" else f"JAX_PLATFORMS={jax.config.jax_platforms or ''}"
+        asked = f"--platform={platform}" if platform != "auto" else f"JAX_PLATFORMS={os.getenv('JAX_PLATFORMS')}"
         raise UserError(f"{asked}: none found here; {_EXTRAS.get(platform, '')} ({error})") from None
 
 

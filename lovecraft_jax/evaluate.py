@@ -8,7 +8,6 @@ from absl import flags
 from lovecraft_jax import cli
 from lovecraft_jax.data.corpus import read_text
 from lovecraft_jax.run import load_run
-from lovecraft_jax.runtime.console import print_result
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.runtime.files import strict
 
@@ -27,7 +26,7 @@ def main() -> int:
         what, text = {"split": F.split}, run.split(F.split)
     score = run.score(text, F.bce)
     read = {"tokens": score.tokens, "characters": score.chars, "step": run.step}
-    print_result(json.dumps(strict(what | score.values() | read)))
+    print(json.dumps(strict(what | score.values() | read)))
     return 0
 
 

@@ -15,7 +15,7 @@ from lovecraft_jax.inference.scoring import Score, Scorer
 from lovecraft_jax.model.backend import fastest_backend
 from lovecraft_jax.model.lm import LanguageModel, Variables, make_model
 from lovecraft_jax.runtime.errors import UserError
-from lovecraft_jax.runtime.files import check_readable, resolve_path
+from lovecraft_jax.runtime.files import resolve_path
 from lovecraft_jax.training.checkpoint import Checkpoints
 from lovecraft_jax.training.run_files import read_run_files
 from lovecraft_jax.training.state import weights_target
@@ -84,9 +84,6 @@ def load_run(workdir: str, checkpoint: str | int = "best") -> Run:
     """Loads a run's "best" checkpoint (the latest, where none was scored), its "latest", or that of a step; not the
     optimiser's state. Raises UserError."""
     path = resolve_path(workdir)
-    if not path.is_dir():
-        check_readable(path)
-        raise UserError(f"--workdir={workdir}: no such folder; train first, or name the folder of a run")
     config, tokenizer, corpus = read_run_files(path)
     if not (path / "checkpoints").is_dir():
         raise UserError(f"--workdir={workdir}: no checkpoint yet; train until the first is saved")

@@ -1,6 +1,7 @@
 """python -m lovecraft_jax.sample --workdir=runs/c150 --prompt="The ancient house": generates text with a run."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from lovecraft_jax import cli
 from lovecraft_jax.data.corpus import read_text
 from lovecraft_jax.inference.generate import Sampling
 from lovecraft_jax.run import Run, load_run
-from lovecraft_jax.runtime.console import log, print_result
+from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import UserError
 
 FLAGS_OF_MODE = {  # those that one --mode alone has
@@ -38,16 +39,17 @@ def main() -> int:
     if F.mode == "teacher_forced":
         return _teacher_forced(run)
     if F.stream:
-        print_result(F.prompt, end="")
+        sys.stdout.write(F.prompt)
         for ids_SN in run.stream(F.prompt, F.length, F.seed, sampling):
-            print_result(run.tokenizer.decode(ids_SN[0]), end="")
-        print_result("")
+            sys.stdout.write(run.tokenizer.decode(ids_SN[0]))
+            sys.stdout.flush()
+        sys.stdout.write("\n")
         return 0
     texts = run.generate(F.prompt, F.length, F.seed, sampling, F.samples)
     if F.json:
-        print_result(json.dumps({"prompt": F.prompt, "samples": texts, "seed": F.seed, "step": run.step}))
+        print(json.dumps({"prompt": F.prompt, "samples": texts, "seed": F.seed, "step": run.step}))
     else:
-        print_result("\n---\n".join(F.prompt + text for text in texts))
+        print("\n---\n".join(F.prompt + text for text in texts))
     return 0
 
 
@@ -76,11 +78,10 @@ def _teacher_forced(run: Run) -> int:
     if F.json:
         texts = {"text": run.tokenizer.decode(true), "likeliest": run.tokenizer.decode(likeliest), "right": right}
         where = {"source": source, "offset": start + 1, "seq_len": run.config.data.seq_len}
-        print_result(json.dumps(texts | where | {"seed": F.seed, "step": run.step}))
+        print(json.dumps(texts | where | {"seed": F.seed, "step": run.step}))
         return 0
     for line in (slice(n, n + LINE) for n in range(0, length, LINE)):
-        pair = (run.tokenizer.decode(part[line]).replace("\n", "¶") for part in (true, likeliest))
-        print_result("\n".join(pair), end="\n\n")
+        print("\n".join(run.tokenizer.decode(part[line]).replace("\n", "¶") for part in (true, likeliest)), end="\n\n")
     log(
         f"{source} from token {start + 1:,} on, and under each line the likeliest token at every position, given the "
         f"true ones before it in its window of {run.config.data.seq_len}: {right:.0%} right; this is not generated text"

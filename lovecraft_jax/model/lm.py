@@ -142,13 +142,9 @@ def reset_carry(carry: Carry, reset_B: ArrayLike) -> Carry:
 
 def make_model(config: Config, vocab_size: int, backend: str = "") -> LanguageModel:
     """The model that `config.model` describes, run by `backend`, or by the config's own where none is named. Raises
-    UserError where the config asks for a backend that this machine does not have, or JAX has been told to compute in
-    float64, where the same seed gives other numbers."""
-    if jax.config.jax_enable_x64:
-        raise UserError(
-            "JAX_ENABLE_X64: expected it off, as a model's types are its config's; unset it, or call "
-            'jax.config.update("jax_enable_x64", False)'
-        )
+    UserError where the config asks for a backend that this machine does not have, or JAX was told to use float64."""
+    if jax.config.values["jax_enable_x64"]:
+        raise UserError("jax_enable_x64 is on: expected the float types of config.model; turn it off")
     model = config.model
     return LanguageModel(
         vocab_size=vocab_size,

@@ -1,6 +1,5 @@
-"""The folder in which this package keeps what later starts can use again."""
+"""The folder for what later starts can use again."""
 
-import functools
 import os
 import tempfile
 from pathlib import Path
@@ -11,20 +10,15 @@ from lovecraft_jax.runtime.console import log
 
 
 def cache_folder() -> Path:
-    """Returns lovecraft_jax in the user's cache folder, which may not be there yet and need not be writable. A user
-    without a home, as in a container with a random user id, gets a folder of his own among the temporary files."""
+    """Returns ours in the user's cache folder, which need not be there, nor be writable. A user without a home, as in a
+    container that gives him a random id, gets one among the temporary files."""
     try:
         return Path(pooch.os_cache("lovecraft_jax"))
     except RuntimeError:  # neither $HOME nor an entry in the table of users
-        return _temporary_folder()
-
-
-@functools.cache
-def _temporary_folder() -> Path:
-    user = getattr(os, "getuid", lambda: 0)()
-    folder = Path(tempfile.gettempdir()) / f"lovecraft_jax-{user}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.is_symlink() or folder.stat().st_uid != user:  # code is loaded from here: nobody else may have made it
-        folder = Path(tempfile.mkdtemp())
-    log(f"WARNING: no home folder: {folder} keeps what later starts can use again; set HOME or XDG_CACHE_HOME")
-    return folder
+        folder = Path(tempfile.gettempdir(), f"cache-{os.getuid()}")
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.lstat().st_uid != os.getuid():  # another user's: never, as code is loaded from it
+            folder = Path(tempfile.mkdtemp())
+        os.environ["XDG_CACHE_HOME"] = str(folder)  # for the next calls, other libraries and child processes
+        log(f"WARNING: you have no home folder: caching in {folder}; set HOME or XDG_CACHE_HOME")
+        return folder / "lovecraft_jax"

@@ -15,12 +15,12 @@ from lovecraft_jax.runtime.hardware import machine
 def enable_compile_cache() -> None:
     """Turns JAX's compile cache on, unless the user has chosen a folder (JAX_COMPILATION_CACHE_DIR) or turned it off
     (JAX_ENABLE_COMPILATION_CACHE=false)."""
-    chosen = jax.config.values["jax_compilation_cache_dir"]
-    folder = chosen or str(cache_folder() / "programs" / machine())
-    if chosen is None:
+    folder = jax.config.values["jax_compilation_cache_dir"]
+    if is_ours := folder is None:
+        folder = str(cache_folder() / "programs" / machine())
         jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    _handle_cache_warnings(folder, is_ours=chosen is None)
+    _handle_cache_warnings(folder, is_ours)
 
 
 def _handle_cache_warnings(folder: str, is_ours: bool) -> None:
@@ -36,6 +36,7 @@ def _handle_cache_warnings(folder: str, is_ours: bool) -> None:
             shutil.rmtree(folder, ignore_errors=True)
             log(f"WARNING: emptied {folder}: a compiled program in it was damaged")
         else:
-            log_once(f"WARNING: compiled programs cannot be kept in {folder} ({why.partition(': ')[2]})")
+            why = why.partition(": ")[2].partition(": '")[0]  # without the names of program and file
+            log_once(f"WARNING: compiled programs cannot be kept in {folder} ({why})")
 
     warnings.showwarning = show

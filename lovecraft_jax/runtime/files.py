@@ -1,6 +1,5 @@
 """A run's directory, on a disk or an object store: files that are never half written, and removing rows on resume."""
 
-import errno
 import json
 import math
 import os
@@ -49,25 +48,6 @@ def write_text(path: epath.Path, text: str) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text)
     partial.replace(path)
-
-
-def cannot_be_read(path: str | os.PathLike[str], error: OSError) -> UserError:
-    """Returns the error for a file of a run that is there and that the system does not let us read."""
-    return UserError(f"{path}: cannot be read ({error.strerror}); ask its owner, or name another --workdir")
-
-
-def check_readable(path: epath.Path) -> None:
-    """Raises UserError where on a disk a file or folder, or anything in it, may not be read: it is not damaged."""
-    inside = (os.path.join(place, name) for place, folders, files in os.walk(path) for name in (*folders, *files))
-    for name in () if on_store(path) else (os.fspath(path), *inside):
-        try:
-            os.stat(name)
-            if not os.access(name, os.R_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        except (FileNotFoundError, ValueError):
-            pass  # never there, or deleted meanwhile by the training
-        except OSError as error:
-            raise cannot_be_read(name, error) from error
 
 
 class GrowingFile:

@@ -8,19 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-ASKED_TO_STOP = (signal.SIGINT, signal.SIGTERM)
-WARNINGS = ("SIGHUP", "SIGUSR1", "SIGXCPU")
-"""A closed terminal, the warning of Slurm and others before their time limit, and of the system's own."""
+WARNINGS = ("SIGHUP", "SIGUSR1", "SIGXCPU")  # the terminal was closed, or a time limit is near; may come repeatedly
 
 _collected: list[list[int]] = []  # by each open block of `collect_signals`, the outermost first
 
 
 @contextmanager
 def collect_signals() -> Iterator[list[int]]:
-    """Collects signals in a list instead of ending the process. SIGINT and SIGTERM do end it the second time; WARNINGS,
-    which may come several times, are collected where they would end it, and not with nohup. Where one block is within
-    another, both lists get every signal. In a thread other than the main one nothing is collected: Python leaves
-    signals to the main thread."""
+    """Collects SIGINT and SIGTERM in a list instead of ending the process; the second of either does end it. Collects
+    WARNINGS too, unless something else is done with them, as with nohup. Where one block is within another, both lists
+    get every signal. Only the main thread gets signals: in another the list stays empty."""
     if threading.current_thread() is not threading.main_thread():
         yield []
         return
@@ -28,13 +25,13 @@ def collect_signals() -> Iterator[list[int]]:
     def collect(number: int, frame: FrameType | None) -> None:
         for signals in _collected:
             signals.append(number)
-        if number in ASKED_TO_STOP:
+        if number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, before[signal.Signals(number)])
 
-    # What Python knows is from its start: libtpu has the process ignore SIGHUP when JAX looks for devices.
-    warnings = [number for name in WARNINGS if (number := getattr(signal, name, None))]
-    fatal = [number for number in warnings if signal.getsignal(number) == signal.SIG_DFL]
-    numbers = () if _collected else (*ASKED_TO_STOP, *fatal)  # the outermost block installs the handlers
+    known = [getattr(signal, name) for name in WARNINGS if hasattr(signal, name)]  # none on Windows
+    # What Python knows is from its start, before libtpu had the process ignore SIGHUP.
+    fatal = [number for number in known if signal.getsignal(number) == signal.SIG_DFL]
+    numbers = () if _collected else (signal.SIGINT, signal.SIGTERM, *fatal)  # the outermost block installs the handlers
     before = {number: signal.signal(number, collect) for number in numbers}
     _collected.append([])
     try:

@@ -27,7 +27,6 @@ from orbax.checkpoint import checkpoint_managers as policies
 from lovecraft_jax.runtime import distributed
 from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import RunError, UserError
-from lovecraft_jax.runtime.files import check_readable
 
 _bpc = operator.itemgetter("bpc")
 
@@ -62,10 +61,8 @@ class Checkpoints:
             create=not read_only,
         )
         folder = workdir / "checkpoints"
-        try:
-            os.fspath(folder).encode()
-        except UnicodeEncodeError:  # TensorStore takes no other names
-            raise UserError(f"--workdir={workdir}: expected a name in UTF-8; rename it, or name another") from None
+        if re.search(r"[\ud800-\udfff]", os.fspath(folder)):  # bytes that are not UTF-8, which TensorStore refuses
+            raise UserError(f"--workdir={workdir}: expected a name in UTF-8; rename it, or name another")
         tidy = folder.exists() and distributed.is_main_process()
         distributed.on_all_processes(lambda: _tidy(folder, read_only) if tidy else None)
         self._manager = ocp.CheckpointManager(folder, options=options)
@@ -91,7 +88,7 @@ class Checkpoints:
 
     def restore(self, step: int, target: Any) -> Restored:
         """Returns the checkpoint of `step`. `target` has the state's fields, or some of them, as ShapeDtypeStructs with
-        the shardings to restore to. Raises DamagedError."""
+        the shardings to restore to. Raises DamagedError, or UserError where it may not be read."""
         self.wait()
         fields, alone = _fields(target), distributed.process_count() == 1
         local = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -102,7 +99,8 @@ class Checkpoints:
             state = dataclasses.replace(target, **found)
             read = checksums(state)
         except Exception as error:  # Orbax raises bare Exception, ValueError, KeyError, JSONDecodeError and more
-            raise DamagedError(f"step {step}: {str(error).splitlines()[0][:200]}") from error
+            what = f"step {step}: {str(error).splitlines()[0][:200]}"
+            raise (UserError if "permission" in what.lower() else DamagedError)(what) from error
         wrong = [name for name, value in read.items() if saved.get(name) != value]
         # A name begins with its field: "variables" in ".variables['params']['head_bias']".
         wrong += [name for name in saved if re.findall(r"\w+", name)[0] in fields and name not in read]
@@ -238,7 +236,6 @@ def _put(leaf: jax.Array, target: jax.ShapeDtypeStruct) -> jax.Array:
 def _tidy(folder: epath.Path, read_only: bool) -> None:
     """Removes scores that are not JSON, with which Orbax would not start: their checkpoints stay, unscored. Also what a
     killed process left of a save, which Orbax would remove in a thread that outlives an early exit."""
-    check_readable(folder)
     for file in folder.glob("*/metrics/metrics"):
         try:
             json.loads(file.read_text())

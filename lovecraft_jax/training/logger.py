@@ -16,14 +16,14 @@ from lovecraft_jax.inference import generate
 from lovecraft_jax.inference.baselines import Baselines
 from lovecraft_jax.model.lm import LanguageModel
 from lovecraft_jax.runtime import distributed
-from lovecraft_jax.runtime.console import log, print_result
+from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.files import Row, trim_samples, write_json, write_text
 from lovecraft_jax.stylometry.features import measure
 from lovecraft_jax.stylometry.overlap import Overlap
 from lovecraft_jax.stylometry.reference import Reference
 from lovecraft_jax.training.compiled import Program
 from lovecraft_jax.training.display import Display, startup_summary
-from lovecraft_jax.training.metrics import FILE, MetricsWriter, format_scores
+from lovecraft_jax.training.metrics import MetricsWriter, format_scores
 from lovecraft_jax.training.progress import Progress
 from lovecraft_jax.training.run_files import run_record, write_run_files
 
@@ -105,7 +105,10 @@ class Logger:
 
     @_main_process_only
     def results(self, rows: list[Row]) -> None:
-        print_result(format_scores(rows), kept=f"the scores are in {self._path / FILE}")
+        try:
+            print(format_scores(rows), flush=True)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, "standard output") from error
 
     def _sample(self, model: LanguageModel, variables: Mapping[str, Any], name: str) -> str:
         """Generates a text with config.sample, writes it to a file, and returns it without the prompt."""

@@ -13,7 +13,7 @@ from lovecraft_jax.config import Config
 from lovecraft_jax.data.dataset import Data
 from lovecraft_jax.data.tokenizer import Tokenizer, load_tokenizer
 from lovecraft_jax.runtime.errors import UserError
-from lovecraft_jax.runtime.files import cannot_be_read, write_json, write_text
+from lovecraft_jax.runtime.files import write_json, write_text
 from lovecraft_jax.runtime.hardware import cpu_name
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -57,11 +57,10 @@ def read_run_files(path: epath.Path) -> tuple[Config, Tokenizer, dict[str, Any]]
             texts.append((path / name).read_text())
         return Config.of(dict(json.loads(texts[0]))), load_tokenizer(texts[1]), dict(json.loads(texts[2]))
     except FileNotFoundError:  # its `filename` is None on an object store
-        raise UserError(f"--workdir={path}: not a run ({name} is missing); train first, or name another") from None
-    except OSError as error:
-        raise cannot_be_read(path / name, error) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"--workdir={path}: its JSON files are damaged ({error}); name another") from None
+        what = f"{name} is missing" if path.is_dir() else "no such folder"
+        raise UserError(f"--workdir={path}: not a run ({what}); train first, or name another") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"--workdir={path}: its JSON files cannot be read ({error}); name another") from None
 
 
 def check_same_run(path: epath.Path, old: Config, new: Config) -> None:
