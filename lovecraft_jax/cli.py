@@ -1,29 +1,39 @@
 """The flags that entry points share, and exit codes for errors."""
 
+import errno
 import os
 import re
+import runpy
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
+
+from lovecraft_jax.runtime.console import log, prepare_streams
+from lovecraft_jax.runtime.errors import FAILED, INTERRUPTED, WRONG_INPUT, RunError, UserError
+
+try:
+    import jax
+except ValueError as error:
+    log(f"JAX does not start ({error}): correct or unset that variable of the environment, JAX_...")
+    sys.exit(WRONG_INPUT)
 
 from lovecraft_jax.runtime import distributed
 from lovecraft_jax.runtime.compile_cache import enable_compile_cache
-from lovecraft_jax.runtime.console import log
-from lovecraft_jax.runtime.errors import FAILED, INTERRUPTED, WRONG_INPUT, RunError, UserError
 from lovecraft_jax.training.checkpoint import hide_failed_tasks_of_orbax
 
 _FAKE_TPU = {"TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_LOG_DIR": "disabled"}
+_OF_OPEN_FILES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.EPIPE)  # of writing to one
 _EXTRAS = {"gpu": "pip install -r requirements.txt 'jax[cuda13]'", "tpu": "pip install -r requirements.txt 'jax[tpu]'"}
 
 
 def define_config_flag() -> None:
     """Defines --config, and with it a flag for each of its values."""
     config_flags.DEFINE_config_file("config", None, "An experiment: configs/c150.py, or configs/c150.py:quick.")
+    flags.FLAGS["config"].parser = _ConfigFile()
 
 
 def define_train_flags() -> None:
@@ -97,6 +107,7 @@ def run(main: Callable[[], int], find_devices: Callable[[], None] | None = distr
 
     for flag in flags.FLAGS.get_flags_for_module(__name__):  # --help shows the flags of the module that was started
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+    prepare_streams()
     app.run(lambda argv: sys.exit(report_errors(with_devices)), flags_parser=_parse)
 
 
@@ -109,12 +120,13 @@ def report_errors(main: Callable[[], int]) -> int:
         if os.environ.get("TPU_SKIP_MDS_QUERY") == "1":
             for name, value in _FAKE_TPU.items():
                 os.environ.setdefault(name, value)
-        return main()
-    except UserError as error:
+        code = main()
+        sys.stdout.flush()
+        return code
+    except (UserError, OSError) as error:
         return _report_error(error, WRONG_INPUT)
     except RunError as error:
         _report_error(error, FAILED)
-        sys.stdout.flush()
         os._exit(FAILED)  # after a save has failed, threads of Orbax wait for parts of it for minutes
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         signs = ("RESOURCE_EXHAUSTED", "Out of memory")
@@ -122,22 +134,20 @@ def report_errors(main: Callable[[], int]) -> int:
             raise
         reason = str(error).partition("\n")[0][:200]
         return _report_error(f"out of memory ({reason}): use a smaller model or batch, or generate less text", FAILED)
-    except BrokenPipeError:  # whoever read our output has closed it, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
     except KeyboardInterrupt:
         return _report_error("interrupted", INTERRUPTED)
 
 
 def _report_error(error: object, code: int) -> int:
     """Logs the message of `error` as one line and returns `code`."""
-    text = str(error).strip().rpartition("earlier failure to load: ")[-1]
-    if "Traceback" in text:  # get_config's, which ml_collections puts into its own message
-        text = text.splitlines()[-1]
-    text = " ".join(text.split())
+    if isinstance(error, OSError) and not error.filename and error.errno in _OF_OPEN_FILES:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at its exit
+        if isinstance(error, BrokenPipeError):  # whoever read our output has closed it, as `head` does
+            return FAILED
+        error, code = f"standard output: cannot be written ({error.strerror})", FAILED
+    text = " ".join(str(error).split())
     if isinstance(error, KeyError | AttributeError) and text[:1] in "'\"":  # the repr of a message about a missing key
         text = "no such setting in the config: " + text.strip("'\"").replace("\\'", "'").replace("\\n", " ")
-    text = re.sub(r"Failed loading config file \S+ Attempted \[Relative path\]: ", "--config=", text)
     text = re.sub(r"\('(.*)', '.*'\)$", r"\1", text)  # a message that is the repr of a tuple
     log(text)
     return code
@@ -152,15 +162,27 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
             verbosity.value, verbosity.using_default_value = logging.FATAL, False
         if rest[1:]:
             raise UserError(f"unexpected arguments {' '.join(rest[1:])!r}: flags begin with --")
-        if "config" in flags.FLAGS and flags.FLAGS.config is not None:
-            flags.FLAGS.config.to_dict()  # a config that failed to load raises when it is first read
         return rest
     except SystemExit:  # --help and the like, for which absl exits with 1
-        sys.exit(0)
+        sys.exit(report_errors(lambda: 0))
     except (UserError, flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         sys.exit(_report_error(error, WRONG_INPUT))
-    except Exception as error:  # a config is Python and can raise anything
-        sys.exit(_report_error(f"the config cannot be loaded: {type(error).__name__}: {error}", WRONG_INPUT))
+
+
+class _ConfigFile(flags.ArgumentParser):
+    """What --config takes: a Python file with a function get_config, and after a colon the function's argument."""
+
+    def parse(self, argument: str) -> ConfigDict:
+        """Returns the config, to which no setting can be added. Raises UserError, whatever the file raises."""
+        try:
+            path, *variant = os.path.expanduser(argument).split(":", 1)
+            above, folder = os.path.split(os.path.dirname(os.path.realpath(path)))
+            if folder == "configs":  # so that `from configs import c150` finds those beside it
+                sys.path.insert(0, above)
+            return runpy.run_path(path)["get_config"](*variant).lock()
+        except (Exception, SystemExit) as error:
+            why = f"{type(error).__name__}: {error}"
+            raise UserError(f"--config={argument}: expected a get_config as in configs/c150.py ({why})") from None
 
 
 def _define_platform() -> None:
@@ -170,15 +192,15 @@ def _define_platform() -> None:
 
 def _prepare_platform(platform: str, find_devices: Callable[[], None]) -> None:
     enable_compile_cache()
+    jax.config.update("jax_enable_x64", False)  # the types of numbers are the config's
     if platform != "auto":
         jax.config.update("jax_platforms", platform)
     _join_processes()
     try:
         find_devices()
     except RuntimeError as error:
-        if platform == "auto":
-            raise
-        raise UserError(f"--platform={platform}: none found here; {_EXTRAS.get(platform, '')} ({error})") from None
+        asked = f"--platform={platform}" if platform != "auto" else f"JAX_PLATFORMS={os.getenv('JAX_PLATFORMS')}"
+        raise UserError(f"{asked}: none found here; {_EXTRAS.get(platform, '')} ({error})") from None
 
 
 def _join_processes() -> None:

@@ -84,8 +84,6 @@ def load_run(workdir: str, checkpoint: str | int = "best") -> Run:
     """Loads a run's "best" checkpoint (the latest, where none was scored), its "latest", or that of a step; not the
     optimiser's state. Raises UserError."""
     path = resolve_path(workdir)
-    if not path.is_dir():
-        raise UserError(f"--workdir={workdir}: no such folder; train first, or name the folder of a run")
     config, tokenizer, corpus = read_run_files(path)
     if not (path / "checkpoints").is_dir():
         raise UserError(f"--workdir={workdir}: no checkpoint yet; train until the first is saved")

@@ -10,9 +10,8 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import pooch
-
 from lovecraft_jax.data.download import fetch
+from lovecraft_jax.runtime.cache import cache_folder
 from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import UserError
 
@@ -132,7 +131,7 @@ def _locate(row: Dataset) -> list[Path] | None:
         return _verified(row, Path(os.path.expanduser(folder)), f"{row.variable}={folder}")
     if isinstance(row.source, Path):
         return _verified(row, row.source, f"data.corpus={row.name}")
-    return fetch(row.manifest, row.source, Path(pooch.os_cache("lovecraft_jax")) / row.name)
+    return fetch(row.manifest, row.source, cache_folder() / row.name)
 
 
 def _verified(row: Dataset, folder: Path, setting: str) -> list[Path]:

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pooch
 
 from lovecraft_jax.data.cleaning import Counts
 from lovecraft_jax.data.splits import PARTS
 from lovecraft_jax.data.tokenizer import Encoded, Tokenizer, load_tokenizer
+from lovecraft_jax.runtime.cache import cache_folder
 
 MAX_BYTES = 4 << 30
 ALIGNMENT = 64  # the ids begin at a multiple of so many bytes
@@ -122,4 +122,4 @@ def _remove_oldest(keep: Path) -> None:
 
 def _path(key: str, tokenizer: Tokenizer | None) -> Path:
     own = "-" + hashlib.sha256(tokenizer.dumps().encode()).hexdigest()[:32] if tokenizer else ""
-    return Path(pooch.os_cache("lovecraft_jax")) / "tokens" / (key + own)
+    return cache_folder() / "tokens" / (key + own)

@@ -12,11 +12,10 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from pathlib import Path
 
-import pooch
 import pyppmd
 
+from lovecraft_jax.runtime.cache import cache_folder
 from lovecraft_jax.runtime.files import write_json
 
 PPMD_ORDER = 8
@@ -50,7 +49,7 @@ class Baselines:
 
     def __init__(self, train: str, valid: str) -> None:
         key = hashlib.sha256("\0".join((train, valid)).encode()).hexdigest()[:24]
-        self._cached = Path(pooch.os_cache("lovecraft_jax")) / "baselines" / f"{key}.json"
+        self._cached = cache_folder() / "baselines" / f"{key}.json"
         self._result: dict[str, float] | None = None
         with contextlib.suppress(OSError, ValueError):
             self._result = json.loads(self._cached.read_text())

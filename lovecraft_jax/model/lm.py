@@ -20,6 +20,7 @@ from lovecraft_jax.model.dropout import NO_DROPOUT, DropoutMasks, DropoutRates, 
 from lovecraft_jax.model.layer_input import LayerInput, Tokens
 from lovecraft_jax.model.matmul import add_bias, dense
 from lovecraft_jax.model.normalization import STATISTICS
+from lovecraft_jax.runtime.errors import UserError
 
 Carry = tuple[LayerCarry, ...]
 """What each layer carries, for the LSTM (c_BH, h_BH): cell.py."""
@@ -141,7 +142,9 @@ def reset_carry(carry: Carry, reset_B: ArrayLike) -> Carry:
 
 def make_model(config: Config, vocab_size: int, backend: str = "") -> LanguageModel:
     """The model that `config.model` describes, run by `backend`, or by the config's own where none is named. Raises
-    UserError where the config asks for a backend that this machine does not have."""
+    UserError where the config asks for a backend that this machine does not have, or JAX was told to use float64."""
+    if jax.config.values["jax_enable_x64"]:
+        raise UserError("jax_enable_x64 is on: expected the float types of config.model; turn it off")
     model = config.model
     return LanguageModel(
         vocab_size=vocab_size,

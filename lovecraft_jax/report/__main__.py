@@ -1,11 +1,12 @@
 """python -m lovecraft_jax.report --workdir=runs/c150: an HTML page about a run, or about several side by side."""
 
+import logging
+
 from absl import flags
 from etils import epath
 
 from lovecraft_jax import cli
 from lovecraft_jax.report.collect import collect_run
-from lovecraft_jax.report.page import render
 from lovecraft_jax.report.palette import RUNS
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.runtime.files import resolve_path, write_text
@@ -25,6 +26,9 @@ def main() -> int:
         names = paths
     if given := cli.optional_flag("to"):  # checked before the runs are analysed, which takes minutes
         _make_parent(resolve_path(given))
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # where its folders cannot be written it takes others
+    from lovecraft_jax.report.page import render
+
     runs = [collect_run(workdir, F.checkpoint, name) for workdir, name in zip(workdirs, names, strict=True)]
     to = resolve_path(given or f"{paths[0]}/report/index.html")
     _make_parent(to)

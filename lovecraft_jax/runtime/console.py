@@ -1,5 +1,10 @@
-"""Lines on standard error, where everything about the work goes; results go to standard output."""
+"""The standard streams: lines about the work go to standard error, results to standard output."""
 
+import codecs
+import contextlib
+import functools
+import io
+import os
 import sys
 
 _silent = False
@@ -7,7 +12,7 @@ _silent = False
 
 def log(line: str, always: bool = False) -> None:
     """Prints a line on standard error; after `silence` only with `always`."""
-    if always or not _silent:
+    if sys.stderr and (always or not _silent):  # print takes None, which a closed one is, for standard output
         print(line, file=sys.stderr, flush=True)
 
 
@@ -20,3 +25,41 @@ def silence() -> None:
 def is_silent() -> bool:
     """Whether `silence` was called."""
     return _silent
+
+
+def prepare_streams() -> None:
+    """Makes the standard streams of a command show "?" for characters that standard output cannot, and standard error
+    drop what it cannot: a full disk, or a terminal that was closed, is no reason to end a run."""
+    while (number := os.open(os.devnull, os.O_RDONLY)) < 3:
+        pass  # one that was closed: no file of the run may get its number
+    os.close(number)
+    sys.stdout = sys.stdout or open(1, "w")  # to which nothing can be written
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in ("strict", "surrogateescape"):
+        codecs.register_error("question_mark", _question_mark)
+        sys.stdout.reconfigure(errors="question_mark")
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr = _Lenient(sys.stderr.buffer, sys.stderr.encoding, sys.stderr.errors, line_buffering=True)
+
+
+class _Lenient(io.TextIOWrapper):
+    """A text stream that drops what it cannot write."""
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            super().flush()
+
+
+def _question_mark(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Handles errors of an encoding (module codecs), and logs a line about the first."""
+    with contextlib.suppress(UnicodeError):
+        return codecs.lookup_error("surrogateescape")(error)  # a byte of a file's name
+    _log_once(f"WARNING: standard output is in {sys.stdout.encoding}: ? replaces others; set PYTHONIOENCODING=utf-8")
+    return codecs.replace_errors(error)
+
+
+_log_once = functools.cache(log)

@@ -156,7 +156,7 @@ def exit_on_peer_failure(last_saved: Callable[[], int | None], command: str) -> 
     the last checkpoint, and `command` is how the message calls what resumes the run."""
     try:
         yield
-    except (UserError, BrokenPipeError):
+    except UserError:
         raise
     except Exception as error:
         if process_count() == 1:

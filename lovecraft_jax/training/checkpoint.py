@@ -61,6 +61,8 @@ class Checkpoints:
             create=not read_only,
         )
         folder = workdir / "checkpoints"
+        if re.search(r"[\ud800-\udfff]", os.fspath(folder)):  # bytes that are not UTF-8, which TensorStore refuses
+            raise UserError(f"--workdir={workdir}: expected a name in UTF-8; rename it, or name another")
         tidy = folder.exists() and distributed.is_main_process()
         distributed.on_all_processes(lambda: _tidy(folder, read_only) if tidy else None)
         self._manager = ocp.CheckpointManager(folder, options=options)
@@ -86,7 +88,7 @@ class Checkpoints:
 
     def restore(self, step: int, target: Any) -> Restored:
         """Returns the checkpoint of `step`. `target` has the state's fields, or some of them, as ShapeDtypeStructs with
-        the shardings to restore to. Raises DamagedError."""
+        the shardings to restore to. Raises DamagedError, or UserError where it may not be read."""
         self.wait()
         fields, alone = _fields(target), distributed.process_count() == 1
         local = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -97,7 +99,8 @@ class Checkpoints:
             state = dataclasses.replace(target, **found)
             read = checksums(state)
         except Exception as error:  # Orbax raises bare Exception, ValueError, KeyError, JSONDecodeError and more
-            raise DamagedError(f"step {step}: {str(error).splitlines()[0][:200]}") from error
+            what = f"step {step}: {str(error).splitlines()[0][:200]}"
+            raise (UserError if "permission" in what.lower() else DamagedError)(what) from error
         wrong = [name for name, value in read.items() if saved.get(name) != value]
         # A name begins with its field: "variables" in ".variables['params']['head_bias']".
         wrong += [name for name in saved if re.findall(r"\w+", name)[0] in fields and name not in read]

@@ -105,7 +105,10 @@ class Logger:
 
     @_main_process_only
     def results(self, rows: list[Row]) -> None:
-        print(format_scores(rows), flush=True)
+        try:
+            print(format_scores(rows), flush=True)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, "standard output") from error
 
     def _sample(self, model: LanguageModel, variables: Mapping[str, Any], name: str) -> str:
         """Generates a text with config.sample, writes it to a file, and returns it without the prompt."""

@@ -36,7 +36,8 @@ from lovecraft_jax.training.throughput import MatmulPeak, Throughput
 
 
 def train(config: ConfigDict | Config, workdir: str, cores: int = 0, take_over: bool = False, profile: int = 0) -> int:
-    """Trains `config` in `workdir`, or resumes what is there, and returns an exit code.
+    """Trains `config` in `workdir`, or resumes what is there, and returns an exit code. In the main thread signals
+    interrupt it (`collect_signals`); in another they stay with the program, and nothing does.
 
     `cores`: see `make_program`. `take_over`: see `lock.locked`. `profile`: training steps to trace with jax.profiler.
 
@@ -146,11 +147,9 @@ class Training:
 
     @contextmanager
     def report_disk_errors(self) -> Iterator[None]:
-        """Raises RunError for a file of the run that cannot be written, as on a full disk."""
+        """Raises RunError for a file of the run, or its results, that cannot be written, as on a full disk."""
         try:
             yield
-        except BrokenPipeError:  # standard output was closed by its reader: not a file of the run
-            raise
         except OSError as error:
             file, why = error.filename or self.path, error.strerror or error
             raise RunError(f"{file}: cannot be written ({why}); last good checkpoint: {self._last_saved()}") from error

@@ -55,11 +55,12 @@ def read_run_files(path: epath.Path) -> tuple[Config, Tokenizer, dict[str, Any]]
     try:
         for name in ("config.json", "vocab.json", "corpus.json"):
             texts.append((path / name).read_text())
-        return Config.of(json.loads(texts[0])), load_tokenizer(texts[1]), json.loads(texts[2])
+        return Config.of(dict(json.loads(texts[0]))), load_tokenizer(texts[1]), dict(json.loads(texts[2]))
     except FileNotFoundError:  # its `filename` is None on an object store
-        raise UserError(f"--workdir={path}: not a run ({name} is missing); train first, or name another") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"--workdir={path}: its JSON files are damaged ({error}); name another") from None
+        what = f"{name} is missing" if path.is_dir() else "no such folder"
+        raise UserError(f"--workdir={path}: not a run ({what}); train first, or name another") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"--workdir={path}: its JSON files cannot be read ({error}); name another") from None
 
 
 def check_same_run(path: epath.Path, old: Config, new: Config) -> None:

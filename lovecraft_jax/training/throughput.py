@@ -5,13 +5,12 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pooch
 
+from lovecraft_jax.runtime.cache import cache_folder
 from lovecraft_jax.runtime.files import Row, write_json
 from lovecraft_jax.runtime.hardware import machine
 
@@ -59,7 +58,7 @@ class MatmulPeak:
         self._devices = jax.process_count() if is_cpu else len(devices)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         kind = f"cpu-{cores}" if is_cpu else devices[0].device_kind.replace(" ", "_").replace("/", "_")
-        self._file = Path(pooch.os_cache("lovecraft_jax")) / "matmul_peak" / f"{machine()}-{kind}-{dtype}.json"
+        self._file = cache_folder() / "matmul_peak" / f"{machine()}-{kind}-{dtype}.json"
         self._known: float | None = None
         self._is_measured = False
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import pooch
 
+from lovecraft_jax.runtime.cache import cache_folder
 from lovecraft_jax.runtime.hardware import machine
 
 SOURCES = Path(__file__).with_name("cpp")
@@ -66,7 +66,7 @@ def _compile_once() -> Path:
     # Named by all that it depends on, so that a change of any makes a new file.
     sources = (path.read_text() for path in sorted(SOURCES.glob("*.[ch]*")))
     name = _digest("\n".join([*command, jax.__version__, *sources]).encode())
-    library = Path(pooch.os_cache("lovecraft_jax")) / "native" / machine() / f"{name}.so"
+    library = cache_folder() / "native" / machine() / f"{name}.so"
     checksum = library.with_suffix(".sha256")
     if not (library.exists() and checksum.exists() and checksum.read_text() == _digest(library.read_bytes())):
         library.parent.mkdir(parents=True, exist_ok=True)
