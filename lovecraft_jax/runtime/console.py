@@ -1,14 +1,30 @@
 """Lines on standard error, where everything about the work goes; results go to standard output."""
 
+import re
 import sys
+
+_HIDDEN = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Characters that command a terminal, end a line, reorder what stands beside them, or cannot be encoded."""
 
 _silent = False
 
 
-def log(line: str, always: bool = False) -> None:
-    """Prints a line on standard error; after `silence` only with `always`."""
+def visible(text: str, one_line: bool = False) -> str:
+    r"""Returns a text with escapes (\x1b) in place of control characters, but for line ends and tabs where it need not
+    be `one_line`, bidirectional overrides and surrogates. Whatever comes from outside is shown through this."""
+    shown = _HIDDEN.sub(_escape, text)
+    return re.sub(r"[\n\t]", _escape, shown) if one_line else shown
+
+
+def log(*lines: str, always: bool = False) -> None:
+    """Prints lines on standard error, each as one line whatever is in it; after `silence` only with `always`."""
     if always or not _silent:
-        print(line, file=sys.stderr, flush=True)
+        print(*(visible(line, one_line=True) for line in lines), sep="\n", file=sys.stderr, flush=True)
+
+
+def show(text: str) -> str:
+    """Returns a text as standard output gets it: visible on a terminal, which would obey it, and exact elsewhere."""
+    return visible(text) if sys.stdout.isatty() else text
 
 
 def silence() -> None:
@@ -20,3 +36,7 @@ def silence() -> None:
 def is_silent() -> bool:
     """Whether `silence` was called."""
     return _silent
+
+
+def _escape(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode()

@@ -180,7 +180,7 @@ def bare(report: RunReport) -> RunReport:
     """A run of which nothing is known that need not be, with texts too short for a decision."""
     undecided = Author({"tale": "The author's only tale."}, ["tale"]).compare("A short text. " * 50)
     generated = [dataclasses.replace(at, comparison=undecided) for at in report.generated]
-    missing = {"baselines": {}, "training_samples": [], "rare_words": None, "units": None}
+    missing = {"baselines": {}, "training_samples": [], "rare_words": "only for models of characters", "units": None}
     return dataclasses.replace(report, name="bare", rows=report.rows[:1], generated=generated, **missing)
 
 
