@@ -6,14 +6,14 @@ from absl import flags
 from etils import epath
 
 from lovecraft_jax import cli
-from lovecraft_jax.report.collect import RunReport, collect_run
+from lovecraft_jax.report.collect import collect_run
 from lovecraft_jax.report.page import render
 from lovecraft_jax.report.palette import RUNS
 from lovecraft_jax.runtime.console import show
 from lovecraft_jax.runtime.errors import RunError, UserError
 from lovecraft_jax.runtime.files import resolve_path, write_text
 
-MIN_PAGE = 1 << 17  # bytes: no page is smaller
+MIN_PAGE = 1 << 16  # bytes: no page is smaller
 
 
 def main() -> int:
@@ -31,7 +31,7 @@ def main() -> int:
     to = resolve_path(given or f"{paths[0]}/report/index.html")
     if given or os.path.isfile(f"{paths[0]}/config.json"):  # otherwise loading the run says what is wrong
         _check_can_be_written(to)  # before the runs are analysed, which takes minutes
-    runs = [_collect(workdir, name) for workdir, name in zip(workdirs, names, strict=True)]
+    runs = [collect_run(workdir, flags.FLAGS.checkpoint, name) for workdir, name in zip(workdirs, names, strict=True)]
     try:
         to.parent.mkdir(parents=True, exist_ok=True)
         write_text(to, render(runs))
@@ -56,16 +56,6 @@ def _check_can_be_written(page: epath.Path) -> None:
             probe.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{page}: cannot be written ({error.strerror}); give another place with --to") from None
-
-
-def _collect(workdir: str, name: str) -> RunReport:
-    """Returns the analysed run. Raises UserError, also where one of its files cannot be read."""
-    try:
-        return collect_run(workdir, flags.FLAGS.checkpoint, name)
-    except OSError as error:
-        if error.filename is None:  # of no file
-            raise
-        raise UserError(f"{error.filename}: cannot be read ({error.strerror}); its owner can permit it") from None
 
 
 if __name__ == "__main__":

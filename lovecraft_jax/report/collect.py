@@ -125,17 +125,27 @@ class RunReport:
 
 
 def collect_run(workdir: str, checkpoint: str, name: str) -> RunReport:
-    """Loads the run in `workdir`, which the page calls `name`, and analyses it. Raises UserError if it is no run or its
-    corpus cannot be loaded."""
+    """Loads the run in `workdir`, which the page calls `name`, and analyses it. Raises UserError if it is no run, or if
+    its corpus or one of its files cannot be read."""
+    try:
+        return _collect(workdir, checkpoint, name)
+    except OSError as error:
+        if error.filename is None:  # it is not about a file
+            raise
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror}); its owner can permit it") from None
+
+
+def _collect(workdir: str, checkpoint: str, name: str) -> RunReport:
     run, path = load_run(workdir, checkpoint), resolve_path(workdir)
     by_tale = dataset.prepare(run.config, run.corpus, run.tokenizer).splits.by_tale
     tales = {split: {visible(tale, one_line=True): text for tale, text in by_tale[split].items()} for split in by_tale}
     rows = _read_metrics(path / metrics.FILE)
     versions, baselines = (_read_json(path / f"{name}.json") for name in ("versions", "baselines"))
-    log(f"{name}: generating {SAMPLES} samples at each of {len(TEMPERATURES)} temperatures")
     overlap = Overlap(tales["train"])
     held_out = tales["valid"] | tales["test"]
     author = Author(tales["train"] | held_out, held_out.keys())
+    training_samples = _training_samples(path / "samples", rows, run.config.sample.prompt, author, overlap)
+    log(f"{name}: generating {SAMPLES} samples at each of {len(TEMPERATURES)} temperatures")
     generated = [
         _compare(temperature, run.generate("", LENGTH, 0, Sampling(temperature), SAMPLES), overlap, author)
         for temperature in TEMPERATURES
@@ -154,7 +164,7 @@ def collect_run(workdir: str, checkpoint: str, name: str) -> RunReport:
         rows=rows,
         baselines=baselines,
         progress=Progress.of(run.config.data.batch_size, run.config.data.seq_len, run.corpus),
-        training_samples=_training_samples(path / "samples", rows, run.config.sample.prompt, author, overlap),
+        training_samples=training_samples,
         generated=generated,
         author_overlap=overlap.quantiles(held_out.values(), LENGTH),
         no_words=no_words,

@@ -98,16 +98,16 @@ def distributions(
     axes.fill_between(text.x, text.low, text.high, color=LIGHT["author"], alpha=0.35, linewidth=0)
     if not np.isnan(text.median).all():
         axes.plot(text.x, text.median, color=LIGHT["author"], linewidth=1.5, label="author, 95 %")
-    if logarithmic:
+    # The range is set by the author and the last text, so that an outlier of another text leaves the plot.
+    highest = np.max(np.nan_to_num([text.high, list(texts.values())[-1].value]), initial=0)
+    if logarithmic and highest:
         axes.set(xscale="log", yscale="log")
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter("{x:g}")
             axis.set_minor_formatter(NullFormatter())
     else:
         axes.set_ylim(bottom=0)
-        # The range is set by the author and the last text, so that an outlier of another text leaves the plot.
-        shown = np.nan_to_num([text.high, list(texts.values())[-1].value])
-        axes.set_ylim(top=1.25 * (np.max(shown) or 1))
+        axes.set_ylim(top=1.25 * (highest or 1))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.set(xlabel=xlabel, ylabel=ylabel)
     _legend(axes)
