@@ -12,7 +12,7 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from lovecraft_jax.runtime.console import log, prepare_streams
+from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import FAILED, INTERRUPTED, WRONG_INPUT, RunError, UserError
 
 try:
@@ -23,6 +23,7 @@ except ValueError as error:
 
 from lovecraft_jax.runtime import distributed
 from lovecraft_jax.runtime.compile_cache import enable_compile_cache
+from lovecraft_jax.runtime.streams import prepare_streams
 from lovecraft_jax.training.checkpoint import hide_failed_tasks_of_orbax
 
 _FAKE_TPU = {"TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_LOG_DIR": "disabled"}

@@ -11,7 +11,7 @@ from lovecraft_jax import cli
 from lovecraft_jax.data.corpus import read_text
 from lovecraft_jax.inference.generate import Sampling
 from lovecraft_jax.run import Run, load_run
-from lovecraft_jax.runtime.console import log
+from lovecraft_jax.runtime.console import log, show
 from lovecraft_jax.runtime.errors import UserError
 
 FLAGS_OF_MODE = {  # those that one --mode alone has
@@ -39,9 +39,9 @@ def main() -> int:
     if F.mode == "teacher_forced":
         return _teacher_forced(run)
     if F.stream:
-        sys.stdout.write(F.prompt)
+        sys.stdout.write(show(F.prompt))
         for ids_SN in run.stream(F.prompt, F.length, F.seed, sampling):
-            sys.stdout.write(run.tokenizer.decode(ids_SN[0]))
+            sys.stdout.write(show(run.tokenizer.decode(ids_SN[0])))
             sys.stdout.flush()
         sys.stdout.write("\n")
         return 0
@@ -49,7 +49,7 @@ def main() -> int:
     if F.json:
         print(json.dumps({"prompt": F.prompt, "samples": texts, "seed": F.seed, "step": run.step}))
     else:
-        print("\n---\n".join(F.prompt + text for text in texts))
+        print(show("\n---\n".join(F.prompt + text for text in texts)))
     return 0
 
 
@@ -81,7 +81,8 @@ def _teacher_forced(run: Run) -> int:
         print(json.dumps(texts | where | {"seed": F.seed, "step": run.step}))
         return 0
     for line in (slice(n, n + LINE) for n in range(0, length, LINE)):
-        print("\n".join(run.tokenizer.decode(part[line]).replace("\n", "¶") for part in (true, likeliest)), end="\n\n")
+        pair = (run.tokenizer.decode(part[line]).replace("\n", "¶") for part in (true, likeliest))
+        print(show("\n".join(pair)), end="\n\n")
     log(
         f"{source} from token {start + 1:,} on, and under each line the likeliest token at every position, given the "
         f"true ones before it in its window of {run.config.data.seq_len}: {right:.0%} right; this is not generated text"

@@ -19,7 +19,10 @@ from lovecraft_jax.runtime.errors import UserError
 ARTICLE_WORD = "pandemonium"
 ARTICLE_CONTEXT = "strident "  # precedes the word where the article quotes it
 MAX_COUNT, MIN_LETTERS = 2, 7  # of a rare word: how often it occurs in the training text, and its length
+MAX_ALPHABET = 1000  # with more letters, such as Chinese characters, words are not spelt
 WIDTH = 256  # prefixes that a word search keeps: for c150 most rank estimates are then within a fifth of the rank
+MAX_PREFIXES = 2**21  # that a search may compare at once: of those it keeps fewer with over 200 letters
+MAX_EXACT = 100_000  # words among which a rank is found exactly
 MIN_PROB = 1e-200  # lower probabilities count as this one; a float can hold little less
 SHOWN = 10  # words listed as the most probable ones
 LETTERS = re.compile(r"[^\W\d_]+")
@@ -77,7 +80,7 @@ class WordPrediction:
 class RareWords:
     """Predictions of the article's word at each place in the tales, and of other rare words."""
 
-    article: list[WordPrediction]  # the quoted place first, for which the rank among known words is exact
+    article: list[WordPrediction]  # the quoted place first: its rank among up to MAX_EXACT known words is exact
     rare: list[WordPrediction]  # the properties below are about these
     known: int  # the number of distinct words in all tales; case matters
 
@@ -106,9 +109,11 @@ def analyze(
     run: Run, tales: Mapping[str, Mapping[str, str]], samples: Sequence[str], word: str = ARTICLE_WORD, count: int = 40
 ) -> RareWords:
     """Predicts the article's word, which few corpora contain, and `count` rare words of the held-out tales (split ->
-    tale -> cleaned text). Raises UserError if tokens are not characters."""
+    tale -> cleaned text). Raises UserError if tokens are not characters, or too many of them are letters."""
     if run.tokenizer.level != "chars":
         raise UserError(f"data.level={run.tokenizer.level}: expected chars; words can be spelt only letter by letter")
+    if (letters := int(np.count_nonzero(word_search.letters_and_ends(run)[0]))) > MAX_ALPHABET:
+        raise UserError(f"the text has {letters:,} different letters; words are spelt with at most {MAX_ALPHABET:,}")
     in_training, in_samples = _count(tales["train"].values()), _count(samples)
     of_article = find(tales, word) if not run.tokenizer.unseen(word) else []
     of_rare = [place for place in rare_words(tales, in_training, count) if not run.tokenizer.unseen(place.word)]
@@ -119,20 +124,21 @@ def analyze(
     state = word_search.state_after(run, [tales[place.split][place.tale][: place.offset] for place in places])
     words = [place.word for place in places]
     log_probs = word_search.spelling_log_probs(run, state, words)
-    letters = [_letters(run, *of_word) for of_word in zip(words, log_probs, strict=True)]
-    probs = [_prob(predicted) for predicted in letters]
-    of_all = word_search.search_words(run, state, word_search.any_word(run), probs, WIDTH)
+    spelt = [_letters(run, *of_word) for of_word in zip(words, log_probs, strict=True)]
+    probs = [_prob(predicted) for predicted in spelt]
+    width = min(WIDTH, MAX_PREFIXES // (len(places) * letters))
+    of_all = word_search.search_words(run, state, word_search.any_word(run), probs, width)
     automaton = word_search.lexicon(run, sorted(known))
     of_known = word_search.search_words(run, state, automaton, probs, WIDTH)
     if of_article:  # an exhaustive search, which takes half a second a place with c150
         first = word_search.DecodingState([leaf[:1] for leaf in state.carry], state.log_probs_NV[:1])
-        of_known[:1] = word_search.search_words(run, first, automaton, probs[:1], len(known))
+        of_known[:1] = word_search.search_words(run, first, automaton, probs[:1], min(len(known), MAX_EXACT))
     predictions = []
     for n, place in enumerate(places):
         likeliest = list(zip(of_all[n].texts[:SHOWN], of_all[n].probs[:SHOWN].tolist(), strict=True))
         ranks = of_all[n].rank(probs[n]), of_known[n].rank(probs[n], len(known))
         counts = (occurrences[place.word.lower()] for occurrences in (in_training, in_samples))
-        predictions.append(WordPrediction(place, letters[n], likeliest, *ranks, *counts))
+        predictions.append(WordPrediction(place, spelt[n], likeliest, *ranks, *counts))
     return RareWords(predictions[: len(of_article)], predictions[len(of_article) :], len(known))
 
 
@@ -157,7 +163,7 @@ def rare_words(tales: Mapping[str, Mapping[str, str]], in_training: Mapping[str,
         for tale, text in tales[split].items() if split != "train" else ():
             for match in re.finditer(rf"(?<![\w'-])[^\W\d_]{{{MIN_LETTERS},}}(?![\w'-])", text):
                 word = match.group()
-                if word.islower() and in_training[word] <= MAX_COUNT:
+                if len(word) <= word_search.MAX_LETTERS and word.islower() and in_training[word] <= MAX_COUNT:
                     first.setdefault(word, Occurrence(split, tale, match.start(), word))
     places = list(first.values())
     picked = np.linspace(0, len(places), min(count, len(places)), endpoint=False).astype(int)
@@ -176,7 +182,7 @@ def _letters(run: Run, word: str, log_probs_NV: np.ndarray) -> list[LetterPredic
     """The predictions of a word's letters and its end, beside all letters and, as one, everything that ends a word."""
     is_letter, is_end = word_search.letters_and_ends(run)
     ids = np.flatnonzero(is_letter)
-    texts = [*(run.tokenizer.decode(ids[n : n + 1]) for n in range(len(ids))), ""]
+    texts = [*run.tokenizer.decode(ids), ""]
     probs_NV = np.exp(log_probs_NV.astype(np.float64))
     probs_NV = np.concatenate([probs_NV[:, ids], probs_NV[:, is_end].sum(1, keepdims=True)], axis=1)
     letters = []

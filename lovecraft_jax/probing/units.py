@@ -59,9 +59,10 @@ class UnitExcerpt(BestUnit):
     activations: np.ndarray  # the unit's memory after each character
 
 
-def analyze(run: Run, tales: Mapping[str, Mapping[str, str]]) -> list[UnitExcerpt]:
-    """Returns the best unit for each feature, the highest score first, selected on the valid and scored on the test
-    split of `tales` (split -> tale -> cleaned text). Raises UserError if tokens are not characters."""
+def analyze(run: Run, tales: Mapping[str, Mapping[str, str]], words: bool = True) -> list[UnitExcerpt]:
+    """Returns the best unit for each feature, without those of `words` if there are none, the highest score first,
+    selected on the valid and scored on the test split of `tales` (split -> tale -> cleaned text). Raises UserError if
+    tokens are not characters."""
     if run.tokenizer.level != "chars":
         raise UserError(f"data.level={run.tokenizer.level}: expected chars; units are shown character by character")
     texts = {split: _truncate(tales[split], run.model.layers * run.model.units) for split in ("valid", "test")}
@@ -69,6 +70,8 @@ def analyze(run: Run, tales: Mapping[str, Mapping[str, str]]) -> list[UnitExcerp
     values = features(scored_on.text)
     units = []
     for best in best_units(selected_on, scored_on):
+        if "word" in best.feature and not words:
+            continue
         tale, offset, part = _most_varied_passage(texts["test"], values[best.feature])
         found = best.feature, best.unit, best.sign, best.score, best.chance, *divmod(best.unit, run.model.units)
         activations = scored_on.memory_NU[part, best.unit] / STEPS

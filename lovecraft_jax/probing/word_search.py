@@ -7,10 +7,11 @@ letters and of its end. Tokens must be characters.
 import dataclasses
 import functools
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lovecraft_jax.data.tokenizer import UNKNOWN_ID
@@ -20,7 +21,8 @@ from lovecraft_jax.model.lm import Carry, LanguageModel
 from lovecraft_jax.run import Run
 
 CONTEXT = 1000  # tokens before a word: for c150 its surprisal is then within 0.02 bits of that after 10,000 tokens
-BLOCK = 4096  # rows of one dispatch
+BLOCK = 4096  # rows of one dispatch, fewer where their log-probabilities would be more than
+MAX_LOG_PROBS = 2**22  # numbers: tables of rows x vocabulary are only made for one block at a time
 MAX_LETTERS = 30  # longer words are not searched for
 LISTED_PROB = 1e-3  # words at least this probable are always returned, also when the search asks for more probable ones
 TOLERANCE = 1e-5  # probabilities whose relative difference is smaller count as equal
@@ -34,9 +36,12 @@ class DecodingState(NamedTuple):
 
 
 class WordAutomaton(NamedTuple):
-    """A set of words as a deterministic automaton over token ids that starts in state 0."""
+    """A set of words as a deterministic automaton over token ids that starts in state 0. Its edges are sorted by the
+    state that they leave, then by letter: a table of states x vocabulary would be nearly empty."""
 
-    next_SV: np.ndarray  # the state after a letter, -1 if no word continues with it
+    ends_S: np.ndarray  # where the edges of a state end; they begin where those of the state before it end
+    letter_E: np.ndarray
+    next_E: np.ndarray  # the state after the letter
     accepts_S: np.ndarray  # whether a word ends in a state
     words_S: np.ndarray  # how many words end in a state or in any state after it
 
@@ -76,8 +81,11 @@ def state_after(run: Run, texts: Sequence[str]) -> DecodingState:
         x_TB[CONTEXT - len(ids) :, row] = ids
         starts_TB[CONTEXT - len(ids), row] = True
     decoder, carry = jitted_make_decoder(run.model, run.variables), run.model.initial_carry(len(texts))
-    carry, log_probs_TBV = scan_tokens(run.model, decoder, carry, Tokens(x_TB, x_TB, starts_TB), _log_probs)
-    return DecodingState([np.asarray(leaf) for leaf in jax.tree.leaves(carry)], np.asarray(log_probs_TBV[-1]))
+    tokens = Tokens(x_TB, x_TB, starts_TB)
+    before, last = (Tokens(*(leaf[part] for leaf in tokens)) for part in (slice(-1), slice(-1, None)))
+    carry, _ = scan_tokens(run.model, decoder, carry, before, _nothing)
+    carry, log_probs_1BV = scan_tokens(run.model, decoder, carry, last, _log_probs)
+    return DecodingState([np.asarray(leaf) for leaf in jax.tree.leaves(carry)], np.asarray(log_probs_1BV[0]))
 
 
 def spelling_log_probs(run: Run, state: DecodingState, words: Sequence[str]) -> list[np.ndarray]:
@@ -87,14 +95,17 @@ def spelling_log_probs(run: Run, state: DecodingState, words: Sequence[str]) -> 
     padded_NL = np.stack([np.pad(word, (0, longest - len(word))) for word in ids])
     log_probs = [state.log_probs_NV]
     for ids_N in padded_NL.T:
-        state = _step(run, state, np.arange(len(words)), ids_N)
+        blocks = list(_step(run, state.carry, np.arange(len(words)), ids_N))
+        state = DecodingState(
+            _join([block.carry for block in blocks]), np.concatenate([block.log_probs_NV for block in blocks])
+        )
         log_probs.append(state.log_probs_NV)
     return [np.stack(log_probs)[: len(word) + 1, n] for n, word in enumerate(ids)]
 
 
 def letters_and_ends(run: Run) -> tuple[np.ndarray, np.ndarray]:
     """Returns which ids are letters and which end a word [V]; the unknown token, never generated, is neither."""
-    is_letter = np.array([run.tokenizer.decode(np.array([n])).isalpha() for n in range(run.tokenizer.size)])
+    is_letter = np.array([char.isalpha() for char in run.tokenizer.decode(np.arange(run.tokenizer.size))])
     known = np.arange(run.tokenizer.size) != UNKNOWN_ID
     return known & is_letter, known & ~is_letter
 
@@ -102,33 +113,34 @@ def letters_and_ends(run: Run) -> tuple[np.ndarray, np.ndarray]:
 def any_word(run: Run) -> WordAutomaton:
     """Returns the automaton of all sequences of letters."""
     is_letter, _ = letters_and_ends(run)
-    next_SV = np.where(is_letter, 1, -1)[None].repeat(2, axis=0)
-    return WordAutomaton(next_SV, np.array([False, True]), np.array([np.inf, np.inf]))
+    letters = np.flatnonzero(is_letter)
+    edges = len(letters) * np.array([1, 2]), np.tile(letters, 2), np.ones(2 * len(letters), int)
+    return WordAutomaton(*edges, np.array([False, True]), np.array([np.inf, np.inf]))
 
 
 def lexicon(run: Run, words: Iterable[str]) -> WordAutomaton:
     """Returns the automaton (a trie) of these words, without those that have a letter outside the vocabulary."""
-    distinct = list(dict.fromkeys(words))
-    ids = np.split(run.tokenizer.encode("".join(distinct)).ids, np.cumsum([len(word) for word in distinct])[:-1])
-    children: list[dict[int, int]] = [{}]
-    ends = []
-    for word in ids:
-        state = 0
-        for letter in word.tolist() if UNKNOWN_ID not in word else ():
-            state = children[state].setdefault(letter, len(children))
-            if state == len(children):
-                children.append({})
-        ends.append(state)
-    next_SV = np.full((len(children), run.tokenizer.size), -1)
-    for state, after in enumerate(children):
-        next_SV[state, list(after)] = list(after.values())
-    accepts_S = np.zeros(len(children), bool)
-    accepts_S[ends] = True
-    accepts_S[0] = False
-    words_S = accepts_S.astype(float)
-    for state in reversed(range(len(children))):  # children were added after their parent
-        words_S[state] += words_S[list(children[state].values())].sum()
-    return WordAutomaton(next_SV, accepts_S, words_S)
+    distinct = list(dict.fromkeys(filter(None, words)))
+    ids_N, length_W = run.tokenizer.encode("".join(distinct)).ids, np.array(list(map(len, distinct)), int)
+    start_W = np.cumsum(length_W) - length_W
+    spelt = np.ones(len(distinct), bool)
+    spelt[np.searchsorted(start_W, np.flatnonzero(ids_N == UNKNOWN_ID), side="right") - 1] = False
+    start_W, length_W = start_W[spelt], length_W[spelt]
+    at_W = np.zeros(len(start_W), int)  # the state of each word after `depth` letters
+    leaves, letters, words_S = [np.empty(0, int)], [np.empty(0, int)], [np.array([len(at_W)])]
+    for depth in range(MAX_LETTERS + 1):  # no search goes further
+        longer = np.flatnonzero(length_W > depth)
+        edges = at_W[longer] * run.tokenizer.size + ids_N[start_W[longer] + depth]
+        edges_E, edge_of, words_E = np.unique(edges, return_inverse=True, return_counts=True)
+        at_W[longer] = sum(map(len, words_S)) + edge_of  # each edge leads to a new state
+        for found, values in zip((leaves, letters), np.divmod(edges_E, run.tokenizer.size), strict=True):
+            found.append(values)
+        words_S.append(words_E)
+    leaves_E, letter_E, words = (np.concatenate(parts) for parts in (leaves, letters, words_S))
+    accepts_S = np.zeros(len(words), bool)
+    accepts_S[at_W[length_W <= MAX_LETTERS]] = True
+    ends_S = np.searchsorted(leaves_E, np.arange(len(words)), side="right")
+    return WordAutomaton(ends_S, letter_E, 1 + np.arange(len(letter_E)), accepts_S, words.astype(float))
 
 
 def search_words(
@@ -150,13 +162,21 @@ def search_words(
     at, prefix_NL = np.zeros(len(probs), int), np.zeros((len(probs), 0), int)
     unseen = np.zeros(len(probs))
     found: list[tuple] = []
+    blocks: Iterable[DecodingState] = [state]
     for length in range(MAX_LETTERS + 1):
-        log_p_NV = log_p[:, None] + state.log_probs_NV
-        ended = np.logaddexp.reduce(log_p_NV[:, is_end], axis=1)
-        words = np.flatnonzero(automaton.accepts_S[at] & (ended > floor[text]))
-        found += zip(text[words], ended[words], weight[words], prefix_NL[words], strict=True)
-        row, letter = np.nonzero((automaton.next_SV[at] >= 0) & (log_p_NV > floor[text][:, None]))
-        text, log_p, weight, at = text[row], log_p_NV[row, letter], weight[row], automaton.next_SV[at[row], letter]
+        carries, candidates, first = [], [], 0
+        for block in blocks:
+            rows = slice(first, first := first + len(block.log_probs_NV))
+            ended = np.logaddexp.reduce(log_p[rows, None] + block.log_probs_NV[:, is_end], axis=1)
+            words = np.flatnonzero(automaton.accepts_S[at[rows]] & (ended > floor[text[rows]]))
+            found += zip(text[rows][words], ended[words], weight[rows][words], prefix_NL[rows][words], strict=True)
+            row, edge = _edges(automaton, at[rows])
+            after = log_p[rows][row] + block.log_probs_NV[row, automaton.letter_E[edge]]
+            likely = after > floor[text[rows][row]]
+            candidates.append((rows.start + row[likely], edge[likely], after[likely]))
+            carries.append(block.carry)
+        row, edge, log_p = (np.concatenate(parts) for parts in zip(*candidates, strict=True))
+        text, weight, letter, at = text[row], weight[row], automaton.letter_E[edge], automaton.next_E[edge]
         # At most this many wanted words have the prefix: their probabilities add up to no more than the prefix's.
         bound = np.minimum(automaton.words_S[at], np.exp(log_p - wanted[text] + TOLERANCE))
         kept, weight = _priority_sample(text, bound, weight, width if length < MAX_LETTERS else 0, rng)
@@ -166,8 +186,16 @@ def search_words(
         if not len(row):
             break
         prefix_NL = np.concatenate([prefix_NL[row], letter[:, None]], axis=1)
-        state = _step(run, state, row, letter)
+        blocks = _step(run, _join(carries), row, letter)
     return [_found_words(run, [word[1:] for word in found if word[0] == n], int(unseen[n])) for n in range(len(probs))]
+
+
+def _edges(automaton: WordAutomaton, at_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The edges that leave these states, those of the first state first: the index into `at_N` of each, and itself."""
+    ends_N, begins_N = automaton.ends_S[at_N], np.where(at_N > 0, automaton.ends_S[at_N - 1], 0)
+    counts_N = ends_N - begins_N
+    row = np.repeat(np.arange(len(at_N)), counts_N)
+    return row, np.arange(len(row)) + np.repeat(begins_N - np.cumsum(counts_N) + counts_N, counts_N)
 
 
 def _priority_sample(
@@ -191,19 +219,23 @@ def _found_words(run: Run, found: list[tuple], unseen: int) -> FoundWords:
     return FoundWords(texts, probs, weights, unseen)
 
 
-def _step(run: Run, state: DecodingState, row_N: np.ndarray, ids_N: np.ndarray) -> DecodingState:
-    """Takes rows of a state, possibly repeated, and feeds each one token."""
+def _step(run: Run, carry: list[np.ndarray], row_N: np.ndarray, ids_N: np.ndarray) -> Iterator[DecodingState]:
+    """Takes rows of a carry, possibly repeated, feeds each one token, and yields their states in blocks."""
     decoder = jitted_make_decoder(run.model, run.variables)
     structure = jax.tree.structure(run.model.initial_carry(1))
-    blocks = []
-    for start in range(0, len(row_N), BLOCK):
-        rows, ids = row_N[start : start + BLOCK], ids_N[start : start + BLOCK].astype(np.int32)
-        padding = BLOCK - len(rows)
-        carry = jax.tree.unflatten(structure, [np.pad(leaf[rows], ((0, padding), (0, 0))) for leaf in state.carry])
-        leaves = jax.tree.leaves(_decode(run.model, decoder, carry, np.pad(ids, (0, padding))))
-        blocks.append([np.asarray(leaf)[: len(rows)] for leaf in leaves])
-    *leaves, log_probs_NV = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
-    return DecodingState(leaves, log_probs_NV)
+    size = max(1, min(BLOCK, MAX_LOG_PROBS // run.tokenizer.size))
+    for start in range(0, len(row_N), size):
+        rows, ids = row_N[start : start + size], ids_N[start : start + size].astype(np.int32)
+        padding = size - len(rows)
+        padded = jax.tree.unflatten(structure, [np.pad(leaf[rows], ((0, padding), (0, 0))) for leaf in carry])
+        leaves = jax.tree.leaves(_decode(run.model, decoder, padded, np.pad(ids, (0, padding))))
+        *stepped, log_probs_NV = (np.asarray(leaf)[: len(rows)] for leaf in leaves)
+        yield DecodingState(stepped, log_probs_NV)
+
+
+def _join(carries: Sequence[list[np.ndarray]]) -> list[np.ndarray]:
+    """The carries of successive blocks as one."""
+    return [np.concatenate(leaves) for leaves in zip(*carries, strict=True)]
 
 
 @functools.partial(jax.jit, static_argnames="model")
@@ -215,3 +247,8 @@ def _decode(model: LanguageModel, decoder: Decoder, carry: Carry, ids_S: jax.Arr
 def _log_probs(carry: Carry, logits_BV: jax.Array, y_B: jax.Array) -> jax.Array:
     del carry, y_B
     return jax.nn.log_softmax(logits_BV)
+
+
+def _nothing(carry: Carry, logits_BV: jax.Array, y_B: jax.Array) -> jax.Array:
+    del carry, logits_BV
+    return jnp.zeros_like(y_B)

@@ -1,6 +1,7 @@
 """python -m lovecraft_jax.report --workdir=runs/c150: an HTML page about a run, or about several side by side."""
 
 import logging
+import os
 
 from absl import flags
 from etils import epath
@@ -8,13 +9,15 @@ from etils import epath
 from lovecraft_jax import cli
 from lovecraft_jax.report.collect import collect_run
 from lovecraft_jax.report.palette import RUNS
-from lovecraft_jax.runtime.errors import UserError
+from lovecraft_jax.runtime.console import show
+from lovecraft_jax.runtime.errors import RunError, UserError
 from lovecraft_jax.runtime.files import resolve_path, write_text
+
+MIN_PAGE = 1 << 16  # bytes: no page is smaller
 
 
 def main() -> int:
     """Writes the page and prints its path."""
-    F = flags.FLAGS
     workdirs = cli.required_flag("workdir", "runs/c150")
     if len(workdirs) > len(RUNS):
         raise UserError(f"--workdir given {len(workdirs)} times: expected at most {len(RUNS)} runs on a page")
@@ -24,26 +27,38 @@ def main() -> int:
     names = [path.rpartition("/")[-1] for path in paths]
     if len(set(names)) < len(names):
         names = paths
-    if given := cli.optional_flag("to"):  # checked before the runs are analysed, which takes minutes
-        _make_parent(resolve_path(given))
+    given = cli.optional_flag("to")
+    to = resolve_path(given or f"{paths[0]}/report/index.html")
+    if given or os.path.isfile(f"{paths[0]}/config.json"):  # otherwise loading the run says what is wrong
+        _check_can_be_written(to)  # before the runs are analysed, which takes minutes
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # where its folders cannot be written it takes others
     from lovecraft_jax.report.page import render
 
-    runs = [collect_run(workdir, F.checkpoint, name) for workdir, name in zip(workdirs, names, strict=True)]
-    to = resolve_path(given or f"{paths[0]}/report/index.html")
-    _make_parent(to)
-    write_text(to, render(runs))
-    print(to)
+    runs = [collect_run(workdir, flags.FLAGS.checkpoint, name) for workdir, name in zip(workdirs, names, strict=True)]
+    try:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        write_text(to, render(runs))
+    except OSError as error:
+        raise RunError(f"{to}: cannot be written ({error.strerror}); give another place with --to") from error
+    print(show(str(to)))
     return 0
 
 
-def _make_parent(page: epath.Path) -> None:
+def _check_can_be_written(page: epath.Path) -> None:
+    """Raises UserError where the page could not be written, after making its folder."""
+    probe = page.with_name(f"{page.name}.partial")
     try:
+        if page.is_dir():
+            raise UserError(f"{page}: a folder, expected a file; give --to={page}/index.html")
+        if page.exists() and not os.path.isfile(page):  # that of `page` holds for devices too
+            raise UserError(f"{page}: a device, expected a file; give another place with --to")
         page.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            probe.write_bytes(bytes(MIN_PAGE))
+        finally:
+            probe.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"{page}: cannot make its folder ({error.strerror}); give another with --to") from None
-    if page.is_dir():
-        raise UserError(f"{page}: a folder, expected a file; give --to={page}/index.html")
+        raise UserError(f"{page}: cannot be written ({error.strerror}); give another place with --to") from None
 
 
 if __name__ == "__main__":

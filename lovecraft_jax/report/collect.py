@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,8 +14,8 @@ from lovecraft_jax.probing import rare_words, surprisal, units
 from lovecraft_jax.probing.rare_words import RareWords
 from lovecraft_jax.probing.surprisal import Surprisal
 from lovecraft_jax.probing.units import UnitExcerpt
-from lovecraft_jax.run import load_run
-from lovecraft_jax.runtime.console import log
+from lovecraft_jax.run import Run, load_run
+from lovecraft_jax.runtime.console import log, visible
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.runtime.files import Row, read_rows, resolve_path
 from lovecraft_jax.stylometry.authorship import Author, Comparison, FeatureComparison
@@ -74,7 +75,9 @@ class RunReport:
     training_samples: list[TrainingSample]
     generated: list[GeneratedTexts]
     author_overlap: dict[str, tuple[float, float, float]]  # quantiles of `Overlap.measure` for the held-out tales
-    rare_words: RareWords | None  # None if tokens are not characters
+    no_words: str  # why counts of words say nothing about the text, or ""
+    has_case: bool  # whether its script has capitals
+    rare_words: RareWords | str  # or why there are none
     surprisal: Surprisal
     units: list[UnitExcerpt] | None  # None if tokens are not characters
 
@@ -107,8 +110,13 @@ class RunReport:
 
     @property
     def features_by_temperature(self) -> list[tuple[FeatureComparison, ...]]:
-        """For each feature its comparisons at all temperatures."""
-        return list(zip(*(texts.comparison.features for texts in self.generated), strict=True))
+        """For each feature that says something its comparisons at all temperatures."""
+        by_temperature = zip(*(texts.comparison.features for texts in self.generated), strict=True)
+        return [comparisons for comparisons in by_temperature if self.says_something(comparisons[0].feature.key)]
+
+    def says_something(self, feature: str) -> bool:
+        """Whether a feature, by its key, can differ between texts of this script."""
+        return feature.startswith("letters") or not (self.no_words or (feature == "capitals" and not self.has_case))
 
     def final(self, split: str) -> float | None:
         """Returns the final score in bits per character; None if it was not computed from this checkpoint."""
@@ -117,24 +125,36 @@ class RunReport:
 
 
 def collect_run(workdir: str, checkpoint: str, name: str) -> RunReport:
-    """Loads the run in `workdir` and analyses it. Raises UserError if it is no run or its corpus cannot be loaded."""
+    """Loads the run in `workdir`, which the page calls `name`, and analyses it. Raises UserError if it is no run, or if
+    its corpus or one of its files cannot be read."""
+    try:
+        return _collect(workdir, checkpoint, name)
+    except OSError as error:
+        if error.filename is None:  # it is not about a file
+            raise
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror}); its owner can permit it") from None
+
+
+def _collect(workdir: str, checkpoint: str, name: str) -> RunReport:
     run, path = load_run(workdir, checkpoint), resolve_path(workdir)
-    tales = dataset.prepare(run.config, run.corpus, run.tokenizer).splits.by_tale
+    by_tale = dataset.prepare(run.config, run.corpus, run.tokenizer).splits.by_tale
+    tales = {split: {visible(tale, one_line=True): text for tale, text in by_tale[split].items()} for split in by_tale}
     rows = _read_metrics(path / metrics.FILE)
     versions, baselines = (_read_json(path / f"{name}.json") for name in ("versions", "baselines"))
-    log(f"{name}: generating {SAMPLES} samples at each of {len(TEMPERATURES)} temperatures")
     overlap = Overlap(tales["train"])
     held_out = tales["valid"] | tales["test"]
     author = Author(tales["train"] | held_out, held_out.keys())
+    training_samples = _training_samples(path / "samples", rows, run.config.sample.prompt, author, overlap)
+    log(f"{name}: generating {SAMPLES} samples at each of {len(TEMPERATURES)} temperatures")
     generated = [
         _compare(temperature, run.generate("", LENGTH, 0, Sampling(temperature), SAMPLES), overlap, author)
         for temperature in TEMPERATURES
     ]
     log(f"{name}: analysing rare words, single units and held-out tales")
     all_texts = [text for texts in generated for text in texts.texts]
-    chars = run.tokenizer.level == "chars"
+    chars, no_words = run.tokenizer.level == "chars", author.reference.why_no_words
     return RunReport(
-        name=name,
+        name=visible(name, one_line=True),
         workdir=workdir,
         config=run.config.to_dict(),
         corpus=run.corpus,
@@ -144,11 +164,13 @@ def collect_run(workdir: str, checkpoint: str, name: str) -> RunReport:
         rows=rows,
         baselines=baselines,
         progress=Progress.of(run.config.data.batch_size, run.config.data.seq_len, run.corpus),
-        training_samples=_training_samples(path / "samples", rows, run.config.sample.prompt, author, overlap),
+        training_samples=training_samples,
         generated=generated,
         author_overlap=overlap.quantiles(held_out.values(), LENGTH),
-        rare_words=rare_words.analyze(run, tales, all_texts) if chars else None,
-        units=units.analyze(run, tales) if chars else None,
+        no_words=no_words,
+        has_case=author.reference.has_case,
+        rare_words=no_words or _rare_words(run, tales, all_texts),
+        units=units.analyze(run, tales, not no_words) if chars else None,
         surprisal=surprisal.analyze(run, tales),
     )
 
@@ -159,6 +181,13 @@ def _compare(temperature: float, texts: list[str], overlap: Overlap, author: Aut
     spans = [(span, text[span.start : span.end]) for text in texts if (span := overlap.longest(text))]
     longest = max(spans, key=lambda pair: pair[0].length, default=None)
     return GeneratedTexts(temperature, texts, overlap.spans(texts[0]), means, longest, author.compare("".join(texts)))
+
+
+def _rare_words(run: Run, tales: Mapping[str, Mapping[str, str]], samples: list[str]) -> RareWords | str:
+    try:
+        return rare_words.analyze(run, tales, samples)
+    except UserError as error:
+        return str(error)
 
 
 def _read_metrics(path: epath.Path) -> list[Row]:
@@ -186,7 +215,7 @@ def _training_samples(
     samples = []
     for file in sorted(folder.glob("*.txt")) if folder.exists() else ():
         if file.stem.isdigit():
-            step, text = int(file.stem), file.read_text().removesuffix("\n")
+            step, text = int(file.stem), file.read_bytes().decode(errors="replace").removesuffix("\n")
             generated = text.removeprefix(prompt)
             features = measure(generated, author.reference) | overlap.measure(generated)
             samples.append(TrainingSample(step, text, bpc.get(step), features))

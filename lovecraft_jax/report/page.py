@@ -1,6 +1,7 @@
 """Renders run reports as one HTML page that needs no other file."""
 
 import math
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,8 +12,10 @@ from lovecraft_jax.report import plots
 from lovecraft_jax.report.collect import RunReport
 from lovecraft_jax.report.excerpts import BITS, mark_spans, shorten, split_activations, split_words
 from lovecraft_jax.report.palette import DARK, LIGHT, RUNS
+from lovecraft_jax.runtime.console import visible
 from lovecraft_jax.stylometry.authorship import FeatureComparison
 from lovecraft_jax.stylometry.overlap import MIN_SPAN
+from lovecraft_jax.stylometry.reference import MAX_LETTERS
 
 SAMPLE_CHARS = 900  # of a sample on the page
 DISTRIBUTIONS = {  # key of `Comparison.distributions` -> title, x axis, y axis
@@ -42,9 +45,11 @@ def render(runs: Sequence[RunReport]) -> str:
     ranges = [f"{name} from {min(of.values()):.3f} to {max(of.values()):.3f}" for name, of in scores.items()]
     scores_label = f"Bits per character of each held-out tale: {', '.join(ranges)}."
     curve_label = f"Bits per character over the characters read. {'; '.join(map(_curve_label, runs))}."
-    return environment.get_template("report.html").render(
+    page = environment.get_template("report.html").render(
         runs=[(run, colour, _plots(run, colour)) for run, colour in zip(runs, RUNS, strict=False)],
         min_span=MIN_SPAN,
+        max_letters=MAX_LETTERS,
+        max_tales=plots.MAX_TALES,
         sample_chars=SAMPLE_CHARS,
         light=LIGHT,
         dark=DARK,
@@ -52,6 +57,7 @@ def render(runs: Sequence[RunReport]) -> str:
         scores=Markup(plots.svg(plots.tale_scores(scores), scores_label, "scores")),
         curve=Markup(plots.svg(plots.training_curve(curves), curve_label, "curve")),
     )
+    return visible(re.sub("[\0-\x08\x0b-\x1f]", lambda match: chr(0x2400 + ord(match[0])), page))  # ESC as its symbol
 
 
 def number(value: float, decimals: int = 0) -> str:
@@ -88,6 +94,8 @@ def _plots(run: RunReport, colour: str) -> dict[str, Markup]:
     for key, (title, xlabel, ylabel) in DISTRIBUTIONS.items():
         texts = {f"at {texts.temperature}": texts.comparison.distributions[key] for texts in run.generated}
         name, last = list(texts.items())[-1]
+        if (key != "letters" and run.no_words) or not np.nan_to_num(last.value).any():
+            continue  # there is nothing to count
         if key == "letters":
             figures[key] = plots.letter_frequencies(name, last, colour)
         else:
@@ -100,11 +108,12 @@ def _plots(run: RunReport, colour: str) -> dict[str, Markup]:
             labels[key] += f", beside the author's: outside the 95 % interval at {outside} of {len(last.x)} places."
     if samples := run.training_samples:
         read = [sample.step * run.progress.chars_per_step / 1e6 for sample in samples]
-        titled = [(title, [sample.features[key] for sample in samples]) for key, title in TRAINING_FEATURES.items()]
+        shown = {key: title for key, title in TRAINING_FEATURES.items() if key != "real" or not run.no_words}
+        titled = [(title, [sample.features[key] for sample in samples]) for key, title in shown.items()]
         figures["learning"] = plots.training_samples(read, titled, colour)
         ends = "; ".join(f"{title} from {values[0]:.3g} to {values[-1]:.3g}" for title, values in titled)
         labels["learning"] = f"Samples of {run.name} during training: {ends}."
-    for word in run.rare_words.article[:1] if run.rare_words else ():
+    for word in () if isinstance(run.rare_words, str) else run.rare_words.article[:1]:
         figures["word"] = plots.word_probabilities(word.letters, colour)
         listed = ", ".join(f"{letter.text or 'the end'} {100 * letter.prob:.0f} %" for letter in word.letters)
         labels["word"] = f"The probability of each letter of {word.place.word} by {run.name}: {listed}."

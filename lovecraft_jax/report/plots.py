@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import re
+import warnings
 from collections.abc import Sequence
 from typing import Any
 from xml.etree import ElementTree
@@ -19,6 +20,7 @@ from lovecraft_jax.runtime.files import Row
 from lovecraft_jax.stylometry.authorship import DistributionComparison
 
 WIDTH = 4.9  # inches; text of 10 points is then readable on a phone
+MAX_TALES = 100
 DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)))  # line styles, for the most important text first
 
 
@@ -96,15 +98,16 @@ def distributions(
     axes.fill_between(text.x, text.low, text.high, color=LIGHT["author"], alpha=0.35, linewidth=0)
     if not np.isnan(text.median).all():
         axes.plot(text.x, text.median, color=LIGHT["author"], linewidth=1.5, label="author, 95 %")
-    if logarithmic:
+    # The range is set by the author and the last text, so that an outlier of another text leaves the plot.
+    highest = np.max(np.nan_to_num([text.high, list(texts.values())[-1].value]), initial=0)
+    if logarithmic and highest:
         axes.set(xscale="log", yscale="log")
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter("{x:g}")
             axis.set_minor_formatter(NullFormatter())
     else:
         axes.set_ylim(bottom=0)
-        # The range is set by the author and the last text, so that an outlier of another text leaves the plot.
-        axes.set_ylim(top=1.25 * np.nanmax([text.high, list(texts.values())[-1].value]))
+        axes.set_ylim(top=1.25 * (highest or 1))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.set(xlabel=xlabel, ylabel=ylabel)
     _legend(axes)
@@ -127,13 +130,15 @@ def word_probabilities(letters: Sequence[LetterPrediction], colour: str) -> Figu
 
 
 def tale_scores(runs: dict[str, dict[str, float]]) -> Figure:
-    """Bits per character of each tale (run -> tale -> score), sorted by the first run's."""
+    """Bits per character of each tale (run -> tale -> score), sorted by the first run's; of more than MAX_TALES so
+    many, spread evenly from the best to the worst."""
     first_run = next(iter(runs.values()))
     tales = sorted({tale for scores in runs.values() for tale in scores}, key=lambda tale: first_run.get(tale, 0))
+    tales = [tales[n] for n in np.unique(np.linspace(0, len(tales) - 1, MAX_TALES).round().astype(int))]
     figure, (axes,) = _figure(0.26 * len(tales) + 1.0)
     for (name, scores), colour in zip(runs.items(), RUNS, strict=False):
-        places, label = [tales.index(tale) for tale in scores], _legend_label(name)
-        axes.plot(list(scores.values()), places, "o", color=LIGHT[colour], markersize=6, label=label)
+        places, label = [n for n, tale in enumerate(tales) if tale in scores], _legend_label(name)
+        axes.plot([scores[tales[n]] for n in places], places, "o", color=LIGHT[colour], markersize=6, label=label)
     axes.set_yticks(range(len(tales)), tales, parse_math=False)
     axes.set(xlabel="bits per character", ylim=(len(tales) - 0.5, -0.5))
     axes.grid(axis="y", color=LIGHT["line"], linewidth=0.8)
@@ -147,7 +152,9 @@ def svg(figure: Figure, label: str, key: str) -> str:
     """Returns a figure as one `<svg>` element for an HTML page. `label` describes it for screen readers. `key` must be
     unique on the page: ids are derived from it. Each colour of LIGHT becomes a CSS variable of the page."""
     text = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": key}):
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": key}), warnings.catch_warnings():
+        # The browser draws the text, in a font that has it; matplotlib only measures it, in one that may lack it.
+        warnings.filterwarnings("ignore", r"Glyph \d+|Matplotlib currently does not support", UserWarning)
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     root = ElementTree.fromstring(text.getvalue())
     for parent in list(root.iter()):

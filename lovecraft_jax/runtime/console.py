@@ -1,19 +1,30 @@
-"""The standard streams: lines about the work go to standard error, results to standard output."""
+"""Lines on standard error, where everything about the work goes; results go to standard output."""
 
-import codecs
-import contextlib
-import functools
-import io
-import os
+import re
 import sys
+
+_HIDDEN = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Characters that command a terminal, end a line, reorder what stands beside them, or cannot be encoded."""
 
 _silent = False
 
 
-def log(line: str, always: bool = False) -> None:
-    """Prints a line on standard error; after `silence` only with `always`."""
+def visible(text: str, one_line: bool = False) -> str:
+    r"""Returns a text with escapes (\x1b) in place of control characters, but for line ends and tabs where it need not
+    be `one_line`, bidirectional overrides and surrogates. Whatever comes from outside is shown through this."""
+    shown = _HIDDEN.sub(_escape, text)
+    return re.sub(r"[\n\t]", _escape, shown) if one_line else shown
+
+
+def log(*lines: str, always: bool = False) -> None:
+    """Prints lines on standard error, each as one line whatever is in it; after `silence` only with `always`."""
     if sys.stderr and (always or not _silent):  # print takes None, which a closed one is, for standard output
-        print(line, file=sys.stderr, flush=True)
+        print(*(visible(line, one_line=True) for line in lines), sep="\n", file=sys.stderr, flush=True)
+
+
+def show(text: str) -> str:
+    """Returns a text as standard output gets it: visible on a terminal, which would obey it, and exact elsewhere."""
+    return visible(text) if sys.stdout.isatty() else text
 
 
 def silence() -> None:
@@ -27,39 +38,5 @@ def is_silent() -> bool:
     return _silent
 
 
-def prepare_streams() -> None:
-    """Makes the standard streams of a command show "?" for characters that standard output cannot, and standard error
-    drop what it cannot: a full disk, or a terminal that was closed, is no reason to end a run."""
-    while (number := os.open(os.devnull, os.O_RDONLY)) < 3:
-        pass  # one that was closed: no file of the run may get its number
-    os.close(number)
-    sys.stdout = sys.stdout or open(1, "w")  # to which nothing can be written
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in ("strict", "surrogateescape"):
-        codecs.register_error("question_mark", _question_mark)
-        sys.stdout.reconfigure(errors="question_mark")
-    if isinstance(sys.stderr, io.TextIOWrapper):
-        sys.stderr = _Lenient(sys.stderr.buffer, sys.stderr.encoding, sys.stderr.errors, line_buffering=True)
-
-
-class _Lenient(io.TextIOWrapper):
-    """A text stream that drops what it cannot write."""
-
-    def write(self, text: str) -> int:
-        with contextlib.suppress(OSError):
-            super().write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with contextlib.suppress(OSError):
-            super().flush()
-
-
-def _question_mark(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Handles errors of an encoding (module codecs), and logs a line about the first."""
-    with contextlib.suppress(UnicodeError):
-        return codecs.lookup_error("surrogateescape")(error)  # a byte of a file's name
-    _log_once(f"WARNING: standard output is in {sys.stdout.encoding}: ? replaces others; set PYTHONIOENCODING=utf-8")
-    return codecs.replace_errors(error)
-
-
-_log_once = functools.cache(log)
+def _escape(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode()

@@ -46,8 +46,12 @@ def write_text(path: epath.Path, text: str) -> None:
         path.write_text(text)
         return
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    partial.replace(path)
+    try:
+        partial.write_text(text)
+        partial.replace(path)
+    except OSError:  # half a file would keep a full disk full
+        partial.unlink(missing_ok=True)
+        raise
 
 
 class GrowingFile:

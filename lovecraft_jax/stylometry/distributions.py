@@ -17,7 +17,7 @@ PREFIX_LENGTHS = np.arange(100, 2001, 100)  # in words: the beginnings of the te
 def axes(reference: Reference) -> dict[str, np.ndarray]:
     """Returns the x values of each of the `distributions`."""
     return {
-        "letters": np.array(list(reference.alphabet)),
+        "letters": np.array(list(reference.alphabet))[reference.frequent],
         "word_lengths": WORD_LENGTHS,
         "sentence_lengths": SENTENCE_LENGTHS,
         "zipf": RANKS,
@@ -28,7 +28,7 @@ def axes(reference: Reference) -> dict[str, np.ndarray]:
 def distributions(text: str, reference: Reference) -> dict[str, np.ndarray]:
     """Returns the distributions of a text, by name, one value for each x of `axes`.
 
-    - letters: the frequency of each letter.
+    - letters: the frequency of each letter, or of those that the author uses most.
     - word_lengths, sentence_lengths: the share of words, or sentences, in each bin.
     - zipf: the frequency of the word of each rank; NaN beyond the last rank.
     - type_token: the number of distinct words among the first x words; NaN beyond the end of the text.
@@ -38,7 +38,7 @@ def distributions(text: str, reference: Reference) -> dict[str, np.ndarray]:
     first_at = {word: place for place, word in reversed(list(enumerate(lower)))}
     distinct = np.cumsum(np.bincount(list(first_at.values()), minlength=len(lower)).astype(float))
     return {
-        "letters": reference.letter_frequencies(text)[:-1],
+        "letters": reference.letter_frequencies(text)[reference.frequent],
         "word_lengths": _histogram([len(word) for word in lower], WORD_LENGTHS),
         "sentence_lengths": _histogram([len(words(sentence)) for sentence in sentences(text)], SENTENCE_LENGTHS),
         "zipf": _values_at(by_rank, RANKS),

@@ -1,6 +1,7 @@
 """The author's tales that a text is compared with. Any one tale can be left out."""
 
 import copy
+import re
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping
 from itertools import chain
@@ -11,6 +12,11 @@ import numpy as np
 from lovecraft_jax.stylometry.text import ngrams, words
 
 NGRAM_LENGTHS = (2, 3)  # the n of the word n-grams that are looked up in the held-out text
+MAX_LETTERS = 60  # those of a larger alphabet that are compared one by one
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+"""Letters of scripts that put no spaces between words: Thai, Lao, Burmese, Khmer, Japanese, Chinese."""
 
 
 class Reference:
@@ -25,9 +31,14 @@ class Reference:
         self._held_out = _Index({name: lower[name] for name in held_out})
         self._trigrams = _Index({name: chain.from_iterable(map(_letter_trigrams, set(lower[name]))) for name in tales})
         self._ngrams = {n: _Index({name: ngrams(lower[name], n) for name in held_out}) for n in NGRAM_LENGTHS}
-        counts = {name: _letter_counts(text) for name, text in tales.items()}
-        self.alphabet = "".join(sorted(set().union(*counts.values())))
-        self._letters = {name: np.array([count[char] for char in self.alphabet]) for name, count in counts.items()}
+        self._letters = {name: _letter_counts(text) for name, text in tales.items()}
+        self._letters_of_all: Counter[str] = Counter()
+        for counts in self._letters.values():
+            self._letters_of_all.update(counts)
+        self.alphabet = "".join(sorted(self._letters_of_all))
+        self._place = {char: place for place, char in enumerate(self.alphabet)}
+        frequent = (self._place[char] for char, _ in self._letters_of_all.most_common(MAX_LETTERS))
+        self.frequent = np.array(sorted(frequent), int)  # the places in `alphabet` of its most frequent letters
 
     def without(self, tale: str) -> Self:
         """Returns the same reference with one tale left out."""
@@ -57,14 +68,32 @@ class Reference:
         """Returns the frequency of each letter of `alphabet`, then that of all other letters together [A + 1], counted
         in `text`, or in all tales if it is None. They add up to 1: if there are no letters, the last entry is 1."""
         if text is None:
-            tales = [count for name, count in self._letters.items() if name != self._left_out]
-            counts = np.append(sum(tales, start=np.zeros(len(self.alphabet))), 0)
+            counts = self._to_array(self._letters_of_all) - self._to_array(self._letters.get(self._left_out, {}))
         else:
-            given = _letter_counts(text)
-            counts = np.array([*(given.pop(char, 0) for char in self.alphabet), given.total()])
+            counts = self._to_array(_letter_counts(text))
         if not counts.any():
             counts[-1] = 1
         return counts / counts.sum()
+
+    @property
+    def has_case(self) -> bool:
+        """Whether any letter of the tales has a capital."""
+        return any(char != char.upper() for char in self.alphabet)
+
+    @property
+    def why_no_words(self) -> str:
+        """Why counts of words say nothing about the tales, or ""."""
+        if not self.alphabet:
+            return "the text has no letters"
+        unspaced = sum(count for char, count in self._letters_of_all.items() if _UNSPACED.match(char))
+        return "the text puts no spaces between words" if 2 * unspaced > self._letters_of_all.total() else ""
+
+    def _to_array(self, counts: Mapping[str, int]) -> np.ndarray:
+        """The count of each letter of `alphabet`, then that of all other letters [A + 1]."""
+        array: np.ndarray = np.zeros(len(self.alphabet) + 1)
+        for char, count in counts.items():
+            array[self._place.get(char, -1)] += count
+        return array
 
 
 class _Index:

@@ -12,7 +12,7 @@ from rich.progress import Progress as ProgressBar
 from lovecraft_jax.config import Config
 from lovecraft_jax.data.dataset import Data
 from lovecraft_jax.model.cells import cell_class
-from lovecraft_jax.runtime.console import is_silent
+from lovecraft_jax.runtime.console import is_silent, visible
 from lovecraft_jax.training.progress import Progress
 
 
@@ -21,7 +21,9 @@ class Display:
     the terminal is left tidy."""
 
     def __init__(self, step: int, total: int, progress: Progress, stack: ExitStack) -> None:
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=is_silent())
+        self._console = Console(
+            stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True, quiet=is_silent()
+        )
         self._total, self._progress = total, progress
         self._is_live = self._console.is_terminal and not is_silent()
         columns = (BarColumn(bar_width=24), TextColumn("{task.description}", markup=False))
@@ -39,25 +41,26 @@ class Display:
         elif due:
             self.log(line)
 
-    def log(self, line: str) -> None:
-        self._console.print(line, markup=False)
+    def log(self, *lines: str) -> None:
+        for line in lines:
+            self._console.print(visible(line, one_line=True))
 
 
 def startup_summary(
     config: Config, data: Data, parameters: int, devices: Sequence[jax.Device], steps: int, progress: Progress
-) -> str:
+) -> list[str]:
     """Returns a few lines on the text, the model, the steps and the devices of a run."""
     lengths = ", ".join(f"{split} {encoded.n_chars:,}" for split, encoded in data.encoded.items())
     model, share, counts = config.model, config.data.share, data.splits.counts
     part = f"; data.share={share:g} of its training tales" if share < 1 else ""
-    return (
-        f"corpus      {data.name} ({lengths} characters{part})\n"
+    return [
+        f"corpus      {data.name} ({lengths} characters{part})",
         f"cleaning    {counts.read:,} characters read, {counts.folded:,} folded, {counts.dropped:,} dropped "
-        f"(alphabet {config.data.alphabet})\n"
-        f"vocabulary  {data.tokenizer.size} {data.tokenizer.level}\n"
+        f"(alphabet {config.data.alphabet})",
+        f"vocabulary  {data.tokenizer.size} {data.tokenizer.level}",
         f"model       {model.layers} {cell_class(model.cell).label} layers of {model.units}, "
-        f"{parameters:,} parameters, {parameters / data.encoded['train'].n_chars:.3f} per training character\n"
+        f"{parameters:,} parameters, {parameters / data.encoded['train'].n_chars:.3f} per training character",
         f"steps       {steps:,} of {config.data.batch_size} x {config.data.seq_len} tokens, "
-        f"{progress.epochs(steps):.2f} epochs\n"
-        f"devices     {len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
-    )
+        f"{progress.epochs(steps):.2f} epochs",
+        f"devices     {len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
+    ]

@@ -56,7 +56,7 @@ class Logger:
         resumes. `stack` closes what this opens."""
         write_run_files(self._path, self.record)
         parameters = sum(leaf.size for leaf in jax.tree.leaves(program.target.variables["params"]))
-        log(startup_summary(self._config, self._data, parameters, program.devices, total, self.progress))
+        log(*startup_summary(self._config, self._data, parameters, program.devices, total, self.progress))
         log(f"{'resuming at' if step else 'starting at'} step {step:,} in {self._path}")
         trim_samples(self._path / "samples", step)
         self._metrics = MetricsWriter(self._path, step)
@@ -82,8 +82,8 @@ class Logger:
         self._metrics.write(*rows)
 
     @_main_process_only
-    def log(self, line: str) -> None:
-        self._display.log(line)
+    def log(self, *lines: str) -> None:
+        self._display.log(*lines)
 
     @_main_process_only
     def evaluation(self, row: Row, model: LanguageModel, variables: Mapping[str, Any]) -> None:
@@ -100,7 +100,8 @@ class Logger:
         self._log_baselines()
         text = self._config.sample.prompt + self._sample(model, variables, "best.txt")
         self.write(*rows)
-        self.log(f"\n{text}\n\nfrom the best checkpoint, step {rows[0]['checkpoint']:,}; all is in {self._path}")
+        origin = f"from the best checkpoint, step {rows[0]['checkpoint']:,}; all is in {self._path}"
+        self.log("", *text.split("\n"), "", origin)
         self.results(rows)
 
     @_main_process_only

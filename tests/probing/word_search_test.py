@@ -21,7 +21,7 @@ from lovecraft_jax.run import Run
 from tests.helpers.untrained import forward_float64, untrained_run
 
 LETTERS, OTHERS = "abc", " .\n"
-MAX_LETTERS = 5
+MAX_LETTERS, MAX_SEARCHED = 5, word_search.MAX_LETTERS
 PLACE = "cab a"
 
 
@@ -104,6 +104,15 @@ def test_a_lexicon_accepts_its_words_only(run: Run, place: DecodingState, every:
     expected = sorted(set(words) - {"bcz"}, key=lambda word: -every[word])
     assert (found.texts, found.unseen) == (expected, 0)
     np.testing.assert_allclose(found.probs, [every[word] for word in expected], rtol=1e-4)
+
+
+def test_the_size_of_a_lexicon_is_that_of_its_words_whatever_the_vocabulary() -> None:
+    run = untrained_run("".join(map(chr, range(32, 127))))
+    words = ["".join(word) for word in itertools.product("abcdefgh", repeat=4)] + ["a" * 10**6]
+    automaton = lexicon(run, words)
+    states = sum(8**n for n in range(5)) + MAX_SEARCHED - 4 + 1  # a longer word is cut
+    assert len(automaton.accepts_S) == states
+    assert sum(leaf.nbytes for leaf in automaton) < 40 * states
 
 
 def test_words_of_the_listed_probability_are_found_whatever_is_asked_for(

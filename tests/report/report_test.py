@@ -1,6 +1,7 @@
 """The report: one self-contained file, complete for any run, that a browser shows without errors at any width."""
 
 import dataclasses
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -64,6 +65,35 @@ def test_a_run_without_samples_final_scores_or_a_decision(bare: RunReport) -> No
     assert set(re.findall(r'<section id="(\w+)"', page)) == SECTIONS
 
 
+@pytest.mark.parametrize(
+    ("text", "lost"),
+    [
+        ("12 345, 6.\n" * 900, "the text has no letters"),
+        ("彼女は海を見た。\n" * 900, "the text puts no spaces between words"),
+        ("ACGT" * 3000, ""),
+        ("a", ""),
+        ("나는 바다에 갔다. " * 900, ""),
+    ],
+)
+def test_a_page_of_any_script_has_what_can_be_said(text: str, lost: str, bare: RunReport) -> None:
+    author = Author({"tale": text, "other": text}, ["tale"])
+    generated = [dataclasses.replace(at, comparison=author.compare(text)) for at in bare.generated]
+    reason, has_case = author.reference.why_no_words, author.reference.has_case
+    page = render([dataclasses.replace(bare, generated=generated, no_words=reason, has_case=has_case)])
+    assert reason == lost
+    assert set(re.findall(r'<section id="(\w+)"', page)) == SECTIONS
+    assert not re.search(r"\bnan\b", page)
+    assert bool(lost) == (f"is left out: {lost}" in page) == ("Mean word length" not in page)
+    assert (text.upper() != text.lower()) == ("Capitals that start" in page)
+
+
+def test_control_characters_of_texts_and_names_are_symbols_on_the_page(report: RunReport) -> None:
+    generated = [dataclasses.replace(at, texts=["a\x1b[31mb\u202ec\udce9"], spans=[]) for at in report.generated]
+    page = render([dataclasses.replace(report, workdir="runs/\x07\x85", generated=generated)])
+    assert r"a␛[31mb\u202ec\udce9" in page
+    assert r"runs/␇\x85" in page
+
+
 def test_the_final_score_of_another_checkpoint_is_none(report: RunReport) -> None:
     assert report.final("test") is not None
     assert dataclasses.replace(report, step=report.step - 1).final("test") is None
@@ -76,6 +106,15 @@ def test_a_damaged_file_raises(file: str, content: str, trained: Path, tmp_path:
     workdir = shutil.copytree(trained, tmp_path / "run")
     (workdir / file).write_text(content)
     with pytest.raises(UserError, match=f"{file}: damaged"):
+        collect_run(str(workdir), "best", "run")
+
+
+@pytest.mark.parametrize("file", ["metrics.jsonl", "baselines.json", "samples/00000040.txt"])
+def test_a_file_that_cannot_be_read_is_named(file: str, trained: Path, tmp_path: Path) -> None:
+    workdir = shutil.copytree(trained, tmp_path / "run")
+    (workdir / file).unlink()
+    (workdir / file).mkdir()  # root may read every file
+    with pytest.raises(UserError, match=rf"{file}: cannot be read \("):
         collect_run(str(workdir), "best", "run")
 
 
@@ -97,6 +136,11 @@ def test_the_page_is_written_where_the_flag_says_unless_that_is_a_folder_or_a_ru
     line.to = f"{tmp_path}/new"
     with pytest.raises(UserError, match=f"^{tmp_path}/new: a folder, .*; give --to={tmp_path}/new/index.html$"):
         command_line.main()
+    os.mkfifo(tmp_path / "pipe")
+    for to in ("/proc/page.html", f"{tmp_path}/{'n' * 300}", f"{tmp_path}/pipe", f"{tmp_path}/pipe/page.html"):
+        line.to = to
+        with pytest.raises(UserError, match=f"^{to}: .* with --to$"):
+            command_line.main()
     line.workdir = [f"{trained}", f"{trained}/"]
     with pytest.raises(UserError, match="twice"):
         command_line.main()
@@ -180,7 +224,7 @@ def bare(report: RunReport) -> RunReport:
     """A run of which nothing is known that need not be, with texts too short for a decision."""
     undecided = Author({"tale": "The author's only tale."}, ["tale"]).compare("A short text. " * 50)
     generated = [dataclasses.replace(at, comparison=undecided) for at in report.generated]
-    missing = {"baselines": {}, "training_samples": [], "rare_words": None, "units": None}
+    missing = {"baselines": {}, "training_samples": [], "rare_words": "only for models of characters", "units": None}
     return dataclasses.replace(report, name="bare", rows=report.rows[:1], generated=generated, **missing)
 
 
