@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
 
 from lovecraft_jax.runtime import distributed
 from lovecraft_jax.runtime.compile_cache import enable_compile_cache
 from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import FAILED, INTERRUPTED, WRONG_INPUT, RunError, UserError
+from lovecraft_jax.runtime.quiet import quiet_libraries
 from lovecraft_jax.training.checkpoint import hide_failed_tasks_of_orbax
 
-_FAKE_TPU = {"TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_LOG_DIR": "disabled"}
 _EXTRAS = {"gpu": "pip install -r requirements.txt 'jax[cuda13]'", "tpu": "pip install -r requirements.txt 'jax[tpu]'"}
 
 
@@ -104,12 +104,8 @@ def report_errors(main: Callable[[], int]) -> int:
     """Returns the exit code of `main`. Errors that are meant for the user become one line on standard error."""
     try:
         hide_failed_tasks_of_orbax()
-        # Where libtpu is installed but JAX found no TPU (and has set this variable), libtpu prints five lines of
-        # warnings at every start, and keeps logs of them, unless it is given a type.
-        if os.environ.get("TPU_SKIP_MDS_QUERY") == "1":
-            for name, value in _FAKE_TPU.items():
-                os.environ.setdefault(name, value)
-        return main()
+        with quiet_libraries():
+            return main()
     except UserError as error:
         return _report_error(error, WRONG_INPUT)
     except RunError as error:
@@ -147,9 +143,6 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
     """Parses the flags, which loads the config too. Exits with WRONG_INPUT where either raises."""
     try:
         rest = flags.FLAGS(argv)
-        verbosity = flags.FLAGS["verbosity"]
-        if verbosity.using_default_value:  # hides what libraries log; what users need, we log
-            verbosity.value, verbosity.using_default_value = logging.FATAL, False
         if rest[1:]:
             raise UserError(f"unexpected arguments {' '.join(rest[1:])!r}: flags begin with --")
         if "config" in flags.FLAGS and flags.FLAGS.config is not None:

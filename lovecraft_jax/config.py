@@ -15,6 +15,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
+from lovecraft_jax.runtime.checks import checked, shown
 from lovecraft_jax.runtime.errors import UserError
 
 REQUIRED: Any = dataclasses.MISSING
@@ -168,7 +169,7 @@ class SampleConfig:
     """config.sample: the text that is generated at every evaluation."""
 
     prompt: str = setting("text", resume="free")
-    length: int = at_least(1, resume="free")
+    length: int = setting("int from 1 to 2**31 - 1", lambda value: 1 <= value < 2**31, resume="free")
     temperature: float = nonnegative(resume="free")
     top_k: int = at_least(0, resume="free")
     top_p: float = share(resume="free")
@@ -194,10 +195,9 @@ class Config:
     def of(cls, config: ConfigDict | Mapping[str, Any]) -> "Config":
         """The typed config. Raises UserError at the first value that is missing, unknown, of another type or range."""
         values = config.to_dict() if isinstance(config, ConfigDict) else config
-        model = dict(values.get("model", {}))
-        if "lstm" in model:  # the name of model.backend in runs and configs that are older than it
-            model.setdefault("backend", model.pop("lstm"))
-            values = {**values, "model": model}
+        model = values.get("model") if isinstance(values, Mapping) else None
+        if isinstance(model, Mapping) and "lstm" in model:  # model.backend in runs and configs that are older than it
+            values = {**values, "model": {"backend": model["lstm"]} | {k: v for k, v in model.items() if k != "lstm"}}
         return _read(cls, values, "config")
 
     def to_dict(self) -> dict[str, Any]:
@@ -263,9 +263,9 @@ def _kinds(field: dataclasses.Field) -> tuple[type, ...]:
 def _read(section: Any, values: Any, name: str) -> Any:
     """An instance of a section from a mapping, every value checked."""
     if not isinstance(values, Mapping):
-        raise UserError(f"{name}={values!r}: expected a section with the settings of configs/c150.py")
+        raise UserError(f"{name}={shown(values)}: expected a section with the settings of configs/c150.py")
     fields = {field.name: field for field in dataclasses.fields(section)}
-    for key in sorted(values.keys() - fields.keys()):
+    for key in sorted(map(str, values.keys() - fields.keys())):
         raise UserError(f"{name}.{key} is not a setting; lovecraft_jax/config.py has them all")
     read = {}
     for key, field in fields.items():
@@ -279,12 +279,8 @@ def _read(section: Any, values: Any, name: str) -> Any:
 
 
 def _checked(field: dataclasses.Field, value: Any, name: str) -> Any:
-    kinds, expected = _kinds(field), field.metadata["expected"]
+    kinds = _kinds(field)
     if value is None and type(None) in kinds:
         return None
-    accepted = (int, float) if float in kinds else kinds
-    right_type = isinstance(value, accepted) and (bool in kinds or not isinstance(value, bool))
-    if not right_type or not field.metadata["allowed"](value):
-        or_none = ", or None" if type(None) in kinds else ""
-        raise UserError(f"{name}={value!r}: expected {expected}{or_none}")
-    return float(value) if float in kinds else value
+    expected = field.metadata["expected"] + (", or None" if type(None) in kinds else "")
+    return checked(name, value, kinds[0], expected, field.metadata["allowed"])
