@@ -15,7 +15,7 @@ from lovecraft_jax.runtime import distributed
 from lovecraft_jax.runtime.compile_cache import enable_compile_cache
 from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import FAILED, INTERRUPTED, WRONG_INPUT, RunError, UserError
-from lovecraft_jax.runtime.quiet import quiet_libraries
+from lovecraft_jax.runtime.quiet import silence_libraries
 from lovecraft_jax.training.checkpoint import hide_failed_tasks_of_orbax
 
 _EXTRAS = {"gpu": "pip install -r requirements.txt 'jax[cuda13]'", "tpu": "pip install -r requirements.txt 'jax[tpu]'"}
@@ -104,8 +104,8 @@ def report_errors(main: Callable[[], int]) -> int:
     """Returns the exit code of `main`. Errors that are meant for the user become one line on standard error."""
     try:
         hide_failed_tasks_of_orbax()
-        with quiet_libraries():
-            return main()
+        silence_libraries()
+        return main()
     except UserError as error:
         return _report_error(error, WRONG_INPUT)
     except RunError as error:
@@ -143,6 +143,7 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
     """Parses the flags, which loads the config too. Exits with WRONG_INPUT where either raises."""
     try:
         rest = flags.FLAGS(argv)
+        silence_libraries()  # here, because absl lowers the verbosity once the flags are parsed
         if rest[1:]:
             raise UserError(f"unexpected arguments {' '.join(rest[1:])!r}: flags begin with --")
         if "config" in flags.FLAGS and flags.FLAGS.config is not None:

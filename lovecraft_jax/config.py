@@ -40,9 +40,10 @@ positive = partial(setting, "a finite float above 0", lambda value: 0 < value < 
 share = partial(setting, "a float above 0 and up to 1", lambda value: 0 < value <= 1)
 
 
-def at_least(low: int, default: Any = REQUIRED, resume: str = "same") -> Any:
-    """An integer setting, of at least `low`."""
-    return setting(f"int of at least {low}", lambda value: value >= low, default, resume)
+def at_least(low: int, default: Any = REQUIRED, resume: str = "same", most: float = float("inf")) -> Any:
+    """An integer setting, of at least `low` and at `most`."""
+    expected = f"int of at least {low}" if most == float("inf") else f"int from {low} to {most}"
+    return setting(expected, lambda value: low <= value <= most, default, resume)
 
 
 def one_of(*choices: str, default: Any = REQUIRED, resume: str = "same") -> Any:
@@ -75,9 +76,9 @@ class ModelConfig:
 
     cell: str = one_of("lstm", "gru", default="lstm")
     backend: str = one_of("auto", "scan", "fused", "native", "cudnn", default="auto", resume="free")
-    layers: int = at_least(1)
-    units: int = at_least(1)
-    embed: int = at_least(0)
+    layers: int = at_least(1, most=1000)  # tracing them takes a second for every hundred
+    units: int = at_least(1, most=2**20)  # beyond the memory of any machine, and XLA aborts where sizes overflow
+    embed: int = at_least(0, most=2**20)
     dropout_input: float = probability()
     dropout: float = probability()
     # Initial bias of the LSTM's forget gate; a GRU has none and ignores it.
@@ -125,7 +126,7 @@ class OptimizerConfig:
     name: str = setting("the name of an update rule", bool, default="adam")
     lr: float = positive()
     schedule: str = one_of("cosine", "constant")
-    warmup: int = at_least(0)
+    warmup: int = at_least(0, most=2**31 - 1)
     end: float = setting("a float from 0 to 1", lambda value: 0 <= value <= 1)
     beta1: float = probability()
     beta2: float = probability()
@@ -148,7 +149,7 @@ class TrainConfig:
 
     loss: str = one_of("cross_entropy", "binary_cross_entropy", default="cross_entropy")
     epochs: float = nonnegative(below=1e9)
-    steps: int = at_least(0)
+    steps: int = at_least(0, most=2**63 - 1)
     stop_at_step: int = at_least(0, resume="free")
     steps_per_dispatch: int = at_least(1, resume="free")
     log_every: int = at_least(1, resume="free")
@@ -169,7 +170,7 @@ class SampleConfig:
     """config.sample: the text that is generated at every evaluation."""
 
     prompt: str = setting("text", resume="free")
-    length: int = setting("int from 1 to 2**31 - 1", lambda value: 1 <= value < 2**31, resume="free")
+    length: int = at_least(1, resume="free", most=2**31 - 1)
     temperature: float = nonnegative(resume="free")
     top_k: int = at_least(0, resume="free")
     top_p: float = share(resume="free")

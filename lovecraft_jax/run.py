@@ -20,7 +20,7 @@ from lovecraft_jax.model.lm import LanguageModel, Variables, make_model
 from lovecraft_jax.runtime.checks import checked
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.runtime.files import resolve_path
-from lovecraft_jax.runtime.quiet import quiet_libraries
+from lovecraft_jax.runtime.quiet import silence_libraries
 from lovecraft_jax.training.checkpoint import Checkpoints
 from lovecraft_jax.training.run_files import read_run_files
 from lovecraft_jax.training.state import weights_target
@@ -102,10 +102,10 @@ class Run:
         return np.asarray(checked("ids", ids, np.ndarray | jax.Array, expected, allowed))
 
 
-@quiet_libraries()
 def load_run(workdir: str | os.PathLike[str], checkpoint: str | int = "best") -> Run:
     """Loads a run's "best" checkpoint (the latest, where none was scored), its "latest", or that of a step; not the
-    optimiser's state. Raises UserError."""
+    optimiser's state. Silences what libraries log, unless absl's verbosity was chosen before. Raises UserError."""
+    silence_libraries()
     path = resolve_path(workdir)
     if not path.is_dir():
         raise UserError(f"--workdir={workdir}: no such folder; train first, or name the folder of a run")

@@ -35,12 +35,9 @@ TRIES = int(os.environ.get("FUZZ_TRIES", "360"))
 pytestmark = pytest.mark.timeout(240 + TRIES)
 
 TEXT = st.text(max_size=40) | st.text("ae \n\r\t\0\x1b'\u0301\u00e9\ufeff\u2028\u4e2d\ud800\U0001f419", max_size=40)
-NUMBERS = (
-    st.integers(-3, 70)
-    | st.integers(-(10**30), 10**30)
-    | st.floats()
-    | st.sampled_from([2**31 - 1, 2**31, 2**32, 2**63, 10**400, np.int64(5), np.float32(0.5), np.bool_(1)])
-)
+HUGE = st.sampled_from([2**31 - 1, 2**31, 2**32, 2**63, 10**30, 10**400])
+NUMPY = st.sampled_from([np.int64(5), np.float32(0.5), np.bool_(1)])
+NUMBERS = st.integers(-3, 70) | st.integers(-(10**30), 10**30) | HUGE | NUMPY | st.floats()
 VALUES = st.none() | st.booleans() | NUMBERS | TEXT | st.binary(max_size=9)
 ANYTHING = VALUES | st.lists(VALUES, max_size=3) | st.dictionaries(VALUES, VALUES, max_size=3) | st.builds(object)
 FILE = (
@@ -64,6 +61,11 @@ def fuzz(share: float) -> Callable:
         database=None,
         suppress_health_check=slow,
     )
+
+
+def mostly(valid: st.SearchStrategy) -> st.SearchStrategy:
+    """Values that are right in four of five cases, so that what comes after the checks is reached too."""
+    return st.sampled_from([valid, valid, valid, valid, ANYTHING]).flatmap(lambda values: values)
 
 
 def result(function: Callable, *args: Any, **kwargs: Any) -> Any:
@@ -116,22 +118,20 @@ def test_any_text_is_a_prompt_and_has_a_score_or_raises(run: Run, text: str) -> 
 @fuzz(0.25)
 @given(st.data())
 def test_any_argument_of_the_api_works_or_raises(run: Run, data: st.DataObject) -> None:
-    sampling = result(Sampling, data.draw(NUMBERS), data.draw(NUMBERS), data.draw(NUMBERS))
-    of_stream = {"prompt": "", "length": 5, "seed": 0, "sampling": sampling, "samples": 2, "chunk": 2}
-    for name in data.draw(st.lists(st.sampled_from(list(of_stream)), max_size=3)):
-        of_stream[name] = data.draw(ANYTHING)
-    result(run.stream, **of_stream)
+    draw, numbers = data.draw, mostly(st.integers(1, 2**20))
+    sampling = result(Sampling, draw(mostly(st.floats(0, 1e308))), draw(numbers), draw(mostly(st.floats(0, 1))))
+    result(run.stream, "T", draw(numbers), draw(numbers), sampling or draw(ANYTHING), draw(numbers), draw(numbers))
     ids = np.array(
         data.draw(st.lists(st.integers(-1, 40), max_size=8)), data.draw(st.sampled_from([np.int16, np.int64, float]))
     )
     for function, *args in (
-        (Sampling, data.draw(ANYTHING), data.draw(ANYTHING), data.draw(ANYTHING)),
-        (run.encode, data.draw(ANYTHING)),
-        (run.split, data.draw(ANYTHING)),
-        (run.score, data.draw(ANYTHING)),
-        (run.teacher_forced, data.draw(st.just(ids) | ANYTHING), data.draw(st.sampled_from([0, -1, 10**12]) | TEXT)),
-        (load_run, data.draw(ANYTHING), data.draw(ANYTHING)),
-        (loop.train, data.draw(ANYTHING), data.draw(ANYTHING), data.draw(ANYTHING)),
+        (Sampling, draw(ANYTHING), draw(ANYTHING), draw(ANYTHING)),
+        (run.encode, draw(ANYTHING)),
+        (run.split, draw(ANYTHING)),
+        (run.score, draw(ANYTHING)),
+        (run.teacher_forced, draw(mostly(st.just(ids))), draw(mostly(st.sampled_from([0, 8, 10**12])))),
+        (load_run, draw(ANYTHING), draw(ANYTHING)),
+        (loop.train, draw(ANYTHING), draw(ANYTHING), draw(ANYTHING)),
     ):
         result(function, *args)
 
@@ -158,14 +158,14 @@ def test_any_values_are_a_config_that_begins_or_raises(
 
 
 def _value(name: str) -> st.SearchStrategy:
-    """Values of a setting, two thirds of them of its type."""
+    """Values of a setting, most of them of its type."""
     field = all_settings().get(name)
     if field is None or field.type is bool:
-        return ANYTHING | st.booleans()
+        return mostly(st.booleans())
     if field.type is str:
         choices = field.metadata["expected"].removeprefix("one of ").split(", ")
-        return ANYTHING | st.sampled_from([*choices, "adamw", "sgd"]) | TEXT
-    return ANYTHING | NUMBERS | (st.floats(0, 1) if field.type is float else st.integers(1, 40))
+        return mostly(st.sampled_from([*choices, "adamw", "sgd", ""]))
+    return mostly(NUMBERS | st.floats(0, 1) if field.type is float else st.integers(1, 40) | HUGE)
 
 
 def _begin(config: Config, data: dataset.Data, run: Run) -> None:
@@ -186,14 +186,17 @@ def _begin(config: Config, data: dataset.Data, run: Run) -> None:
 
 @fuzz(0.1)
 @given(
-    st.lists(st.floats(allow_nan=False, allow_infinity=False, allow_subnormal=False, width=32), min_size=5, max_size=5),
+    st.lists(st.integers(-99, 99), min_size=5, max_size=5),
+    st.sampled_from([0.125, 1e30]),
     st.floats(0, allow_infinity=False),
     st.integers(0, 6),
     st.floats(0, 1, exclude_min=True),
 )
-def test_only_tokens_that_may_be_sampled_are(logits: list[float], temperature: float, top_k: int, top_p: float) -> None:
+def test_only_tokens_that_may_be_sampled_are(
+    logits: list[int], scale: float, temperature: float, top_k: int, top_p: float
+) -> None:
     uniform_S = jnp.array([0.0, 0.3, 0.6, 1 - 2**-23])
-    rows_SV = jnp.tile(jnp.array([logits], jnp.float32), (4, 1))
+    rows_SV = jnp.tile(jnp.array([logits], jnp.float32) * scale, (4, 1))
     ids_S = np.asarray(sample_token(rows_SV, uniform_S, Sampling(temperature, top_k, top_p)))
     assert UNKNOWN_ID not in ids_S
     order = sorted(range(1, 5), key=lambda token: -logits[token])
@@ -203,7 +206,7 @@ def test_only_tokens_that_may_be_sampled_are(logits: list[float], temperature: f
 @pytest.fixture(scope="module")
 def run() -> Run:
     """A model of few characters that was not trained."""
-    return dataclasses.replace(untrained_run("The old house stood\n"), corpus={"name": "x", "sha256": "0"})
+    return dataclasses.replace(untrained_run("The ancient house stood\n"), corpus={"name": "x", "sha256": "0"})
 
 
 @pytest.fixture(scope="module")
