@@ -13,7 +13,7 @@ from lovecraft_jax.data import dataset
 from lovecraft_jax.data.cleaning import clean_all
 from lovecraft_jax.data.splits import PARTS
 from lovecraft_jax.data.tokenizer import Encoded, Tokenizer
-from lovecraft_jax.inference.generate import Sampling, encode_prompt, generate_tokens, most_likely_next
+from lovecraft_jax.inference.generate import Sampling, check_limits, encode_prompt, generate_tokens, most_likely_next
 from lovecraft_jax.inference.scoring import Score, Scorer
 from lovecraft_jax.model.backend import fastest_backend
 from lovecraft_jax.model.lm import LanguageModel, Variables, make_model
@@ -57,8 +57,12 @@ class Run:
         samples: int = 1,
         chunk: int | None = STREAM_CHUNK,
     ) -> Iterator[np.ndarray]:
-        """Yields the same texts as ids [S, <= chunk], while they are generated."""
-        ids, sampling = encode_prompt(self.tokenizer, prompt), Sampling() if sampling is None else sampling
+        """Yields the same texts as ids [S, <= chunk], while they are generated; `chunk` of None is all at once. Raises
+        UserError when it is called."""
+        check_limits(length=length, seed=seed, samples=samples)
+        checked("chunk", chunk or 1, int, "a whole number of at least 1, or None", lambda tokens: tokens >= 1)
+        sampling = checked("sampling", Sampling() if sampling is None else sampling, Sampling, "a Sampling")
+        ids = encode_prompt(self.tokenizer, prompt)
         return generate_tokens(self.model, self.variables, ids, length, seed, sampling, samples, chunk)
 
     def teacher_forced(self, ids: np.ndarray, seq_len: int = 0) -> np.ndarray:
@@ -95,10 +99,7 @@ class Run:
         """Returns the ids of a text as NumPy's. Raises UserError where a model would read others than were meant."""
         V = self.tokenizer.size
         expected = f"an array [N] of whole numbers from 0 to {V - 1}, as encode returns"
-
-        def allowed(ids: Any) -> bool:
-            return ids.ndim == 1 and ids.dtype.kind in "iu" and (not ids.size or 0 <= ids.min() <= ids.max() < V)
-
+        allowed = lambda ids: ids.ndim == 1 and ids.dtype.kind in "iu" and not np.any((ids < 0) | (ids >= V))  # noqa: E731
         return np.asarray(checked("ids", ids, np.ndarray | jax.Array, expected, allowed))
 
 

@@ -34,7 +34,11 @@ from tests.helpers.untrained import untrained_run
 TRIES = int(os.environ.get("FUZZ_TRIES", "360"))
 pytestmark = pytest.mark.timeout(240 + TRIES)
 
-TEXT = st.text(max_size=40) | st.text("ae \n\r\t\0\x1b'\u0301\u00e9\ufeff\u2028\u4e2d\ud800\U0001f419", max_size=40)
+TEXT = (
+    st.text(max_size=40)
+    | st.text("The ancient house")
+    | st.text("ae \n\r\t\0\x1b'\u0301\u00e9\ufeff\u2028\u4e2d\ud800\U0001f419", max_size=40)
+)
 HUGE = st.sampled_from([2**31 - 1, 2**31, 2**32, 2**63, 10**30, 10**400])
 NUMPY = st.sampled_from([np.int64(5), np.float32(0.5), np.bool_(1)])
 NUMBERS = st.integers(-3, 70) | st.integers(-(10**30), 10**30) | HUGE | NUMPY | st.floats()
@@ -184,6 +188,7 @@ def _begin(config: Config, data: dataset.Data, run: Run) -> None:
     assert len(prompt)
 
 
+@pytest.mark.slow
 @fuzz(0.1)
 @given(
     st.lists(st.integers(-99, 99), min_size=5, max_size=5),

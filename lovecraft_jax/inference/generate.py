@@ -48,8 +48,8 @@ class Sampling:
 def check_limits(**values: Any) -> None:
     """Raises UserError where one of `values`, by the names of LIMITS, is not a whole number within them."""
     for name, value in values.items():
-        limits = LIMITS[name]
-        checked(f"--{name}", value, int, f"a whole number from {limits[0]} to {limits[-1]}", limits.__contains__)
+        low, high = LIMITS[name][0], LIMITS[name][-1]
+        checked(f"--{name}", value, int, f"a whole number from {low} to {high}", LIMITS[name].__contains__)
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: str, name: str = "--prompt") -> np.ndarray:
@@ -75,29 +75,20 @@ def generate_tokens(
     """Yields the ids [S, <= chunk] of S samples that continue one prompt, `length` new tokens each.
 
     `chunk` tokens are yielded at a time (None: all at once), while the next chunk is computed. A sample depends on
-    neither `chunk` nor S: each sample has its own random key, from which one is folded for each position. Raises
-    UserError at the call, not at the first of the chunks.
+    neither `chunk` nor S: each sample has its own random key, from which one is folded for each position.
     """
-    check_limits(length=length, samples=samples, seed=seed)
-    checked("sampling", sampling, Sampling, "a Sampling, for example Sampling(temperature=0.7)")
-    if chunk is not None:
-        checked("chunk", chunk, int, "a whole number of at least 0 (0, as None: all tokens at once)", lambda n: n >= 0)
-    size = min(chunk or length, length)
-
-    def chunks() -> Iterator[np.ndarray]:
-        prompt_SN = np.broadcast_to(prompt.astype(np.int32), (samples, len(prompt)))
-        decoder, keys_S, carry, logits_SV = _prefill(model, variables, prompt_SN, np.uint32(seed))
-        sampled: jax.Array | None = None
-        for start in range(0, length, size):
-            previous = sampled
-            state = _generate_chunk(model, decoder, carry, logits_SV, keys_S, jnp.int32(start), sampling, size)
-            carry, logits_SV, sampled = state
-            if previous is not None:
-                yield np.asarray(previous)
-        assert sampled is not None, "length is at least 1"
-        yield np.asarray(sampled)[:, : (length - 1) % size + 1]
-
-    return chunks()
+    chunk = min(chunk or length, length)
+    prompt_SN = np.broadcast_to(prompt.astype(np.int32), (samples, len(prompt)))
+    decoder, keys_S, carry, logits_SV = _prefill(model, variables, prompt_SN, np.uint32(seed))
+    sampled: jax.Array | None = None
+    for start in range(0, length, chunk):
+        previous = sampled
+        state = _generate_chunk(model, decoder, carry, logits_SV, keys_S, jnp.int32(start), sampling, chunk)
+        carry, logits_SV, sampled = state
+        if previous is not None:
+            yield np.asarray(previous)
+    assert sampled is not None, "length is at least 1"
+    yield np.asarray(sampled)[:, : (length - 1) % chunk + 1]
 
 
 def most_likely_next(model: LanguageModel, variables: Variables, x_BT: np.ndarray) -> np.ndarray:
@@ -177,9 +168,7 @@ def _filter_top_k_top_p(logits_SV: jax.Array, sampling: Sampling) -> jax.Array:
     logits_SK, ids_SK = jax.lax.top_k(logits_SV, kept)  # in descending order
     if sampling.top_p < 1:
         probs_SK = jax.nn.softmax(logits_SK, axis=-1)
-        # A token is kept if those before it add up to less than top_p, and the most likely one even where top_p is so
-        # small that it is 0 in float32.
+        # A token is kept if those before it add up to less than top_p; the first even where that is 0 in float32.
         before_SK = jnp.cumsum(probs_SK, axis=-1) - probs_SK
-        is_kept_SK = (before_SK < sampling.top_p) | (jnp.arange(kept) == 0)[None]
-        logits_SK = jnp.where(is_kept_SK, logits_SK, -jnp.inf)
+        logits_SK = jnp.where((before_SK < sampling.top_p) | (jnp.arange(kept) == 0)[None], logits_SK, -jnp.inf)
     return jnp.full_like(logits_SV, -jnp.inf).at[jnp.arange(S)[:, None], ids_SK].set(logits_SK)
