@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from lovecraft_jax.runtime.console import log
@@ -23,10 +23,10 @@ except ValueError as error:
 
 from lovecraft_jax.runtime import distributed
 from lovecraft_jax.runtime.compile_cache import enable_compile_cache
+from lovecraft_jax.runtime.quiet import silence_libraries
 from lovecraft_jax.runtime.streams import prepare_streams
 from lovecraft_jax.training.checkpoint import hide_failed_tasks_of_orbax
 
-_FAKE_TPU = {"TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_LOG_DIR": "disabled"}
 _OF_OPEN_FILES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.EPIPE)  # of writing to one
 _EXTRAS = {"gpu": "pip install -r requirements.txt 'jax[cuda13]'", "tpu": "pip install -r requirements.txt 'jax[tpu]'"}
 
@@ -116,11 +116,7 @@ def report_errors(main: Callable[[], int]) -> int:
     """Returns the exit code of `main`. Errors that are meant for the user become one line on standard error."""
     try:
         hide_failed_tasks_of_orbax()
-        # Where libtpu is installed but JAX found no TPU (and has set this variable), libtpu prints five lines of
-        # warnings at every start, and keeps logs of them, unless it is given a type.
-        if os.environ.get("TPU_SKIP_MDS_QUERY") == "1":
-            for name, value in _FAKE_TPU.items():
-                os.environ.setdefault(name, value)
+        silence_libraries()
         code = main()
         sys.stdout.flush()
         return code
@@ -158,9 +154,7 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
     """Parses the flags, which loads the config too. Exits with WRONG_INPUT where either raises."""
     try:
         rest = flags.FLAGS(argv)
-        verbosity = flags.FLAGS["verbosity"]
-        if verbosity.using_default_value:  # hides what libraries log; what users need, we log
-            verbosity.value, verbosity.using_default_value = logging.FATAL, False
+        silence_libraries()  # here, because absl lowers the verbosity once the flags are parsed
         if rest[1:]:
             raise UserError(f"unexpected arguments {' '.join(rest[1:])!r}: flags begin with --")
         return rest

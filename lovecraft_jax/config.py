@@ -15,6 +15,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
+from lovecraft_jax.runtime.checks import checked, shown
 from lovecraft_jax.runtime.errors import UserError
 
 REQUIRED: Any = dataclasses.MISSING
@@ -39,9 +40,10 @@ positive = partial(setting, "a finite float above 0", lambda value: 0 < value < 
 share = partial(setting, "a float above 0 and up to 1", lambda value: 0 < value <= 1)
 
 
-def at_least(low: int, default: Any = REQUIRED, resume: str = "same") -> Any:
-    """An integer setting, of at least `low`."""
-    return setting(f"int of at least {low}", lambda value: value >= low, default, resume)
+def at_least(low: int, default: Any = REQUIRED, resume: str = "same", most: float = float("inf")) -> Any:
+    """An integer setting, of at least `low` and at `most`."""
+    expected = f"int of at least {low}" if most == float("inf") else f"int from {low} to {most}"
+    return setting(expected, lambda value: low <= value <= most, default, resume)
 
 
 def one_of(*choices: str, default: Any = REQUIRED, resume: str = "same") -> Any:
@@ -74,9 +76,9 @@ class ModelConfig:
 
     cell: str = one_of("lstm", "gru", default="lstm")
     backend: str = one_of("auto", "scan", "fused", "native", default="auto", resume="free")
-    layers: int = at_least(1)
-    units: int = at_least(1)
-    embed: int = at_least(0)
+    layers: int = at_least(1, most=1000)  # tracing them takes a second for every hundred
+    units: int = at_least(1, most=2**20)  # beyond the memory of any machine, and XLA aborts where sizes overflow
+    embed: int = at_least(0, most=2**20)
     dropout_input: float = probability()
     dropout: float = probability()
     # Initial bias of the LSTM's forget gate; a GRU has none and ignores it.
@@ -124,7 +126,7 @@ class OptimizerConfig:
     name: str = setting("the name of an update rule", bool, default="adam")
     lr: float = positive()
     schedule: str = one_of("cosine", "constant")
-    warmup: int = at_least(0)
+    warmup: int = at_least(0, most=2**31 - 1)
     end: float = setting("a float from 0 to 1", lambda value: 0 <= value <= 1)
     beta1: float = probability()
     beta2: float = probability()
@@ -147,7 +149,7 @@ class TrainConfig:
 
     loss: str = one_of("cross_entropy", "binary_cross_entropy", default="cross_entropy")
     epochs: float = nonnegative(below=1e9)
-    steps: int = at_least(0)
+    steps: int = at_least(0, most=2**63 - 1)
     stop_at_step: int = at_least(0, resume="free")
     steps_per_dispatch: int = at_least(1, resume="free")
     log_every: int = at_least(1, resume="free")
@@ -168,7 +170,7 @@ class SampleConfig:
     """config.sample: the text that is generated at every evaluation."""
 
     prompt: str = setting("text", resume="free")
-    length: int = at_least(1, resume="free")
+    length: int = at_least(1, resume="free", most=2**31 - 1)
     temperature: float = nonnegative(resume="free")
     top_k: int = at_least(0, resume="free")
     top_p: float = share(resume="free")
@@ -194,11 +196,11 @@ class Config:
     def of(cls, config: ConfigDict | Mapping[str, Any]) -> "Config":
         """The typed config. Raises UserError at the first value that is missing, unknown, of another type or range."""
         values = config.to_dict() if isinstance(config, ConfigDict) else config
-        model = dict(values.get("model", {}))
-        if "lstm" in model:  # the name of model.backend in runs and configs that are older than it
-            backend = model.pop("lstm")
-            model.setdefault("backend", "fused" if backend == "cudnn" else backend)  # removed since
-            values = {**values, "model": model}
+        model = values.get("model") if isinstance(values, Mapping) else None
+        if isinstance(model, Mapping) and "lstm" in model:  # model.backend in runs and configs that are older than it
+            rest = {key: value for key, value in model.items() if key != "lstm"}
+            backend = "fused" if model["lstm"] == "cudnn" else model["lstm"]  # cudnn is gone since
+            values = {**values, "model": {"backend": backend} | rest}
         return _read(cls, values, "config")
 
     def to_dict(self) -> dict[str, Any]:
@@ -264,9 +266,9 @@ def _kinds(field: dataclasses.Field) -> tuple[type, ...]:
 def _read(section: Any, values: Any, name: str) -> Any:
     """An instance of a section from a mapping, every value checked."""
     if not isinstance(values, Mapping):
-        raise UserError(f"{name}={values!r}: expected a section with the settings of configs/c150.py")
+        raise UserError(f"{name}={shown(values)}: expected a section with the settings of configs/c150.py")
     fields = {field.name: field for field in dataclasses.fields(section)}
-    for key in sorted(values.keys() - fields.keys()):
+    for key in sorted(map(str, values.keys() - fields.keys())):
         raise UserError(f"{name}.{key} is not a setting; lovecraft_jax/config.py has them all")
     read = {}
     for key, field in fields.items():
@@ -280,12 +282,8 @@ def _read(section: Any, values: Any, name: str) -> Any:
 
 
 def _checked(field: dataclasses.Field, value: Any, name: str) -> Any:
-    kinds, expected = _kinds(field), field.metadata["expected"]
+    kinds = _kinds(field)
     if value is None and type(None) in kinds:
         return None
-    accepted = (int, float) if float in kinds else kinds
-    right_type = isinstance(value, accepted) and (bool in kinds or not isinstance(value, bool))
-    if not right_type or not field.metadata["allowed"](value):
-        or_none = ", or None" if type(None) in kinds else ""
-        raise UserError(f"{name}={value!r}: expected {expected}{or_none}")
-    return float(value) if float in kinds else value
+    expected = field.metadata["expected"] + (", or None" if type(None) in kinds else "")
+    return checked(name, value, kinds[0], expected, field.metadata["allowed"])

@@ -1,21 +1,26 @@
 """The Python API: `load_run(workdir)` loads a run's weights, to sample from them and to score texts."""
 
 import dataclasses
+import os
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 import numpy as np
 
 from lovecraft_jax.config import Config
 from lovecraft_jax.data import dataset
 from lovecraft_jax.data.cleaning import clean_all
+from lovecraft_jax.data.splits import PARTS
 from lovecraft_jax.data.tokenizer import Encoded, Tokenizer
-from lovecraft_jax.inference.generate import Sampling, encode_prompt, generate_tokens, most_likely_next
+from lovecraft_jax.inference.generate import Sampling, check_limits, encode_prompt, generate_tokens, most_likely_next
 from lovecraft_jax.inference.scoring import Score, Scorer
 from lovecraft_jax.model.backend import fastest_backend
 from lovecraft_jax.model.lm import LanguageModel, Variables, make_model
+from lovecraft_jax.runtime.checks import checked
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.runtime.files import resolve_path
+from lovecraft_jax.runtime.quiet import silence_libraries
 from lovecraft_jax.training.checkpoint import Checkpoints
 from lovecraft_jax.training.run_files import read_run_files
 from lovecraft_jax.training.state import weights_target
@@ -52,37 +57,56 @@ class Run:
         samples: int = 1,
         chunk: int | None = STREAM_CHUNK,
     ) -> Iterator[np.ndarray]:
-        """Yields the same texts as ids [S, <= chunk], while they are generated."""
+        """Yields the same texts as ids [S, <= chunk], while they are generated; `chunk` of None is all at once. Raises
+        UserError when it is called."""
+        check_limits(length=length, seed=seed, samples=samples)
+        checked("chunk", chunk or 1, int, "a whole number of at least 1, or None", lambda tokens: tokens >= 1)
+        sampling = checked("sampling", Sampling() if sampling is None else sampling, Sampling, "a Sampling")
         ids = encode_prompt(self.tokenizer, prompt)
-        return generate_tokens(self.model, self.variables, ids, length, seed, sampling or Sampling(), samples, chunk)
+        return generate_tokens(self.model, self.variables, ids, length, seed, sampling, samples, chunk)
 
     def teacher_forced(self, ids: np.ndarray, seq_len: int = 0) -> np.ndarray:
         """Returns the likeliest token after each of `ids` [N] but the last [N - 1], given the true ones before it. The
         article of 2019 took this for generated text. As there, the tokens are read in windows of `seq_len` (0: that of
         training), each from a zero carry."""
-        after, T = max(0, len(ids) - 1), seq_len or self.config.data.seq_len
+        ids = self._checked_ids(ids)
+        checked("seq_len", seq_len, int, "a whole number of at least 0 (0: that of training)", lambda T: T >= 0)
+        after, trained = max(0, len(ids) - 1), self.config.data.seq_len
+        T = min(seq_len or trained, max(after, trained))  # a longer window would only be filled up
         x_BT: np.ndarray = np.zeros((-(-after // T), T), ids.dtype)
         x_BT.flat[:after] = ids[:after]
         return most_likely_next(self.model, self.variables, x_BT).ravel()[:after]
 
     def score(self, text: Encoded, bce: bool = False) -> Score:
         """The final score of an encoded text; with `bce` also Keras's binary cross-entropy, which takes more time."""
+        checked("text", text, Encoded, "what encode or split returns")
+        if not len(self._checked_ids(text.ids)):
+            raise UserError("the text has nothing to score: expected one character or more; give a longer text")
         return Scorer(self.model, self.tokenizer.start_id).final(self.variables, text, bce)
 
     def encode(self, text: str) -> Encoded:
         """Returns a text, cleaned and encoded as the training text was. Raises UserError where cleaning would drop over
         1 % of it."""
-        ((cleaned,), _) = clean_all([text], self.tokenizer.cleaning)
+        ((cleaned,), _) = clean_all([checked("text", text, str, "a str")], self.tokenizer.cleaning)
         return self.tokenizer.encode(cleaned)
 
     def split(self, name: str) -> Encoded:
         """Returns the run's own "train", "valid" or "test" text, loaded again and compared by its hash."""
+        checked("--split", name, str, f"one of {', '.join(PARTS)}", PARTS.__contains__)
         return dataset.prepare(self.config, self.corpus, self.tokenizer).encoded[name]
 
+    def _checked_ids(self, ids: Any) -> np.ndarray:
+        """Returns the ids of a text as NumPy's. Raises UserError where a model would read others than were meant."""
+        V = self.tokenizer.size
+        expected = f"an array [N] of whole numbers from 0 to {V - 1}, as encode returns"
+        allowed = lambda ids: ids.ndim == 1 and ids.dtype.kind in "iu" and not np.any((ids < 0) | (ids >= V))  # noqa: E731
+        return np.asarray(checked("ids", ids, np.ndarray | jax.Array, expected, allowed))
 
-def load_run(workdir: str, checkpoint: str | int = "best") -> Run:
+
+def load_run(workdir: str | os.PathLike[str], checkpoint: str | int = "best") -> Run:
     """Loads a run's "best" checkpoint (the latest, where none was scored), its "latest", or that of a step; not the
-    optimiser's state. Raises UserError."""
+    optimiser's state. Silences what libraries log, unless absl's verbosity was chosen before. Raises UserError."""
+    silence_libraries()
     path = resolve_path(workdir)
     config, tokenizer, corpus = read_run_files(path)
     if not (path / "checkpoints").is_dir():
@@ -91,10 +115,10 @@ def load_run(workdir: str, checkpoint: str | int = "best") -> Run:
     checkpoints = Checkpoints(path, read_only=True)
     step = checkpoints.best_step if checkpoint == "best" else None  # None: the latest
     if checkpoint not in ("best", "latest"):
-        if not str(checkpoint).isdigit() or int(checkpoint) not in checkpoints.steps:
-            there = ", ".join(map(str, checkpoints.steps)) or "none"
+        steps = {str(step): step for step in checkpoints.steps}
+        if (step := steps.get(str(checkpoint))) is None:
+            there = ", ".join(steps) or "none"
             raise UserError(f"--checkpoint={checkpoint}: {workdir} has best, latest and the steps {there}")
-        step = int(checkpoint)
     restored = checkpoints.restore_newest(weights_target(model), step)
     checkpoints.close()
     if restored is None:

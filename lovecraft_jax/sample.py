@@ -9,7 +9,7 @@ from absl import flags
 
 from lovecraft_jax import cli
 from lovecraft_jax.data.corpus import read_text
-from lovecraft_jax.inference.generate import Sampling
+from lovecraft_jax.inference.generate import Sampling, check_limits
 from lovecraft_jax.run import Run, load_run
 from lovecraft_jax.runtime.console import log, show
 from lovecraft_jax.runtime.errors import UserError
@@ -25,9 +25,7 @@ def main() -> int:
     """Prints prompt and generated text, several samples separated by a line `---`; one JSON line with --json."""
     F = flags.FLAGS
     sampling = Sampling(F.temperature, F.top_k, F.top_p)
-    for name, least, end in (("length", 1, 2**31), ("samples", 1, 2**31), ("seed", 0, 2**32)):
-        if not least <= (value := getattr(F, name)) < end:
-            raise UserError(f"--{name}={value}: expected a whole number from {least} to {end - 1}")
+    check_limits(length=F.length, samples=F.samples, seed=F.seed)  # before a run is loaded
     if F.stream and (F.json or F.samples > 1):
         raise UserError("--stream prints one sample while it is generated: leave --json and --samples out")
     for mode, names in FLAGS_OF_MODE.items():

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
@@ -40,6 +41,7 @@ WITH_DEFAULT = {key for key in KEYS if SETTINGS[key].default is not dataclasses.
         (FLOATS, math.nan),
         (INTS, 1.0),
         (INTS + FLOATS, "1"),
+        (["model.layers", "model.units", "optimizer.warmup", "sample.length", "train.steps"], 10**20),
         (INTS + FLOATS, True),
         (TEXTS, 1),
         ([key for key in KEYS if key not in OPTIONAL], None),
@@ -60,6 +62,7 @@ def test_a_value_out_of_range_or_of_another_type_is_named_with_what_was_expected
         (["model.dropout", "optimizer.end", "optimizer.clip", "sample.temperature"], 0.0),
         (["optimizer.end", "sample.top_p"], 1.0),
         (["optimizer.lr"], 1),  # an int where a float is meant
+        (["model.units", "sample.top_p"], np.int64(1)),
         (["sample.prompt"], ""),
     ],
 )
@@ -74,6 +77,12 @@ def test_a_missing_key_without_a_default_is_named(config: ConfigDict) -> None:
         section, _, name = key.rpartition(".")
         del (plain[section] if section else plain)[name]
         _refused(ConfigDict(plain), rf"config\.{key} is missing")
+
+
+@pytest.mark.parametrize("values", [None, 5, {"model": None}, {"model": "lstm"}, {5: 1, "x": 2}])
+def test_what_is_no_config_raises(values: Any) -> None:
+    with pytest.raises(UserError, match=r"expected a section|is not a setting|is missing"):
+        Config.of(values)
 
 
 @pytest.mark.parametrize("key", ["epochs", "train.learning_rate", "model.unit"])

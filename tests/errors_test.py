@@ -49,6 +49,7 @@ WRONG: dict[str, tuple[str, list[str]]] = {
     ),
     "a prompt outside the vocabulary": ("train {tiny} --config.sample.prompt=a~b", ["config.sample.prompt='a~b'"]),
     "a negative number of steps to trace": ("train {tiny} --profile=-1", ["profile"]),
+    "more units than fit": ("train {tiny} --config.model.units=1000000000", ["model.units=1000000000", "1 to 1048576"]),
     "no TPU": ("train {tiny} --platform=tpu", ["--platform=tpu"]),
     "no workdir": ("sample", ["--workdir"]),
     "no such workdir": ("sample --workdir={files}/nowhere", ["{files}/nowhere"]),
@@ -58,6 +59,10 @@ WRONG: dict[str, tuple[str, list[str]]] = {
     "negative temperature": ("sample --workdir={trained} --temperature=-1", ["temperature=-1"]),
     "top_p of 0": ("sample --workdir={trained} --top_p=0", ["top_p=0"]),
     "seed over 32 bits": ("sample --workdir={trained} --seed=4294967296", ["--seed=4294967296"]),
+    "more samples than fit": (
+        "sample --workdir={trained} --samples=2147483647",
+        ["--samples=2147483647", "1 to 1048576"],
+    ),
     "two samples as a stream": ("sample --workdir={trained} --stream --samples=2", ["--stream", "--samples"]),
     "prompt beyond the alphabet": ("sample --workdir={trained} '--prompt=The Ω'", ["'Ω'"]),
     "more than the text has": (FORCED + "--text={files}/short.txt --length=40", ["--length=40"]),

@@ -2,7 +2,11 @@
 
 import dataclasses
 import json
+import os
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -15,8 +19,9 @@ from configs import tiny
 from lovecraft_jax.inference.generate import Sampling
 from lovecraft_jax.run import Run, load_run
 from lovecraft_jax.runtime.errors import UserError
+from lovecraft_jax.training import loop
 from lovecraft_jax.training.checkpoint import Checkpoints
-from tests.helpers.runs import saved_state
+from tests.helpers.runs import ROOT, saved_state
 
 
 def test_the_package_exports_the_api() -> None:
@@ -82,6 +87,68 @@ def test_a_character_outside_the_vocabulary_costs_its_spelling(run: Run) -> None
     without = dataclasses.replace(unknown, extra_nats=0.0)
     assert run.score(unknown).nats == pytest.approx(run.score(without).nats + np.log(96))
     assert run.score(unknown).nats > run.score(known).nats + np.log(96)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda run: run.stream(length=-5), "--length=-5: expected a whole number from 1 to 2147483647"),
+        (lambda run: run.generate(length=2.5), "--length=2.5: expected a whole number"),
+        (lambda run: run.generate(length=True), "--length=True: expected a whole number"),
+        (lambda run: run.generate(seed=-1), "--seed=-1: expected a whole number from 0 to 4294967295"),
+        (
+            lambda run: run.generate(samples=2**31 - 1),
+            "--samples=2147483647: expected a whole number from 1 to 1048576",
+        ),
+        (lambda run: run.generate(seed=10**5000), "--seed=a very large int: expected a whole number"),
+        (lambda run: run.stream(chunk=-1), "chunk=-1: expected a whole number of at least 1, or None"),
+        (lambda run: run.generate(b"The"), "--prompt=b'The': expected text"),
+        (lambda run: run.generate(sampling=0.5), "sampling=0.5: expected a Sampling"),
+        (lambda run: Sampling(None), "temperature=None: expected a finite number"),
+        (lambda run: Sampling(10**400), "temperature=1000*...: expected a finite number"),
+        (lambda run: Sampling(top_k=1.5), "top_k=1.5: expected a whole number"),
+        (lambda run: run.split("tests"), "--split='tests': expected one of train, valid, test"),
+        (lambda run: run.encode(None), "text=None: expected a str"),
+        (lambda run: run.score("The house"), "text='The house': expected what encode or split returns"),
+        (lambda run: run.score(run.encode("")), "nothing to score"),
+        (lambda run: run.teacher_forced(np.array([1, 999])), "ids=array.* expected an array .* from 0 to"),
+        (lambda run: run.teacher_forced(np.array([[1], [2]])), "ids=array.* expected an array"),
+        (lambda run: run.teacher_forced(np.array([1, 2]), -1), "seq_len=-1: expected a whole number of at least 0"),
+        (lambda run: load_run(None), "--workdir=None: expected the name of a folder"),
+        (lambda run: loop.train(tiny.get_config(), ""), "--workdir='': expected the name of a folder"),
+        (lambda run: loop.train(None, "runs/x"), "config=None: expected a section"),
+        (
+            lambda run: loop.train(tiny.get_config(), "runs/x", cores=-1),
+            "--num_cpu_devices=-1: expected a whole number",
+        ),
+    ],
+)
+def test_wrong_arguments_raise_at_the_call_with_one_line(run: Run, call: Callable, message: str) -> None:
+    with pytest.raises(UserError, match=message) as raised:
+        call(run)
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_a_checkpoint_that_is_no_number_is_named(trained: Path) -> None:
+    with pytest.raises(UserError, match="--checkpoint=\u00b2: " + r".* steps 30, 40"):
+        load_run(trained, "\u00b2")
+
+
+def test_numpy_numbers_are_numbers_and_windows_longer_than_the_text_are_the_text(run: Run) -> None:
+    sampling = Sampling(np.float32(0.5), np.int64(3), np.float64(1))
+    assert run.generate("The", np.int64(4), np.uint32(3), sampling) == run.generate("The", 4, 3, Sampling(0.5, 3))
+    ids = run.encode("The house").ids
+    np.testing.assert_array_equal(run.teacher_forced(ids, 10**12), run.teacher_forced(ids, len(ids)))
+
+
+@pytest.mark.slow
+def test_loading_a_run_in_a_process_of_its_own_prints_nothing(trained: Path) -> None:
+    line = [sys.executable, "-c", "import sys; from lovecraft_jax import load_run; load_run(sys.argv[1])", str(trained)]
+    # JAX sets these in a process that has found libtpu, such as this one.
+    unset = ("TPU_SKIP_MDS_QUERY", "ALLOW_MULTIPLE_LIBTPU_LOAD", "TPU_LIBRARY_PATH", "JAX_PLATFORMS")
+    env = {name: value for name, value in os.environ.items() if name not in unset}
+    done = subprocess.run(line, cwd=ROOT, env=env, capture_output=True, text=True, timeout=200, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +13,14 @@ import numpy as np
 from lovecraft_jax.data.tokenizer import UNKNOWN_ID, Tokenizer
 from lovecraft_jax.inference.decoder import Decoder, decode, make_decoder
 from lovecraft_jax.model.lm import Carry, LanguageModel, Variables, forward
+from lovecraft_jax.runtime.checks import checked, shown
 from lovecraft_jax.runtime.errors import UserError
 
-MIN_TEMPERATURE = 1e-30
-"""Lower temperatures are raised to this: logits divided by them would overflow float32. It is greedy in effect."""
+MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-30, 1e30
+"""Other temperatures become the nearer of these, greedy and uniform in effect: where 1 / temperature is no normal
+float32, XLA divides -inf, the logit of what must not be sampled, to NaN."""
+LIMITS = {"length": range(1, 2**31), "samples": range(1, 2**20 + 1), "seed": range(2**32)}
+"""What may be asked of one call. So many samples at once are gigabytes for the smallest model."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,21 +37,28 @@ class Sampling:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (0 <= self.temperature < math.inf):
-            raise UserError(f"temperature={self.temperature}: expected a finite number of at least 0 (0 is greedy)")
-        if self.top_k < 0:
-            raise UserError(f"top_k={self.top_k}: expected at least 0 (0 keeps all)")
-        if not 0 < self.top_p <= 1:
-            raise UserError(f"top_p={self.top_p}: expected above 0 and up to 1 (1 keeps all)")
+        for name, kind, expected, allowed in (
+            ("temperature", float, "a finite number of at least 0 (0 is greedy)", lambda value: 0 <= value < math.inf),
+            ("top_k", int, "a whole number of at least 0 (0 keeps all)", lambda value: value >= 0),
+            ("top_p", float, "a number above 0 and up to 1 (1 keeps all)", lambda value: 0 < value <= 1),
+        ):
+            object.__setattr__(self, name, checked(name, getattr(self, name), kind, expected, allowed))
+
+
+def check_limits(**values: Any) -> None:
+    """Raises UserError where one of `values`, by the names of LIMITS, is not a whole number within them."""
+    for name, value in values.items():
+        low, high = LIMITS[name][0], LIMITS[name][-1]
+        checked(f"--{name}", value, int, f"a whole number from {low} to {high}", LIMITS[name].__contains__)
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: str, name: str = "--prompt") -> np.ndarray:
     """Returns the ids of a prompt [N], a newline for an empty one. Raises UserError, whose message calls the prompt
     `name`, if it has characters (or words) that the training text does not contain."""
-    cleaned, _ = tokenizer.cleaning.apply(prompt)
+    cleaned, _ = tokenizer.cleaning.apply(checked(name, prompt, str, "text"))
     if unseen := tokenizer.cleaning.lost(prompt) + tokenizer.unseen(cleaned):
-        shown = " ".join(repr(part) for part in unseen)
-        raise UserError(f"{name}={prompt!r}: the training text does not contain {shown}; give a prompt without it")
+        parts = " ".join(map(repr, unseen[:20])) + (f" and {len(unseen) - 20} more" if len(unseen) > 20 else "")
+        raise UserError(f"{name}={shown(prompt)}: the training text does not contain {parts}; give a prompt without it")
     return tokenizer.encode(cleaned).ids if cleaned else np.array([tokenizer.start_id])
 
 
@@ -140,7 +152,8 @@ def sample_token(logits_SV: jax.Array, uniform_S: jax.Array, sampling: Sampling)
         return jnp.argmax(logits_SV, axis=-1).astype(jnp.int32)
     # The largest becomes 0, so that dividing by a small temperature cannot overflow.
     logits_SV -= jnp.max(logits_SV, axis=-1, keepdims=True)
-    logits_SV = _filter_top_k_top_p(logits_SV / max(sampling.temperature, MIN_TEMPERATURE), sampling)
+    temperature = min(max(sampling.temperature, MIN_TEMPERATURE), MAX_TEMPERATURE)
+    logits_SV = _filter_top_k_top_p(logits_SV / temperature, sampling)
     cumulative_SV = jnp.cumsum(jnp.exp(logits_SV), axis=-1)
     ids_S = jnp.sum(cumulative_SV <= uniform_S[:, None] * cumulative_SV[:, -1:], axis=-1)
     return ids_S.astype(jnp.int32)
@@ -155,7 +168,7 @@ def _filter_top_k_top_p(logits_SV: jax.Array, sampling: Sampling) -> jax.Array:
     logits_SK, ids_SK = jax.lax.top_k(logits_SV, kept)  # in descending order
     if sampling.top_p < 1:
         probs_SK = jax.nn.softmax(logits_SK, axis=-1)
-        # A token is kept if those before it add up to less than top_p, so the most likely one always is.
+        # A token is kept if those before it add up to less than top_p; the first even where that is 0 in float32.
         before_SK = jnp.cumsum(probs_SK, axis=-1) - probs_SK
-        logits_SK = jnp.where(before_SK < sampling.top_p, logits_SK, -jnp.inf)
+        logits_SK = jnp.where((before_SK < sampling.top_p) | (jnp.arange(kept) == 0)[None], logits_SK, -jnp.inf)
     return jnp.full_like(logits_SV, -jnp.inf).at[jnp.arange(S)[:, None], ids_SK].set(logits_SK)

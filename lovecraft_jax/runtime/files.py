@@ -10,6 +10,7 @@ from typing import Any
 import fsspec
 from etils import epath
 
+from lovecraft_jax.runtime.checks import checked
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.runtime.lock import locked, on_store
 
@@ -19,7 +20,7 @@ Row = dict[str, Any]
 
 def resolve_path(path: str | os.PathLike[str]) -> epath.Path:
     """Returns the absolute path, on a disk or gs://. Raises UserError for other stores, and where gcsfs is missing."""
-    path = os.fspath(path)
+    path = os.fspath(checked("--workdir", path, str | os.PathLike, "the name of a folder", os.fspath))
     scheme, is_url, _ = path.partition("://")
     if not is_url:
         return epath.Path(os.path.abspath(os.path.expanduser(path)))

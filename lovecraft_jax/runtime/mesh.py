@@ -47,7 +47,7 @@ def put_process_rows(mesh: Mesh, batches: Any) -> Any:
 
 def largest_divisor(batch_size: int, most: int) -> int:
     """Returns the largest number up to `most` that divides the batch; logs a line where it is less than `most`."""
-    count = max(n for n in range(1, most + 1) if batch_size % n == 0)
+    count = max(n for n in range(1, min(most, batch_size) + 1) if batch_size % n == 0)
     if count < most:
         log(f"using {count} of {most} CPU devices: data.batch_size={batch_size} is divisible by no more")
     return count

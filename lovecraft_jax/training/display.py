@@ -33,7 +33,7 @@ class Display:
 
     def show(self, step: int, bpc: float, chars_per_second: float, due: bool) -> None:
         """Updates the live line. Where there is no terminal it prints the line, but only when it is `due`."""
-        seconds = round((self._total - step) * self._progress.chars_per_step / chars_per_second)
+        seconds = min(1e12, round((self._total - step) * self._progress.chars_per_step / chars_per_second))
         line = f"step {step:,}/{self._total:,}  epoch {self._progress.epochs(step):.2f}  train {bpc:.3f} bpc"
         line += f"  {chars_per_second:,.0f} chars/s  {datetime.timedelta(seconds=seconds)} left"
         if self._is_live:

@@ -18,6 +18,7 @@ from lovecraft_jax.inference.scoring import Scorer, score_row
 from lovecraft_jax.model import backend
 from lovecraft_jax.model.lm import Variables
 from lovecraft_jax.runtime import distributed
+from lovecraft_jax.runtime.checks import checked
 from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import DONE, INTERRUPTED, RunError, UserError
 from lovecraft_jax.runtime.files import Row, locked_workdir, read_rows, resolve_path
@@ -43,6 +44,8 @@ def train(config: ConfigDict | Config, workdir: str, cores: int = 0, take_over: 
 
     Raises UserError for wrong input, RunError where the loss or its gradient is not finite or nothing can be saved.
     """
+    for name, value in (("num_cpu_devices", cores), ("profile", profile)):
+        checked(f"--{name}", value, int, "a whole number of at least 0", lambda value: value >= 0)
     path = resolve_path(workdir)
     exit_on_peer_failure = distributed.exit_on_peer_failure(
         lambda: max(saved_steps(path), default=None), command_after_kill(path)

@@ -92,6 +92,10 @@ def test_positions_are_sampled_independently(model: LanguageModel, variables: An
         (Sampling(1.0, top_p=0.95), [0, 0.4, 0.3, 0.2, 0.1]),
         (Sampling(1.0, top_k=3, top_p=0.75), [0, 4 / 7, 3 / 7, 0, 0]),  # 7/9 reaches 0.75, 7/10 does not
         (Sampling(0.5, top_p=0.5), [0, 1, 0, 0, 0]),  # 16/30 reaches 0.5
+        (Sampling(9e37), [0, 0.25, 0.25, 0.25, 0.25]),
+        (Sampling(1e300, top_k=2), [0, 0.5, 0.5, 0, 0]),
+        (Sampling(3e38, top_p=0.3), [0, 0.5, 0.5, 0, 0]),  # 1/4 does not reach 0.3
+        (Sampling(1.0, top_p=5e-324), [0, 1, 0, 0, 0]),
     ],
 )
 def test_temperature_top_k_and_top_p_give_these_probabilities(sampling: Sampling, probs: list[float]) -> None:
@@ -118,10 +122,10 @@ def test_rows_are_filtered_independently_and_ties_keep_no_more_tokens(sampling: 
         ({"temperature": -0.1}, "temperature=-0.1: expected a finite number of at least 0"),
         ({"temperature": float("inf")}, "temperature=inf: expected a finite number"),
         ({"temperature": float("nan")}, "temperature=nan: expected a finite number"),
-        ({"top_k": -1}, "top_k=-1: expected at least 0"),
-        ({"top_p": 0.0}, "top_p=0.0: expected above 0 and up to 1"),
-        ({"top_p": 1.1}, "top_p=1.1: expected above 0 and up to 1"),
-        ({"top_p": float("nan")}, "top_p=nan: expected above 0 and up to 1"),
+        ({"top_k": -1}, "top_k=-1: expected a whole number of at least 0"),
+        ({"top_p": 0.0}, "top_p=0.0: expected a number above 0 and up to 1"),
+        ({"top_p": 1.1}, "top_p=1.1: expected a number above 0 and up to 1"),
+        ({"top_p": float("nan")}, "top_p=nan: expected a number above 0 and up to 1"),
     ],
 )
 def test_sampling_parameters_out_of_range_raise(settings: dict[str, Any], message: str) -> None:
