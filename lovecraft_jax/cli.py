@@ -15,9 +15,11 @@ from lovecraft_jax.runtime import distributed
 from lovecraft_jax.runtime.compile_cache import enable_compile_cache
 from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import FAILED, INTERRUPTED, WRONG_INPUT, RunError, UserError
+from lovecraft_jax.runtime.files import expand_home
 from lovecraft_jax.training.checkpoint import hide_failed_tasks_of_orbax
 
 _FAKE_TPU = {"TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_LOG_DIR": "disabled"}
+_CONFIG_AT_HOME = re.compile("^(--?config=)(~[^:]*)")
 _EXTRAS = {"gpu": "pip install -r requirements.txt 'jax[cuda13]'", "tpu": "pip install -r requirements.txt 'jax[tpu]'"}
 
 
@@ -46,10 +48,11 @@ def define_train_flags() -> None:
 
 
 def define_run_flags(several: bool = False) -> None:
-    """Defines --workdir, which may be repeated for `several` runs, --checkpoint and --platform."""
+    """Defines --workdir, which may be repeated for `several` runs, --checkpoint, --corpus and --platform."""
     define = flags.DEFINE_multi_string if several else flags.DEFINE_string
     define("workdir", None, "The folder of a run.")
     flags.DEFINE_string("checkpoint", "best", "best, latest, or a step.")
+    flags.DEFINE_string("corpus", None, "Where the text that was trained on is now, if it was moved.")
     _define_platform()
 
 
@@ -146,7 +149,7 @@ def _report_error(error: object, code: int) -> int:
 def _parse(argv: Sequence[str]) -> Sequence[str]:
     """Parses the flags, which loads the config too. Exits with WRONG_INPUT where either raises."""
     try:
-        rest = flags.FLAGS(argv)
+        rest = flags.FLAGS([_CONFIG_AT_HOME.sub(lambda flag: flag[1] + expand_home(flag[2]), arg) for arg in argv])
         verbosity = flags.FLAGS["verbosity"]
         if verbosity.using_default_value:  # hides what libraries log; what users need, we log
             verbosity.value, verbosity.using_default_value = logging.FATAL, False

@@ -80,13 +80,15 @@ class Run:
         return dataset.prepare(self.config, self.corpus, self.tokenizer).encoded[name]
 
 
-def load_run(workdir: str, checkpoint: str | int = "best") -> Run:
+def load_run(workdir: str, checkpoint: str | int = "best", corpus: str | None = None) -> Run:
     """Loads a run's "best" checkpoint (the latest, where none was scored), its "latest", or that of a step; not the
-    optimiser's state. Raises UserError."""
+    optimiser's state. `corpus`: where its text is now, if it was moved. Raises UserError."""
     path = resolve_path(workdir)
     if not path.is_dir():
         raise UserError(f"--workdir={workdir}: no such folder; train first, or name the folder of a run")
-    config, tokenizer, corpus = read_run_files(path)
+    config, tokenizer, recorded = read_run_files(path)
+    if corpus:
+        config = config.replace(**{"data.corpus": corpus})
     if not (path / "checkpoints").is_dir():
         raise UserError(f"--workdir={workdir}: no checkpoint yet; train until the first is saved")
     model = make_model(config, tokenizer.size, fastest_backend(config.model))  # whatever backend it was trained with
@@ -101,4 +103,4 @@ def load_run(workdir: str, checkpoint: str | int = "best") -> Run:
     checkpoints.close()
     if restored is None:
         raise UserError(f"--workdir={workdir}: no checkpoint yet; train until the first is saved")
-    return Run(config, tokenizer, model, restored.state.variables, int(restored.state.step), corpus)
+    return Run(config, tokenizer, model, restored.state.variables, int(restored.state.step), recorded)

@@ -25,7 +25,8 @@ def main() -> int:
         names = paths
     if given := cli.optional_flag("to"):  # checked before the runs are analysed, which takes minutes
         _make_parent(resolve_path(given))
-    runs = [collect_run(workdir, F.checkpoint, name) for workdir, name in zip(workdirs, names, strict=True)]
+    corpus = cli.optional_flag("corpus")
+    runs = [collect_run(workdir, F.checkpoint, name, corpus) for workdir, name in zip(workdirs, names, strict=True)]
     to = resolve_path(given or f"{paths[0]}/report/index.html")
     _make_parent(to)
     write_text(to, render(runs))

@@ -116,9 +116,10 @@ class RunReport:
         return final[-1]["bpc"] if final and final[-1]["checkpoint"] == self.step else None
 
 
-def collect_run(workdir: str, checkpoint: str, name: str) -> RunReport:
-    """Loads the run in `workdir` and analyses it. Raises UserError if it is no run or its corpus cannot be loaded."""
-    run, path = load_run(workdir, checkpoint), resolve_path(workdir)
+def collect_run(workdir: str, checkpoint: str, name: str, corpus: str | None = None) -> RunReport:
+    """Loads the run in `workdir` and analyses it. Raises UserError if it is no run or its corpus cannot be loaded.
+    `corpus`: see `load_run`."""
+    run, path = load_run(workdir, checkpoint, corpus), resolve_path(workdir)
     tales = dataset.prepare(run.config, run.corpus, run.tokenizer).splits.by_tale
     rows = _read_metrics(path / metrics.FILE)
     versions, baselines = (_read_json(path / f"{name}.json") for name in ("versions", "baselines"))

@@ -1,7 +1,10 @@
 """Lines on standard error, where everything about the work goes; results go to standard output."""
 
 import sys
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
+Item = TypeVar("Item")
 _silent = False
 
 
@@ -20,3 +23,13 @@ def silence() -> None:
 def is_silent() -> bool:
     """Whether `silence` was called."""
     return _silent
+
+
+def counted(items: Sequence[Item], doing: str) -> Iterable[Item]:
+    """Returns the items; while thousands are taken, a live line counts them on a terminal."""
+    if len(items) < 2000 or _silent or not sys.stderr.isatty():
+        return items
+    from rich.console import Console  # not at every start
+    from rich.progress import track
+
+    return track(items, doing, console=Console(stderr=True), transient=True)

@@ -17,12 +17,17 @@ Row = dict[str, Any]
 """{"step": ..., "split": "train" | "valid" | "test", "loss": nats per token, "bpc": ..., ...}"""
 
 
+def expand_home(path: str) -> str:
+    """Returns a path of a flag or a config with the user's home folder for `~`."""
+    return os.path.expanduser(path)
+
+
 def resolve_path(path: str | os.PathLike[str]) -> epath.Path:
     """Returns the absolute path, on a disk or gs://. Raises UserError for other stores, and where gcsfs is missing."""
     path = os.fspath(path)
     scheme, is_url, _ = path.partition("://")
     if not is_url:
-        return epath.Path(os.path.abspath(os.path.expanduser(path)))
+        return epath.Path(os.path.abspath(expand_home(path)))
     if scheme != "gs":  # epath and TensorStore know s3:// too, but Orbax takes it for a relative path
         raise UserError(f"--workdir={path}: expected a folder, or gs://bucket/folder: Orbax writes to no other store")
     try:
@@ -41,12 +46,14 @@ def locked_workdir(path: str, take_over: bool = False) -> Iterator[epath.Path]:
 
 
 def write_text(path: epath.Path, text: str) -> None:
-    """Replaces a file atomically: after a kill it is the old one or the new one."""
+    """Replaces a file atomically: after a kill it is the old one or the new one. A byte of a file's name that is not
+    UTF-8 becomes an escape, from which json reads it again."""
+    data = text.encode("utf-8", "backslashreplace")
     if on_store(path):  # where renaming would be copying
-        path.write_text(text)
+        path.write_bytes(data)
         return
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
+    partial.write_bytes(data)
     partial.replace(path)
 
 

@@ -11,6 +11,7 @@ from rich.progress import Progress as ProgressBar
 
 from lovecraft_jax.config import Config
 from lovecraft_jax.data.dataset import Data
+from lovecraft_jax.data.splits import describe
 from lovecraft_jax.model.cells import cell_class
 from lovecraft_jax.runtime.console import is_silent
 from lovecraft_jax.training.progress import Progress
@@ -50,8 +51,9 @@ def startup_summary(
     lengths = ", ".join(f"{split} {encoded.n_chars:,}" for split, encoded in data.encoded.items())
     model, share, counts = config.model, config.data.share, data.splits.counts
     part = f"; data.share={share:g} of its training tales" if share < 1 else ""
+    splits = f"splits      {facts}\n" if (facts := describe(data.splits.facts)) else ""
     return (
-        f"corpus      {data.name} ({lengths} characters{part})\n"
+        f"corpus      {data.name} ({lengths} characters{part})\n{splits}"
         f"cleaning    {counts.read:,} characters read, {counts.folded:,} folded, {counts.dropped:,} dropped "
         f"(alphabet {config.data.alphabet})\n"
         f"vocabulary  {data.tokenizer.size} {data.tokenizer.level}\n"
