@@ -21,6 +21,7 @@ BETWEEN_TALES = "\n\n\n"  # one newline more than ends a paragraph
 COPY = 0.9  # a file is a copy where longer files have this share of its windows (copies.py)
 SHARED = 0.1  # a file that shares more of them with other files is the last to be held out
 SHORT = (500, 0.1)  # characters, and share of the mean length: a file below both is not held out
+LEFT_OUT = {"copies": "copies left out", "blank": "without text left out", "short": "short ones in train only"}
 REPEATED = 0.03  # a larger share of a held-out split that occurs in training flatters its scores
 
 
@@ -63,14 +64,15 @@ def split(corpus: Corpus, cleaning: Cleaning, share: float = 1.0, rule: int = RU
     if not any(texts.values()):
         raise UserError(f"data.corpus={corpus.name}: no text in it after cleaning; give a file or folder with prose")
     used = candidates = sorted(corpus.tales, key=lambda tale: tale.sha256)
-    facts: dict[str, Any] = {"split_rule": rule} if rule > 1 else {}
-    held_out = _named(corpus.dataset, used)
+    held_out, facts = _named(corpus.dataset, used), dict[str, Any]()
+    if held_out is None and rule > 1:
+        used, candidates, facts["left_out"] = _sort_out(used, texts)
+    if held_out is None and len(candidates) >= MIN_FILES:
+        count = max(1, math.floor(HELD_OUT * len(candidates) + 0.5))
+        held_out = set(candidates[:count]), set(candidates[count : 2 * count])
     if held_out is None:
-        if rule > 1:
-            used, candidates, facts["left_out"] = _sort_out(used, texts)
-        held_out = _first(candidates)
-    if held_out is None:
-        names = {"train": [tale.name for tale in corpus.tales if tale in set(used)], "valid": [], "test": []}
+        kept = set(used)
+        names = {"train": [tale.name for tale in corpus.tales if tale in kept], "valid": [], "test": []}
         text = BETWEEN_TALES.join(filter(None, (texts[name] for name in names["train"])))
         train_end, valid_end = int(0.9 * len(text)), int(0.95 * len(text))
         cut = (text[: math.ceil(share * train_end)], text[train_end:valid_end], text[valid_end:])
@@ -88,18 +90,17 @@ def split(corpus: Corpus, cleaning: Cleaning, share: float = 1.0, rule: int = RU
         if not any(text.strip() for text in tales.values()):
             raise UserError(f"data.corpus={corpus.name}: nothing is left for the {part} split; give a longer text")
     if rule > 1:
-        train_windows, *held = (sample_windows(by_tale[part].values())[0] for part in PARTS)
-        repeated = (round(share_in(windows, train_windows), 4) for windows in held)
-        facts["repeated"] = dict(zip(PARTS[1:], repeated, strict=True))
+        train_hashes, *others = (sample_windows(by_tale[part].values())[0] for part in PARTS)
+        repeated = [round(share_in(hashes, train_hashes), 4) for hashes in others]
+        facts |= {"split_rule": rule, "repeated": dict(zip(PARTS[1:], repeated, strict=True))}
     return Splits(names, counts, facts, lambda: by_tale)
 
 
 def describe(facts: Mapping[str, Any]) -> str:
     """Returns in a few words what corpus.json says of text left out and repeated; "" where it says nothing."""
-    left_out = [f"{len(names):,} {why}" for why, names in facts.get("left_out", {}).items() if names]
+    files = [f"{len(names):,} {LEFT_OUT[why]}" for why, names in facts.get("left_out", {}).items() if names]
     repeated = [f"{share:.1%} of {part}" for part, share in facts.get("repeated", {}).items()]
-    files = [f"files left out: {', '.join(left_out)}"] * bool(left_out)
-    return "; ".join(files + [f"{' and '.join(repeated)} occurs in train again"] * bool(repeated))
+    return ", ".join(files + [f"{' and '.join(repeated)} again in train"] * bool(repeated))
 
 
 def _named(row: Dataset | None, tales: Sequence[Tale]) -> tuple[set[Tale], set[Tale]] | None:
@@ -111,19 +112,11 @@ def _named(row: Dataset | None, tales: Sequence[Tale]) -> tuple[set[Tale], set[T
     return {tale for tale in tales if tale.sha256 in valid}, {tale for tale in tales if tale.sha256 in test}
 
 
-def _first(tales: Sequence[Tale]) -> tuple[set[Tale], set[Tale]] | None:
-    """The first for valid and the next for test, or None where the cut is by position."""
-    if len(tales) < MIN_FILES:
-        return None
-    count = max(1, math.floor(HELD_OUT * len(tales) + 0.5))
-    return set(tales[:count]), set(tales[count : 2 * count])
-
-
 def _sort_out(by_hash: Sequence[Tale], texts: Mapping[str, str]) -> tuple[list[Tale], list[Tale], dict[str, list[str]]]:
     """The files to use, those that may be held out (first those that share no text), and the names of the others. A
     copy is left out because longer files have its text: nothing is lost, and no text is on two sides or twice."""
     length = {tale: len(texts[tale.name]) for tale in by_hash}
-    tales = sorted(filter(length.get, by_hash), key=lambda tale: (-length[tale], tale.path))
+    tales = sorted(filter(length.get, by_hash), key=lambda tale: -length[tale])  # of one length in any place alike
     hashes, numbers = sample_windows(texts[tale.name] for tale in tales)
     is_copy = shares(hashes, numbers, len(tales))[0] >= COPY
     kept = ~is_copy[numbers]
@@ -131,12 +124,8 @@ def _sort_out(by_hash: Sequence[Tale], texts: Mapping[str, str]) -> tuple[list[T
     copies, sharing = (set(itertools.compress(tales, chosen)) for chosen in (is_copy, shares_text))
     used = [tale for tale in by_hash if length[tale] and tale not in copies]
     least = min(SHORT[0], SHORT[1] * sum(map(length.__getitem__, used)) / len(used))
-    candidates = sorted(
-        (tale for tale in used if length[tale] >= least), key=lambda tale: (tale in sharing, tale.sha256)
-    )
-    others = {
-        "copies of others": copies,
-        "without text": {tale for tale in by_hash if not length[tale]},
-        "too short to be held out": {tale for tale in used if length[tale] < least},
-    }
-    return used, candidates, {why: sorted(tale.name for tale in group) for why, group in others.items()}
+    candidates = sorted((tale for tale in used if length[tale] >= least), key=sharing.__contains__)
+    blank = [tale for tale in by_hash if not length[tale]]
+    short = [tale for tale in used if length[tale] < least and len(candidates) >= MIN_FILES]
+    left_out = zip(LEFT_OUT, (copies, blank, short), strict=True)
+    return used, candidates, {why: sorted(tale.name for tale in group) for why, group in left_out}
