@@ -23,6 +23,7 @@ except ValueError as error:
 
 from lovecraft_jax.runtime import distributed
 from lovecraft_jax.runtime.compile_cache import enable_compile_cache
+from lovecraft_jax.runtime.files import expand_home
 from lovecraft_jax.runtime.quiet import silence_libraries
 from lovecraft_jax.runtime.streams import prepare_streams
 from lovecraft_jax.training.checkpoint import hide_failed_tasks_of_orbax
@@ -57,10 +58,11 @@ def define_train_flags() -> None:
 
 
 def define_run_flags(several: bool = False) -> None:
-    """Defines --workdir, which may be repeated for `several` runs, --checkpoint and --platform."""
+    """Defines --workdir, which may be repeated for `several` runs, --checkpoint, --corpus and --platform."""
     define = flags.DEFINE_multi_string if several else flags.DEFINE_string
     define("workdir", None, "The folder of a run.")
     flags.DEFINE_string("checkpoint", "best", "best, latest, or a step.")
+    flags.DEFINE_string("corpus", None, "Where the text that was trained on is now, if it was moved.")
     _define_platform()
 
 
@@ -170,7 +172,7 @@ class _ConfigFile(flags.ArgumentParser):
     def parse(self, argument: str) -> ConfigDict:
         """Returns the config, to which no setting can be added. Raises UserError, whatever the file raises."""
         try:
-            path, *variant = os.path.expanduser(argument).split(":", 1)
+            path, *variant = expand_home(argument).split(":", 1)
             above, folder = os.path.split(os.path.dirname(os.path.realpath(path)))
             if folder == "configs":  # so that `from configs import c150` finds those beside it
                 sys.path.insert(0, above)

@@ -9,7 +9,7 @@ from lovecraft_jax import cli
 from lovecraft_jax.data.corpus import read_text
 from lovecraft_jax.run import load_run
 from lovecraft_jax.runtime.errors import UserError
-from lovecraft_jax.runtime.files import strict
+from lovecraft_jax.runtime.files import expand_home, strict
 
 
 def main() -> int:
@@ -17,9 +17,9 @@ def main() -> int:
     F = flags.FLAGS
     if cli.optional_flag("text") and F["split"].present:
         raise UserError(f"--text={F.text} and --split={F.split}: give one of them")
-    run = load_run(cli.required_flag("workdir", "runs/c150"), F.checkpoint)
+    run = load_run(cli.required_flag("workdir", "runs/c150"), F.checkpoint, cli.optional_flag("corpus"))
     if F.text:
-        what, text = {"text": F.text}, run.encode(read_text(Path(F.text)))
+        what, text = {"text": F.text}, run.encode(read_text(Path(expand_home(F.text))))
         if not len(text.ids):
             raise UserError(f"--text={F.text}: no text in it after cleaning")
     else:

@@ -103,12 +103,15 @@ class Run:
         return np.asarray(checked("ids", ids, np.ndarray | jax.Array, expected, allowed))
 
 
-def load_run(workdir: str | os.PathLike[str], checkpoint: str | int = "best") -> Run:
+def load_run(workdir: str | os.PathLike[str], checkpoint: str | int = "best", corpus: str | None = None) -> Run:
     """Loads a run's "best" checkpoint (the latest, where none was scored), its "latest", or that of a step; not the
-    optimiser's state. Silences what libraries log, unless absl's verbosity was chosen before. Raises UserError."""
+    optimiser's state. `corpus`: where its text is now, if it was moved. Silences what libraries log, unless absl's
+    verbosity was chosen before. Raises UserError."""
     silence_libraries()
     path = resolve_path(workdir)
-    config, tokenizer, corpus = read_run_files(path)
+    config, tokenizer, recorded = read_run_files(path)
+    if corpus:
+        config = config.replace(**{"data.corpus": corpus})
     if not (path / "checkpoints").is_dir():
         raise UserError(f"--workdir={workdir}: no checkpoint yet; train until the first is saved")
     model = make_model(config, tokenizer.size, fastest_backend(config.model))  # whatever backend it was trained with
@@ -123,4 +126,4 @@ def load_run(workdir: str | os.PathLike[str], checkpoint: str | int = "best") ->
     checkpoints.close()
     if restored is None:
         raise UserError(f"--workdir={workdir}: no checkpoint yet; train until the first is saved")
-    return Run(config, tokenizer, model, restored.state.variables, int(restored.state.step), corpus)
+    return Run(config, tokenizer, model, restored.state.variables, int(restored.state.step), recorded)

@@ -13,10 +13,11 @@ from lovecraft_jax.inference.generate import Sampling, check_limits
 from lovecraft_jax.run import Run, load_run
 from lovecraft_jax.runtime.console import log, show
 from lovecraft_jax.runtime.errors import UserError
+from lovecraft_jax.runtime.files import expand_home
 
 FLAGS_OF_MODE = {  # those that one --mode alone has
     "free": ("prompt", "temperature", "top_k", "top_p", "samples", "stream"),
-    "teacher_forced": ("split", "text"),
+    "teacher_forced": ("split", "text", "corpus"),
 }
 LINE = 76  # tokens a line of --mode=teacher_forced
 
@@ -33,7 +34,7 @@ def main() -> int:
             raise UserError(f"{', '.join(given)} with --mode={F.mode}: only for --mode={mode}; leave it out")
     if F["split"].present and cli.optional_flag("text"):
         raise UserError(f"--text={F.text} and --split={F.split}: give one of them")
-    run = load_run(cli.required_flag("workdir", "runs/c150"), F.checkpoint)
+    run = load_run(cli.required_flag("workdir", "runs/c150"), F.checkpoint, cli.optional_flag("corpus"))
     if F.mode == "teacher_forced":
         return _teacher_forced(run)
     if F.stream:
@@ -57,7 +58,7 @@ def _teacher_forced(run: Run) -> int:
     than its default is taken whole."""
     F = flags.FLAGS
     if (file := cli.optional_flag("text")) is not None:
-        source, text = file, run.encode(read_text(Path(file)))
+        source, text = file, run.encode(read_text(Path(expand_home(file))))
     else:
         source, text = F.split, run.split(F.split)
     predictable = len(text.ids) - 1  # all but the first

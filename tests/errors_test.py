@@ -72,6 +72,9 @@ WRONG: dict[str, tuple[str, list[str]]] = {
     "a split without teacher forcing": ("sample --workdir={trained} --split=test", ["--split with --mode=free"]),
     "empty text": ("evaluate --workdir={trained} --text={files}/empty.txt", ["{files}/empty.txt", "no text"]),
     "text and split": ("evaluate --workdir={trained} --text=x.txt --split=test", ["--text", "--split"]),
+    "a text in the home folder": ("evaluate --workdir={trained} --text=~/no.txt", ["{home}/no.txt"]),
+    "a config in the home folder": ("train --config=~/no.py", ["{home}/no.py"]),
+    "a workdir that is not UTF-8": ("train {tiny} --workdir={files}/caf\udce9", ["caf\\xe9: not UTF-8"]),
     "no address of the others": ("train {tiny} --process_id=1", ["--coordinator_address is missing"]),
     "an address without a port": (
         "train {tiny} --coordinator_address=localhost --num_processes=2 --process_id=0",
@@ -146,7 +149,13 @@ def places(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     folder = tmp_path_factory.mktemp("files")
     _make_files(folder, trained)
     tiny = "--config=configs/tiny.py"
-    return {"tiny": tiny, "trained": str(trained), "files": str(folder), "held": str(folder / "held")}
+    return {
+        "tiny": tiny,
+        "trained": str(trained),
+        "files": str(folder),
+        "held": str(folder / "held"),
+        "home": os.path.expanduser("~"),
+    }
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from etils import epath
 
 import lovecraft_jax
 from configs import tiny
+from lovecraft_jax.data.corpus import DATASETS
 from lovecraft_jax.inference.generate import Sampling
 from lovecraft_jax.run import Run, load_run
 from lovecraft_jax.runtime.errors import UserError
@@ -78,6 +79,13 @@ def test_splits_have_the_recorded_numbers_of_characters_and_are_of_no_other_text
     moved = dataclasses.replace(run, corpus=run.corpus | {"sha256": "0" * 64})
     with pytest.raises(UserError, match="another text"):
         moved.split("test")
+
+
+def test_a_text_that_was_moved_is_taken_from_where_it_is_now(trained: Path, run: Run) -> None:
+    moved = load_run(trained, corpus=str(DATASETS[1].source))
+    np.testing.assert_array_equal(moved.split("test").ids, run.split("test").ids)
+    with pytest.raises(UserError, match="another text"):
+        load_run(trained, corpus=__file__).split("test")
 
 
 def test_a_character_outside_the_vocabulary_costs_its_spelling(run: Run) -> None:

@@ -12,10 +12,15 @@ from pathlib import Path
 
 from lovecraft_jax.data.download import fetch
 from lovecraft_jax.runtime.cache import cache_folder
-from lovecraft_jax.runtime.console import log
+from lovecraft_jax.runtime.console import counted, log
 from lovecraft_jax.runtime.errors import UserError
+from lovecraft_jax.runtime.files import expand_home
 
 HERE = Path(__file__).parent
+RULE = 2
+"""How new runs find and split their text; corpus.json records it, none meaning 1, and a run keeps its rule. By 1 a
+folder has its hidden files too, and every file counts in the split (`splits.split`)."""
+PIPED = 1 << 28  # bytes that are read at most where a text is a pipe or a device, which may be endless
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +76,7 @@ class Corpus:
 
     name: str  # what `load` finds them by again: a dataset's name or a path
     tales: tuple[Tale, ...]
+    path: str | None = None  # the absolute path or glob; None for a dataset
 
     @functools.cached_property
     def sha256(self) -> str:
@@ -83,13 +89,13 @@ class Corpus:
         return next((row for row in DATASETS if _hash_of(row.hashes.values()) == self.sha256), None)
 
 
-def load(name: str) -> Corpus:
+def load(name: str, rule: int = RULE) -> Corpus:
     """Finds and hashes the corpus `name`: "auto" (the Lovecraft corpus where it can be had, else the bundled tales),
     the name of a dataset, or a path (file, folder of .txt, glob). Raises UserError for missing, damaged or unreadable
     files."""
     row = next((row for row in DATASETS if row.name == ("lovecraft" if name == "auto" else name)), None)
     if row is None:
-        return _load_path(name)
+        return _load_path(name, rule)
     paths = _locate(row)
     if paths is not None:
         tales = (Tale(path.stem, path, sha256) for path, sha256 in zip(paths, row.hashes.values(), strict=True))
@@ -112,12 +118,16 @@ def load(name: str) -> Corpus:
 def read_text(path: Path, sha256: str = "") -> str:
     """The text of a UTF-8 file, with or without a byte order mark. Raises UserError where it cannot be read as text, or
     no longer has the SHA-256 that is given."""
+    data = bytearray()
     with _open(path) as file:
-        data = file.read()
+        for piece in iter(lambda: file.read(1 << 24), b""):
+            data += piece
+            if b"\0" in piece:
+                raise UserError(f"{path}: a binary file; give UTF-8 text")
+            if len(data) > PIPED and not os.path.isfile(path):
+                raise UserError(f"{path}: no end after {PIPED:,} bytes; give a text file")
     if sha256 and hashlib.sha256(data).hexdigest() != sha256:
         raise UserError(f"{path}: changed since this command started; start again")
-    if b"\0" in data:
-        raise UserError(f"{path}: a binary file; give UTF-8 text")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -128,7 +138,7 @@ def _locate(row: Dataset) -> list[Path] | None:
     """The verified files of a dataset in file-name order, or None where they cannot be downloaded."""
     folder = os.environ.get(row.variable) if row.variable else None
     if folder:
-        return _verified(row, Path(os.path.expanduser(folder)), f"{row.variable}={folder}")
+        return _verified(row, Path(expand_home(folder)), f"{row.variable}={folder}")
     if isinstance(row.source, Path):
         return _verified(row, row.source, f"data.corpus={row.name}")
     return fetch(row.manifest, row.source, cache_folder() / row.name)
@@ -139,29 +149,54 @@ def _verified(row: Dataset, folder: Path, setting: str) -> list[Path]:
     for name, expected in row.hashes.items():
         file = folder / name
         if not os.path.isfile(file):
+            _check_readable(str(folder))
             raise UserError(f"{setting}: {file} is not there; expected the {len(row.hashes)} files of {row.name}")
         if _hash_file(file) != expected:
             raise UserError(f"{setting}: {file} is not the pinned file (its SHA-256 differs)")
     return [folder / name for name in row.hashes]
 
 
-def _load_path(path: str) -> Corpus:
-    given = Path(os.path.expanduser(path))
+def _load_path(path: str, rule: int) -> Corpus:
+    given = expand_home(path)
     if os.path.isdir(given):
-        files = sorted(given.glob("*.txt"))
-        if not files:
-            raise UserError(f"data.corpus={path}: no .txt file in that folder; name a glob for other endings")
+        found = glob.glob(os.path.join(glob.escape(given), "*.txt"), include_hidden=rule == 1)
     else:
         # Unlike Path's, os.path.isfile is false for a name that the system refuses.
-        found = [given] if os.path.isfile(given) else map(Path, glob.glob(str(given), recursive=True))
-        files = sorted(filter(os.path.isfile, found))
-        if not files:
-            known = ", ".join(("auto", *(row.name for row in DATASETS)))
-            raise UserError(f"data.corpus={path}: no such file, folder or glob, nor one of {known}")
-    names = [file.stem for file in files]
+        found = [given] if os.path.isfile(given) else glob.glob(given, recursive=True)
+    files = sorted(filter(os.path.isfile, map(Path, found)))  # no pipes, devices or folders
+    if not files:
+        _check_readable(given)
+        if os.path.isdir(given):
+            raise UserError(f"data.corpus={path}: no .txt file in that folder; name a glob for other endings")
+        known = ", ".join(("auto", *(row.name for row in DATASETS)))
+        moved = "a run's text that was moved: --corpus=PATH, to train on it --config.data.corpus=PATH"
+        raise UserError(f"data.corpus={path}: no such file, folder or glob, nor one of {known} ({moved})")
+    # A byte that is not UTF-8 becomes an escape, so that a name can be printed and stored.
+    names = [os.fsencode(file.stem).decode("utf-8", "backslashreplace") for file in files]
     if len(set(names)) < len(names):
-        names = [str(file) for file in files]
-    return Corpus(path, tuple(Tale(name, file, _hash_file(file)) for name, file in zip(names, files, strict=True)))
+        names = [os.fsencode(file).decode("utf-8", "backslashreplace") for file in files]
+    here = "" if os.path.isabs(given) else os.getcwd()
+    place = os.path.join(here if os.path.exists(given) else glob.escape(here), given)
+    return Corpus(path, tuple(map(Tale, names, files, map(_hash_file, counted(files, "hashing")))), place)
+
+
+def exists(path: str) -> bool:
+    """Whether there is a file, a folder, or a match of the glob."""
+    return os.path.exists(path) or bool(glob.glob(path, recursive=True))
+
+
+def _check_readable(given: str) -> None:
+    """Raises UserError where a path, or what is fixed of a glob, may not be searched: isfile and glob find nothing."""
+    fixed = next(str(path) for path in (Path(given), *Path(given).parents) if not glob.has_magic(str(path)))
+    try:
+        if os.path.isdir(fixed):
+            os.listdir(fixed)
+            os.stat(os.path.join(fixed, "."))
+        os.stat(fixed)
+    except PermissionError as error:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror}); give a text that you may read") from None
+    except OSError:  # it is not there
+        pass
 
 
 def _hash_file(path: Path) -> str:
@@ -171,8 +206,12 @@ def _hash_file(path: Path) -> str:
 
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[io.BufferedReader]:
+    # Without waiting for the other end of a pipe, which may never come.
+    opener = lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))  # noqa: E731
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=opener) as file:
+            if hasattr(os, "O_NONBLOCK"):
+                os.set_blocking(file.fileno(), True)
             yield file
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give a readable text file") from error

@@ -6,9 +6,10 @@ from typing import Any
 from lovecraft_jax.config import Config, DataConfig
 from lovecraft_jax.data import corpus, token_cache
 from lovecraft_jax.data.cleaning import Cleaning, make_cleaning
-from lovecraft_jax.data.corpus import Corpus
-from lovecraft_jax.data.splits import PARTS, Splits, split
+from lovecraft_jax.data.corpus import RULE, Corpus
+from lovecraft_jax.data.splits import PARTS, REPEATED, Splits, describe, split
 from lovecraft_jax.data.tokenizer import Encoded, Tokenizer, build_tokenizer
+from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import UserError
 
 CACHE_FROM_BYTES = 16 << 20  # smaller corpora are cleaned and encoded anew at every start, in a few tenths of a second
@@ -21,6 +22,7 @@ class Data:
 
     name: str
     sha256: str
+    path: str | None  # as in Corpus
     splits: Splits  # where the tokens came from the cache, its texts are read when they are first asked for
     tokenizer: Tokenizer
     encoded: dict[str, Encoded]  # "train", "valid" and "test"
@@ -29,30 +31,44 @@ class Data:
 def prepare(config: Config, recorded: dict[str, Any] | None = None, tokenizer: Tokenizer | None = None) -> Data:
     """Loads the corpus that `config.data` names, and encodes it. To resume a run, pass what its corpus.json `recorded`
     and its tokenizer: then "auto" means the recorded corpus, and another text raises UserError."""
-    name = config.data.corpus
-    found = corpus.load(recorded["name"] if recorded and name == "auto" else name)
-    if recorded and found.sha256 != recorded["sha256"]:
+    rule = recorded.get("split_rule", 1) if recorded else RULE
+    found = _find_again(config.data.corpus, recorded, rule) if recorded else corpus.load(config.data.corpus)
+    cleaning = tokenizer.cleaning if tokenizer else make_cleaning(config.data.alphabet)
+    key = _cache_key(found, cleaning, config.data, rule)
+    entry = token_cache.load(key, tokenizer) if key else None
+    if entry:
+        again = lambda: split(found, cleaning, config.data.share, rule).by_tale  # noqa: E731
+        splits = Splits(entry.tales, entry.counts, entry.facts, again)
+    else:
+        splits = split(found, cleaning, config.data.share, rule)
+        built = tokenizer or build_tokenizer(config.data.level, splits.join("train"), cleaning)
+        encoded = {part: built.encode(splits.join(part)) for part in PARTS}
+        entry = token_cache.Entry(built, splits.tales, splits.counts, splits.facts, encoded)
+        if key:
+            token_cache.save(key, tokenizer, entry)
+            entry = token_cache.load(key, tokenizer) or entry  # memory-mapped, which frees the arrays
+    if not recorded and max(splits.facts["repeated"].values()) > REPEATED:
+        log(
+            f"WARNING: data.corpus={found.name}: {describe(splits.facts)}, which flatters its scores: copies, a header "
+            "that many files have, or a text that repeats itself"
+        )
+    return Data(found.name, found.sha256, found.path, splits, entry.tokenizer, entry.encoded)
+
+
+def _find_again(name: str, recorded: dict[str, Any], rule: int) -> Corpus:
+    """The text of a run: where it was when the run began, where that still exists, or by its name; or elsewhere, where
+    the config now says so."""
+    known, place = name in ("auto", recorded["name"]), recorded.get("path", "")
+    found = corpus.load((place if corpus.exists(place) else recorded["name"]) if known else name, rule)
+    if found.sha256 != recorded["sha256"]:
         raise UserError(
             f"data.corpus={name}: another text than this run's (SHA-256 {found.sha256[:12]} here, "
             f"{recorded['sha256'][:12]} there, named {recorded['name']}): give that one, or another --workdir"
         )
-    cleaning = tokenizer.cleaning if tokenizer else make_cleaning(config.data.alphabet)
-    key = _cache_key(found, cleaning, config.data)
-    entry = token_cache.load(key, tokenizer) if key else None
-    if entry:
-        splits = Splits(entry.tales, entry.counts, lambda: split(found, cleaning, config.data.share).by_tale)
-    else:
-        splits = split(found, cleaning, config.data.share)
-        built = tokenizer or build_tokenizer(config.data.level, splits.join("train"), cleaning)
-        encoded = {part: built.encode(splits.join(part)) for part in PARTS}
-        entry = token_cache.Entry(built, splits.tales, splits.counts, encoded)
-        if key:
-            token_cache.save(key, tokenizer, entry)
-            entry = token_cache.load(key, tokenizer) or entry  # memory-mapped, which frees the arrays
-    return Data(found.name, found.sha256, splits, entry.tokenizer, entry.encoded)
+    return dataclasses.replace(found, name=recorded["name"]) if known else found
 
 
-def _cache_key(found: Corpus, cleaning: Cleaning, data: DataConfig) -> str | None:
+def _cache_key(found: Corpus, cleaning: Cleaning, data: DataConfig, rule: int) -> str | None:
     """The key of a corpus in the token cache, or None for a corpus that is too small to be cached."""
     if sum(tale.path.stat().st_size for tale in found.tales) < CACHE_FROM_BYTES:
         return None
@@ -60,4 +76,4 @@ def _cache_key(found: Corpus, cleaning: Cleaning, data: DataConfig) -> str | Non
     settings = {name: value for name, value in dataclasses.asdict(data).items() if name not in UNRELATED_TO_TOKENS}
     files, row = [tale.name for tale in found.tales], found.dataset
     held_out = [row.valid, row.test] if row else None
-    return token_cache.entry_key([found.sha256, files, held_out, cleaning.to_json(), settings])
+    return token_cache.entry_key([found.sha256, files, held_out, cleaning.to_json(), settings, rule])

@@ -4,17 +4,25 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from lovecraft_jax.data.cleaning import Cleaning, Counts, clean_all
-from lovecraft_jax.data.corpus import Corpus, Dataset, Tale
+from lovecraft_jax.data.copies import sample_windows, share_in, shares
+from lovecraft_jax.data.corpus import RULE, Corpus, Dataset, Tale
+from lovecraft_jax.runtime.console import counted
 from lovecraft_jax.runtime.errors import UserError
 
 PARTS = ("train", "valid", "test")
 HELD_OUT = 0.05  # the share of the files in valid, and in test
 MIN_FILES = 20  # fewer files are split by position, so that no single one is all of a split
 BETWEEN_TALES = "\n\n\n"  # one newline more than ends a paragraph
+COPY = 0.9  # a file is a copy where longer files have this share of its windows (copies.py)
+SHARED = 0.1  # a file that shares more of them with other files is the last to be held out
+SHORT = (500, 0.1)  # characters, and share of the mean length: a file below both is not held out
+LEFT_OUT = {"copies": "copies left out", "blank": "without text left out", "short": "short ones in train only"}
+REPEATED = 0.03  # a larger share of a held-out split that occurs in training flatters its scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +31,7 @@ class Splits:
 
     tales: dict[str, list[str]]  # names of the files in each; where the cut is by position, all are in "train"
     counts: Counts
+    facts: dict[str, Any]  # what corpus.json has of the split, see `describe`; nothing by rule 1
     read: Callable[[], dict[str, dict[str, str]]] = dataclasses.field(repr=False, compare=False)
 
     @functools.cached_property
@@ -40,30 +49,37 @@ class Splits:
         return BETWEEN_TALES.join(filter(None, self.by_tale[part].values()))
 
 
-def split(corpus: Corpus, cleaning: Cleaning, share: float = 1.0) -> Splits:
+def split(corpus: Corpus, cleaning: Cleaning, share: float = 1.0, rule: int = RULE) -> Splits:
     """Returns the cleaned splits of a corpus.
 
     The files of a dataset whose row names held-out files are split by that row, wherever they were found. Other
     corpora hold out 5 % of their files for valid and the next 5 % for test, in the order of their hashes; with fewer
-    than MIN_FILES files the text is cut 90/5/5 by position. Only a `share` of the training text is kept: its first
+    than MIN_FILES files the text is cut 90/5/5 by position. By rule 2, files without text and copies of other files
+    are left out first, and short files are never held out. Only a `share` of the training text is kept: its first
     files in the order of their hashes, or its beginning. Raises UserError where a split would have no text.
     """
-    cleaned, counts = clean_all((tale.text for tale in corpus.tales), cleaning)
+    cleaned, counts = clean_all((tale.text for tale in counted(corpus.tales, "reading")), cleaning)
     texts = {tale.name: text.strip() for tale, text in zip(corpus.tales, cleaned, strict=True)}
     del cleaned  # as large as the corpus
     if not any(texts.values()):
         raise UserError(f"data.corpus={corpus.name}: no text in it after cleaning; give a file or folder with prose")
-    by_hash = sorted(corpus.tales, key=lambda tale: tale.sha256)
-    held_out = _held_out(corpus.dataset, by_hash)
+    used = candidates = sorted(corpus.tales, key=lambda tale: tale.sha256)
+    held_out, facts = _named(corpus.dataset, used), dict[str, Any]()
+    if held_out is None and rule > 1:
+        used, candidates, facts["left_out"] = _sort_out(used, texts)
+    if held_out is None and len(candidates) >= MIN_FILES:
+        count = max(1, math.floor(HELD_OUT * len(candidates) + 0.5))
+        held_out = set(candidates[:count]), set(candidates[count : 2 * count])
     if held_out is None:
-        names = {"train": list(texts), "valid": [], "test": []}
-        text = BETWEEN_TALES.join(filter(None, texts.values()))
+        kept = set(used)
+        names = {"train": [tale.name for tale in corpus.tales if tale in kept], "valid": [], "test": []}
+        text = BETWEEN_TALES.join(filter(None, (texts[name] for name in names["train"])))
         train_end, valid_end = int(0.9 * len(text)), int(0.95 * len(text))
         cut = (text[: math.ceil(share * train_end)], text[train_end:valid_end], text[valid_end:])
         by_tale = {part: {part: of_part} for part, of_part in zip(PARTS, cut, strict=True)}
     else:
         valid, test = held_out
-        train = [tale for tale in by_hash if tale not in valid and tale not in test]
+        train = [tale for tale in used if tale not in valid and tale not in test]
         totals = list(itertools.accumulate(len(texts[tale.name]) for tale in train))
         # So many training files add up most nearly to the share.
         count = 1 + min(range(len(totals)), key=lambda n: abs(totals[n] - share * totals[-1]))
@@ -73,16 +89,43 @@ def split(corpus: Corpus, cleaning: Cleaning, share: float = 1.0) -> Splits:
     for part, tales in by_tale.items():
         if not any(text.strip() for text in tales.values()):
             raise UserError(f"data.corpus={corpus.name}: nothing is left for the {part} split; give a longer text")
-    return Splits(names, counts, lambda: by_tale)
+    if rule > 1:
+        train_hashes, *others = (sample_windows(by_tale[part].values())[0] for part in PARTS)
+        repeated = [round(share_in(hashes, train_hashes), 4) for hashes in others]
+        facts |= {"split_rule": rule, "repeated": dict(zip(PARTS[1:], repeated, strict=True))}
+    return Splits(names, counts, facts, lambda: by_tale)
 
 
-def _held_out(row: Dataset | None, by_hash: list[Tale]) -> tuple[set[Tale], set[Tale]] | None:
-    """The files of valid and of test, or None where the cut is by position."""
-    if row and row.valid is not None and row.test is not None:
-        hashes = {Path(file).stem: sha256 for file, sha256 in row.hashes.items()}
-        valid, test = ({hashes[name] for name in names} for names in (row.valid, row.test))
-        return {tale for tale in by_hash if tale.sha256 in valid}, {tale for tale in by_hash if tale.sha256 in test}
-    if len(by_hash) < MIN_FILES:
+def describe(facts: Mapping[str, Any]) -> str:
+    """Returns in a few words what corpus.json says of text left out and repeated; "" where it says nothing."""
+    files = [f"{len(names):,} {LEFT_OUT[why]}" for why, names in facts.get("left_out", {}).items() if names]
+    repeated = [f"{share:.1%} of {part}" for part, share in facts.get("repeated", {}).items()]
+    return ", ".join(files + [f"{' and '.join(repeated)} again in train"] * bool(repeated))
+
+
+def _named(row: Dataset | None, tales: Sequence[Tale]) -> tuple[set[Tale], set[Tale]] | None:
+    """The files of valid and of test that the row of a dataset names, or None."""
+    if not row or row.valid is None or row.test is None:
         return None
-    count = max(1, math.floor(HELD_OUT * len(by_hash) + 0.5))
-    return set(by_hash[:count]), set(by_hash[count : 2 * count])
+    hashes = {Path(file).stem: sha256 for file, sha256 in row.hashes.items()}
+    valid, test = ({hashes[name] for name in names} for names in (row.valid, row.test))
+    return {tale for tale in tales if tale.sha256 in valid}, {tale for tale in tales if tale.sha256 in test}
+
+
+def _sort_out(by_hash: Sequence[Tale], texts: Mapping[str, str]) -> tuple[list[Tale], list[Tale], dict[str, list[str]]]:
+    """The files to use, those that may be held out (first those that share no text), and the names of the others. A
+    copy is left out because longer files have its text: nothing is lost, and no text is on two sides or twice."""
+    length = {tale: len(texts[tale.name]) for tale in by_hash}
+    tales = sorted(filter(length.get, by_hash), key=lambda tale: -length[tale])  # of one length in any place alike
+    hashes, numbers = sample_windows(texts[tale.name] for tale in tales)
+    is_copy = shares(hashes, numbers, len(tales))[0] >= COPY
+    kept = ~is_copy[numbers]
+    shares_text = shares(hashes[kept], numbers[kept], len(tales))[1] > SHARED
+    copies, sharing = (set(itertools.compress(tales, chosen)) for chosen in (is_copy, shares_text))
+    used = [tale for tale in by_hash if length[tale] and tale not in copies]
+    least = min(SHORT[0], SHORT[1] * sum(map(length.__getitem__, used)) / len(used))
+    candidates = sorted((tale for tale in used if length[tale] >= least), key=sharing.__contains__)
+    blank = [tale for tale in by_hash if not length[tale]]
+    short = [tale for tale in used if length[tale] < least and len(candidates) >= MIN_FILES]
+    left_out = zip(LEFT_OUT, (copies, blank, short), strict=True)
+    return used, candidates, {why: sorted(tale.name for tale in group) for why, group in left_out}

@@ -29,11 +29,12 @@ ALIGNMENT = 64  # the ids begin at a multiple of so many bytes
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """The tokens of a corpus; `tales` and `counts` as in Splits, `encoded` by split."""
+    """The tokens of a corpus; `tales`, `counts` and `facts` as in Splits, `encoded` by split."""
 
     tokenizer: Tokenizer
     tales: dict[str, list[str]]
     counts: Counts
+    facts: dict[str, Any]
     encoded: dict[str, Encoded]
 
 
@@ -64,6 +65,7 @@ def save(key: str, tokenizer: Tokenizer | None, entry: Entry) -> None:
         "tokenizer": entry.tokenizer.dumps(),
         "tales": entry.tales,
         "counts": dataclasses.asdict(entry.counts),
+        "facts": entry.facts,
         "dtype": arrays[0].dtype.str,
         "parts": {part: (len(text.ids), text.n_chars, text.extra_nats) for part, text in entry.encoded.items()},
     }
@@ -107,7 +109,7 @@ def _read(path: Path, tokenizer: Tokenizer | None) -> Entry | None:
         encoded[part] = Encoded(ids[start : start + count], n_chars, extra_nats)
         start += count
     tokenizer = tokenizer or load_tokenizer(header["tokenizer"])
-    return Entry(tokenizer, header["tales"], Counts(**header["counts"]), encoded)
+    return Entry(tokenizer, header["tales"], Counts(**header["counts"]), header["facts"], encoded)
 
 
 def _remove_oldest(keep: Path) -> None:

@@ -34,7 +34,8 @@ def main() -> int:
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # where its folders cannot be written it takes others
     from lovecraft_jax.report.page import render
 
-    runs = [collect_run(workdir, flags.FLAGS.checkpoint, name) for workdir, name in zip(workdirs, names, strict=True)]
+    checkpoint, corpus = flags.FLAGS.checkpoint, cli.optional_flag("corpus")
+    runs = [collect_run(workdir, checkpoint, name, corpus) for workdir, name in zip(workdirs, names, strict=True)]
     try:
         to.parent.mkdir(parents=True, exist_ok=True)
         write_text(to, render(runs))

@@ -124,19 +124,19 @@ class RunReport:
         return final[-1]["bpc"] if final and final[-1]["checkpoint"] == self.step else None
 
 
-def collect_run(workdir: str, checkpoint: str, name: str) -> RunReport:
+def collect_run(workdir: str, checkpoint: str, name: str, corpus: str | None = None) -> RunReport:
     """Loads the run in `workdir`, which the page calls `name`, and analyses it. Raises UserError if it is no run, or if
-    its corpus or one of its files cannot be read."""
+    its corpus or one of its files cannot be read. `corpus`: see `load_run`."""
     try:
-        return _collect(workdir, checkpoint, name)
+        return _collect(workdir, checkpoint, name, corpus)
     except OSError as error:
         if error.filename is None:  # it is not about a file
             raise
         raise UserError(f"{error.filename}: cannot be read ({error.strerror}); its owner can permit it") from None
 
 
-def _collect(workdir: str, checkpoint: str, name: str) -> RunReport:
-    run, path = load_run(workdir, checkpoint), resolve_path(workdir)
+def _collect(workdir: str, checkpoint: str, name: str, corpus: str | None) -> RunReport:
+    run, path = load_run(workdir, checkpoint, corpus), resolve_path(workdir)
     by_tale = dataset.prepare(run.config, run.corpus, run.tokenizer).splits.by_tale
     tales = {split: {visible(tale, one_line=True): text for tale, text in by_tale[split].items()} for split in by_tale}
     rows = _read_metrics(path / metrics.FILE)

@@ -2,7 +2,10 @@
 
 import re
 import sys
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
+Item = TypeVar("Item")
 _HIDDEN = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Characters that command a terminal, end a line, reorder what stands beside them, or cannot be encoded."""
 
@@ -36,6 +39,16 @@ def silence() -> None:
 def is_silent() -> bool:
     """Whether `silence` was called."""
     return _silent
+
+
+def counted(items: Sequence[Item], doing: str) -> Iterable[Item]:
+    """Returns the items; while thousands are taken, a live line counts them on a terminal."""
+    if len(items) < 2000 or _silent or not sys.stderr.isatty():
+        return items
+    from rich.console import Console  # not at every start
+    from rich.progress import track
+
+    return track(items, doing, console=Console(stderr=True), transient=True)
 
 
 def _escape(match: re.Match[str]) -> str:

@@ -18,19 +18,24 @@ Row = dict[str, Any]
 """{"step": ..., "split": "train" | "valid" | "test", "loss": nats per token, "bpc": ..., ...}"""
 
 
+def expand_home(path: str) -> str:
+    """Returns a path of a flag or a config with the user's home folder for `~`."""
+    return os.path.expanduser(path)
+
+
 def resolve_path(path: str | os.PathLike[str]) -> epath.Path:
     """Returns the absolute path, on a disk or gs://. Raises UserError for other stores, and where gcsfs is missing."""
-    path = os.fspath(checked("--workdir", path, str | os.PathLike, "the name of a folder", os.fspath))
-    scheme, is_url, _ = path.partition("://")
+    name: str = os.fspath(checked("--workdir", path, str | os.PathLike, "the name of a folder", os.fspath))
+    scheme, is_url, _ = name.partition("://")
     if not is_url:
-        return epath.Path(os.path.abspath(os.path.expanduser(path)))
+        return epath.Path(os.path.abspath(expand_home(name)))
     if scheme != "gs":  # epath and TensorStore know s3:// too, but Orbax takes it for a relative path
-        raise UserError(f"--workdir={path}: expected a folder, or gs://bucket/folder: Orbax writes to no other store")
+        raise UserError(f"--workdir={name}: expected a folder, or gs://bucket/folder: Orbax writes to no other store")
     try:
         fsspec.get_filesystem_class(scheme)
     except ImportError as error:
-        raise UserError(f"--workdir={path}: pip install gcsfs, through which gs:// is reached ({error})") from None
-    return epath.Path(path)
+        raise UserError(f"--workdir={name}: pip install gcsfs, through which gs:// is reached ({error})") from None
+    return epath.Path(name)
 
 
 @contextmanager
@@ -42,13 +47,15 @@ def locked_workdir(path: str, take_over: bool = False) -> Iterator[epath.Path]:
 
 
 def write_text(path: epath.Path, text: str) -> None:
-    """Replaces a file atomically: after a kill it is the old one or the new one."""
+    """Replaces a file atomically: after a kill it is the old one or the new one. A byte of a file's name that is not
+    UTF-8 becomes an escape, from which json reads it again."""
+    data = text.encode("utf-8", "backslashreplace")
     if on_store(path):  # where renaming would be copying
-        path.write_text(text)
+        path.write_bytes(data)
         return
     partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_text(text)
+        partial.write_bytes(data)
         partial.replace(path)
     except OSError:  # half a file would keep a full disk full
         partial.unlink(missing_ok=True)

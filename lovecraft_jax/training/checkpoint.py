@@ -51,6 +51,8 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: epath.Path, keep: int = 2, read_only: bool = False) -> None:
+        if (name := os.fsencode(workdir).decode("utf-8", "backslashreplace")) != str(workdir):
+            raise UserError(f"--workdir={name}: not UTF-8, and Orbax writes to no such path; give another name")
         best = policies.BestN(get_metric_fn=_bpc, reverse=True, n=1, keep_checkpoints_without_metrics=False)
         options = ocp.CheckpointManagerOptions(
             # Beside the policy, because without best_fn Orbax writes no metrics and forgets which was best.

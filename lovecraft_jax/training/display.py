@@ -11,6 +11,7 @@ from rich.progress import Progress as ProgressBar
 
 from lovecraft_jax.config import Config
 from lovecraft_jax.data.dataset import Data
+from lovecraft_jax.data.splits import describe
 from lovecraft_jax.model.cells import cell_class
 from lovecraft_jax.runtime.console import is_silent, visible
 from lovecraft_jax.training.progress import Progress
@@ -53,8 +54,10 @@ def startup_summary(
     lengths = ", ".join(f"{split} {encoded.n_chars:,}" for split, encoded in data.encoded.items())
     model, share, counts = config.model, config.data.share, data.splits.counts
     part = f"; data.share={share:g} of its training tales" if share < 1 else ""
+    facts = describe(data.splits.facts)
     return [
         f"corpus      {data.name} ({lengths} characters{part})",
+        *([f"splits      {facts}"] if facts else []),
         f"cleaning    {counts.read:,} characters read, {counts.folded:,} folded, {counts.dropped:,} dropped "
         f"(alphabet {config.data.alphabet})",
         f"vocabulary  {data.tokenizer.size} {data.tokenizer.level}",

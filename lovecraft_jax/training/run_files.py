@@ -35,7 +35,9 @@ def run_record(config: Config, data: Data) -> dict[str, Any]:
             "folded": data.splits.counts.folded,
             "dropped": data.splits.counts.dropped,
             "splits": data.splits.tales,
-        },
+        }
+        | ({"path": data.path} if data.path else {})
+        | data.splits.facts,
         "versions": {"lovecraft_jax": lovecraft_jax.__version__}
         | {name: metadata.version(name) for name in PACKAGES}
         | {"python": platform.python_version(), "hardware": hardware},

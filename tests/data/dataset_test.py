@@ -1,7 +1,10 @@
 """The splits of a corpus, and their tokens."""
 
 import hashlib
+import random
 import string
+import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +21,32 @@ from lovecraft_jax.data.splits import BETWEEN_TALES, PARTS, split
 from lovecraft_jax.data.tokenizer import Tokenizer
 from lovecraft_jax.runtime.errors import UserError
 
-ASCII = make_cleaning("ascii")
-PROSE = "The sea was \u0441\u0435\u0440. " * 50
+ASCII, UNICODE = make_cleaning("ascii"), make_cleaning("unicode")
+
+
+def prose(seed: int, length: int) -> str:
+    """A text of random words in lines, another one for every seed."""
+    rng = random.Random(seed)
+    words = ("".join(rng.choices(string.ascii_lowercase, k=rng.randint(1, 9))) for _ in range(length))
+    return textwrap.fill(" ".join(words), 60)[: length - 1] + "."
+
+
+TEXT = prose(99, 4000)
+OTHERS = {f"tale{i:02d}": prose(i, 4000) for i in range(24)}
+NEARLY = {
+    "the same": lambda text: text,
+    "a header and a footer": lambda text: f"PROJECT GUTENBERG\n{'=' * 70}\n{text}\nEnd of the tale.",
+    "a byte order mark and CRLF": lambda text: "\ufeff" + text.replace("\n", "\r\n"),
+    "other quotes and capitals": lambda text: f"\u201c{text.upper()}\u201d",
+    "wrapped anew": lambda text: textwrap.fill(text, 45),
+    "a half": lambda text: text[len(text) // 2 :],
+}
 
 
 @pytest.fixture
 def folder(tmp_path: Path, config: ConfigDict) -> Path:
     """The corpus of `config`: thirty small tales, each with its name in it, not in ASCII."""
-    _write(tmp_path, {f"tale{i:02d}": f"{PROSE} tale{i:02d}" for i in range(30)})
+    _write(tmp_path, {f"tale{i:02d}": "The sea was \u0441\u0435\u0440. " * 2 + prose(i, 300) for i in range(30)})
     config.data.update({"corpus": str(tmp_path / "tales"), "alphabet": "unicode"})
     return tmp_path / "tales"
 
@@ -63,8 +84,8 @@ def test_few_files_are_split_by_position(tmp_path: Path, files: int) -> None:
 
 @pytest.mark.parametrize("share", [0.01, 0.5])
 def test_a_share_keeps_the_first_training_files_by_hash_and_every_held_out_file(tmp_path: Path, share: float) -> None:
-    lengths = {f"tale{i:02d}": 10 * (i + 1) for i in range(30)}
-    found = _write(tmp_path, {name: "x" * length for name, length in lengths.items()})
+    lengths = {f"tale{i:02d}": 10 * (i + 3) for i in range(30)}
+    found = _write(tmp_path, {name: prose(i, length) for i, (name, length) in enumerate(lengths.items())})
     whole, some = split(found, ASCII), split(found, ASCII, share)
     for part in ("valid", "test"):
         assert some.by_tale[part] == whole.by_tale[part]
@@ -98,6 +119,52 @@ def test_a_text_too_short_to_split_is_an_error(tmp_path: Path, text: str, messag
         split(_write(tmp_path, {"a": text}), ASCII)
 
 
+@pytest.mark.parametrize("others", [24, 5])  # split by file and by position
+@pytest.mark.parametrize("change", NEARLY.values(), ids=list(NEARLY))
+def test_a_copy_is_in_no_split(tmp_path: Path, change: Callable[[str], str], others: int) -> None:
+    tales = dict(list(OTHERS.items())[:others])
+    found = _write(tmp_path, {**tales, "a": TEXT, "z": change(TEXT)})
+    splits = split(found, UNICODE)
+    (left_out,) = splits.facts["left_out"]["copies"]
+    assert left_out in "az"
+    assert sorted(name for names in splits.tales.values() for name in names) == sorted({*tales, "a", "z"} - {left_out})
+    assert splits.facts["repeated"] == {"valid": 0.0, "test": 0.0}
+
+
+@pytest.mark.parametrize("small", ["", "\n", " \t\r\n", "\ufeff", "buy milk {}", "note {}\n\n"])
+def test_blank_and_tiny_files_are_never_held_out(tmp_path: Path, small: str) -> None:
+    notes = {f"note{i}": small.format(i) for i in range(12)}
+    splits, tales = split(_write(tmp_path, OTHERS | notes), ASCII), {**OTHERS}
+    assert [len(splits.tales[part]) for part in ("valid", "test")] == [1, 1]
+    assert {*splits.tales["valid"], *splits.tales["test"]} <= tales.keys()
+    left_out = splits.facts["left_out"]
+    assert sorted(left_out["blank"] + left_out["short"]) == sorted(notes)
+
+
+def test_short_poems_alone_are_held_out(tmp_path: Path) -> None:
+    splits = split(_write(tmp_path, {f"poem{i:02d}": prose(i, 60) for i in range(40)}), ASCII)
+    assert [len(splits.tales[part]) for part in PARTS] == [36, 2, 2]
+
+
+@pytest.mark.parametrize("change", NEARLY.values(), ids=list(NEARLY))
+def test_a_text_that_repeats_itself_is_counted_and_warned_of(
+    tmp_path: Path, config: ConfigDict, capsys: pytest.CaptureFixture, change: Callable[[str], str]
+) -> None:
+    config.data.corpus = str(_write(tmp_path, {"twice": TEXT + change(TEXT)}).tales[0].path)
+    assert min(prepare(config).splits.facts["repeated"].values()) > 0.8
+    warning = capsys.readouterr().err
+    assert warning.startswith(f"WARNING: data.corpus={config.data.corpus}: ")
+    assert "of valid and 100.0% of test again in train" in warning
+
+
+def test_by_rule_1_every_file_is_in_a_split_as_runs_before_recorded(tmp_path: Path) -> None:
+    tales = _write(tmp_path, OTHERS | {"a": TEXT, "z": TEXT, "todo": ""})
+    splits = split(tales, ASCII, rule=1)
+    by_hash = [tale.name for tale in sorted(tales.tales, key=lambda tale: tale.sha256)]
+    assert splits.tales["valid"] + splits.tales["test"] == by_hash[:2]
+    assert (splits.facts, len(splits.tales["train"])) == ({}, 25)
+
+
 def test_every_split_is_encoded_whole_with_the_vocabulary_of_the_training_text_alone(
     config: ConfigDict, tmp_path: Path
 ) -> None:
@@ -121,8 +188,23 @@ def test_a_resumed_run_finds_its_text_and_keeps_its_vocabulary_and_cleaning(conf
         prepare(config)
     config.data.corpus = "auto"
     _assert_same(prepare(config, _recorded(began), began.tokenizer), began)
+    (folder / ".draft.txt").write_text("Hidden.")  # by rule 1 a part of the text
+    _assert_same(prepare(config, _recorded(began), began.tokenizer), began)
     config.data.corpus = str(folder.rename(folder.with_name("moved")))
     _assert_same(prepare(config, _recorded(began), began.tokenizer), began)
+
+
+def test_a_text_named_by_a_relative_path_is_found_from_anywhere(
+    config: ConfigDict, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("tales", "tales/*.txt", "tales/tale03.txt"):
+        monkeypatch.chdir(folder.parent)
+        config.data.corpus = name
+        began = prepare(config)
+        monkeypatch.chdir(folder)
+        found = prepare(config, _recorded(began), began.tokenizer)
+        assert (found.name, found.path) == (name, str(folder.parent / name))
+        _assert_same(found, began)
 
 
 def test_a_resumed_run_refuses_another_text(config: ConfigDict, folder: Path) -> None:
@@ -136,7 +218,7 @@ def test_a_resumed_run_refuses_another_text(config: ConfigDict, folder: Path) ->
 
 def _recorded(began: Data) -> dict[str, Any]:
     """What corpus.json holds."""
-    return {"name": began.name, "sha256": began.sha256, "splits": began.splits.tales}
+    return {"name": began.name, "sha256": began.sha256, "path": began.path, **began.splits.facts}
 
 
 def _assert_same(found: Data, began: Data) -> None:

@@ -125,6 +125,7 @@ def test_the_page_is_written_where_the_flag_says_unless_that_is_a_folder_or_a_ru
     line = flags.FlagValues()
     flags.DEFINE_multi_string("workdir", [f"{trained}"], "", line)
     flags.DEFINE_string("checkpoint", "best", "", line)
+    flags.DEFINE_string("corpus", None, "", line)
     flags.DEFINE_string("to", f"{tmp_path}/new/index.html", "", line)
     line(["report"])
     monkeypatch.setattr(flags, "FLAGS", line)

@@ -1,3 +1,5 @@
+import json
+import os
 import sys
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from lovecraft_jax.runtime.files import (
     resolve_path,
     trim_rows,
     trim_samples,
+    write_json,
     write_text,
 )
 from tests.helpers import store
@@ -39,6 +42,12 @@ def test_a_file_is_replaced_atomically_and_leaves_nothing_beside_it(tmp_path: Pa
         assert reader.read() == "old \N{GREEK SMALL LETTER ALPHA}\n" * 1000
     assert path.read_text() == "new\n"
     assert [file.name for file in tmp_path.iterdir()] == ["vocab.json"]
+
+
+def test_a_name_that_is_not_utf_8_is_kept_in_json(workdir: epath.Path) -> None:
+    name = os.fsdecode(b"caf\xe9.txt")
+    write_json(workdir / "corpus.json", {"name": name, "other": "\N{GREEK SMALL LETTER ALPHA}"})
+    assert json.loads((workdir / "corpus.json").read_text())["name"] == name
 
 
 def test_lines_added_to_a_file_are_there_at_once(workdir: epath.Path) -> None:
