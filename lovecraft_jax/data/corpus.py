@@ -195,7 +195,7 @@ def _check_readable(given: str) -> None:
         os.stat(fixed)
     except PermissionError as error:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror}); give a text that you may read") from None
-    except OSError:  # it is not there
+    except (OSError, ValueError):  # it is not there, or is no name that a file can have
         pass
 
 
