@@ -20,7 +20,8 @@ Row = dict[str, Any]
 
 def resolve_path(path: str | os.PathLike[str]) -> epath.Path:
     """Returns the absolute path, on a disk or gs://. Raises UserError for other stores, and where gcsfs is missing."""
-    path = os.fspath(checked("--workdir", path, str | os.PathLike, "the name of a folder", os.fspath))
+    checked("--workdir", path, str | os.PathLike, "the name of a folder", os.fspath)
+    path = os.fspath(path)
     scheme, is_url, _ = path.partition("://")
     if not is_url:
         return epath.Path(os.path.abspath(os.path.expanduser(path)))
