@@ -76,7 +76,7 @@ class ModelConfig:
 
     cell: str = one_of("lstm", "gru", default="lstm")
     backend: str = one_of("auto", "scan", "fused", "native", default="auto", resume="free")
-    layers: int = at_least(1, most=1000)  # tracing them takes a second for every hundred
+    layers: int = at_least(1, most=1000)  # each is traced and compiled on its own
     units: int = at_least(1, most=2**20)  # beyond the memory of any machine, and XLA aborts where sizes overflow
     embed: int = at_least(0, most=2**20)
     dropout_input: float = probability()

@@ -53,14 +53,14 @@ NAME = st.binary(min_size=1, max_size=9).filter(lambda name: not set(name) & set
 
 
 def fuzz(share: float) -> Callable:
-    """How a test tries its `share` of all inputs. Each may take five seconds: some compile."""
+    """How a test tries its `share` of all inputs. Each may take thirty seconds: some compile, on a busy machine."""
     slow, few = (
         [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
         "FUZZ_TRIES" not in os.environ,
     )
     return settings(
         max_examples=max(1, int(TRIES * share)),
-        deadline=5000,
+        deadline=30_000,
         derandomize=few,
         database=None,
         suppress_health_check=slow,
