@@ -7,6 +7,7 @@ import runpy
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from absl import app, flags
@@ -173,9 +174,10 @@ class _ConfigFile(flags.ArgumentParser):
         """Returns the config, to which no setting can be added. Raises UserError, whatever the file raises."""
         try:
             path, *variant = expand_home(argument).split(":", 1)
-            above, folder = os.path.split(os.path.dirname(os.path.realpath(path)))
-            if folder == "configs":  # so that `from configs import c150` finds those beside it
-                sys.path.insert(0, above)
+            folder = os.path.dirname(os.path.realpath(path))
+            if os.path.basename(folder) == "configs":  # so that `from configs import c150` finds those beside it
+                sys.modules["configs"] = package = ModuleType("configs")
+                package.__path__ = [folder]
             return runpy.run_path(path)["get_config"](*variant).lock()
         except (Exception, SystemExit) as error:
             why = f"{type(error).__name__}: {error}"

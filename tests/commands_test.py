@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from lovecraft_jax.inference.generate import Sampling
 from lovecraft_jax.inference.scoring import Score
 from lovecraft_jax.run import load_run
+from tests.conftest import ROOT
 
 TALE = Path(__file__).parents[1] / "lovecraft_jax" / "data" / "tales" / "office_hours.txt"
 PROMPT, LENGTH = "The house", 60
@@ -104,6 +107,38 @@ def test_a_text_file_scores_as_it_does_from_python(command: Callable, trained: P
     assert result["bpc"] == pytest.approx(result["loss"] / math.log(2), rel=1e-9)
     assert result["bce"] == pytest.approx(score.bce, rel=1e-6)
     assert result["perplexity"] == pytest.approx(math.exp(result["loss"]), rel=1e-9)
+
+
+@pytest.mark.slow
+def test_float64_in_the_environment_changes_nothing(plain: str, command: Callable, trained: Path) -> None:
+    flags = (f"--workdir={trained}", f"--prompt={PROMPT}", f"--length={LENGTH}")
+    assert command("sample", *flags, env={"JAX_ENABLE_X64": "1"}).stdout == plain
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("JAX_ENABLE_X64", "maybe"), ("JAX_NUM_CPU_DEVICES", "abc"), ("JAX_PLATFORMS", "abacus")]
+)
+def test_nonsense_in_a_variable_of_jax_gives_one_line(command: Callable, trained: Path, name: str, value: str) -> None:
+    done = command("sample", f"--workdir={trained}", env={name: value})
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert value in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", ["sample --stream --workdir={0}", "train --config=configs/tiny.py --workdir={0}"])
+def test_results_that_cannot_be_printed_give_one_line_that_names_standard_output(line: str, trained: Path) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", *f"lovecraft_jax.{line.format(trained)}".split()],
+            cwd=ROOT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("standard output: cannot be written (No space left on device)")
+    assert "Traceback" not in done.stderr
 
 
 def test_the_perplexity_of_a_hopeless_model_is_infinite() -> None:

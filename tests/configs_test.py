@@ -1,6 +1,7 @@
 """Every file in configs/ has valid values, names its commands, and describes a model that can be built."""
 
 import importlib
+import sys
 from pathlib import Path
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 
 import configs
+from lovecraft_jax import cli
 from lovecraft_jax.config import Config
 from lovecraft_jax.model.lm import make_model
 
@@ -50,6 +52,25 @@ def test_quick_trains_the_same_model_on_the_same_data_for_under_a_million_charac
 def test_the_articles_recipe_differs_between_models_in_sizes_and_epochs_only(name: str) -> None:
     differences = Config.of(get_config(name, "article")).differences(Config.of(get_config("c150", "article")))
     assert {line.partition(":")[0] for line in differences} <= {"model.units", "data.seq_len", "train.epochs"}
+
+
+def test_a_config_finds_those_beside_it_whatever_the_working_directory_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "project" / "configs"
+    folder.mkdir(parents=True)
+    (folder / "base.py").write_text("units = 7")
+    (folder / "mine.py").write_text(
+        "from ml_collections import ConfigDict\nfrom configs import base\n"
+        "def get_config(variant=None):\n    return ConfigDict({'units': base.units, 'variant': variant})"
+    )
+    (tmp_path / "link.py").symlink_to(folder / "mine.py")
+    monkeypatch.setitem(sys.modules, "configs", configs)
+    monkeypatch.chdir(tmp_path)
+    for path in ("link.py", "project/configs/mine.py:quick"):
+        config = cli._ConfigFile().parse(path)
+        assert (config.units, config.variant) == (7, "quick" if ":" in path else None)
+        assert config.is_locked
 
 
 def test_every_call_returns_a_new_config() -> None:

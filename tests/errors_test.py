@@ -24,6 +24,8 @@ WRONG: dict[str, tuple[str, list[str]]] = {
     "misspelt key": ("train {tiny} --config.model.unit=3", ["unit", "units"]),
     "a config that is not Python": ("train --config={files}/short.txt", ["config", "SyntaxError"]),
     "a config that imports what is not there": ("train --config={files}/missing.py", ["ModuleNotFoundError", "moon"]),
+    "a config that ends Python": ("train --config={files}/ends.py", ["ends.py", "SystemExit: 3"]),
+    "a config that returns nothing": ("train --config={files}/nothing.py", ["nothing.py", "get_config", "NoneType"]),
     "a word for a number": ("train {tiny} --config.model.units=banana", ["config.model.units", "banana"]),
     "more rows than the text has tokens": ("train {tiny} --config.data.batch_size=100000", ["800,000", "173,390"]),
     "unknown flag": ("train {tiny} --fast", ["fast"]),
@@ -193,6 +195,8 @@ def _make_files(folder: Path, trained: Path) -> None:
     (folder / "short.txt").write_text("The house stood where no house could be.")
     (folder / "letter.txt").write_text("T")
     (folder / "missing.py").write_text("import moon")
+    (folder / "ends.py").write_text("raise SystemExit(3)")
+    (folder / "nothing.py").write_text("def get_config():\n    pass")
     (folder / "other.txt").write_text("The house stood where no house could be.\n" * 100)
     (folder / "greek.txt").write_text("ἄνδρα μοι ἔννεπε, μοῦσα, πολύτροπον " * 100)
     fresh = folder / "fresh"

@@ -14,6 +14,7 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from lovecraft_jax.runtime.errors import UserError
+from lovecraft_jax.training import checkpoint
 from lovecraft_jax.training.checkpoint import Checkpoints, DamagedError, checksums
 
 # Orbax does not wait for the other reads when one of them fails.
@@ -137,6 +138,21 @@ def test_the_step_asked_for_is_tried_first_then_the_newest_and_only_damaged_ones
             checkpoints.restore(newest, _target())
     with pytest.raises(UserError, match=f"{tmp_path}.*all 3 checkpoints are damaged"):
         checkpoints.restore_newest(_target(), first=10)
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "Permission denied", "_METADATA"), ValueError("PERMISSION_DENIED: [OS error] d/1")]
+)
+def test_what_may_not_be_read_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def forbidden(*_: object) -> None:
+        raise error
+
+    checkpoints = _saved(tmp_path, {10: 1.0})
+    monkeypatch.setattr(checkpoint, "_read", forbidden)
+    with pytest.raises(UserError, match=r"(?i)step 10: .*permission"):
+        checkpoints.restore_newest(_target())
 
 
 @pytest.mark.slow
