@@ -118,13 +118,13 @@ def load(name: str, rule: int = RULE) -> Corpus:
 def read_text(path: Path, sha256: str = "") -> str:
     """The text of a UTF-8 file, with or without a byte order mark. Raises UserError where it cannot be read as text, or
     no longer has the SHA-256 that is given."""
-    data = bytearray()
+    data, step = bytearray(), -1 if os.path.isfile(path) else 1 << 20
     with _open(path) as file:
-        for piece in iter(lambda: file.read(1 << 24), b""):
+        for piece in iter(lambda: file.read(step), b""):
             data += piece
             if b"\0" in piece:
                 raise UserError(f"{path}: a binary file; give UTF-8 text")
-            if len(data) > PIPED and not os.path.isfile(path):
+            if len(data) > PIPED and step > 0:
                 raise UserError(f"{path}: no end after {PIPED:,} bytes; give a text file")
     if sha256 and hashlib.sha256(data).hexdigest() != sha256:
         raise UserError(f"{path}: changed since this command started; start again")
@@ -163,7 +163,9 @@ def _load_path(path: str, rule: int) -> Corpus:
     else:
         # Unlike Path's, os.path.isfile is false for a name that the system refuses.
         found = [given] if os.path.isfile(given) else glob.glob(given, recursive=True)
-    files = sorted(filter(os.path.isfile, map(Path, found)))  # no pipes, devices or folders
+    files = sorted(
+        map(Path, filter(os.path.isfile, found)), key=lambda file: file.parts
+    )  # no pipes, devices or folders
     if not files:
         _check_readable(given)
         if os.path.isdir(given):

@@ -4,13 +4,13 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from lovecraft_jax.data.cleaning import Cleaning, Counts, clean_all
 from lovecraft_jax.data.copies import sample_windows, share_in, shares
-from lovecraft_jax.data.corpus import RULE, Corpus, Dataset, Tale
+from lovecraft_jax.data.corpus import RULE, Corpus
 from lovecraft_jax.runtime.console import counted
 from lovecraft_jax.runtime.errors import UserError
 
@@ -63,8 +63,8 @@ def split(corpus: Corpus, cleaning: Cleaning, share: float = 1.0, rule: int = RU
     del cleaned  # as large as the corpus
     if not any(texts.values()):
         raise UserError(f"data.corpus={corpus.name}: no text in it after cleaning; give a file or folder with prose")
-    used = candidates = sorted(corpus.tales, key=lambda tale: tale.sha256)
-    held_out, facts = _named(corpus.dataset, used), dict[str, Any]()
+    used = candidates = [tale.name for tale in sorted(corpus.tales, key=lambda tale: tale.sha256)]
+    held_out, facts = _named(corpus), dict[str, Any]()
     if held_out is None and rule > 1:
         used, candidates, facts["left_out"] = _sort_out(used, texts)
     if held_out is None and len(candidates) >= MIN_FILES:
@@ -72,19 +72,19 @@ def split(corpus: Corpus, cleaning: Cleaning, share: float = 1.0, rule: int = RU
         held_out = set(candidates[:count]), set(candidates[count : 2 * count])
     if held_out is None:
         kept = set(used)
-        names = {"train": [tale.name for tale in corpus.tales if tale in kept], "valid": [], "test": []}
+        names = {"train": [name for name in texts if name in kept], "valid": [], "test": []}
         text = BETWEEN_TALES.join(filter(None, (texts[name] for name in names["train"])))
         train_end, valid_end = int(0.9 * len(text)), int(0.95 * len(text))
         cut = (text[: math.ceil(share * train_end)], text[train_end:valid_end], text[valid_end:])
         by_tale = {part: {part: of_part} for part, of_part in zip(PARTS, cut, strict=True)}
     else:
         valid, test = held_out
-        train = [tale for tale in used if tale not in valid and tale not in test]
-        totals = list(itertools.accumulate(len(texts[tale.name]) for tale in train))
+        train = [name for name in used if name not in valid and name not in test]
+        totals = list(itertools.accumulate(len(texts[name]) for name in train))
         # So many training files add up most nearly to the share.
         count = 1 + min(range(len(totals)), key=lambda n: abs(totals[n] - share * totals[-1]))
         chosen = {"train": set(train[:count]), "valid": valid, "test": test}
-        names = {part: [tale.name for tale in corpus.tales if tale in chosen[part]] for part in PARTS}
+        names = {part: [name for name in texts if name in chosen[part]] for part in PARTS}
         by_tale = {part: {name: texts[name] for name in names[part]} for part in PARTS}
     for part, tales in by_tale.items():
         if not any(text.strip() for text in tales.values()):
@@ -103,29 +103,29 @@ def describe(facts: Mapping[str, Any]) -> str:
     return ", ".join(files + [f"{' and '.join(repeated)} again in train"] * bool(repeated))
 
 
-def _named(row: Dataset | None, tales: Sequence[Tale]) -> tuple[set[Tale], set[Tale]] | None:
-    """The files of valid and of test that the row of a dataset names, or None."""
+def _named(corpus: Corpus) -> tuple[set[str], set[str]] | None:
+    """The files of valid and of test where the row of a dataset names them."""
+    row = corpus.dataset
     if not row or row.valid is None or row.test is None:
         return None
     hashes = {Path(file).stem: sha256 for file, sha256 in row.hashes.items()}
     valid, test = ({hashes[name] for name in names} for names in (row.valid, row.test))
-    return {tale for tale in tales if tale.sha256 in valid}, {tale for tale in tales if tale.sha256 in test}
+    tales = corpus.tales
+    return {tale.name for tale in tales if tale.sha256 in valid}, {tale.name for tale in tales if tale.sha256 in test}
 
 
-def _sort_out(by_hash: Sequence[Tale], texts: Mapping[str, str]) -> tuple[list[Tale], list[Tale], dict[str, list[str]]]:
-    """The files to use, those that may be held out (first those that share no text), and the names of the others. A
-    copy is left out because longer files have its text: nothing is lost, and no text is on two sides or twice."""
-    length = {tale: len(texts[tale.name]) for tale in by_hash}
-    tales = sorted(filter(length.get, by_hash), key=lambda tale: -length[tale])  # of one length in any place alike
-    hashes, numbers = sample_windows(texts[tale.name] for tale in tales)
-    is_copy = shares(hashes, numbers, len(tales))[0] >= COPY
-    kept = ~is_copy[numbers]
-    shares_text = shares(hashes[kept], numbers[kept], len(tales))[1] > SHARED
-    copies, sharing = (set(itertools.compress(tales, chosen)) for chosen in (is_copy, shares_text))
-    used = [tale for tale in by_hash if length[tale] and tale not in copies]
-    least = min(SHORT[0], SHORT[1] * sum(map(length.__getitem__, used)) / len(used))
-    candidates = sorted((tale for tale in used if length[tale] >= least), key=sharing.__contains__)
-    blank = [tale for tale in by_hash if not length[tale]]
-    short = [tale for tale in used if length[tale] < least and len(candidates) >= MIN_FILES]
-    left_out = zip(LEFT_OUT, (copies, blank, short), strict=True)
-    return used, candidates, {why: sorted(tale.name for tale in group) for why, group in left_out}
+def _sort_out(by_hash: list[str], texts: Mapping[str, str]) -> tuple[list[str], list[str], dict[str, list[str]]]:
+    """The names of the files to use, of those that may be held out (first those that share no text), and of the others
+    by LEFT_OUT. A copy is left out because longer files have its text: nothing is lost, and nothing is there twice."""
+    names = sorted((name for name in by_hash if texts[name]), key=lambda name: -len(texts[name]))
+    hashes, owners = sample_windows(texts[name] for name in names)
+    is_copy = shares(hashes, owners, len(names))[0] >= COPY
+    kept = ~is_copy[owners]
+    shares_text = shares(hashes[kept], owners[kept], len(names))[1] > SHARED
+    copies, sharing = (set(itertools.compress(names, chosen)) for chosen in (is_copy, shares_text))
+    used = [name for name in by_hash if texts[name] and name not in copies]
+    least = min(SHORT[0], SHORT[1] * sum(len(texts[name]) for name in used) / len(used))
+    candidates = sorted((name for name in used if len(texts[name]) >= least), key=sharing.__contains__)
+    blank = (name for name in by_hash if not texts[name])
+    short = (name for name in used if len(texts[name]) < least and len(candidates) >= MIN_FILES)
+    return used, candidates, dict(zip(LEFT_OUT, map(sorted, (copies, blank, short)), strict=True))
