@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.special import logsumexp
 
 from lovecraft_jax.data.tokenizer import UNKNOWN_ID
 from lovecraft_jax.inference.decoder import Decoder, decode
@@ -167,7 +168,7 @@ def search_words(
         carries, candidates, first = [], [], 0
         for block in blocks:
             rows = slice(first, first := first + len(block.log_probs_NV))
-            ended = np.logaddexp.reduce(log_p[rows, None] + block.log_probs_NV[:, is_end], axis=1)
+            ended = log_p[rows] + logsumexp(block.log_probs_NV[:, is_end].astype(float), axis=1)
             words = np.flatnonzero(automaton.accepts_S[at[rows]] & (ended > floor[text[rows]]))
             found += zip(text[rows][words], ended[words], weight[rows][words], prefix_NL[rows][words], strict=True)
             row, edge = _edges(automaton, at[rows])
