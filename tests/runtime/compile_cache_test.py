@@ -55,4 +55,5 @@ def test_commands_report_once_a_folder_that_cannot_be_made(
     for name in UNSET:
         monkeypatch.delenv(name)
     done = command("sample", f"--workdir={trained}", "--length=5", env={"XDG_CACHE_HOME": "/dev/null"})
+    assert done.returncode == 0, done.stderr
     assert done.stderr.count("compiled programs cannot be kept in ") == 1

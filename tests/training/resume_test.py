@@ -102,6 +102,15 @@ def test_a_run_killed_before_the_final_scores_resumes_with_them(trained: Path, t
     (workdir / "metrics.jsonl").write_text("\n".join(lines[:-2]) + '\n{"step": 40, "spl')
     assert "resuming at step 40" in train_tiny(workdir)
     assert_same_run(workdir, trained)
+    # The final scores are those of the best checkpoint, also where it is not the last.
+    (workdir / "metrics.jsonl").write_text("\n".join(lines[:-2]) + "\n")
+    shutil.copytree(workdir / "checkpoints" / "40" / "metrics", workdir / "checkpoints" / "30" / "metrics")
+    (workdir / "checkpoints" / "30" / "metrics" / "metrics").write_text('{"bpc": 0.5}')
+    train_tiny(workdir)
+    run = load_run(workdir, 30)
+    for row in rows(workdir)[-2:]:
+        assert (row["scoring"], row["checkpoint"]) == ("final", 30)
+        assert row["loss"] == pytest.approx(run.score(run.split(row["split"])).loss, rel=1e-6)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import jax
@@ -11,6 +12,7 @@ import pytest
 from configs import tiny
 from lovecraft_jax.config import Config
 from lovecraft_jax.training import throughput
+from lovecraft_jax.training.display import Display
 from lovecraft_jax.training.progress import Progress
 from lovecraft_jax.training.throughput import MatmulPeak, Throughput
 
@@ -18,12 +20,15 @@ CORPUS = {"characters": {"train": 3000, "valid": 30}, "tokens": {"train": 1000, 
 """Three characters a token."""
 
 
-def test_characters_and_epochs_are_those_of_the_tokens_that_the_batches_make() -> None:
+def test_characters_and_epochs_are_those_of_the_tokens_that_the_batches_make(capsys: pytest.CaptureFixture) -> None:
     progress = Progress.of(4, 30, CORPUS)
     assert (progress.tokens_per_step, progress.chars_per_token, progress.chars_per_step) == (120, 3, 360)
     assert progress.bpc(6 * math.log(2)) == pytest.approx(2)
     assert progress.steps_per_epoch == 8  # 33 slices of 30 tokens in rows of 4
     assert progress.epochs(12) == 1.5
+    with ExitStack() as stack:
+        Display(0, 16, progress, stack).show(12, 2.0, 90.0, due=True)
+    assert capsys.readouterr().err == "step 12/16  epoch 1.50  train 2.000 bpc  90 chars/s  0:00:16 left\n"
 
 
 def test_a_corpus_json_without_tokens_is_one_of_characters() -> None:
