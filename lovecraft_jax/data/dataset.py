@@ -47,7 +47,7 @@ def prepare(config: Config, recorded: dict[str, Any] | None = None, tokenizer: T
         if key:
             token_cache.save(key, tokenizer, entry)
             entry = token_cache.load(key, tokenizer) or entry  # memory-mapped, which frees the arrays
-    if not recorded and max(splits.facts["repeated"].values()) > REPEATED:
+    if not recorded and max(splits.facts.get("repeated", {}).values(), default=0) > REPEATED:
         log(
             f"WARNING: data.corpus={found.name}: {describe(splits.facts)}, which flatters its scores: copies, a header "
             "that many files have, or a text that repeats itself"

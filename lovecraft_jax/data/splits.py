@@ -64,8 +64,9 @@ def split(corpus: Corpus, cleaning: Cleaning, share: float = 1.0, rule: int = RU
     if not any(texts.values()):
         raise UserError(f"data.corpus={corpus.name}: no text in it after cleaning; give a file or folder with prose")
     used = candidates = [tale.name for tale in sorted(corpus.tales, key=lambda tale: tale.sha256)]
-    held_out, facts = _named(corpus), dict[str, Any]()
-    if held_out is None and rule > 1:
+    held_out, facts = _named(corpus), dict[str, Any](split_rule=rule) if rule > 1 else {}
+    is_checked = held_out is None and rule > 1  # a dataset whose row names the held-out files is known
+    if is_checked:
         used, candidates, facts["left_out"] = _sort_out(used, texts)
     if held_out is None and len(candidates) >= MIN_FILES:
         count = max(1, math.floor(HELD_OUT * len(candidates) + 0.5))
@@ -89,10 +90,10 @@ def split(corpus: Corpus, cleaning: Cleaning, share: float = 1.0, rule: int = RU
     for part, tales in by_tale.items():
         if not any(text.strip() for text in tales.values()):
             raise UserError(f"data.corpus={corpus.name}: nothing is left for the {part} split; give a longer text")
-    if rule > 1:
+    if is_checked:
         train_hashes, *others = (sample_windows(by_tale[part].values())[0] for part in PARTS)
         repeated = [round(share_in(hashes, train_hashes), 4) for hashes in others]
-        facts |= {"split_rule": rule, "repeated": dict(zip(PARTS[1:], repeated, strict=True))}
+        facts["repeated"] = dict(zip(PARTS[1:], repeated, strict=True))
     return Splits(names, counts, facts, lambda: by_tale)
 
 

@@ -68,8 +68,7 @@ class Reference:
         """Returns the frequency of each letter of `alphabet`, then that of all other letters together [A + 1], counted
         in `text`, or in all tales if it is None. They add up to 1: if there are no letters, the last entry is 1."""
         if text is None:
-            left_out = {} if self._left_out is None else self._letters.get(self._left_out, {})
-            counts = self._to_array(self._letters_of_all) - self._to_array(left_out)
+            counts = self._to_array(self._letters_of_all) - self._to_array(self._letters.get(self._left_out or "", {}))
         else:
             counts = self._to_array(_letter_counts(text))
         if not counts.any():
