@@ -124,12 +124,14 @@ def test_a_run_resumes_from_the_newest_checkpoint_that_is_not_damaged(
     flipped.write_bytes(whole)
     truncated.write_bytes(truncated.read_bytes()[:1000])
     deleted.unlink()
-    errors = train_tiny(workdir)
+    errors = train_tiny(workdir, "--config.train.keep=4")
     for step in (20, 15, 10):
         assert errors.count(f"damaged checkpoint, step {step}:") == 1
     assert "resuming at step 5" in errors
     assert "Traceback" not in errors
     assert_same_run(workdir, trained)
+    for step in (10, 20):  # saved again in place of the damaged ones
+        assert load_run(workdir, step).step == step
 
 
 @pytest.mark.slow
