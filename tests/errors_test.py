@@ -39,6 +39,7 @@ WRONG: dict[str, tuple[str, list[str]]] = {
     "more scored rows than tokens": ("train {tiny} --config.train.eval_lanes=1000000", ["eval_lanes=1000000"]),
     "empty workdir": ("train {tiny} --workdir=", ["--workdir="]),
     "workdir under a file": ("train {tiny} --workdir={files}/short.txt/run", ["--workdir={files}/short.txt/run"]),
+    "workdir that is a pattern": ("train {tiny} --workdir={files}/run[1]", ["{files}/run[1]", "without [, * and ?"]),
     "workdir on another store": ("train {tiny} --workdir=s3://bucket/a", ["expected a folder, or gs://bucket/folder"]),
     "workdir in use": ("train {tiny} --workdir={held}", ["--workdir={held}", "in use"]),
     "run of another config": (

@@ -1,5 +1,6 @@
 """A run's directory, on a disk or an object store: files that are never half written, and removing rows on resume."""
 
+import glob
 import json
 import math
 import os
@@ -42,6 +43,8 @@ def resolve_path(path: str | os.PathLike[str]) -> epath.Path:
 def locked_workdir(path: str, take_over: bool = False) -> Iterator[epath.Path]:
     """Yields the absolute path, locked against other runs; `take_over`: see `lock.locked`. Raises UserError."""
     workdir = resolve_path(path)
+    if glob.has_magic(os.fspath(workdir)):
+        raise UserError(f"--workdir={path}: expected a path without [, * and ?: Orbax would not find its files again")
     with locked(workdir, path, take_over):
         yield workdir
 

@@ -130,7 +130,7 @@ def test_the_page_is_written_where_the_flag_says_unless_that_is_a_folder_or_a_ru
     line(["report"])
     monkeypatch.setattr(flags, "FLAGS", line)
     monkeypatch.setattr(command_line, "collect_run", lambda *_: None)
-    monkeypatch.setattr(command_line, "render", lambda _: page)
+    monkeypatch.setattr("lovecraft_jax.report.page.render", lambda _: page)
     assert command_line.main() == 0
     assert capsys.readouterr().out == f"{tmp_path}/new/index.html\n"
     assert (tmp_path / "new" / "index.html").read_text() == page
