@@ -35,7 +35,10 @@ _EXTRAS = {"gpu": "pip install -r requirements.txt 'jax[cuda13]'", "tpu": "pip i
 
 def define_config_flag() -> None:
     """Defines --config, and with it a flag for each of its values."""
-    config_flags.DEFINE_config_file("config", None, "An experiment: configs/c150.py, or configs/c150.py:quick.")
+    meaning = (
+        "An experiment: configs/c150.py, or configs/c150.py:quick. Its settings are flags: --config.train.steps=500."
+    )
+    config_flags.DEFINE_config_file("config", None, meaning)
     flags.FLAGS["config"].parser = _ConfigFile()
 
 
@@ -179,6 +182,8 @@ class _ConfigFile(flags.ArgumentParser):
                 sys.modules["configs"] = package = ModuleType("configs")
                 package.__path__ = [folder]
             return runpy.run_path(path)["get_config"](*variant).lock()
+        except FileNotFoundError as error:
+            raise UserError(f"--config={argument}: no file {error.filename}; for example configs/c150.py") from None
         except (Exception, SystemExit) as error:
             why = f"{type(error).__name__}: {error}"
             raise UserError(f"--config={argument}: expected a get_config as in configs/c150.py ({why})") from None

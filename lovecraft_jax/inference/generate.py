@@ -58,7 +58,9 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str, name: str = "--prompt") -> 
     cleaned, _ = tokenizer.cleaning.apply(checked(name, prompt, str, "text"))
     if unseen := tokenizer.cleaning.lost(prompt) + tokenizer.unseen(cleaned):
         parts = " ".join(map(repr, unseen[:20])) + (f" and {len(unseen) - 20} more" if len(unseen) > 20 else "")
-        raise UserError(f"{name}={shown(prompt)}: the training text does not contain {parts}; give a prompt without it")
+        raise UserError(
+            f"{name}={shown(prompt)}: the training text does not contain {parts}; give a prompt of its characters"
+        )
     return tokenizer.encode(cleaned).ids if cleaned else np.array([tokenizer.start_id])
 
 

@@ -53,16 +53,15 @@ def write_run_files(path: epath.Path, recorded: dict[str, Any]) -> None:
 
 def read_run_files(path: epath.Path) -> tuple[Config, Tokenizer, dict[str, Any]]:
     """Returns config, tokenizer and corpus.json of the run in `path`. Raises UserError where there is no run."""
-    texts = []
     try:
-        for name in ("config.json", "vocab.json", "corpus.json"):
-            texts.append((path / name).read_text())
-        return Config.of(dict(json.loads(texts[0]))), load_tokenizer(texts[1]), dict(json.loads(texts[2]))
+        config = Config.of(dict(json.loads((path / (name := "config.json")).read_text())))
+        tokenizer = load_tokenizer((path / (name := "vocab.json")).read_text())
+        return config, tokenizer, dict(json.loads((path / (name := "corpus.json")).read_text()))
     except FileNotFoundError:  # its `filename` is None on an object store
         what = f"{name} is missing" if path.is_dir() else "no such folder"
         raise UserError(f"--workdir={path}: not a run ({what}); train first, or name another") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"--workdir={path}: its JSON files cannot be read ({error}); name another") from None
+        raise UserError(f"--workdir={path}: its {name} cannot be read ({error}); name another") from None
 
 
 def check_same_run(path: epath.Path, old: Config, new: Config) -> None:
