@@ -1,6 +1,7 @@
-"""Names for this machine's hardware."""
+"""This machine's hardware: its names, and the cores that this process may use."""
 
 import hashlib
+import os
 import platform
 from pathlib import Path
 
@@ -16,6 +17,11 @@ def machine() -> str:
     what = sorted({line for line in _cpu_info() if line.startswith(("model name", "flags", "Features", "CPU part"))})
     what = what or [platform.processor(), platform.node()]  # without cpuinfo each machine is a kind of its own
     return hashlib.sha256("\n".join([platform.system(), platform.machine(), *what]).encode()).hexdigest()[:16]
+
+
+def core_count() -> int:
+    """The number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cpu_info() -> list[str]:

@@ -28,6 +28,7 @@ from lovecraft_jax.data.batches import Batch
 from lovecraft_jax.model import backend
 from lovecraft_jax.model.dropout import DropoutRates
 from lovecraft_jax.model.lm import Carry, LanguageModel, Variables
+from lovecraft_jax.runtime.hardware import core_count
 from lovecraft_jax.training.optimizer import Optimizer
 from lovecraft_jax.training.state import TrainState
 from lovecraft_jax.training.step import Metrics, Sums, make_gradient, make_update
@@ -44,8 +45,7 @@ MIN_ROWS = 8
 def best_core_count(config: Config) -> int:
     """Returns the number of this machine's cores that train `config` fastest, each as a device: one where the layer
     runs in C++, which uses all cores by itself, and where batch norms need collectives."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    model, data = config.model, config.data
+    cores, model, data = core_count(), config.model, config.data
     if model.norm in NORMS_OF_BATCH or model.units > MAX_UNITS or backend.resolve_backend(model) == "native":
         return 1
     flops = 6 * (8 * model.layers * model.units**2) * data.batch_size * data.seq_len

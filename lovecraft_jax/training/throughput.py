@@ -1,7 +1,6 @@
 """How fast a run trains: characters and FLOPs per second, and their share of the device's measured matmul peak."""
 
 import json
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -12,7 +11,7 @@ import numpy as np
 
 from lovecraft_jax.runtime.cache import cache_folder
 from lovecraft_jax.runtime.files import Row, write_json
-from lovecraft_jax.runtime.hardware import machine
+from lovecraft_jax.runtime.hardware import core_count, machine
 
 PEAK_SECONDS = 0.4
 """How long matmuls of the last size are repeated; the fastest one counts, since other work only ever slows them."""
@@ -56,8 +55,7 @@ class MatmulPeak:
         is_cpu = devices[0].platform == "cpu"
         self._device, self._dtype = jax.local_devices()[0], dtype
         self._devices = jax.process_count() if is_cpu else len(devices)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        kind = f"cpu-{cores}" if is_cpu else devices[0].device_kind.replace(" ", "_").replace("/", "_")
+        kind = f"cpu-{core_count()}" if is_cpu else devices[0].device_kind.replace(" ", "_").replace("/", "_")
         self._file = cache_folder() / "matmul_peak" / f"{machine()}-{kind}-{dtype}.json"
         self._known: float | None = None
         self._is_measured = False

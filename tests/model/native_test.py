@@ -34,10 +34,10 @@ def test_layer_and_gradients_equal_xla_for_every_tile_shape(H: int) -> None:
     # Units that fill 1 and several vectors of 16, 8 or 4 lanes, and part of one more. With the smaller kernels threads
     # share the rows; with the largest each takes columns with all rows, so that tiles of every height occur.
     for B in range(1, MOST_ROWS + 1):
-        value, (kernel_HG, bias_G, *of_rows) = gradients(B, H, "native")
+        value, (kernel_HG, bias_G, *per_row) = gradients(B, H, "native")
         expected, (kernels, biases, *of_all_rows) = gradients(B, H, "fused")
         first = [leaf[:, :B] if leaf.ndim == 3 else leaf[:B] for leaf in of_all_rows]
-        assert_close((value, kernel_HG, bias_G, of_rows), (expected, kernels, biases, first))
+        assert_close((value, kernel_HG, bias_G, per_row), (expected, kernels, biases, first))
 
 
 @with_compiler
@@ -117,12 +117,12 @@ def gradients(B: int, H: int, backend: str, T: int = 3) -> tuple:
     call. XLA compiles once: it gets all rows, and those from B on have no weight."""
     rng, rows = np.random.default_rng(H), max(B, MOST_ROWS)
     shapes = [(H, 4 * H), (4 * H,), (T, rows, 4 * H), (rows, H), (rows, H), (T, rows, H), (rows, H)]
-    kernel_HG, bias_G, *of_rows = (rng.normal(size=shape).astype(np.float32) for shape in shapes)
+    kernel_HG, bias_G, *per_row = (rng.normal(size=shape).astype(np.float32) for shape in shapes)
     if backend == "native":
-        of_rows = [leaf[:, :B] if leaf.ndim == 3 else leaf[:B] for leaf in of_rows]
+        per_row = [leaf[:, :B] if leaf.ndim == 3 else leaf[:B] for leaf in per_row]
     else:
-        of_rows[3][:, B:], of_rows[4][B:] = 0, 0
-    return _gradients(kernel_HG / np.float32(H**0.5), bias_G, *of_rows, in_cpp=backend == "native")
+        per_row[3][:, B:], per_row[4][B:] = 0, 0
+    return _gradients(kernel_HG / np.float32(H**0.5), bias_G, *per_row, in_cpp=backend == "native")
 
 
 @functools.partial(jax.jit, static_argnames="in_cpp")
