@@ -20,6 +20,7 @@ from lovecraft_jax.data.dataset import Data
 from lovecraft_jax.data.splits import BETWEEN_TALES, PARTS, split
 from lovecraft_jax.data.tokenizer import Tokenizer
 from lovecraft_jax.runtime.errors import UserError
+from lovecraft_jax.training.run_files import run_record
 
 ASCII, UNICODE = make_cleaning("ascii"), make_cleaning("unicode")
 
@@ -205,6 +206,19 @@ def test_a_text_named_by_a_relative_path_is_found_from_anywhere(
         found = prepare(config, _recorded(began), began.tokenizer)
         assert (found.name, found.path) == (name, str(folder.parent / name))
         _assert_same(found, began)
+
+
+def test_a_run_keeps_the_rule_of_its_split_and_one_from_before_there_were_rules_keeps_that(
+    tmp_path: Path, config: ConfigDict
+) -> None:
+    _write(tmp_path, {**OTHERS, "a": TEXT, "z": TEXT})
+    config.data.corpus = str(tmp_path / "tales")
+    began = prepare(config)
+    recorded = run_record(Config.of(config), began)["corpus"]
+    assert prepare(config, recorded).splits.tales == began.splits.tales
+    before = {key: value for key, value in recorded.items() if key != "split_rule"}
+    names = [name for names in prepare(config, before).splits.tales.values() for name in names]
+    assert sorted(names) == sorted([*OTHERS, "a", "z"])
 
 
 def test_a_resumed_run_refuses_another_text(config: ConfigDict, folder: Path) -> None:
