@@ -22,6 +22,7 @@ REQUIRED: Any = dataclasses.MISSING
 
 NORMS_IN_CELL = ("layer", "batch")  # inside the recurrence, which only the scan backend has
 NORMS_OF_BATCH = ("batch_input", "batch")  # with the statistics of the whole batch, over all devices
+NORMS_OF_GATES = ("layer_gates", "rms_gates")  # of each gate before its activation, with the statistics of its H values
 
 
 def setting(
@@ -75,15 +76,22 @@ class ModelConfig:
     """config.model: what is computed (cell, sizes, norm, dropout) and how (backend, remat, dtype)."""
 
     cell: str = one_of("lstm", "gru", default="lstm")
+    # The LSTM's: i of its own, i = min(i, 1 - f), or i = 1 - f.
+    input_gate: str = one_of("own", "capped", "coupled", default="own")
     backend: str = one_of("auto", "scan", "fused", "native", default="auto", resume="free")
     layers: int = at_least(1, most=1000)  # each is traced and compiled on its own
     units: int = at_least(1, most=2**20)  # beyond the memory of any machine, and XLA aborts where sizes overflow
     embed: int = at_least(0, most=2**20)
+    # The initial scale of the embedding and of kernel_x (model/cell.py, model/lm.py).
+    init_scale: str = one_of("glorot", "unit", default="glorot")
+    dropout_embedding: float = probability(default=0.0)
     dropout_input: float = probability()
+    dropout_recurrent: float = probability(default=0.0)
+    dropout_weights: float = probability(default=0.0)
     dropout: float = probability()
     # Initial bias of the LSTM's forget gate; a GRU has none and ignores it.
     forget_bias: float = setting("a finite float", lambda value: abs(value) < float("inf"), default=1.0)
-    norm: str = one_of("none", "layer", "batch_input", "batch", default="none")
+    norm: str = one_of("none", "layer", "batch_input", "batch", *NORMS_OF_GATES, default="none")
     tie: bool = flag()
     # Every layer takes the token too, and the head takes the outputs of all layers (Graves 2013).
     skip: bool = flag(default=False)
@@ -94,8 +102,9 @@ class ModelConfig:
         backend, not_scan = f"config.model.backend={self.backend!r}", self.backend not in ("auto", "scan")
         if self.cell != "lstm" and not_scan:
             raise UserError(f"{backend} with cell={self.cell!r}: not available; use auto")
-        if self.cell != "lstm" and self.norm != "none":
-            raise UserError(f"config.model.norm={self.norm!r} with cell={self.cell!r}: not available; use norm='none'")
+        for name, only in (("norm", "none"), ("input_gate", "own")):
+            if self.cell != "lstm" and (value := getattr(self, name)) != only:
+                raise UserError(f"config.model.{name}={value!r} with cell={self.cell!r}: not available; use {only!r}")
         if self.backend == "native" and self.dtype != "float32":
             raise UserError(f"{backend} with dtype={self.dtype}: it computes in float32 only; use auto")
         if self.norm in NORMS_IN_CELL and not_scan:
@@ -156,6 +165,8 @@ class TrainConfig:
     log_tensors: bool = flag(default=False, resume="free")
     eval_every: int = at_least(1, resume="free")
     eval_lanes: int | None = at_least(1)
+    # Decay of the exponential moving average of the weights at each step, which scores and samples then use; 0: none.
+    average: float = probability(default=0.0)
     checkpoint_every: int = at_least(1, resume="free")
     keep: int = at_least(2, resume="free")
     watchdog: float = nonnegative(below=1e9, resume="free")

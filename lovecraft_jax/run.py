@@ -122,8 +122,8 @@ def load_run(workdir: str | os.PathLike[str], checkpoint: str | int = "best", co
         if (step := steps.get(str(checkpoint))) is None:
             there = ", ".join(steps) or "none"
             raise UserError(f"--checkpoint={checkpoint}: {workdir} has best, latest and the steps {there}")
-    restored = checkpoints.restore_newest(weights_target(model), step)
+    restored = checkpoints.restore_newest(weights_target(model, config.train.average > 0), step)
     checkpoints.close()
     if restored is None:
         raise UserError(f"--workdir={workdir}: no checkpoint yet; train until the first is saved")
-    return Run(config, tokenizer, model, restored.state.variables, int(restored.state.step), recorded)
+    return Run(config, tokenizer, model, restored.state.scored, int(restored.state.step), recorded)

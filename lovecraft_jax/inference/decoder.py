@@ -9,24 +9,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lovecraft_jax.config import NORMS_IN_CELL
-from lovecraft_jax.model.cell import LayerCarry
-from lovecraft_jax.model.cells import cell_class
+from lovecraft_jax.config import NORMS_IN_CELL, NORMS_OF_GATES
+from lovecraft_jax.model.cell import FoldedLayer, LayerCarry
 from lovecraft_jax.model.lm import Carry, LanguageModel, Variables, forward
 from lovecraft_jax.model.matmul import dot
 from lovecraft_jax.model.native import ops
 
 
 class Folded(NamedTuple):
-    """A model's weights, folded for decoding (cell.py, `Cell.fold`).
+    """A model's weights, folded for decoding (cell.py): its layers, and the head's kernel [H, V], with skip connections
+    [L * H, V], and bias [V]. For tokens that are decoded in C++ the kernels are packed as native/ops.py packs them."""
 
-    starts: what each layer's gates start from, a row per token [V, F] where the layer takes the token, else one row
-    [1, F]. kernels: [H, F] for the first layer, [2H, F] for the others. head: kernel [H, V], with skip connections
-    [L * H, V], and bias [V]. For tokens that are decoded in C++ the kernels are packed as native/ops.py packs them.
-    """
-
-    starts: tuple[jax.Array, ...]
-    kernels: tuple[jax.Array, ...]
+    layers: tuple[FoldedLayer, ...]
     head: tuple[jax.Array, jax.Array]
 
 
@@ -40,20 +34,19 @@ def make_decoder(model: LanguageModel, variables: Variables) -> Decoder:
         return variables
 
     def fold(model: LanguageModel) -> Folded:
-        starts, kernels = [], []
+        layers = []
         for n, cell in enumerate(model.cells):
             K = model.units if n else 0  # the rows of kernel_x for the layer below come first, then the token's
             token_gates_VG = None
             if n == 0 or model.skip:
                 table_VD = model.embedding if model.embed else None
                 token_gates_VG = cell.look_up(jnp.arange(model.vocab_size), table_VD, rows=slice(K, None))
-            start, kernel = cell.fold(token_gates_VG, slice(K))
-            starts.append(start)
-            kernels.append(kernel)
+            layers.append(cell.fold(token_gates_VG, slice(K)))
         head_HV = model.embedding.T if model.tie else model.head_kernel
         if _runs_in_cpp(model):
-            kernels, head_HV = [ops.pack_gates(kernel) for kernel in kernels], ops.pack(head_HV)
-        return Folded(tuple(starts), tuple(kernels), (head_HV, model.head_bias))
+            layers = [layer._replace(kernel=ops.pack_gates(layer.kernel)) for layer in layers]
+            head_HV = ops.pack(head_HV)
+        return Folded(tuple(layers), (head_HV, model.head_bias))
 
     folded: Any = model.apply(variables, method=fold)
     return folded
@@ -65,14 +58,15 @@ def decode(model: LanguageModel, decoder: Decoder, carry: Carry, ids_S: jax.Arra
         carry, logits_S1V = forward(model, decoder, carry, ids_S[:, None])
         return carry, logits_S1V[:, 0]
     if _runs_in_cpp(model):
-        return ops.token(ids_S, *decoder, carry)
-    cell = cell_class(model.cell)
+        starts, kernels = [layer.start for layer in decoder.layers], [layer.kernel for layer in decoder.layers]
+        return ops.token(ids_S, starts, kernels, decoder.head, carry)
+    cell = model.cell_class
     new_carry: list[LayerCarry] = []
     outputs = [jnp.zeros((len(ids_S), 0))]  # nothing is below the first layer
-    for layer_carry, start, kernel in zip(carry, decoder.starts, decoder.kernels, strict=True):
+    for layer_carry, (start, kernel, after_norm) in zip(carry, decoder.layers, strict=True):
         gates_SF = dot(jnp.concatenate([outputs[-1], cell.output(layer_carry)], axis=-1), kernel, model.dtype)
         gates_SF += start[ids_S] if len(start) > 1 else start
-        new_carry.append(cell.folded_step(layer_carry, gates_SF))
+        new_carry.append(cell.folded_step(layer_carry, gates_SF, after_norm, model.norm))
         outputs.append(cell.output(new_carry[-1]))
     head_HV, bias_V = decoder.head
     top_SH = jnp.concatenate(outputs, axis=-1) if model.skip else outputs[-1]
@@ -80,5 +74,6 @@ def decode(model: LanguageModel, decoder: Decoder, carry: Carry, ids_S: jax.Arra
 
 
 def _runs_in_cpp(model: LanguageModel) -> bool:
-    """Whether native/ decodes a token; it has no skip connections, and XLA then does."""
-    return model.backend == "native" and not model.skip
+    """Whether native/ decodes a token: the plain LSTM without skip connections; XLA decodes the others."""
+    is_plain = model.norm not in NORMS_OF_GATES and model.input_gate == "own" and not model.skip
+    return model.backend == "native" and is_plain

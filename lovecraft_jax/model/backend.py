@@ -10,12 +10,12 @@ import functools
 import flax.linen as nn
 import jax
 
-from lovecraft_jax.config import NORMS_IN_CELL, ModelConfig
+from lovecraft_jax.config import NORMS_IN_CELL, NORMS_OF_GATES, ModelConfig
 from lovecraft_jax.model.cell import Cell, LayerCarry
 from lovecraft_jax.model.cells import cell_class
 from lovecraft_jax.model.dropout import drop
 from lovecraft_jax.model.layer_input import LayerInput
-from lovecraft_jax.model.lstm_fused import fused_lstm
+from lovecraft_jax.model.lstm_fused import Form, LoopParams, fused_lstm
 from lovecraft_jax.model.native import build
 from lovecraft_jax.model.normalization import STATISTICS
 from lovecraft_jax.runtime.console import log
@@ -38,13 +38,13 @@ def run_layer(
         raise ValueError(f"backend={backend!r} cannot run a {cell.label} layer; available: {', '.join(cell.backends)}")
     if backend != "scan" and cell.norm in NORMS_IN_CELL:
         raise ValueError(f"backend={backend!r} cannot run norm={cell.norm!r}; use 'scan'")
-    if backend != "scan" and recurrent_BH is not None:
-        raise ValueError(f"backend={backend!r} has no dropout on the recurrent input; use 'scan'")
     kernel_h_HG = drop(cell.kernel_h, weights_HG)
     gates_x_TBG = cell.normalise_input(inputs.gates(cell))
     if backend == "scan":
         return _scan(cell, carry, gates_x_TBG, kernel_h_HG, recurrent_BH)
-    return fused_lstm(kernel_h_HG, cell.bias, gates_x_TBG, carry, cell.dtype, backend == "native")
+    form = Form(cell.dtype, cell.input_gate, cell.norm if cell.norm in NORMS_OF_GATES else "none", backend == "native")
+    params = LoopParams(kernel_h_HG, cell.bias, cell.scales.get("z"), recurrent_BH)
+    return fused_lstm(params, gates_x_TBG, carry, form)
 
 
 def _scan(

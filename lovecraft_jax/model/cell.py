@@ -5,7 +5,7 @@ backend.py runs it over a whole sequence. Axes: B batch, T time, D features, H u
 side (4H for the LSTM, 3H for the GRU), V vocabulary.
 """
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -19,13 +19,26 @@ LayerCarry = Any
 """What one layer carries from one time step to the next: an array [B, H] or a tuple of them, float32."""
 
 
+class FoldedLayer(NamedTuple):
+    """A layer's weights for decoding, with the tokens' part and what can be of norm and bias folded in.
+
+    The gates of a time step are concat([layer below's output, h]) @ kernel [K + H, F] + start[token or 0], with start
+    [V or 1, F], and `Cell.folded_step` takes them, with `after_norm`, to the next carry. F is G, or what a cell needs.
+    """
+
+    start: jax.Array
+    kernel: jax.Array
+    after_norm: Any = None
+
+
 class Cell(nn.Module):
     """One layer's parameters and one time step of it.
 
-    Every cell has kernel_x [D, G], glorot uniform, and kernel_h [H, G], one orthogonal matrix per gate; a subclass adds
-    its biases. Parameters, gates and the carry are float32; matmuls take their operands as `dtype` and accumulate in
-    float32. With `in_cpp` the matmul with kernel_x and its gradients run in C++ (native/ops.py).
-    `forget_bias` (initial value of the forget gate's bias) and `norm` (normalization.py) are the LSTM's.
+    Every cell has kernel_x [D, G], normal with standard deviation `kernel_std`, glorot uniform where that is 0, and
+    kernel_h [H, G], one orthogonal matrix per gate; a subclass adds its biases. Parameters, gates and the carry are
+    float32; matmuls take their operands as `dtype` and accumulate in float32. With `in_cpp` the matmul with kernel_x
+    and its gradients run in C++ (native/ops.py). `forget_bias` (initial value of the forget gate's bias) and `norm`
+    (normalization.py) are the LSTM's.
     """
 
     label: ClassVar[str]
@@ -34,6 +47,8 @@ class Cell(nn.Module):
     """Blocks of H columns in the kernels."""
     backends: ClassVar[tuple[str, ...]] = ("scan",)
     """The values of model.backend that can run it (backend.py)."""
+    input_gate: ClassVar[str] = "own"
+    """The LSTM's: config.model.input_gate."""
 
     features: int
     units: int
@@ -41,10 +56,12 @@ class Cell(nn.Module):
     in_cpp: bool = False
     forget_bias: float = 1.0
     norm: str = "none"
+    kernel_std: float = 0.0
 
     def setup(self) -> None:
         G = self.gates * self.units
-        self.kernel_x = self.param("kernel_x", nn.initializers.glorot_uniform(), (self.features, G))
+        initial = nn.initializers.normal(self.kernel_std) if self.kernel_std else nn.initializers.glorot_uniform()
+        self.kernel_x = self.param("kernel_x", initial, (self.features, G))
         self.kernel_h = self.param("kernel_h", _orthogonal_gates, (self.units, G))
 
     def __call__(
@@ -72,9 +89,9 @@ class Cell(nn.Module):
         """The memory of the units [B, H], from -1 to 1, for probing/units.py."""
         raise NotImplementedError
 
-    @staticmethod
-    def folded_step(carry: LayerCarry, gates_SF: jax.Array) -> LayerCarry:
-        """The next carry from gates as `fold` lays them out, bias included, before their activations."""
+    @classmethod
+    def folded_step(cls, carry: LayerCarry, gates_SF: jax.Array, after_norm: Any, norm: str) -> LayerCarry:
+        """The next carry from gates as `fold` lays them out, before their activations, and FoldedLayer.after_norm."""
         raise NotImplementedError
 
     @classmethod
@@ -107,11 +124,9 @@ class Cell(nn.Module):
     def update_statistics(self, moments: BatchMoments) -> None:
         """Moves a norm's running statistics towards those of a batch, if the cell has any."""
 
-    def fold(self, token_gates_VG: jax.Array | None, below: slice) -> tuple[jax.Array, jax.Array]:
-        """(start [V or 1, F], kernel [K + H, F]) for decoding, with the norm, the bias and the tokens' part folded in.
+    def fold(self, token_gates_VG: jax.Array | None, below: slice) -> FoldedLayer:
+        """The layer's weights for decoding.
 
-        The gates of a time step are then concat([layer below's output, h]) @ kernel + start[token or 0], and
-        `folded_step` takes them to the next carry. F is G here; a cell may lay them out otherwise.
         `token_gates_VG`: the input's part of the gates for each token, None where the layer does not take the token.
         `below`: the K rows of kernel_x that belong to the layer below.
         """
@@ -119,7 +134,7 @@ class Cell(nn.Module):
         shift_1G = self.normalise_input(jnp.zeros((1, self.gates * self.units)))
         kernel_KG = self.normalise_input(jnp.asarray(self.kernel_x)[below]) - shift_1G
         start_VG = shift_1G if token_gates_VG is None else self.normalise_input(token_gates_VG)
-        return start_VG + self.bias[None], jnp.concatenate([kernel_KG, self.kernel_h])
+        return FoldedLayer(start_VG + self.bias[None], jnp.concatenate([kernel_KG, self.kernel_h]))
 
 
 def _orthogonal_gates(key: jax.Array, shape: tuple[int, int]) -> jax.Array:

@@ -42,7 +42,13 @@ class DropoutRates(NamedTuple):
     @classmethod
     def of(cls, config: ModelConfig) -> "DropoutRates":
         """The rates of config.model."""
-        return cls(input=Rate.of(config.dropout_input), output=Rate.of(config.dropout))
+        return cls(
+            embedding=Rate.of(config.dropout_embedding),
+            input=Rate.of(config.dropout_input),
+            recurrent=Rate.of(config.dropout_recurrent),
+            output=Rate.of(config.dropout),
+            weights=Rate.of(config.dropout_weights),
+        )
 
 
 class DropoutMasks(NamedTuple):
@@ -53,7 +59,7 @@ class DropoutMasks(NamedTuple):
     input: jax.Array | None = None
     """[B, D]: on the first layer's input, or every layer's token with skip connections."""
     recurrent: tuple[jax.Array, ...] | None = None
-    """[B, H] per layer: on h before the recurrent matmul. Only the scan backend has it."""
+    """[B, H] per layer: on h before the recurrent matmul."""
     output: tuple[jax.Array, ...] | None = None
     """[B, H] per layer: on what a layer hands on to the next layer and to the head, not on its carry."""
     weights: tuple[jax.Array, ...] | None = None

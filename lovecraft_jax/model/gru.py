@@ -7,11 +7,13 @@
 It shows what adding a cell takes: this file, a branch in cells.py and a name in config.py. It runs on the scan backend.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lovecraft_jax.model.cell import Cell
+from lovecraft_jax.model.cell import Cell, FoldedLayer
 from lovecraft_jax.model.dropout import drop
 from lovecraft_jax.model.matmul import add_bias, dot
 from lovecraft_jax.model.normalization import BatchMoments
@@ -56,19 +58,19 @@ class GRUCell(Cell):
         """h: an average of values of tanh, so from -1 to 1 already."""
         return carry
 
-    def fold(self, token_gates_VG: jax.Array | None, below: slice) -> tuple[jax.Array, jax.Array]:
+    def fold(self, token_gates_VG: jax.Array | None, below: slice) -> FoldedLayer:
         """As in `Cell`, with F = 4H: r, z, and n's parts from x and from h apart, since r scales only the second. Each
         part's kernel is zero in the rows that belong to the other."""
-        start_VG, kernel_KG = super().fold(token_gates_VG, below)
+        start_VG, kernel_KG, _ = super().fold(token_gates_VG, below)
         H = self.units
         kernel_KG, kernel_n_KH = kernel_KG[:, : 2 * H], kernel_KG[:, 2 * H :]
         is_h_K1 = (jnp.arange(len(kernel_KG)) >= len(kernel_KG) - H)[:, None]  # the last H rows belong to h
         parts = kernel_KG, jnp.where(is_h_K1, 0.0, kernel_n_KH), jnp.where(is_h_K1, kernel_n_KH, 0.0)
         start_VF = jnp.concatenate([start_VG, jnp.broadcast_to(self.bias_h, (len(start_VG), H))], axis=1)
-        return start_VF, jnp.concatenate(parts, axis=1)
+        return FoldedLayer(start_VF, jnp.concatenate(parts, axis=1))
 
-    @staticmethod
-    def folded_step(carry: jax.Array, gates_SF: jax.Array) -> jax.Array:
+    @classmethod
+    def folded_step(cls, carry: jax.Array, gates_SF: jax.Array, after_norm: Any, norm: str) -> jax.Array:
         H = carry.shape[-1]
         return _next_h(carry, gates_SF[:, : 2 * H], gates_SF[:, 2 * H : 3 * H], gates_SF[:, 3 * H :])
 

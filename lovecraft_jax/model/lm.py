@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 
 from lovecraft_jax.config import Config
 from lovecraft_jax.model.backend import resolve_backend, run_layer
-from lovecraft_jax.model.cell import LayerCarry
+from lovecraft_jax.model.cell import Cell, LayerCarry
 from lovecraft_jax.model.cells import cell_class
 from lovecraft_jax.model.dropout import NO_DROPOUT, DropoutMasks, DropoutRates, draw_masks
 from lovecraft_jax.model.layer_input import LayerInput, Tokens
@@ -32,7 +32,8 @@ Variables = dict[str, Any]
 class LanguageModel(nn.Module):
     """A stack of recurrent layers that predicts the logits of every next token.
 
-    `cell` names the cell (cells.py), `backend` what runs it (backend.py), `norm` what it normalises (normalization.py).
+    `cell` and `input_gate` name the cell (cells.py), `backend` what runs it (backend.py), `norm` what it normalises
+    (normalization.py), `init_scale` that of the initial embedding and kernels of the input.
     `embed=0` feeds tokens as one-hot vectors; `tie` uses the embedding as the head's kernel (Press and Wolf 2017).
     With `skip` every layer also takes the token, and the head takes the outputs of all layers (Graves 2013).
     Only training uses two fields (training/step.py): `remat`, the number of tokens between two carries that are saved
@@ -52,21 +53,29 @@ class LanguageModel(nn.Module):
     loss: str = "cross_entropy"
     cell: str = "lstm"
     skip: bool = False
+    input_gate: str = "own"
+    init_scale: str = "glorot"
 
     def setup(self) -> None:
+        is_unit = self.init_scale == "unit" and not self.tie
         if self.embed:
-            # Rows of expected norm 1, as nn.Embed has them.
-            normal = nn.initializers.normal(self.embed**-0.5)
+            # "unit": every value of variance 1. Else rows of expected norm 1, as nn.Embed has them: what the head needs
+            # where it shares them, but an input so small that the gates hardly see it until training has enlarged it.
+            normal = nn.initializers.normal(1.0 if is_unit else self.embed**-0.5)
             self.embedding = self.param("embedding", normal, (self.vocab_size, self.embed))
         in_cpp = self.backend == "native"
         if in_cpp and self.dtype != jnp.float32:
             raise ValueError(f"backend='native' computes in float32, not in {self.dtype}")
         if self.tie and self.skip:
             raise ValueError("tie and skip: the head of all layers is wider than the embedding")
-        make_cell = cell_class(self.cell)
+        # "unit": the input's part of every gate starts with the variance of the input's values, or less, by the
+        # expected squared norm of what enters the layer: 1 for a one-hot vector or a row of norm 1.
+        squared_norms = self._widths(self.embed if self.embed and is_unit else 1)
+        stds = [norm**-0.5 if self.init_scale == "unit" else 0.0 for norm in squared_norms]
+        settings = self.units, self.dtype, in_cpp, self.forget_bias, self.norm
         self.cells = [
-            make_cell(D, self.units, self.dtype, in_cpp, self.forget_bias, self.norm, name=f"{self.cell}_{n}")
-            for n, D in enumerate(self._widths(self.embed or self.vocab_size))
+            self.cell_class(D, *settings, std, name=f"{self.cell}_{n}")
+            for n, (D, std) in enumerate(zip(self._widths(self.embed or self.vocab_size), stds, strict=True))
         ]
         if not self.tie:
             shape = (self._head_width(), self.vocab_size)
@@ -93,21 +102,25 @@ class LanguageModel(nn.Module):
         return tuple(new_carry), logits_TBV.swapaxes(0, 1)
 
     def initial_carry(self, batch: int) -> Carry:
-        return tuple(cell_class(self.cell).initial_carry(batch, self.units) for _ in range(self.layers))
+        return tuple(self.cell_class.initial_carry(batch, self.units) for _ in range(self.layers))
 
     def memory(self, carry: Carry) -> jax.Array:
         """The memory of the units of all layers [B, L * H], from -1 to 1: tanh(c) for the LSTM."""
-        return jnp.concatenate([cell_class(self.cell).memory(layer_carry) for layer_carry in carry], axis=-1)
+        return jnp.concatenate([self.cell_class.memory(layer_carry) for layer_carry in carry], axis=-1)
 
     def flops_per_token(self) -> int:
         """FLOPs of the matmuls of one token's forward pass, of which a one-hot input, a lookup, needs none."""
-        layers = sum(cell_class(self.cell).flops_per_token(D, self.units) for D in self._widths(self.embed))
+        layers = sum(self.cell_class.flops_per_token(D, self.units) for D in self._widths(self.embed))
         return layers + 2 * self._head_width() * self.vocab_size
 
     def dropout_masks(self, rng: jax.Array, rates: DropoutRates, batch: int) -> DropoutMasks:
         """The dropout masks of one training step, whose key is `rng`, for a batch of that many rows."""
-        D, G = self.embed or self.vocab_size, cell_class(self.cell).gates * self.units
+        D, G = self.embed or self.vocab_size, self.cell_class.gates * self.units
         return draw_masks(rng, rates, batch, self.vocab_size, D, self.units, G, self.layers)
+
+    @property
+    def cell_class(self) -> type[Cell]:
+        return cell_class(self.cell, self.input_gate)
 
     def _widths(self, token: int) -> list[int]:
         """The width of each layer's input, where that of a token's vector is `token`."""
@@ -160,4 +173,6 @@ def make_model(config: Config, vocab_size: int, backend: str = "") -> LanguageMo
         loss=config.train.loss,
         cell=model.cell,
         skip=model.skip,
+        input_gate=model.input_gate,
+        init_scale=model.init_scale,
     )

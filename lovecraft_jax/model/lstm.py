@@ -4,18 +4,23 @@
     c' = sigmoid(f) * c + sigmoid(i) * tanh(g)
     h' = sigmoid(o) * tanh(c')
 
+Two variants bound c, and with it what a unit can hold, by what they do with the input gate: the capped one has
+min(sigmoid(i), 1 - sigmoid(f)) in its place (Melis et al. 2020), the coupled one 1 - sigmoid(f) (Greff et al. 2017).
+
 This file is the reference. lstm_fused.py and native/ compute the same values and gradients from the same
 parameters, faster, so that a checkpoint trained with one runs with any other.
 """
+
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lovecraft_jax.config import NORMS_OF_BATCH
-from lovecraft_jax.model.cell import Cell
+from lovecraft_jax.config import NORMS_OF_BATCH, NORMS_OF_GATES
+from lovecraft_jax.model.cell import Cell, FoldedLayer
 from lovecraft_jax.model.dropout import drop
-from lovecraft_jax.model.lstm_fused import LSTMCarry, activate, scale_and_shift
+from lovecraft_jax.model.lstm_fused import LSTMCarry, activate, cap_input_gate, scale_and_shift, split_gates
 from lovecraft_jax.model.matmul import add_bias, dot
 from lovecraft_jax.model.normalization import (
     FIRST_SCALE,
@@ -25,6 +30,7 @@ from lovecraft_jax.model.normalization import (
     BatchMoments,
     normalise,
     normalise_by,
+    normalise_gates,
     over_features,
     over_rows,
 )
@@ -40,11 +46,13 @@ class LSTMCell(Cell):
     label = "LSTM"
     gates = 4
     backends = ("scan", "fused", "native")
+    input_gate = "own"
 
     def setup(self) -> None:
         super().setup()
-        self.bias = self.param("bias", _bias(self.forget_bias), (4 * self.units,))
-        widths = {part: self.units if part == "c" else 4 * self.units for part in PARTS[self.norm]}
+        G = self.gates * self.units
+        self.bias = self.param("bias", _bias(self.forget_bias, self.units), (G,))
+        widths = {part: self.units if part == "c" else G for part in PARTS[self.norm]}
         self.scales = {
             part: self.param(f"scale_{part}", nn.initializers.constant(FIRST_SCALE.get(self.norm, 1.0)), (width,))
             for part, width in widths.items()
@@ -65,9 +73,12 @@ class LSTMCell(Cell):
     ) -> tuple[LSTMCarry, BatchMoments]:
         c_BH, h_BH = carry
         gates_h_BG, moments_h = self._normalise("h", dot(drop(h_BH, recurrent_BH), kernel_h_HG, self.dtype))
-        gates_BG = add_bias(gates_x_BG + gates_h_BG, self.bias)
-        i, f, g, o = jnp.split(gates_BG, 4, axis=-1)
-        c_BH = nn.sigmoid(f) * c_BH + nn.sigmoid(i) * jnp.tanh(g)
+        gates_BG = gates_x_BG + gates_h_BG
+        if "z" in self.scales:
+            gates_BG = normalise_gates(gates_BG, self.gates, self.norm)[0] * self.scales["z"][None]
+        *i, f, g, o = split_gates(add_bias(gates_BG, self.bias), self.units)
+        f = nn.sigmoid(f)
+        c_BH = f * c_BH + cap_input_gate([nn.sigmoid(gate) for gate in i], f, self.input_gate) * jnp.tanh(g)
         normalised_c_BH, moments_c = self._normalise("c", c_BH)
         if "c" in self.scales:
             normalised_c_BH = add_bias(normalised_c_BH, self.shift_c)
@@ -87,15 +98,24 @@ class LSTMCell(Cell):
         """tanh(c), through which h depends on c (unless `norm` normalises c first)."""
         return jnp.tanh(carry[0])
 
-    @staticmethod
-    def folded_step(carry: LSTMCarry, gates_SF: jax.Array) -> LSTMCarry:
+    def fold(self, token_gates_VG: jax.Array | None, below: slice) -> FoldedLayer:
+        folded = super().fold(token_gates_VG, below)
+        if self.norm not in NORMS_OF_GATES:
+            return folded
+        return FoldedLayer(folded.start - self.bias[None], folded.kernel, (self.scales["z"], self.bias))
+
+    @classmethod
+    def folded_step(cls, carry: LSTMCarry, gates_SF: jax.Array, after_norm: Any, norm: str) -> LSTMCarry:
         c_SH, _ = carry
-        _, c_SH, h_SH = activate(gates_SF, c_SH, scale_and_shift(c_SH.shape[-1]))
+        if norm in NORMS_OF_GATES:
+            scale_G, bias_G = after_norm
+            gates_SF = normalise_gates(gates_SF, cls.gates, norm)[0] * scale_G[None] + bias_G[None]
+        _, c_SH, h_SH = activate(gates_SF, c_SH, scale_and_shift(c_SH.shape[-1], cls.gates), cls.input_gate)
         return c_SH, h_SH
 
     def normalise_input(self, gates_x_TBG: jax.Array) -> jax.Array:
-        """The input's part of the gates, [T, B, 4H] or [N, 4H], after `norm`."""
-        rows = gates_x_TBG.reshape(-1, 4 * self.units) if self.norm == "batch_input" else gates_x_TBG
+        """The input's part of the gates, [T, B, G] or [N, G], after `norm`."""
+        rows = gates_x_TBG.reshape(-1, gates_x_TBG.shape[-1]) if self.norm == "batch_input" else gates_x_TBG
         rows, moments = self._normalise("x", rows)
         self.update_statistics(moments)
         return rows.reshape(gates_x_TBG.shape)
@@ -119,6 +139,26 @@ class LSTMCell(Cell):
         return normalise_by((mean.value, variance.value), x, self.scales[part]), {}
 
 
-def _bias(forget: float) -> nn.initializers.Initializer:
-    """[4H]: zero, but `forget` for the forget gate, where 1 makes memories last early on (Jozefowicz et al. 2015)."""
-    return lambda key, shape, dtype=jnp.float32: jnp.zeros(shape, dtype).at[shape[0] // 4 : shape[0] // 2].set(forget)
+class CappedLSTMCell(LSTMCell):
+    """An LSTM whose input gate is capped by 1 - f, with the same parameters."""
+
+    label = "capped LSTM"
+    input_gate = "capped"
+
+
+class CoupledLSTMCell(LSTMCell):
+    """An LSTM whose input gate is 1 - f: kernels and bias have the gates f, g, o only, 3H columns."""
+
+    label = "coupled LSTM"
+    gates = 3
+    input_gate = "coupled"
+
+
+def _bias(forget: float, units: int) -> nn.initializers.Initializer:
+    """[G]: zero, but `forget` for the forget gate, where 1 makes memories last early on (Jozefowicz et al. 2015)."""
+
+    def initial(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        forget_gate = slice(shape[0] - 3 * units, shape[0] - 2 * units)  # the last gates are f, g, o
+        return jnp.zeros(shape).at[forget_gate].set(forget)
+
+    return initial

@@ -6,59 +6,95 @@ else is computed for all T at once. The loops exist twice: below for XLA, and in
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from lovecraft_jax.model.dropout import drop
 from lovecraft_jax.model.matmul import dot, sum_rows
 from lovecraft_jax.model.native import ops
+from lovecraft_jax.model.normalization import normalise_gates, normalise_gates_backward
 
 LSTMCarry = tuple[jax.Array, jax.Array]
 """(c_BH, h_BH), float32, in Flax's order."""
 
-Sequence = tuple[jax.Array, jax.Array, jax.Array]
-"""gates_TBG after their activations, c_TBH, h_TBH."""
 
-Saved = tuple[jax.Array, LSTMCarry, *Sequence]
-"""Saved for the backward pass: kernel_h_HG, the first carry, and the sequence."""
+class Form(NamedTuple):
+    """What a layer computes, beyond its parameters: settings of config.model. `in_cpp` runs the loops in C++."""
+
+    dtype: jnp.dtype
+    input_gate: str = "own"
+    norm: str = "none"
+    in_cpp: bool = False
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def fused_lstm(
-    kernel_h_HG: jax.Array,
-    bias_G: jax.Array,
-    gates_x_TBG: jax.Array,
-    carry: LSTMCarry,
-    dtype: jnp.dtype,
-    in_cpp: bool = False,
-) -> tuple[LSTMCarry, jax.Array]:
+class LoopParams(NamedTuple):
+    """The parameters of the recurrence: kernel_h, the bias, the scale of a norm of the gates, and the dropout mask on h
+    before the matmul with kernel_h."""
+
+    kernel_h_HG: jax.Array
+    bias_G: jax.Array
+    scale_G: jax.Array | None = None
+    recurrent_BH: jax.Array | None = None
+
+
+class Sequence(NamedTuple):
+    """All time steps, as they are saved for the backward pass. The gates are those after their activations; with a norm
+    they are the normalised ones, before scale, bias and activation, and `inverse_TBN` is what each of the N gates was
+    multiplied by."""
+
+    gates_TBG: jax.Array
+    c_TBH: jax.Array
+    h_TBH: jax.Array
+    inverse_TBN: jax.Array | None = None
+
+
+class LoopGrads(NamedTuple):
+    """The gradients of the gates before norm and activation [T, B, G] and of the first c [B, H]; with a norm, those of
+    its scale [G] and of the bias [G] as well."""
+
+    gates_TBG: jax.Array
+    c_BH: jax.Array
+    scale_G: jax.Array | None = None
+    bias_G: jax.Array | None = None
+
+
+Saved = tuple[LoopParams, LSTMCarry, Sequence]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def fused_lstm(params: LoopParams, gates_x_TBG: jax.Array, carry: LSTMCarry, form: Form) -> tuple[LSTMCarry, jax.Array]:
     """The carry after the last time step, and h [T, B, H], from the input's part of the gates for all time steps."""
-    return _forward(kernel_h_HG, bias_G, gates_x_TBG, carry, dtype, in_cpp)[0]
+    return _forward(params, gates_x_TBG, carry, form)[0]
 
 
 def _forward(
-    kernel_h_HG: jax.Array, bias_G: jax.Array, gates_x_TBG: jax.Array, carry: LSTMCarry, dtype: jnp.dtype, in_cpp: bool
+    params: LoopParams, gates_x_TBG: jax.Array, carry: LSTMCarry, form: Form
 ) -> tuple[tuple[LSTMCarry, jax.Array], Saved]:
-    loop = ops.forward_loop if in_cpp else functools.partial(forward_loop, dtype=dtype)
-    gates_TBG, c_TBH, h_TBH = loop(kernel_h_HG, bias_G, gates_x_TBG, carry)
-    return ((c_TBH[-1], h_TBH[-1]), h_TBH), (kernel_h_HG, carry, gates_TBG, c_TBH, h_TBH)
+    loop = _forward_in_cpp if form.in_cpp else forward_loop
+    sequence = loop(params, gates_x_TBG, carry, form)
+    return ((sequence.c_TBH[-1], sequence.h_TBH[-1]), sequence.h_TBH), (params, carry, sequence)
 
 
-def _backward(dtype: jnp.dtype, in_cpp: bool, saved: Saved, cotangents: tuple[LSTMCarry, jax.Array]) -> tuple:
+def _backward(form: Form, saved: Saved, cotangents: tuple[LSTMCarry, jax.Array]) -> tuple:
     # Nothing below may start before the layer's gradient has arrived: otherwise XLA computes the factors of all layers
     # early and keeps them in memory.
     saved, cotangents = lax.optimization_barrier((saved, cotangents))
-    kernel_h_HG, (first_c_BH, first_h_BH), gates_TBG, c_TBH, h_TBH = saved
-    H = len(kernel_h_HG)
-    loop = ops.backward_loop if in_cpp else functools.partial(backward_loop, dtype=dtype)
-    grad_TBG, c_grad_BH = loop(kernel_h_HG, first_c_BH, gates_TBG, c_TBH, *cotangents)
+    params, (first_c_BH, first_h_BH), sequence = saved
+    kernel_h_HG, mask_BH = params.kernel_h_HG, params.recurrent_BH
+    H, G = kernel_h_HG.shape
+    loop = _backward_in_cpp if form.in_cpp else backward_loop
+    grads = loop(params, first_c_BH, sequence, *cotangents, form)
+    h_before_TBH = jnp.concatenate([first_h_BH[None], sequence.h_TBH[:-1]])
     # Flattened before the matmul: contracting over [T, B], XLA would first transpose a copy of the whole gradient.
-    h_before_NH = jnp.concatenate([first_h_BH[None], h_TBH[:-1]]).reshape(-1, H)
-    grad_NG = grad_TBG.reshape(-1, 4 * H)
-    carry_grad = c_grad_BH, dot(grad_TBG[0], kernel_h_HG.T, dtype)
-    kernel_grad_HG = ops.matmul_tn(h_before_NH, grad_NG) if in_cpp else dot(h_before_NH.T, grad_NG, dtype)
-    return kernel_grad_HG, sum_rows(grad_NG), grad_TBG, carry_grad
+    h_before_NH = drop(h_before_TBH, None if mask_BH is None else mask_BH[None]).reshape(-1, H)
+    grad_NG = grads.gates_TBG.reshape(-1, G)
+    carry_grad = grads.c_BH, drop(dot(grads.gates_TBG[0], kernel_h_HG.T, form.dtype), mask_BH)
+    kernel_grad_HG = ops.matmul_tn(h_before_NH, grad_NG) if form.in_cpp else dot(h_before_NH.T, grad_NG, form.dtype)
+    bias_grad_G = sum_rows(grad_NG) if grads.bias_G is None else grads.bias_G
+    return LoopParams(kernel_grad_HG, bias_grad_G, grads.scale_G), grads.gates_TBG, carry_grad
 
 
 fused_lstm.defvjp(_forward, _backward)
@@ -67,73 +103,154 @@ fused_lstm.defvjp(_forward, _backward)
 # The loops for XLA update the buffer that they read in place; lax.scan would fill new buffers with zeros and copy them.
 
 
-def forward_loop(
-    kernel_h_HG: jax.Array, bias_G: jax.Array, gates_x_TBG: jax.Array, carry: LSTMCarry, dtype: jnp.dtype
-) -> Sequence:
-    """The gates after their activations, c and h of all time steps."""
-    (T, B, _), H = gates_x_TBG.shape, len(kernel_h_HG)
-    scaled = scale_and_shift(H)
+def forward_loop(params: LoopParams, gates_x_TBG: jax.Array, carry: LSTMCarry, form: Form) -> Sequence:
+    """All time steps forward."""
+    kernel_h_HG, bias_1G, scale_G = params.kernel_h_HG, params.bias_G[None], params.scale_G
+    (T, B, G), H = gates_x_TBG.shape, len(kernel_h_HG)
+    scaled = scale_and_shift(H, G // H)
 
     def step(t: jax.Array, loop: tuple) -> tuple:
-        c_BH, h_BH, gates_TBG, c_TBH, h_TBH = loop
-        gates_BG = _at(gates_TBG, t) + dot(h_BH, kernel_h_HG, dtype) + bias_G[None]
-        gates_BG, c_BH, h_BH = activate(gates_BG, c_BH, scaled)
-        return c_BH, h_BH, _put(gates_TBG, gates_BG, t), _put(c_TBH, c_BH, t), _put(h_TBH, h_BH, t)
+        c_BH, h_BH, gates_TBG, c_TBH, h_TBH, inverse_TBN = loop
+        gates_BG = _at(gates_TBG, t) + dot(drop(h_BH, params.recurrent_BH), kernel_h_HG, form.dtype)
+        if scale_G is not None:
+            saved_BG, inverse_BN = normalise_gates(gates_BG, G // H, form.norm)
+            _, c_BH, h_BH = activate(saved_BG * scale_G[None] + bias_1G, c_BH, scaled, form.input_gate)
+            inverse_TBN = _put(inverse_TBN, inverse_BN, t)
+        else:
+            saved_BG, c_BH, h_BH = activate(gates_BG + bias_1G, c_BH, scaled, form.input_gate)
+        return c_BH, h_BH, _put(gates_TBG, saved_BG, t), _put(c_TBH, c_BH, t), _put(h_TBH, h_BH, t), inverse_TBN
 
     empty_TBH = jnp.zeros((T, B, H))
-    return lax.fori_loop(0, T, step, (*carry, gates_x_TBG, empty_TBH, empty_TBH))[2:]
+    empty_TBN = None if scale_G is None else jnp.zeros((T, B, G // H))
+    return Sequence(*lax.fori_loop(0, T, step, (*carry, gates_x_TBG, empty_TBH, empty_TBH, empty_TBN))[2:])
 
 
 def backward_loop(
-    kernel_h_HG: jax.Array,
+    params: LoopParams,
     first_c_BH: jax.Array,
-    gates_TBG: jax.Array,
-    c_TBH: jax.Array,
+    sequence: Sequence,
     last_grad: LSTMCarry,
     h_grad_TBH: jax.Array,
-    dtype: jnp.dtype,
-) -> tuple[jax.Array, jax.Array]:
-    """The gradients of the gates before their activations [T, B, 4H] and of the first c [B, H], from those of the last
-    carry and of the outputs."""
-    T = len(c_TBH)
+    form: Form,
+) -> LoopGrads:
+    """All time steps backward, from the gradients of the last carry and of the outputs."""
+    saved_TBG, c_TBH, _, inverse_TBN = sequence
+    (T, B, H), G, scale_G = c_TBH.shape, saved_TBG.shape[-1], params.scale_G
     # Transposed once, outside of the loop: on a CPU a matmul with a transposed operand takes 1.5 times as long.
-    kernel_GH = lax.optimization_barrier(kernel_h_HG.T)
-    # With z the gates before their activations, dz = factors * dc for i, f and g, and dz = factors * dh for o.
-    i, f_TBH, g, o = jnp.split(gates_TBG, 4, axis=-1)
-    tanh_c = jnp.tanh(c_TBH)
-    c_before_TBH = jnp.concatenate([first_c_BH[None], c_TBH[:-1]])
-    h_to_c_TBH = o * (1 - tanh_c * tanh_c)
-    factors = (g * i * (1 - i), c_before_TBH * f_TBH * (1 - f_TBH), i * (1 - g * g), tanh_c * o * (1 - o))
+    kernel_GH = lax.optimization_barrier(params.kernel_h_HG.T)
+    gates_TBG = saved_TBG
+    if scale_G is not None:
+        gates_TBG = _activate_gates(
+            saved_TBG * scale_G[None, None] + params.bias_G[None, None], scale_and_shift(H, G // H)
+        )
+    factors_TBG, f_TBH, h_to_c_TBH = _factors(gates_TBG, first_c_BH, c_TBH, form.input_gate)
 
     def step(n: jax.Array, loop: tuple) -> tuple:
-        c_grad_BH, h_grad_BH, grad_TBG = loop
+        c_grad_BH, h_grad_BH, grad_TBG, *sums = loop
         t = T - 1 - n
         h_grad_BH += _at(h_grad_TBH, t)
         c_grad_BH += h_grad_BH * _at(h_to_c_TBH, t)
-        grad_BG = jnp.concatenate([c_grad_BH, c_grad_BH, c_grad_BH, h_grad_BH], axis=-1) * _at(grad_TBG, t)
-        return c_grad_BH * _at(f_TBH, t), dot(grad_BG, kernel_GH, dtype), _put(grad_TBG, grad_BG, t)
+        all_c = [c_grad_BH] * (G // H - 1)
+        grad_BG = jnp.concatenate([*all_c, h_grad_BH], axis=-1) * _at(grad_TBG, t)
+        if scale_G is not None:
+            assert inverse_TBN is not None
+            saved_BG = _at(saved_TBG, t)
+            sums = [sums[0] + grad_BG * saved_BG, sums[1] + grad_BG]
+            grad_BG = normalise_gates_backward(grad_BG * scale_G[None], saved_BG, _at(inverse_TBN, t), form.norm)
+        h_grad_BH = drop(dot(grad_BG, kernel_GH, form.dtype), params.recurrent_BH)
+        return c_grad_BH * _at(f_TBH, t), h_grad_BH, _put(grad_TBG, grad_BG, t), *sums
 
-    loop = (*last_grad, jnp.concatenate(factors, axis=-1))
-    c_grad_BH, _, grad_TBG = lax.fori_loop(0, T, step, loop)
-    return grad_TBG, c_grad_BH
+    sums = (
+        [jnp.zeros((B, G))] * 2 if scale_G is not None else []
+    )  # of the gradients of the norm's scale and of the bias
+    c_grad_BH, _, grad_TBG, *sums = lax.fori_loop(0, T, step, (*last_grad, factors_TBG, *sums))
+    return LoopGrads(grad_TBG, c_grad_BH, *map(sum_rows, sums))
 
 
-def scale_and_shift(units: int) -> tuple[jax.Array, jax.Array]:
-    """[1, 4H] each, so that tanh(z * scale) * scale + shift activates all four gates with one tanh: for sigmoid(z) =
-    tanh(z / 2) / 2 + 1 / 2 they are 1/2 and 1/2; for tanh 1 and 0."""
-    scale_1G = jnp.repeat(jnp.array([[0.5, 0.5, 1.0, 0.5]]), units, axis=1)
-    return scale_1G, jnp.repeat(jnp.array([[0.5, 0.5, 0.0, 0.5]]), units, axis=1)
+def _factors(
+    gates_TBG: jax.Array, first_c_BH: jax.Array, c_TBH: jax.Array, input_gate: str
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """With z the gates before their activations: factors [T, B, G] so that dz = factors * dc for all gates but o, and
+    dz = factors * dh for o; then f [T, B, H], and what dh adds to dc, as a factor [T, B, H]."""
+    *i, f, g, o = split_gates(gates_TBG, c_TBH.shape[-1])
+    tanh_c = jnp.tanh(c_TBH)
+    c_before = jnp.concatenate([first_c_BH[None], c_TBH[:-1]])
+    if input_gate == "own":
+        factors = [g * i[0] * (1 - i[0]), c_before * f * (1 - f), i[0] * (1 - g * g)]
+    elif input_gate == "capped":
+        is_free = i[0] < 1 - f
+        from_i = jnp.where(is_free, g * i[0] * (1 - i[0]), 0.0)
+        from_f = jnp.where(is_free, c_before, c_before - g) * f * (1 - f)
+        factors = [from_i, from_f, jnp.minimum(i[0], 1 - f) * (1 - g * g)]
+    else:
+        factors = [(c_before - g) * f * (1 - f), (1 - f) * (1 - g * g)]
+    return jnp.concatenate([*factors, tanh_c * o * (1 - o)], axis=-1), f, o * (1 - tanh_c * tanh_c)
+
+
+def _forward_in_cpp(params: LoopParams, gates_x_TBG: jax.Array, carry: LSTMCarry, form: Form) -> Sequence:
+    kernel_h_HG, bias_G, scale_G, mask_BH = params
+    if _is_plain(params, form):
+        return Sequence(*ops.forward_loop(kernel_h_HG, bias_G, gates_x_TBG, carry))
+    masked_h_BH = jnp.zeros(0) if mask_BH is None else carry[1] * mask_BH
+    variant = ops.variant(form.input_gate, form.norm, scale_G, bias_G, mask_BH)
+    return Sequence(*ops.variant_forward_loop(variant, kernel_h_HG, gates_x_TBG, carry, masked_h_BH))
+
+
+def _backward_in_cpp(
+    params: LoopParams,
+    first_c_BH: jax.Array,
+    sequence: Sequence,
+    last_grad: LSTMCarry,
+    h_grad_TBH: jax.Array,
+    form: Form,
+) -> LoopGrads:
+    kernel_h_HG, bias_G, scale_G, mask_BH = params
+    gates_TBG, c_TBH, _, inverse_TBN = sequence
+    if _is_plain(params, form):
+        return LoopGrads(*ops.backward_loop(kernel_h_HG, first_c_BH, gates_TBG, c_TBH, last_grad, h_grad_TBH))
+    variant = ops.variant(form.input_gate, form.norm, scale_G, bias_G, mask_BH)
+    assert inverse_TBN is not None
+    saved = gates_TBG, first_c_BH, c_TBH, inverse_TBN
+    *grads, sums = ops.variant_backward_loop(variant, kernel_h_HG, *saved, last_grad, h_grad_TBH)
+    return LoopGrads(*grads) if scale_G is None else LoopGrads(*grads, *(sum_rows(sums[:, n]) for n in range(2)))
+
+
+def _is_plain(params: LoopParams, form: Form) -> bool:
+    return form.norm == "none" and form.input_gate == "own" and params.recurrent_BH is None
+
+
+def scale_and_shift(units: int, gates: int = 4) -> tuple[jax.Array, jax.Array]:
+    """[1, G] each, so that tanh(z * scale) * scale + shift activates all gates with one tanh: for sigmoid(z) =
+    tanh(z / 2) / 2 + 1 / 2 they are 1/2 and 1/2; for tanh 1 and 0. The gates are the last of i, f, g, o."""
+    scale_1G = jnp.repeat(jnp.array([[0.5, 0.5, 1.0, 0.5][-gates:]]), units, axis=1)
+    return scale_1G, jnp.repeat(jnp.array([[0.5, 0.5, 0.0, 0.5][-gates:]]), units, axis=1)
 
 
 def activate(
-    gates_BG: jax.Array, c_BH: jax.Array, scaled: tuple[jax.Array, jax.Array]
+    gates_BG: jax.Array, c_BH: jax.Array, scaled: tuple[jax.Array, jax.Array], input_gate: str = "own"
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The gates after their activations, c and h. `scaled` is `scale_and_shift`, computed outside of the loop."""
-    scale_1G, shift_1G = scaled
-    gates_BG = jnp.tanh(gates_BG * scale_1G) * scale_1G + shift_1G
-    i, f, g, o = jnp.split(gates_BG, 4, axis=-1)
-    c_BH = f * c_BH + i * g
+    gates_BG = _activate_gates(gates_BG, scaled)
+    *i, f, g, o = split_gates(gates_BG, c_BH.shape[-1])
+    c_BH = f * c_BH + cap_input_gate(i, f, input_gate) * g
     return gates_BG, c_BH, o * jnp.tanh(c_BH)
+
+
+def cap_input_gate(i: list[jax.Array], f: jax.Array, input_gate: str) -> jax.Array:
+    """What g is multiplied by: the gate i, i capped by 1 - f, or, where there is no i, 1 - f."""
+    if input_gate == "own":
+        return i[0]
+    return jnp.minimum(i[0], 1 - f) if input_gate == "capped" else 1 - f
+
+
+def split_gates(gates: jax.Array, units: int) -> list[jax.Array]:
+    """The gates [..., G], by their order, as [..., H] each."""
+    return jnp.split(gates, gates.shape[-1] // units, axis=-1)
+
+
+def _activate_gates(gates: jax.Array, scaled: tuple[jax.Array, jax.Array]) -> jax.Array:
+    scale, shift = (jnp.expand_dims(values_1G, range(gates.ndim - 2)) for values_1G in scaled)
+    return jnp.tanh(gates * scale) * scale + shift
 
 
 def _at(all_T: jax.Array, t: jax.Array) -> jax.Array:

@@ -11,6 +11,13 @@ two more in the backward pass. The paper keeps separate running statistics for e
 sequence. Here the carry goes on across windows, so they are averaged over time: near the beginning of a text, where
 they differ, predictions are worse.
 
+"layer_gates" and "rms_gates" normalise the sum of both parts instead, each gate by the statistics of its own H values:
+
+    gate = N(x @ kernel_x + h @ kernel_h) * scale_z + bias,    N(z) = (z - mean(z)) / deviation(z)  or  z / rms(z)
+
+(Ba et al. 2016; Zhang and Sennrich 2019). A gate then has the size that training gave its scale, whatever the size of
+what enters it, and the cell state is left alone.
+
 "batch_input" (Laurent et al. 2015) normalises x @ kernel_x alone, over the rows and the time steps of a window
 ("sequence-wise").
 """
@@ -22,6 +29,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from lovecraft_jax.config import NORMS_OF_GATES
 from lovecraft_jax.model.matmul import sum_rows
 from lovecraft_jax.runtime.mesh import mean_over_devices
 
@@ -34,8 +42,8 @@ Average = Callable[[tuple[jax.Array, ...]], tuple[jax.Array, ...]]
 
 STATISTICS = "batch_stats"
 """Flax's collection of running statistics. Where it is mutable, the model is training."""
-PARTS = {"none": "", "layer": "xhc", "batch_input": "x", "batch": "xhc"}
-"""What each `norm` normalises: the gates' parts from x and from h, and the cell state c."""
+PARTS = {"none": "", "layer": "xhc", "batch_input": "x", "batch": "xhc"} | dict.fromkeys(NORMS_OF_GATES, "z")
+"""What each `norm` normalises: the gates' parts from x and from h, their sum z, and the cell state c."""
 FIRST_SCALE = {"batch": 0.1}
 """Initial value of the scales; 1 for the norms that are not listed."""
 MOMENTUM = 0.99
@@ -88,3 +96,22 @@ def normalise_by(moments: Moments, x: jax.Array, scale_F: jax.Array) -> jax.Arra
 def _over(x: jax.Array, values: jax.Array) -> jax.Array:
     """Values that belong to the last axes of x, with leading axes of size 1, as many as x has."""
     return jnp.expand_dims(values, range(x.ndim - values.ndim))
+
+
+def normalise_gates(z_BG: jax.Array, gates: int, norm: str) -> tuple[jax.Array, jax.Array]:
+    """Each of the gates in z [B, G] normalised by its own statistics, and the factors [B, N] that this took."""
+    z_BNH = z_BG.reshape(len(z_BG), gates, -1)
+    if norm == "layer_gates":
+        z_BNH -= jnp.mean(z_BNH, axis=-1, keepdims=True)
+    inverse_BN1 = lax.rsqrt(jnp.mean(z_BNH * z_BNH, axis=-1, keepdims=True) + EPSILON)
+    return (z_BNH * inverse_BN1).reshape(z_BG.shape), inverse_BN1[..., 0]
+
+
+def normalise_gates_backward(grad_BG: jax.Array, normal_BG: jax.Array, inverse_BN: jax.Array, norm: str) -> jax.Array:
+    """The gradient of `normalise_gates`' z, from that of its first result and from its results."""
+    shape = (*inverse_BN.shape, -1)
+    grad_BNH, normal_BNH = grad_BG.reshape(shape), normal_BG.reshape(shape)
+    grad = grad_BNH - normal_BNH * jnp.mean(grad_BNH * normal_BNH, axis=-1, keepdims=True)
+    if norm == "layer_gates":
+        grad -= jnp.mean(grad_BNH, axis=-1, keepdims=True)
+    return (grad * inverse_BN[..., None]).reshape(grad_BG.shape)

@@ -79,7 +79,7 @@ def make_program(config: Config, vocab_size: int, total_steps: int, cores: int =
                 "do not exchange; leave --num_cpu_devices out"
             )
         devices = core_devices(largest_divisor(config.data.batch_size, cores))
-        core_steps = make_core_steps(model, optimizer, target, devices, rates, _options(mesh), _tensors_every(config))
+        core_steps = make_core_steps(model, optimizer, target, devices, rates, _options(mesh), *_extras(config))
         return Program(model, devices, init, rows, functools.partial(put_rows, devices), core_steps, target)
     devices, put = mesh.devices.flatten().tolist(), functools.partial(put_process_rows, mesh)
     steps = _over_mesh(config, model, optimizer, mesh)
@@ -92,7 +92,7 @@ def make_stacked_steps(config: Config, vocab_size: int, total_steps: int, device
     mesh = make_mesh(config.data.batch_size, [device])
     optimizer = make_optimizer(config.optimizer, total_steps)
     model, rates = make_model(config, vocab_size), DropoutRates.of(config.model)
-    train_steps = make_train_steps(make_train_step(model, optimizer, mesh, _tensors_every(config)))
+    train_steps = make_train_steps(make_train_step(model, optimizer, mesh, *_extras(config)))
     steps = jax.jit(jax.vmap(train_steps, in_axes=(0, 0, None)), donate_argnums=0, compiler_options=_options(mesh))
     return lambda state, batches: steps(state, batches, rates)
 
@@ -132,7 +132,11 @@ def lower_ahead(config: Config, vocab_size: int, total_steps: int, mesh: Mesh) -
 def _first_state(config: Config, vocab_size: int, optimizer: Optimizer, mesh: Mesh) -> tuple[Any, TrainState]:
     """Returns a jitted function from a seed to the first state, and the state's shapes with shardings."""
     model = make_model(config, vocab_size, "scan")  # the initial values are the same for all backends
-    first = functools.partial(init_state, model, optimizer.transform, config.data.batch_size)
+    averaged = config.train.average > 0
+
+    def first(seed: int | jax.Array) -> TrainState:
+        return init_state(model, optimizer.transform, config.data.batch_size, seed, averaged)
+
     init = jax.jit(first, out_shardings=state_shardings(mesh))
     return init, init.eval_shape(0)
 
@@ -141,7 +145,7 @@ def _over_mesh(config: Config, model: LanguageModel, optimizer: Optimizer, mesh:
     """Returns K steps on the devices of a mesh, jitted: (state, batches, dropout rates) to (state, metrics)."""
     shardings, by_row, everywhere = state_shardings(mesh), sharding(mesh, BY_ROW_STACKED), sharding(mesh, REPLICATED)
     return jax.jit(
-        make_train_steps(make_train_step(model, optimizer, mesh, _tensors_every(config))),
+        make_train_steps(make_train_step(model, optimizer, mesh, *_extras(config))),
         in_shardings=(shardings, by_row, everywhere),
         out_shardings=(shardings, everywhere),
         donate_argnums=0,
@@ -149,8 +153,9 @@ def _over_mesh(config: Config, model: LanguageModel, optimizer: Optimizer, mesh:
     )
 
 
-def _tensors_every(config: Config) -> int:
-    return config.train.log_every if config.train.log_tensors else 0
+def _extras(config: Config) -> tuple[float, int]:
+    """Returns the decay of averaged weights, and after how many steps tensors are measured; 0 for never."""
+    return config.train.average, config.train.log_every if config.train.log_tensors else 0
 
 
 def _options(mesh: Mesh) -> dict[str, Any] | None:

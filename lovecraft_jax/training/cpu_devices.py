@@ -83,12 +83,13 @@ def make_core_steps(
     cores: Sequence[jax.Device],
     rates: DropoutRates,
     options: dict[str, Any] | None,
+    average: float = 0.0,
     tensors_every: int = 0,
 ) -> Callable[[TrainState, list[Batch]], tuple[TrainState, Metrics]]:
     """Returns what `step.make_train_steps` does, compiled with `options`, for batches as `put_rows` returns them. The
     state, of these `shapes`, is not donated, and returns to the device that it came from."""
     rows = np.arange(len(jax.tree.leaves(shapes.carry)[0]), dtype=np.int32).reshape(len(cores), -1)
-    gradient, update = make_gradient(model), make_update(optimizer, tensors_every)
+    gradient, update = make_gradient(model), make_update(optimizer, average, tensors_every)
     bce = jnp.float32(0) if model.loss == "binary_cross_entropy" else None
     compiled = functools.partial(jax.jit, compiler_options=options)
 

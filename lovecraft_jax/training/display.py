@@ -61,7 +61,7 @@ def startup_summary(
         f"cleaning    {counts.read:,} characters read, {counts.folded:,} folded, {counts.dropped:,} dropped "
         f"(alphabet {config.data.alphabet})",
         f"vocabulary  {data.tokenizer.size} {data.tokenizer.level}",
-        f"model       {model.layers} {cell_class(model.cell).label} layers of {model.units}, "
+        f"model       {model.layers} {cell_class(model.cell, model.input_gate).label} layers of {model.units}, "
         f"{parameters:,} parameters, {parameters / data.encoded['train'].n_chars:.3f} per training character",
         f"steps       {steps:,} of {config.data.batch_size} x {config.data.seq_len} tokens, "
         f"{progress.epochs(steps):.2f} epochs",

@@ -252,7 +252,7 @@ class Training:
 
     def _evaluate(self) -> None:
         """Scores the valid split, generates a sample, and saves with the score."""
-        variables = distributed.local_copy(self.state.variables)
+        variables = distributed.local_copy(self.state.scored)
         score = self.scorer.scheduled(variables, self.data.encoded["valid"], self.eval_rows, self.bce)
         row = score_row(self.step, "valid", "scheduled", score) | self._window_score("valid", variables)
         self.logger.evaluation(row, self.program.model, variables)
@@ -265,7 +265,7 @@ class Training:
         self.checkpoints.wait()
         restored = self.checkpoints.restore_newest(self.program.target, first=self.checkpoints.best_step)
         assert restored is not None, "the last step is always evaluated, and so saved"
-        variables, rows = distributed.local_copy(restored.state.variables), []
+        variables, rows = distributed.local_copy(restored.state.scored), []
         for split in ("valid", "test"):
             score = self.scorer.final(variables, self.data.encoded[split], self.bce)
             row = score_row(self.total, split, "final", score) | self._window_score(split, variables)

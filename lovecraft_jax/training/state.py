@@ -25,31 +25,54 @@ class TrainState:
     opt_state: optax.OptState
     carry: Carry
     rng: jax.Array
+    average: Variables | None = None
+    """The exponential moving average of `variables`, where train.average asks for one."""
+
+    @property
+    def scored(self) -> Variables:
+        """What scores and samples use: the averaged weights if there are any."""
+        return self.variables if self.average is None else self.average
 
 
 @flax.struct.dataclass
 class Weights:
-    """The fields of a TrainState that sampling and scoring need."""
+    """The fields of a TrainState that sampling and scoring need: one of the two."""
 
     step: jax.Array
-    variables: Variables
+    variables: Variables | None = None
+    average: Variables | None = None
+
+    @property
+    def scored(self) -> Variables:
+        found = self.variables if self.average is None else self.average
+        assert found is not None
+        return found
 
 
 def init_state(
-    model: LanguageModel, optimizer: optax.GradientTransformation, batch_size: int, seed: int | jax.Array
+    model: LanguageModel,
+    optimizer: optax.GradientTransformation,
+    batch_size: int,
+    seed: int | jax.Array,
+    averaged: bool = False,
 ) -> TrainState:
     """Returns the state before the first step. Call it under jit, so that no two leaves share a buffer, which donation
     does not allow."""
     init_rng, dropout_rng = jax.random.split(jax.random.key(seed))
     variables = _init_variables(model, batch_size, init_rng)
     opt_state, carry = optimizer.init(variables["params"]), model.initial_carry(batch_size)
-    return TrainState(jnp.int32(0), variables, opt_state, carry, dropout_rng)
+    average = jax.tree.map(jnp.copy, variables) if averaged else None
+    return TrainState(jnp.int32(0), variables, opt_state, carry, dropout_rng, average)
 
 
-def weights_target(model: LanguageModel) -> Weights:
-    """Returns the shapes of a run's weights, on the first device, to restore them to."""
+def weights_target(model: LanguageModel, averaged: bool = False) -> Weights:
+    """Returns the shapes of the weights that scores and samples use, on the first device, to restore them to."""
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    first = lambda: Weights(jnp.int32(0), _init_variables(model, 1, jax.random.key(0)))  # noqa: E731
+
+    def first() -> Weights:
+        variables = _init_variables(model, 1, jax.random.key(0))
+        return Weights(jnp.int32(0), average=variables) if averaged else Weights(jnp.int32(0), variables)
+
     return jax.jit(first, out_shardings=device).eval_shape()
 
 
@@ -57,7 +80,7 @@ def state_shardings(mesh: Mesh) -> Any:
     """Returns a TrainState of shardings: the carry by row, everything else on every device."""
     replicated: Any = sharding(mesh, REPLICATED)
     by_row: Any = sharding(mesh, BY_ROW)
-    return TrainState(replicated, replicated, replicated, by_row, replicated)
+    return TrainState(replicated, replicated, replicated, by_row, replicated, replicated)
 
 
 def _init_variables(model: LanguageModel, batch_size: int, rng: jax.Array) -> Variables:

@@ -79,8 +79,12 @@ def _chunks(leaf_BT: ArrayLike, length: int) -> jax.Array:
     return leaf.reshape(len(leaf), -1, length).swapaxes(0, 1)
 
 
-def make_update(optimizer: Optimizer, tensors_every: int = 0) -> Callable[..., tuple[TrainState, Metrics]]:
+def make_update(
+    optimizer: Optimizer, average: float = 0.0, tensors_every: int = 0
+) -> Callable[..., tuple[TrainState, Metrics]]:
     """Returns a function from a state and what `make_gradient`'s returns, summed over all rows, to the next state.
+
+    `average` is the decay of the averaged weights; at first it is lower, so that the first weights are forgotten.
 
     Nothing changes where `healthy` is false, or where loss or gradient are not finite; metrics["finite"] is false where
     these or the new parameters are not. metrics["tensors"], every `tensors_every` steps (0: not there): `_tensor_rms`.
@@ -97,7 +101,8 @@ def make_update(optimizer: Optimizer, tensors_every: int = 0) -> Callable[..., t
         before = state.variables["params"]
         updates, opt_state = optimizer.transform.update(grads, state.opt_state, before)
         variables = state.variables | changed | {"params": optax.apply_updates(before, updates)}
-        after = TrainState(state.step + 1, variables, opt_state, carry, state.rng)
+        averaged = _moved_average(state, variables, average) if average else None
+        after = TrainState(state.step + 1, variables, opt_state, carry, state.rng, averaged)
         after = jax.tree.map(lambda new, old: jnp.where(healthy & finite, new, old), after, state)
         params = after.variables["params"]
         metrics: Metrics = {
@@ -116,6 +121,13 @@ def make_update(optimizer: Optimizer, tensors_every: int = 0) -> Callable[..., t
         return after, metrics
 
     return update
+
+
+def _moved_average(state: TrainState, variables: Variables, decay: float) -> Variables:
+    """Returns the averaged weights, running statistics of norms included, after a step to `variables`."""
+    step = state.step.astype(jnp.float32)
+    share = 1 - jnp.minimum(decay, (step + 1) / (step + 10))
+    return jax.tree.map(lambda average, new: average + share * (new - average), state.average, variables)
 
 
 def _tensor_rms(
@@ -138,10 +150,12 @@ def _tensor_rms(
     return jax.lax.cond((step + 1) % every == 0, measure, lambda: zeros)
 
 
-def make_train_step(model: LanguageModel, optimizer: Optimizer, mesh: Mesh, tensors_every: int = 0) -> TrainStep:
+def make_train_step(
+    model: LanguageModel, optimizer: Optimizer, mesh: Mesh, average: float = 0.0, tensors_every: int = 0
+) -> TrainStep:
     """Returns the training step: rows of the batch split over the mesh, their sums added up by one collective, and then
     `make_update`'s update."""
-    gradient, update = make_gradient(model), make_update(optimizer, tensors_every)
+    gradient, update = make_gradient(model), make_update(optimizer, average, tensors_every)
 
     def total_gradient(*arguments: Any) -> tuple[Sums, Carry, Variables]:
         sums, after, changed = gradient(*arguments)

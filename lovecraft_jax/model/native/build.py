@@ -25,7 +25,16 @@ SOURCES = Path(__file__).with_name("cpp")
 COMPILERS = ("c++", "g++", "clang++")
 THIS_CPU = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
 OPTIONS = ("-O3", THIS_CPU, "-std=c++17", "-shared", "-fPIC", "-pthread")
-FUNCTIONS = ("lstm_forward", "lstm_backward", "lstm_token", "matmul", "matmul_nt", "matmul_tn")
+FUNCTIONS = (
+    "lstm_forward",
+    "lstm_backward",
+    "lstm_variant_forward",
+    "lstm_variant_backward",
+    "lstm_token",
+    "matmul",
+    "matmul_nt",
+    "matmul_tn",
+)
 
 
 @functools.cache

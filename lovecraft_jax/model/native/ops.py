@@ -8,6 +8,11 @@ import jax.numpy as jnp
 
 from lovecraft_jax.model.native import build
 
+BLOCK_ROWS = 8
+"""As in cpp/lstm_variants.h."""
+NORMS = ("none", "layer_gates", "rms_gates")
+"""In the order of cpp/lstm_variants.h."""
+
 
 def forward_loop(
     kernel_h_HG: jax.Array, bias_G: jax.Array, gates_x_TBG: jax.Array, carry: tuple[jax.Array, jax.Array]
@@ -31,6 +36,52 @@ def backward_loop(
     (T, B, H), G = h_grad_TBH.shape, kernel_h_HG.shape[1]
     call = _call("lstm_backward", [(T, B, G), (B, H)], (G, H), {3: 0, 4: 1})
     return call(kernel_h_HG, first_c_BH, c_TBH, gates_TBG, *last_grad, h_grad_TBH)
+
+
+def variant_forward_loop(
+    variant: Sequence[jax.Array],
+    kernel_h_HG: jax.Array,
+    gates_x_TBG: jax.Array,
+    carry: tuple[jax.Array, jax.Array],
+    masked_h_BH: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """All time steps of a layer that is not plain (`variant`: see `variant`): returns what `lstm_fused.Sequence` has.
+    `masked_h_BH` is the first h after dropout, empty without."""
+    (T, B, G), H = gates_x_TBG.shape, len(kernel_h_HG)
+    masked = (T, B, H) if masked_h_BH.size else (0,)
+    shapes: list[tuple[int, ...]] = [(T, B, G), (T, B, H), (T, B, H), (T, B, G // H), masked]
+    call = _call("lstm_variant_forward", shapes, (H, G), {5: 0})
+    gates_TBG, c_TBH, h_TBH, inverse_TBN, _ = call(*variant, kernel_h_HG, gates_x_TBG, *carry, masked_h_BH)
+    return gates_TBG, c_TBH, h_TBH, inverse_TBN
+
+
+def variant_backward_loop(
+    variant: Sequence[jax.Array],
+    kernel_h_HG: jax.Array,
+    gates_TBG: jax.Array,
+    first_c_BH: jax.Array,
+    c_TBH: jax.Array,
+    inverse_TBN: jax.Array,
+    last_grad: tuple[jax.Array, jax.Array],
+    h_grad_TBH: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The same backward: returns the gradients of the gates before norm and activation [T, B, G] and of the first c,
+    and those of scale and bias for each block of rows [blocks, 2, G]."""
+    (T, B, G), H = gates_TBG.shape, len(kernel_h_HG)
+    shapes = [(T, B, G), (B, H), (-(-B // BLOCK_ROWS), 2, G), (B, H)]
+    call = _call("lstm_variant_backward", shapes, (G, H), {5: 0, 9: 1, 10: 3})
+    operands = *variant, kernel_h_HG, gates_TBG, first_c_BH, c_TBH, inverse_TBN, *last_grad, h_grad_TBH
+    grad_TBG, c_grad_BH, sums, _ = call(*operands)
+    return grad_TBG, c_grad_BH, sums
+
+
+def variant(
+    input_gate: str, norm: str, scale_G: jax.Array | None, bias_G: jax.Array, recurrent_BH: jax.Array | None
+) -> tuple[jax.Array, ...]:
+    """What cpp/lstm_variants.h calls a Variant, as operands: its form, the norm's scale, the bias, the mask on h."""
+    form = jnp.array([("own", "capped", "coupled").index(input_gate), NORMS.index(norm)], jnp.int32)
+    empty = jnp.zeros(0)
+    return form, empty if scale_G is None else scale_G, bias_G, empty if recurrent_BH is None else recurrent_BH
 
 
 def matmul(a_NK: jax.Array, kernel_KC: jax.Array) -> jax.Array:

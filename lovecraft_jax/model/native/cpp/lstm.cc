@@ -8,11 +8,13 @@
 // Axes in names: T time, B batch, H units, G gates (4H, in the order i, f, g, o), N rows, K and C rows and columns of a
 // kernel, S streams; all float32.
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
 #include "lstm_step.h"
 #include "lstm_token.h"
+#include "lstm_variants.h"
 #include "matmul.h"
 #include "work_sharing.h"
 #include "xla/ffi/api/c_api.h"
@@ -72,6 +74,40 @@ void run_steps(const XLA_FFI_CallFrame* call, const std::vector<Step>& steps) {
     for (const Step& step : steps)
       for (int64_t n = 0; n < columns; ++n) step.compute_column(n, B * part / parts, B * (part + 1) / parts);
   });
+}
+
+// Runs the time steps of a variant. As above, but a step has a second stage, for blocks of rows.
+template <class Step>
+void run_variant_steps(const XLA_FFI_CallFrame* call, const Variant& layer, const std::vector<Step>& steps) {
+  if (steps.empty()) return;
+  const int64_t columns = steps[0].column_count(), blocks = layer.block_count();
+  if (4 * layer.G() * layer.H > CORE_CACHE_BYTES) {
+    const int64_t parts = max(columns, blocks);
+    return run_in_parallel(call, 2 * steps.size(), parts, [&](int64_t phase, int64_t part) {
+      const Step& step = steps[phase / 2];
+      const int64_t count = phase % 2 ? blocks : columns;
+      for (int64_t n = count * part / parts; n < count * (part + 1) / parts; ++n)
+        phase % 2 ? step.compute_block(n) : step.compute_column(n, 0, layer.B);
+    });
+  }
+  const int64_t parts = min(thread_count(call), blocks);
+  run_in_parallel(call, 1, parts, [&](int64_t, int64_t part) {
+    const int64_t begin = blocks * part / parts, end = blocks * (part + 1) / parts;
+    for (const Step& step : steps) {
+      for (int64_t n = 0; n < columns; ++n)
+        step.compute_column(n, begin * BLOCK_ROWS, min(layer.B, end * BLOCK_ROWS));
+      for (int64_t block = begin; block < end; ++block) step.compute_block(block);
+    }
+  });
+}
+
+// The variant that inputs `at` and the next three describe: {input gate, norm}, scale_G, bias_G and the mask [B, H] on h;
+// scale and mask are empty where there are none.
+Variant read_variant(const XLA_FFI_CallFrame* call, int at, int64_t B, int64_t H, int64_t N) {
+  const auto* form = static_cast<const int32_t*>(argument(call, at).data);
+  const bool has_mask = argument(call, at + 3).dims[0] > 0;
+  return {static_cast<InputGate>(form[0]), static_cast<Norm>(form[1]), B, H, N, input(call, at + 1),
+          input(call, at + 2), has_mask ? input(call, at + 3) : nullptr};
 }
 
 // Packs the kernel, input 1, into output 1, then multiplies input 0 with it into output 0, which has C columns.
@@ -140,6 +176,58 @@ extern "C" XLA_FFI_Error* lstm_backward(XLA_FFI_CallFrame* call) {
     last_dh_BH = nullptr;
   }
   run_steps(call, steps);
+  return nullptr;
+}
+
+// {input gate, norm}, scale_G, bias_G, mask_BH, kernel_HG, gates_TBG (the input's part), c_BH, h_BH, masked h_BH
+// -> gates_TBG (as they are saved, in the same memory), c_TBH, h_TBH, inverse_TBN, masked h_TBH (empty without a mask),
+// packed
+extern "C" XLA_FFI_Error* lstm_variant_forward(XLA_FFI_CallFrame* call) {
+  if (answers_metadata_request(call)) return nullptr;
+  const int64_t *TBG = argument(call, 5).dims, T = TBG[0], B = TBG[1], G = TBG[2], H = argument(call, 4).dims[0];
+  const Variant layer = read_variant(call, 0, B, H, G / H);
+  float *gates_TBG = output(call, 0), *c_TBH = output(call, 1), *h_TBH = output(call, 2), *packed = output(call, 5);
+  run_in_parallel(call, 1, panel_count(G), [&](int64_t, int64_t n) {
+    pack_panel(input(call, 4), H, G, n, packed + n * MAX_TILE_VECTORS * LANES * H);
+  });
+  const float *c_BH = input(call, 6), *h_BH = input(call, layer.mask_BH ? 8 : 7);
+  std::vector<VariantForward> steps;
+  for (int64_t t = 0; t < T; ++t) {
+    float *next_c_BH = c_TBH + t * B * H, *next_h_BH = h_TBH + t * B * H;
+    float* masked_h_BH = layer.mask_BH ? output(call, 4) + t * B * H : next_h_BH;
+    steps.push_back({layer, packed, c_BH, h_BH, gates_TBG + t * B * G, next_c_BH, next_h_BH, masked_h_BH,
+                     output(call, 3) + t * B * layer.N});
+    c_BH = next_c_BH;
+    h_BH = masked_h_BH;
+  }
+  run_variant_steps(call, layer, steps);
+  return nullptr;
+}
+
+// {input gate, norm}, scale_G, bias_G, mask_BH, kernel_HG, gates_TBG (as they are saved), first_c_BH, c_TBH,
+// inverse_TBN, then the gradients of the last c_BH, the last h_BH and h_TBH
+// -> dz_TBG (in the memory of gates_TBG), the gradient of first_c_BH (in that of the last c_BH's gradient), the
+// gradients of scale and bias for each block of rows [blocks, 2, G], working memory [B, H] (in that of the last h_BH's
+// gradient), packed
+extern "C" XLA_FFI_Error* lstm_variant_backward(XLA_FFI_CallFrame* call) {
+  if (answers_metadata_request(call)) return nullptr;
+  const int64_t *TBG = argument(call, 5).dims, T = TBG[0], B = TBG[1], G = TBG[2], H = argument(call, 4).dims[0];
+  const Variant layer = read_variant(call, 0, B, H, G / H);
+  const float *first_c_BH = input(call, 6), *c_TBH = input(call, 7), *next_dz_BG = nullptr;
+  float *gates_TBG = output(call, 0), *sums_G = output(call, 2), *packed = output(call, 4);
+  std::fill(sums_G, sums_G + 2 * layer.block_count() * G, 0.0f);
+  run_in_parallel(call, 1, panel_count(H), [&](int64_t, int64_t n) {
+    pack_transposed_panel(input(call, 4), G, H, n, packed + n * MAX_TILE_VECTORS * LANES * G);
+  });
+  std::vector<VariantBackward> steps;
+  for (int64_t t = T - 1; t >= 0; --t) {
+    float* gates_BG = gates_TBG + t * B * G;
+    steps.push_back({layer, packed, next_dz_BG, input(call, 11) + t * B * H, c_TBH + t * B * H,
+                     t ? c_TBH + (t - 1) * B * H : first_c_BH, input(call, 8) + t * B * layer.N, gates_BG,
+                     output(call, 1), output(call, 3), sums_G});
+    next_dz_BG = gates_BG;
+  }
+  run_variant_steps(call, layer, steps);
   return nullptr;
 }
 

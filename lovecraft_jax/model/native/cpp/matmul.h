@@ -39,11 +39,12 @@ inline void pack_transposed_panel(const float* kernel_CK, int64_t K, int64_t C, 
         to[k * width + c] = begin + c < C ? kernel_CK[(begin + c) * K + k] : 0.0f;
 }
 
-// to_NC = a_NK @ the packed kernel [K, C], plus bias_C unless that is null.
+// to_NC = a_NK @ the packed kernel [K, C], plus bias_C unless that is null, plus what to_NC holds if `adds`.
 struct Matmul {
   int64_t N, K, C;
   const float *a_NK, *packed, *bias_C;
   float* to_NC;
+  bool adds = false;
 
   // Adds the rows of the kernel from `k` up to `k_end` to R rows by V vectors of the result.
   template <int R, int V>
@@ -52,7 +53,7 @@ struct Matmul {
     for (int r = 0; r < R; ++r)
       for (int v = 0; v < V; ++v) {
         const int64_t at = column + v * LANES;
-        const float* start = k ? to_NC + (row + r) * C : bias_C;
+        const float* start = k || adds ? to_NC + (row + r) * C : bias_C;
         sums[r][v] = start ? load(start + at, lanes_used(at, C)) : Vector{};
       }
     add_matmul<R, V>(a_NK + row * K + k, K, packed + column * K + k * V * LANES, k_end - k, sums);

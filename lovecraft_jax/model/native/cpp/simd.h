@@ -88,6 +88,7 @@ INLINE Vector sigmoid(Vector x) { return 0.5f * tanh(0.5f * x) + 0.5f; }
 
 // By value: std::min's references change what g++ inlines.
 inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t max(int64_t a, int64_t b) { return a < b ? b : a; }
 
 // The number of vectors that C columns fill, and the number of lanes in use in the one that starts at `column`.
 inline int64_t vector_count(int64_t C) { return (C + LANES - 1) / LANES; }
