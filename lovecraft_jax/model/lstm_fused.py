@@ -108,6 +108,7 @@ def forward_loop(params: LoopParams, gates_x_TBG: jax.Array, carry: LSTMCarry, f
     kernel_h_HG, bias_1G, scale_G = params.kernel_h_HG, params.bias_G[None], params.scale_G
     (T, B, G), H = gates_x_TBG.shape, len(kernel_h_HG)
     scaled = scale_and_shift(H, G // H)
+    kernel_h_HG = kernel_h_HG.astype(form.dtype)  # here, since XLA for GPUs would cast it again in every time step
 
     def step(t: jax.Array, loop: tuple) -> tuple:
         c_BH, h_BH, gates_TBG, c_TBH, h_TBH, inverse_TBN = loop
@@ -137,12 +138,11 @@ def backward_loop(
     saved_TBG, c_TBH, _, inverse_TBN = sequence
     (T, B, H), G, scale_G = c_TBH.shape, saved_TBG.shape[-1], params.scale_G
     # Transposed once, outside of the loop: on a CPU a matmul with a transposed operand takes 1.5 times as long.
-    kernel_GH = lax.optimization_barrier(params.kernel_h_HG.T)
+    kernel_GH = lax.optimization_barrier(params.kernel_h_HG.T.astype(form.dtype))
     gates_TBG = saved_TBG
     if scale_G is not None:
-        gates_TBG = _activate_gates(
-            saved_TBG * scale_G[None, None] + params.bias_G[None, None], scale_and_shift(H, G // H)
-        )
+        z_TBG = saved_TBG * scale_G[None, None] + params.bias_G[None, None]
+        gates_TBG = _activate_gates(z_TBG, scale_and_shift(H, G // H))
     factors_TBG, f_TBH, h_to_c_TBH = _factors(gates_TBG, first_c_BH, c_TBH, form.input_gate)
 
     def step(n: jax.Array, loop: tuple) -> tuple:
@@ -160,9 +160,8 @@ def backward_loop(
         h_grad_BH = drop(dot(grad_BG, kernel_GH, form.dtype), params.recurrent_BH)
         return c_grad_BH * _at(f_TBH, t), h_grad_BH, _put(grad_TBG, grad_BG, t), *sums
 
-    sums = (
-        [jnp.zeros((B, G))] * 2 if scale_G is not None else []
-    )  # of the gradients of the norm's scale and of the bias
+    # The gradients of the norm's scale and of the bias, summed over time.
+    sums = [] if scale_G is None else [jnp.zeros((B, G))] * 2
     c_grad_BH, _, grad_TBG, *sums = lax.fori_loop(0, T, step, (*last_grad, factors_TBG, *sums))
     return LoopGrads(grad_TBG, c_grad_BH, *map(sum_rows, sums))
 

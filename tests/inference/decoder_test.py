@@ -26,6 +26,8 @@ V, H, B, T, L = 11, 6, 3, 5, 3
         {"embed": H, "tie": True},
         {"skip": True, "embed": 4, "norm": "batch_input"},
         {"backend": "fused", "embed": 4, "skip": True},
+        {"skip": True, "embed": 4, "norm": "rms_gates", "input_gate": "capped"},
+        {"backend": "fused", "norm": "layer_gates", "input_gate": "coupled"},
         {"cell": "gru", "skip": True},
         {"cell": "gru", "embed": 4, "dtype": jnp.dtype("bfloat16")},
         pytest.param(

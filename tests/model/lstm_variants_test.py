@@ -1,0 +1,149 @@
+"""LSTM layers with a norm of the gates, another input gate and dropout on h: every backend against a float64 loop."""
+
+import functools
+import itertools
+from shutil import which
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lovecraft_jax.config import NORMS_OF_GATES, Config
+from lovecraft_jax.model.backend import run_layer
+from lovecraft_jax.model.cells import cell_class
+from lovecraft_jax.model.layer_input import LayerInput
+from lovecraft_jax.model.native.build import COMPILERS
+from lovecraft_jax.runtime.errors import UserError
+from tests.helpers.trees import assert_close
+
+T, B, D = 4, 11, 5  # rows that fill one block of the C++ and part of another
+SMALL, LARGE = 21, 550
+"""Units that do not fill the last SIMD vector. With the smaller kernel the C++ gives each thread some rows, with the
+larger, which no core's cache can hold, some columns."""
+INPUT_GATES = ("own", "capped", "coupled")
+BACKENDS = ("scan", "fused", "native")
+
+Arrays = dict[str, Any]
+
+pytestmark = pytest.mark.slow
+needs_compiler = pytest.mark.skipif(not any(map(which, COMPILERS)), reason="no C++ compiler")
+
+
+def variants() -> list[tuple[str, str, bool]]:
+    every = itertools.product(INPUT_GATES, ("none", *NORMS_OF_GATES), (False, True))
+    return [variant for variant in every if variant != ("own", "none", False)]  # the plain LSTM: cells_test.py
+
+
+@pytest.mark.parametrize("backend", [*BACKENDS[:2], pytest.param("native", marks=needs_compiler)])
+@pytest.mark.parametrize(("input_gate", "norm", "masked"), variants())
+def test_values_and_gradients_equal_a_float64_loop(input_gate: str, norm: str, masked: bool, backend: str) -> None:
+    given = draw(input_gate, norm, masked)
+    assert_close(value_and_gradients(given, input_gate, norm, backend), reference(given, input_gate, norm), 3e-5)
+
+
+@needs_compiler
+def test_a_kernel_too_large_for_a_cores_cache_gives_the_same() -> None:
+    given = draw("capped", "rms_gates", True, LARGE)
+    expected = value_and_gradients(given, "capped", "rms_gates", "fused")
+    assert_close(value_and_gradients(given, "capped", "rms_gates", "native"), expected, 3e-5)
+
+
+@pytest.mark.parametrize("norm", NORMS_OF_GATES)
+def test_the_size_of_the_kernels_does_not_matter_under_a_norm_of_the_gates(norm: str) -> None:
+    given = draw("own", norm, False)
+    larger = given | {"params": given["params"] | {k: 1000 * given["params"][k] for k in ("kernel_x", "kernel_h")}}
+    assert_close(run(larger, "own", norm, "fused"), run(given, "own", norm, "fused"), 1e-4)
+
+
+@pytest.mark.parametrize("input_gate", INPUT_GATES[1:])
+def test_a_cell_state_stays_from_minus_one_to_one_where_the_input_gate_is_bounded(input_gate: str) -> None:
+    given = draw(input_gate, "none", False)
+    given["params"]["bias"] += 3  # open gates
+    (c_BH, _), _ = run(given | {"carry": jax.tree.map(np.zeros_like, given["carry"])}, input_gate, "none", "scan")
+    assert np.max(np.abs(c_BH)) <= 1
+    (c_BH, _), _ = run(draw("own", "none", False), "own", "none", "scan")
+    assert np.max(np.abs(c_BH)) > 1
+
+
+@pytest.mark.parametrize("setting", [{"norm": "rms_gates"}, {"input_gate": "capped"}])
+def test_a_gru_refuses_what_only_the_lstm_has(setting: dict[str, str], config: Any) -> None:
+    config.model.update({"cell": "gru"} | setting)
+    with pytest.raises(UserError, match=r"with cell='gru': not available; use '(none|own)'"):
+        Config.of(config)
+
+
+def draw(input_gate: str, norm: str, masked: bool, H: int = SMALL) -> Arrays:
+    """Parameters, inputs, the first carry, a mask on h, and cotangents `to` all outputs."""
+    rng, G = np.random.default_rng(0), (3 if input_gate == "coupled" else 4) * H
+    normal = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
+    params = {"kernel_x": normal(D, G), "kernel_h": normal(H, G) / np.float32(H**0.5), "bias": normal(G)}
+    if norm != "none":
+        params["scale_z"] = 1 + np.float32(0.3) * normal(G)
+    mask_BH = np.where(normal(B, H) > 0, np.float32(1.5), np.float32(0)) if masked else None
+    carry = normal(B, H), normal(B, H)
+    return {
+        "params": params,
+        "x": normal(T, B, D),
+        "carry": carry,
+        "mask": mask_BH,
+        "to": (carry[::-1], normal(T, B, H)),
+    }
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def run(given: Arrays, input_gate: str, norm: str, backend: str) -> Any:
+    cell = cell_class("lstm", input_gate)(D, len(given["params"]["kernel_h"]), norm=norm)
+    carry = jax.tree.map(jnp.asarray, given["carry"])
+    return cell.apply({"params": given["params"]}, carry, given["x"], backend, given["mask"], method=layer)
+
+
+def layer(cell: Any, carry: Any, x_TBD: jax.Array, backend: str, mask_BH: jax.Array | None) -> Any:
+    return run_layer(cell, carry, LayerInput(x_TBD), backend, mask_BH)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def value_and_gradients(given: Arrays, input_gate: str, norm: str, backend: str) -> Any:
+    """The outputs, and the gradients of their sum, weighted by `to`, by parameters, inputs and carry."""
+    return _with_gradients(lambda changed: run(given | changed, input_gate, norm, backend), given)
+
+
+def reference(given: Arrays, input_gate: str, norm: str) -> Any:
+    """The same in float64, by a loop."""
+    with jax.enable_x64(True):
+        exact = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), given)
+        return jax.tree.map(
+            np.asarray, _with_gradients(lambda changed: unroll(exact | changed, input_gate, norm), exact)
+        )
+
+
+def _with_gradients(outputs: Any, given: Arrays) -> Any:
+    def weighted_sum(changed: Arrays) -> Any:
+        result = outputs(changed)
+        return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, result, given["to"]))), result
+
+    grads, result = jax.grad(weighted_sum, has_aux=True)({name: given[name] for name in ("params", "x", "carry")})
+    return result, grads
+
+
+def unroll(given: Arrays, input_gate: str, norm: str) -> Any:
+    params, (c, h), outputs = given["params"], given["carry"], []
+    sigmoid = lambda z: 1 / (1 + jnp.exp(-z))  # noqa: E731
+    for x_BD in given["x"]:
+        masked_h = h if given["mask"] is None else h * given["mask"]
+        gates = jnp.split(x_BD @ params["kernel_x"] + masked_h @ params["kernel_h"], 3 + (input_gate != "coupled"), 1)
+        if norm == "layer_gates":
+            gates = [z - jnp.mean(z, 1, keepdims=True) for z in gates]
+        if norm != "none":
+            gates = [z / jnp.sqrt(jnp.mean(z**2, 1, keepdims=True) + 1e-5) for z in gates]
+        scale_G = params.get("scale_z", jnp.ones_like(params["bias"]))
+        scales, biases = (jnp.split(values_G[None], len(gates), 1) for values_G in (scale_G, params["bias"]))
+        *i, f, g, o = (z * scale + bias for z, scale, bias in zip(gates, scales, biases, strict=True))
+        most = 1 - sigmoid(f)
+        i = most if input_gate == "coupled" else sigmoid(i[0])
+        i = jnp.minimum(i, most) if input_gate == "capped" else i
+        c = sigmoid(f) * c + i * jnp.tanh(g)
+        h = sigmoid(o) * jnp.tanh(c)
+        outputs.append(h)
+    return (c, h), jnp.stack(outputs)
