@@ -9,14 +9,13 @@ import sys
 
 from lovecraft_jax.runtime.console import log
 
+_log_once = functools.cache(log)
+
 
 def prepare_streams() -> None:
     """Makes the standard streams of a command show "?" for characters that standard output cannot, and standard error
     drop what it cannot: a full disk, or a terminal that was closed, is no reason to end a run."""
-    while (number := os.open(os.devnull, os.O_RDONLY)) < 3:
-        pass  # one that was closed: no file of the run may get its number
-    os.close(number)
-    sys.stdout = sys.stdout or open(1, "w")  # to which nothing can be written
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # None where it was closed
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in ("strict", "surrogateescape"):
         codecs.register_error("question_mark", _question_mark)
         sys.stdout.reconfigure(errors="question_mark")
@@ -43,6 +42,3 @@ def _question_mark(error: UnicodeError) -> tuple[str | bytes, int]:
         return codecs.lookup_error("surrogateescape")(error)  # a byte of a file's name
     _log_once(f"WARNING: standard output is in {sys.stdout.encoding}: ? replaces others; set PYTHONIOENCODING=utf-8")
     return codecs.replace_errors(error)
-
-
-_log_once = functools.cache(log)

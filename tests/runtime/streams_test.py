@@ -1,4 +1,4 @@
-"""The standard streams of a command: characters that cannot be shown, full disks, closed streams."""
+"""The standard streams of a command: characters that cannot be shown, full disks, a closed terminal."""
 
 import os
 import subprocess
@@ -42,6 +42,5 @@ def test_a_standard_error_that_cannot_be_written_ends_nothing(redirections: str)
     assert done.stdout.startswith("дом\n".encode())
 
 
-@pytest.mark.parametrize("redirections", ["> /dev/full", ">&-"])
-def test_a_standard_output_that_cannot_be_written_raises(redirections: str) -> None:
-    assert b"OSError" in run(redirections, "utf-8").stderr
+def test_a_standard_output_that_cannot_be_written_raises() -> None:
+    assert b"OSError" in run("> /dev/full", "utf-8").stderr
