@@ -35,9 +35,7 @@ _EXTRAS = {"gpu": "pip install -r requirements.txt 'jax[cuda13]'", "tpu": "pip i
 
 def define_config_flag() -> None:
     """Defines --config, and with it a flag for each of its values."""
-    meaning = (
-        "An experiment: configs/c150.py, or configs/c150.py:quick. Its settings are flags: --config.train.steps=500."
-    )
+    meaning = "An experiment, as configs/c150.py:quick. Its settings are flags, as --config.train.steps=500."
     config_flags.DEFINE_config_file("config", None, meaning)
     flags.FLAGS["config"].parser = _ConfigFile()
 
@@ -127,6 +125,8 @@ def report_errors(main: Callable[[], int]) -> int:
         sys.stdout.flush()
         return code
     except (UserError, OSError) as error:
+        if isinstance(error, OSError) and not error.filename and error.errno not in _OF_OPEN_FILES:
+            raise  # about nothing that the user named: a fault of ours
         return _report_error(error, WRONG_INPUT)
     except RunError as error:
         _report_error(error, FAILED)
