@@ -13,7 +13,7 @@ from typing import Any
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from lovecraft_jax.runtime.console import log
+from lovecraft_jax.runtime.console import log, prepare_streams
 from lovecraft_jax.runtime.errors import FAILED, INTERRUPTED, WRONG_INPUT, RunError, UserError
 
 try:
@@ -26,7 +26,6 @@ from lovecraft_jax.runtime import distributed
 from lovecraft_jax.runtime.compile_cache import enable_compile_cache
 from lovecraft_jax.runtime.files import expand_home
 from lovecraft_jax.runtime.quiet import silence_libraries
-from lovecraft_jax.runtime.streams import prepare_streams
 from lovecraft_jax.training.checkpoint import hide_failed_tasks_of_orbax
 
 _OF_OPEN_FILES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.EPIPE)  # of writing to one

@@ -5,12 +5,12 @@ Its hash decides whether it is kept (Manber 1994, "Finding similar files in a la
 same windows of a passage that both have, wherever it is.
 """
 
-import re
+import sys
 from collections.abc import Iterable
 
 import numpy as np
 
-from lovecraft_jax.data.characters import code_points, pieces
+from lovecraft_jax.data.characters import code_points, distinct, pieces
 
 WINDOW = 32  # letters, in English six words: more than two texts have in common by chance
 KEPT = 8  # of so many windows one is kept
@@ -19,20 +19,24 @@ _FACTOR = 0x9E3779B97F4A7C15  # of a polynomial in the letters, modulo 2**64
 
 def sample_windows(texts: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
     """Returns the hashes uint64 [N] of the windows that are kept, and the number of the text of each [N], ascending."""
-    letters = ["".join(re.sub(r"[\W_]+", "", piece.casefold()) for piece in pieces(text)) for text in texts]
-    ends, start = np.cumsum(list(map(len, letters))), 0
-    hashes, places = [np.empty(0, np.uint64)], [np.empty(0, int)]
-    for piece in pieces("".join(letters)):  # not text by text, which is slow for small files
-        of_windows, width = code_points(piece).astype(np.uint64), 1
+    separate = list(texts)
+    together, start = "\0".join(separate), 0  # not text by text, which is slow for small files
+    letter_of: np.ndarray = np.zeros(sys.maxunicode + 1, np.uint64)  # 0: none
+    for char in filter(str.isalnum, distinct(together)):
+        letter_of[ord(char)] = ord(char.casefold()[0])
+    hashes, windows = [np.empty(0, np.uint64)], [np.empty((2, 0), int)]
+    for piece in pieces(together):
+        letters = letter_of[code_points(piece)]
+        places = np.flatnonzero(letters)
+        of_windows, width = letters[places], 1
         while width < WINDOW:
             of_windows = of_windows[:-width] * np.uint64(pow(_FACTOR, width, 2**64)) + of_windows[width:]
             width *= 2
         kept = np.flatnonzero(of_windows < 2**64 // KEPT)
         hashes.append(of_windows[kept])
-        places.append(start + kept)
+        windows.append(start + places[np.stack([kept, kept + WINDOW - 1])])
         start += len(piece)
-    begins = np.concatenate(places)
-    first, last = (np.searchsorted(ends, at, "right") for at in (begins, begins + WINDOW - 1))
+    first, last = np.searchsorted(np.cumsum([len(text) + 1 for text in separate]), np.hstack(windows), "right")
     return np.concatenate(hashes)[first == last], first[first == last]
 
 
