@@ -1,6 +1,5 @@
 """One run at a time in a run's directory: `flock` on a disk, which the system releases when the process dies; a lock
-file on an object store and where flock is missing, which stays behind when the process is killed: the next start is
-then refused, unless it is given `--take_over`."""
+file on an object store and where flock is missing, which a killed process leaves behind for `--take_over`."""
 
 import contextlib
 import datetime
