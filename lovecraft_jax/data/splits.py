@@ -92,7 +92,7 @@ def split(corpus: Corpus, cleaning: Cleaning, share: float = 1.0, rule: int = RU
             raise UserError(f"data.corpus={corpus.name}: nothing is left for the {part} split; give a longer text")
     if is_checked:
         in_train, *others = (np.unique(sample_windows(by_tale[part].values())[0]) for part in PARTS)
-        repeated = [np.count_nonzero(np.isin(hashes, in_train)) / max(1, len(hashes)) for hashes in others]
+        repeated = [int(np.isin(hashes, in_train).sum()) / max(1, len(hashes)) for hashes in others]
         facts["repeated"] = {part: round(share, 4) for part, share in zip(PARTS[1:], repeated, strict=True)}
     return Splits(names, counts, facts, lambda: by_tale)
 
