@@ -21,12 +21,12 @@ from typing import IO
 
 from absl import flags
 
+from launch.parent import terminate_with_parent
 from lovecraft_jax import cli
 from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import FAILED, INTERRUPTED, WRONG_INPUT
 from lovecraft_jax.runtime.files import resolve_path
 from lovecraft_jax.runtime.lock import command_after_kill
-from lovecraft_jax.runtime.signals import terminate_with_parent
 from lovecraft_jax.training.checkpoint import saved_steps
 
 EXIT_SECONDS = 30

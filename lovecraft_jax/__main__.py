@@ -7,5 +7,17 @@
 
 Each lists its flags with --help; README.md has the rest."""
 
+import os
+import sys
+
+from lovecraft_jax.runtime.console import log
+from lovecraft_jax.runtime.errors import FAILED, WRONG_INPUT
+
 if __name__ == "__main__":
-    print(__doc__)
+    if sys.argv[1:] and not sys.argv[1].startswith("-"):
+        log(f"{sys.argv[1]!r}: give a command after a dot: python -m lovecraft_jax.{' '.join(sys.argv[1:])}")
+        sys.exit(WRONG_INPUT)
+    try:
+        print(__doc__, flush=True)
+    except OSError:  # the reader has closed it, as `head` does; a regular exit would write again
+        os._exit(FAILED)

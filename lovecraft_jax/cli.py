@@ -13,7 +13,7 @@ from typing import Any
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from lovecraft_jax.runtime.console import log
+from lovecraft_jax.runtime.console import log, prepare_streams
 from lovecraft_jax.runtime.errors import FAILED, INTERRUPTED, WRONG_INPUT, RunError, UserError
 
 try:
@@ -26,7 +26,6 @@ from lovecraft_jax.runtime import distributed
 from lovecraft_jax.runtime.compile_cache import enable_compile_cache
 from lovecraft_jax.runtime.files import expand_home
 from lovecraft_jax.runtime.quiet import silence_libraries
-from lovecraft_jax.runtime.streams import prepare_streams
 from lovecraft_jax.training.checkpoint import hide_failed_tasks_of_orbax
 
 _OF_OPEN_FILES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.EPIPE)  # of writing to one
@@ -35,9 +34,7 @@ _EXTRAS = {"gpu": "pip install -r requirements.txt 'jax[cuda13]'", "tpu": "pip i
 
 def define_config_flag() -> None:
     """Defines --config, and with it a flag for each of its values."""
-    meaning = (
-        "An experiment: configs/c150.py, or configs/c150.py:quick. Its settings are flags: --config.train.steps=500."
-    )
+    meaning = "An experiment, as configs/c150.py:quick. Its settings are flags, as --config.train.steps=500."
     config_flags.DEFINE_config_file("config", None, meaning)
     flags.FLAGS["config"].parser = _ConfigFile()
 
@@ -127,6 +124,8 @@ def report_errors(main: Callable[[], int]) -> int:
         sys.stdout.flush()
         return code
     except (UserError, OSError) as error:
+        if isinstance(error, OSError) and not error.filename and error.errno not in _OF_OPEN_FILES:
+            raise  # about nothing that the user named: a fault of ours
         return _report_error(error, WRONG_INPUT)
     except RunError as error:
         _report_error(error, FAILED)

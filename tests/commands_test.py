@@ -1,5 +1,6 @@
 """The sample and evaluate commands: what they print is what the Python API gives."""
 
+import errno
 import json
 import math
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from lovecraft_jax import cli
 from lovecraft_jax.inference.generate import Sampling
 from lovecraft_jax.inference.scoring import Score
 from lovecraft_jax.run import load_run
@@ -139,6 +141,29 @@ def test_results_that_cannot_be_printed_give_one_line_that_names_standard_output
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("standard output: cannot be written (No space left on device)")
     assert "Traceback" not in done.stderr
+
+
+def test_a_file_of_the_user_gives_one_line_and_a_fault_of_ours_a_traceback(capsys: pytest.CaptureFixture) -> None:
+    assert cli.report_errors(lambda: open("no/such.txt").close() or 0) == 2
+    assert "no/such.txt" in capsys.readouterr().err
+    with pytest.raises(OSError, match="Bad address"):
+        cli.report_errors(lambda: _raise(OSError(errno.EFAULT, "Bad address")))
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "message"),
+    [("", 0, ""), ("| true", 1, ""), ("train --help", 2, "python -m lovecraft_jax.train --help")],
+)
+def test_the_list_of_commands(line: str, code: int, message: str) -> None:
+    pipe = ["bash", "-c", f'"$0" -m lovecraft_jax {line}; exit ${{PIPESTATUS[0]}}', sys.executable]
+    done = subprocess.run(pipe, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert done.stderr.count("\n") == bool(message)
+    assert done.stderr.endswith(message + "\n" * bool(message))
+
+
+def _raise(error: Exception) -> int:
+    raise error
 
 
 def test_the_perplexity_of_a_hopeless_model_is_infinite() -> None:

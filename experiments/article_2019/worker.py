@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lovecraft_jax.runtime.signals import terminate_with_parent
+from launch.parent import terminate_with_parent
 
 
 def main(task: str, setting: str, core: str, corpus: str, arguments: Sequence[str]) -> int:

@@ -6,7 +6,6 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from lovecraft_jax.data.characters import whole_lines
 from lovecraft_jax.runtime.errors import UserError
@@ -56,10 +55,6 @@ class Cleaning:
         """The characters of a text that would be dropped, each once, in order."""
         folded = "".join(map(self._fold, _normalise(text)))
         return [char for char in dict.fromkeys(folded) if not self._keeps(char)]
-
-    def to_json(self) -> dict[str, Any]:
-        """What `Cleaning(**object)` reads again."""
-        return dataclasses.asdict(self)
 
     def _apply_to_lines(self, lines: str) -> tuple[str, "Counts"]:
         normal = _normalise(lines)

@@ -13,59 +13,35 @@ import numpy as np
 from lovecraft_jax.data.characters import code_points, distinct, pieces
 
 WINDOW = 32  # letters, in English six words: more than two texts have in common by chance
-KEPT = 8  # of so many windows one is kept, and at least one of every text
-_HALF, _FACTOR, _LARGEST = WINDOW // 2, 0x9E3779B1, 0xFFFFFFFF
-_GAP = 1  # between texts; a letter is its code point plus 2
+KEPT = 8  # of so many windows one is kept
+_FACTOR = 0x9E3779B97F4A7C15  # of a polynomial in the letters, modulo 2**64
 
 
 def sample_windows(texts: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
     """Returns the hashes uint64 [N] of the windows that are kept, and the number of the text of each [N], ascending."""
-    gap, numbered = "\0" * WINDOW, list(texts)
-    ends, start, hashes, places = np.cumsum([len(text) + WINDOW for text in numbered]), -WINDOW, [], []
-    for piece in pieces("".join(text + gap for text in numbered)):  # not text by text, which is slow for small files
-        of_piece = _sample(gap + piece + gap)
-        hashes.append(of_piece[0])
-        places.append(of_piece[1] + start)
+    separate = list(texts)
+    together, start = "\0".join(separate), 0  # not text by text, which is slow for small files
+    letter_of: np.ndarray = np.zeros(sys.maxunicode + 1, np.uint64)  # 0: none
+    for char in filter(str.isalnum, distinct(together)):
+        letter_of[ord(char)] = ord(char.casefold()[0])
+    hashes, windows = [np.empty(0, np.uint64)], [np.empty((2, 0), int)]
+    for piece in pieces(together):
+        letters = letter_of[code_points(piece)]
+        places = np.flatnonzero(letters)
+        of_windows, width = letters[places], 1
+        while width < WINDOW:
+            of_windows = of_windows[:-width] * np.uint64(pow(_FACTOR, width, 2**64)) + of_windows[width:]
+            width *= 2
+        kept = np.flatnonzero(of_windows < 2**64 // KEPT)
+        hashes.append(of_windows[kept])
+        windows.append(start + places[np.stack([kept, kept + WINDOW - 1])])
         start += len(piece)
-    return np.concatenate(hashes), np.searchsorted(ends, np.concatenate(places), "right")
+    first, last = np.searchsorted(np.cumsum([len(text) + 1 for text in separate]), np.hstack(windows), "right")
+    return np.concatenate(hashes)[first == last], first[first == last]
 
 
-def shares(hashes: np.ndarray, texts: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns for each of `count` texts the share of its windows that a text before it has, and that any other has."""
-    order = np.argsort(hashes, kind="stable")  # with texts ascending where the hash is the same
-    hashes, texts = hashes[order], texts[order]
-    begins = np.flatnonzero(np.diff(hashes, prepend=~hashes[:1]))
-    sizes = np.diff(begins, append=len(hashes))
-    first, last = (np.repeat(texts[ends], sizes) for ends in (begins, begins + sizes - 1))
-    total = np.maximum(1, np.bincount(texts, minlength=count))
-    before, others = (np.bincount(texts[chosen], minlength=count) for chosen in (first < texts, first < last))
-    return before / total, others / total
-
-
-def share_in(hashes: np.ndarray, others: np.ndarray) -> float:
-    """Returns the share of the different hashes that are among `others`."""
-    hashes, others = np.unique(hashes), np.append(np.sort(others), 0)
-    return float(np.mean(others[np.searchsorted(others[:-1], hashes)] == hashes)) if len(hashes) else 0.0
-
-
-def _sample(text: str) -> tuple[np.ndarray, np.ndarray]:
-    """The hashes of the windows that are kept, and the places where they begin. `text` begins and ends with a gap."""
-    value = np.zeros(sys.maxunicode + 1, np.uint32)
-    for char in filter(str.isalnum, distinct(text)):
-        value[ord(char)] = ord(char.casefold()[0]) + 2
-    value[0] = _GAP
-    values = value[code_points(text)]
-    places = np.flatnonzero(values)
-    hashes = letters = values[places]
-    width, factor = 1, _FACTOR
-    while width < _HALF:
-        hashes = hashes[:-width] * np.uint32(factor) + hashes[width:]
-        width, factor = 2 * width, factor**2 & _LARGEST
-    inside, count = letters != _GAP, len(letters) - WINDOW + 1
-    begins = np.append(False, inside[1:count] & ~inside[: count - 1])
-    first = np.append(0, np.flatnonzero(begins))
-    # A text of fewer letters is one window, with a part of the gap.
-    low = np.where(inside[:count] & (inside[WINDOW - 1 :] | begins), hashes[:count], np.uint32(_LARGEST))
-    least = np.repeat(np.minimum.reduceat(low, first), np.diff(first, append=count))
-    kept = np.flatnonzero((low <= np.maximum(least, _LARGEST // KEPT)) & (low < _LARGEST))
-    return hashes[kept].astype(np.uint64) << np.uint64(32) | hashes[kept + _HALF], places[kept]
+def shares_before(hashes: np.ndarray, texts: np.ndarray, count: int) -> np.ndarray:
+    """Returns for each of `count` texts the share of its windows that a text before it has."""
+    _, first, window = np.unique(hashes, return_index=True, return_inverse=True)
+    is_repeated = texts[first][window] < texts  # `texts` ascends: the first place is that of the first text
+    return np.bincount(texts, is_repeated, count) / np.maximum(1, np.bincount(texts, minlength=count))

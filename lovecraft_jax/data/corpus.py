@@ -20,7 +20,6 @@ HERE = Path(__file__).parent
 RULE = 2
 """How new runs find and split their text; corpus.json records it, none meaning 1, and a run keeps its rule. By 1 a
 folder has its hidden files too, and every file counts in the split (`splits.split`)."""
-PIPED = 1 << 28  # bytes that are read at most where a text is a pipe or a device, which may be endless
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,8 +90,7 @@ class Corpus:
 
 def load(name: str, rule: int = RULE) -> Corpus:
     """Finds and hashes the corpus `name`: "auto" (the Lovecraft corpus where it can be had, else the bundled tales),
-    the name of a dataset, or a path (file, folder of .txt, glob). Raises UserError for missing, damaged or unreadable
-    files."""
+    the name of a dataset, or a path (file, folder of .txt, glob). Raises UserError where it cannot be read."""
     row = next((row for row in DATASETS if row.name == ("lovecraft" if name == "auto" else name)), None)
     if row is None:
         return _load_path(name, rule)
@@ -116,16 +114,13 @@ def load(name: str, rule: int = RULE) -> Corpus:
 
 
 def read_text(path: Path, sha256: str = "") -> str:
-    """The text of a UTF-8 file, with or without a byte order mark. Raises UserError where it cannot be read as text, or
-    no longer has the SHA-256 that is given."""
-    data, step = bytearray(), -1 if os.path.isfile(path) else 1 << 20
+    """The text of a UTF-8 file, without a byte order mark. Raises UserError where it is none or `sha256` differs."""
     with _open(path) as file:
-        for piece in iter(lambda: file.read(step), b""):
-            data += piece
-            if b"\0" in piece:
-                raise UserError(f"{path}: a binary file; give UTF-8 text")
-            if len(data) > PIPED and step > 0:
-                raise UserError(f"{path}: no end after {PIPED:,} bytes; give a text file")
+        data = file.read(1 << 20)
+        if b"\0" not in data:  # a device such as /dev/zero, which is all of it, has no end
+            data += file.read()
+    if b"\0" in data:
+        raise UserError(f"{path}: a binary file; give UTF-8 text")
     if sha256 and hashlib.sha256(data).hexdigest() != sha256:
         raise UserError(f"{path}: changed since this command started; start again")
     try:
@@ -163,9 +158,8 @@ def _load_path(path: str, rule: int) -> Corpus:
     else:
         # Unlike Path's, os.path.isfile is false for a name that the system refuses.
         found = [given] if os.path.isfile(given) else glob.glob(given, recursive=True)
-    files = sorted(
-        map(Path, filter(os.path.isfile, found)), key=lambda file: file.parts
-    )  # no pipes, devices or folders
+    # No pipes, devices or folders.
+    files = sorted(filter(os.path.isfile, map(Path, found)), key=lambda file: file.parts)
     if not files:
         _check_readable(given)
         if os.path.isdir(given):
@@ -188,17 +182,10 @@ def exists(path: str) -> bool:
 
 
 def _check_readable(given: str) -> None:
-    """Raises UserError where a path, or what is fixed of a glob, may not be searched: isfile and glob find nothing."""
-    fixed = next(str(path) for path in (Path(given), *Path(given).parents) if not glob.has_magic(str(path)))
-    try:
-        if os.path.isdir(fixed):
-            os.listdir(fixed)
-            os.stat(os.path.join(fixed, "."))
-        os.stat(fixed)
-    except PermissionError as error:
-        raise UserError(f"{error.filename}: cannot be read ({error.strerror}); give a text that you may read") from None
-    except (OSError, ValueError):  # it is not there, or is no name that a file can have
-        pass
+    """Raises UserError where the nearest folder that is there may not be read: isfile and glob find nothing in it."""
+    folder = next((path for path in (Path(given), *Path(given).parents) if os.path.isdir(path)), Path("."))
+    if not os.access(folder, os.R_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise UserError(f"{folder}: cannot be read (Permission denied); give a text that you may read")
 
 
 def _hash_file(path: Path) -> str:
@@ -208,12 +195,8 @@ def _hash_file(path: Path) -> str:
 
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[io.BufferedReader]:
-    # Without waiting for the other end of a pipe, which may never come.
-    opener = lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))  # noqa: E731
     try:
-        with open(path, "rb", opener=opener) as file:
-            if hasattr(os, "O_NONBLOCK"):
-                os.set_blocking(file.fileno(), True)
+        with open(path, "rb") as file:
             yield file
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give a readable text file") from error

@@ -56,8 +56,7 @@ def prepare(config: Config, recorded: dict[str, Any] | None = None, tokenizer: T
 
 
 def _find_again(name: str, recorded: dict[str, Any], rule: int) -> Corpus:
-    """The text of a run: where it was when the run began, where that still exists, or by its name; or elsewhere, where
-    the config now says so."""
+    """The text of a run: where it was at its begin, or by its name; where the config names another place, there."""
     known, place = name in ("auto", recorded["name"]), recorded.get("path", "")
     found = corpus.load((place if corpus.exists(place) else recorded["name"]) if known else name, rule)
     if found.sha256 != recorded["sha256"]:
@@ -76,4 +75,4 @@ def _cache_key(found: Corpus, cleaning: Cleaning, data: DataConfig, rule: int) -
     settings = {name: value for name, value in dataclasses.asdict(data).items() if name not in UNRELATED_TO_TOKENS}
     files, row = [tale.name for tale in found.tales], found.dataset
     held_out = [row.valid, row.test] if row else None
-    return token_cache.entry_key([found.sha256, files, held_out, cleaning.to_json(), settings, rule])
+    return token_cache.entry_key([found.sha256, files, held_out, dataclasses.asdict(cleaning), settings, rule])

@@ -8,8 +8,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lovecraft_jax.data.cleaning import Cleaning, Counts, clean_all
-from lovecraft_jax.data.copies import sample_windows, share_in, shares
+from lovecraft_jax.data.copies import sample_windows, shares_before
 from lovecraft_jax.data.corpus import RULE, Corpus
 from lovecraft_jax.runtime.console import counted
 from lovecraft_jax.runtime.errors import UserError
@@ -19,7 +21,6 @@ HELD_OUT = 0.05  # the share of the files in valid, and in test
 MIN_FILES = 20  # fewer files are split by position, so that no single one is all of a split
 BETWEEN_TALES = "\n\n\n"  # one newline more than ends a paragraph
 COPY = 0.9  # a file is a copy where longer files have this share of its windows (copies.py)
-SHARED = 0.1  # a file that shares more of them with other files is the last to be held out
 SHORT = (500, 0.1)  # characters, and share of the mean length: a file below both is not held out
 LEFT_OUT = {"copies": "copies left out", "blank": "without text left out", "short": "short ones in train only"}
 REPEATED = 0.03  # a larger share of a held-out split that occurs in training flatters its scores
@@ -41,7 +42,6 @@ class Splits:
 
     @functools.cached_property
     def text(self) -> dict[str, str]:
-        """The whole text of each split."""
         return {part: self.join(part) for part in PARTS}
 
     def join(self, part: str) -> str:
@@ -91,9 +91,9 @@ def split(corpus: Corpus, cleaning: Cleaning, share: float = 1.0, rule: int = RU
         if not any(text.strip() for text in tales.values()):
             raise UserError(f"data.corpus={corpus.name}: nothing is left for the {part} split; give a longer text")
     if is_checked:
-        train_hashes, *others = (sample_windows(by_tale[part].values())[0] for part in PARTS)
-        repeated = [round(share_in(hashes, train_hashes), 4) for hashes in others]
-        facts["repeated"] = dict(zip(PARTS[1:], repeated, strict=True))
+        in_train, *others = (np.unique(sample_windows(by_tale[part].values())[0]) for part in PARTS)
+        repeated = [int(np.isin(hashes, in_train).sum()) / max(1, len(hashes)) for hashes in others]
+        facts["repeated"] = {part: round(share, 4) for part, share in zip(PARTS[1:], repeated, strict=True)}
     return Splits(names, counts, facts, lambda: by_tale)
 
 
@@ -116,17 +116,16 @@ def _named(corpus: Corpus) -> tuple[set[str], set[str]] | None:
 
 
 def _sort_out(by_hash: list[str], texts: Mapping[str, str]) -> tuple[list[str], list[str], dict[str, list[str]]]:
-    """The names of the files to use, of those that may be held out (first those that share no text), and of the others
-    by LEFT_OUT. A copy is left out because longer files have its text: nothing is lost, and nothing is there twice."""
+    """The names of the files to use, of those that may be held out, and of the others by LEFT_OUT. A copy is left out
+    because longer files have its text: nothing is lost, and nothing is there twice."""
     names = sorted((name for name in by_hash if texts[name]), key=lambda name: -len(texts[name]))
     hashes, owners = sample_windows(texts[name] for name in names)
-    is_copy = shares(hashes, owners, len(names))[0] >= COPY
-    kept = ~is_copy[owners]
-    shares_text = shares(hashes[kept], owners[kept], len(names))[1] > SHARED
-    copies, sharing = (set(itertools.compress(names, chosen)) for chosen in (is_copy, shares_text))
+    copies = set(itertools.compress(names, shares_before(hashes, owners, len(names)) >= COPY))
+    first = {texts[name]: name for name in reversed(names)}  # a text too short for a window is a copy if it is the same
+    copies |= {name for name in names if first[texts[name]] != name}
     used = [name for name in by_hash if texts[name] and name not in copies]
     least = min(SHORT[0], SHORT[1] * sum(len(texts[name]) for name in used) / len(used))
-    candidates = sorted((name for name in used if len(texts[name]) >= least), key=sharing.__contains__)
+    candidates = [name for name in used if len(texts[name]) >= least]
     blank = (name for name in by_hash if not texts[name])
     short = (name for name in used if len(texts[name]) < least and len(candidates) >= MIN_FILES)
     return used, candidates, dict(zip(LEFT_OUT, map(sorted, (copies, blank, short)), strict=True))

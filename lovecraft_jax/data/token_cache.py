@@ -58,8 +58,7 @@ def load(key: str, tokenizer: Tokenizer | None) -> Entry | None:
 
 
 def save(key: str, tokenizer: Tokenizer | None, entry: Entry) -> None:
-    """Writes an entry for `load` with the same arguments, and removes those used longest ago beyond MAX_BYTES. A full
-    or read-only disk is no error."""
+    """Writes an entry for `load` with these arguments, and removes the oldest beyond MAX_BYTES. Raises no OSError."""
     arrays = [np.ascontiguousarray(entry.encoded[part].ids) for part in PARTS]
     header = {
         "tokenizer": entry.tokenizer.dumps(),

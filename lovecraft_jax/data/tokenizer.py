@@ -76,7 +76,7 @@ class CharTokenizer:
         return [char for char in dict.fromkeys(text) if char not in self.chars]
 
     def dumps(self) -> str:
-        saved = {"level": self.level, "chars": self.chars, "cleaning": self.cleaning.to_json()}
+        saved = {"level": self.level, "chars": self.chars, "cleaning": dataclasses.asdict(self.cleaning)}
         return json.dumps(saved, ensure_ascii=False, indent=1)
 
 

@@ -13,8 +13,7 @@ import numpy as np
 from lovecraft_jax.inference.decoder import Decoder, decode, make_decoder
 from lovecraft_jax.model.lm import Carry, LanguageModel, Variables, reset_carry
 
-CHUNK = 500
-"""Tokens of a row in one dispatch."""
+CHUNK = 500  # tokens of a row in one dispatch
 
 Observe = Callable[[Carry, jax.Array, jax.Array], jax.Array]
 """(carry after a token, logits_BV of the next token, its id y_B) -> the value to return for that token [B, ...]. A
@@ -34,8 +33,7 @@ class Tokens(NamedTuple):
 def forward_texts(
     model: LanguageModel, variables: Variables, x: Sequence[np.ndarray], y: Sequence[np.ndarray], observe: Observe
 ) -> list[np.ndarray]:
-    """Returns what `observe` returns at each token [N, ...] of each text, of ids `x` and the ids `y` that follow
-    them."""
+    """Returns what `observe` returns at each token [N, ...] of each text of ids `x`, which the ids `y` follow."""
     packing = pack([len(ids) for ids in x])
     starts = [np.arange(len(ids)) == 0 for ids in x]
     tokens = Tokens(packing.to_rows(x, np.int32), packing.to_rows(y, np.int32), packing.to_rows(starts, bool))
@@ -87,12 +85,16 @@ class Packing:
 def pack(lengths: list[int]) -> Packing:
     """Packs texts into few rows: the longest first, each into the first row with enough space."""
     steps = -(-max(lengths) // CHUNK) * CHUNK
-    ends: list[int] = []
+    leaves = 1 << (len(lengths) - 1).bit_length()  # a row for each text, which is always enough
+    space = [steps] * (2 * leaves)  # a binary tree: the rows from `leaves` on; node n has the larger of 2n and 2n + 1
     places = [(0, 0)] * len(lengths)
     for text in sorted(range(len(lengths)), key=lambda text: -lengths[text]):
-        row = next((row for row, end in enumerate(ends) if end + lengths[text] <= steps), len(ends))
-        if row == len(ends):
-            ends.append(0)
-        places[text] = row, ends[row]
-        ends[row] += lengths[text]
-    return Packing(lengths, places, len(ends), steps)
+        node = 1
+        while node < leaves:
+            node = 2 * node if space[2 * node] >= lengths[text] else 2 * node + 1
+        places[text] = node - leaves, steps - space[node]
+        space[node] -= lengths[text]
+        while node > 1:
+            node //= 2
+            space[node] = max(space[2 * node], space[2 * node + 1])
+    return Packing(lengths, places, 1 + max(row for row, _ in places), steps)

@@ -19,10 +19,9 @@ from lovecraft_jax.runtime.errors import UserError
 ARTICLE_WORD = "pandemonium"
 ARTICLE_CONTEXT = "strident "  # precedes the word where the article quotes it
 MAX_COUNT, MIN_LETTERS = 2, 7  # of a rare word: how often it occurs in the training text, and its length
-MAX_ALPHABET = 1000  # with more letters, such as Chinese characters, words are not spelt
+MAX_VOCABULARY = 1000  # with more characters, such as Chinese ones, words are not spelt
 WIDTH = 256  # prefixes that a word search keeps: for c150 most rank estimates are then within a fifth of the rank
-MAX_PREFIXES = 2**21  # that a search may compare at once: of those it keeps fewer with over 200 letters
-MAX_EXACT = 100_000  # words among which a rank is found exactly
+MAX_PROBS = 2**23  # prefixes x vocabulary that a search may compare at once: a large vocabulary leaves fewer prefixes
 MIN_PROB = 1e-200  # lower probabilities count as this one; a float can hold little less
 SHOWN = 10  # words listed as the most probable ones
 LETTERS = re.compile(r"[^\W\d_]+")
@@ -62,7 +61,6 @@ class WordPrediction:
 
     @property
     def prob(self) -> float:
-        """The probability of the whole word and its end."""
         return _prob(self.letters)
 
     @property
@@ -80,18 +78,16 @@ class WordPrediction:
 class RareWords:
     """Predictions of the article's word at each place in the tales, and of other rare words."""
 
-    article: list[WordPrediction]  # the quoted place first: its rank among up to MAX_EXACT known words is exact
+    article: list[WordPrediction]  # the quoted place first: its rank among MAX_PROBS / vocabulary words is exact
     rare: list[WordPrediction]  # the properties below are about these
     known: int  # the number of distinct words in all tales; case matters
 
     @property
     def median_rank(self) -> float:
-        """The median rank among the words of the tales."""
         return statistics.median(word.rank_of_known.value for word in self.rare)
 
     @property
     def bits_per_letter(self) -> float:
-        """The mean over words."""
         return statistics.fmean(word.bits_per_letter for word in self.rare)
 
     @property
@@ -109,11 +105,11 @@ def analyze(
     run: Run, tales: Mapping[str, Mapping[str, str]], samples: Sequence[str], word: str = ARTICLE_WORD, count: int = 40
 ) -> RareWords:
     """Predicts the article's word, which few corpora contain, and `count` rare words of the held-out tales (split ->
-    tale -> cleaned text). Raises UserError if tokens are not characters, or too many of them are letters."""
+    tale -> cleaned text). Raises UserError if tokens are not characters, or there are too many."""
     if run.tokenizer.level != "chars":
         raise UserError(f"data.level={run.tokenizer.level}: expected chars; words can be spelt only letter by letter")
-    if (letters := int(np.count_nonzero(word_search.letters_and_ends(run)[0]))) > MAX_ALPHABET:
-        raise UserError(f"the text has {letters:,} different letters; words are spelt with at most {MAX_ALPHABET:,}")
+    if (size := run.tokenizer.size) > MAX_VOCABULARY:
+        raise UserError(f"the text has {size:,} different characters; words are spelt with at most {MAX_VOCABULARY:,}")
     in_training, in_samples = _count(tales["train"].values()), _count(samples)
     of_article = find(tales, word) if not run.tokenizer.unseen(word) else []
     of_rare = [place for place in rare_words(tales, in_training, count) if not run.tokenizer.unseen(place.word)]
@@ -126,13 +122,14 @@ def analyze(
     log_probs = word_search.spelling_log_probs(run, state, words)
     spelt = [_letters(run, *of_word) for of_word in zip(words, log_probs, strict=True)]
     probs = [_prob(predicted) for predicted in spelt]
-    width = min(WIDTH, MAX_PREFIXES // (len(places) * letters))
+    prefixes = MAX_PROBS // size
+    width = max(1, min(WIDTH, prefixes // len(places)))
     of_all = word_search.search_words(run, state, word_search.any_word(run), probs, width)
     automaton = word_search.lexicon(run, sorted(known))
-    of_known = word_search.search_words(run, state, automaton, probs, WIDTH)
+    of_known = word_search.search_words(run, state, automaton, probs, width)
     if of_article:  # an exhaustive search, which takes half a second a place with c150
         first = word_search.DecodingState([leaf[:1] for leaf in state.carry], state.log_probs_NV[:1])
-        of_known[:1] = word_search.search_words(run, first, automaton, probs[:1], min(len(known), MAX_EXACT))
+        of_known[:1] = word_search.search_words(run, first, automaton, probs[:1], min(len(known), prefixes))
     predictions = []
     for n, place in enumerate(places):
         likeliest = list(zip(of_all[n].texts[:SHOWN], of_all[n].probs[:SHOWN].tolist(), strict=True))

@@ -18,7 +18,6 @@ import numpy as np
 from lovecraft_jax.inference.forward_texts import Observe, forward_texts
 from lovecraft_jax.model.lm import Carry, LanguageModel
 from lovecraft_jax.run import Run
-from lovecraft_jax.runtime.errors import UserError
 
 PAIRS, DRAWS = 4000, 40_000  # compared, and drawn to get them: most have the same value of a rare feature
 MIN_CHANGES = 10  # a feature that changes less often in a text is left out
@@ -61,10 +60,7 @@ class UnitExcerpt(BestUnit):
 
 def analyze(run: Run, tales: Mapping[str, Mapping[str, str]], words: bool = True) -> list[UnitExcerpt]:
     """Returns the best unit for each feature, without those of `words` if there are none, the highest score first,
-    selected on the valid and scored on the test split of `tales` (split -> tale -> cleaned text). Raises UserError if
-    tokens are not characters."""
-    if run.tokenizer.level != "chars":
-        raise UserError(f"data.level={run.tokenizer.level}: expected chars; units are shown character by character")
+    selected on the valid and scored on the test split of `tales` (split -> tale -> cleaned text)."""
     texts = {split: _truncate(tales[split], run.model.layers * run.model.units) for split in ("valid", "test")}
     selected_on, scored_on = (_activations(run, list(texts[split].values())) for split in ("valid", "test"))
     values = features(scored_on.text)
@@ -186,8 +182,7 @@ def _observe_memory(model: LanguageModel) -> Observe:
 
 
 def _most_varied_passage(texts: Mapping[str, str], values_N: np.ndarray) -> tuple[str, int, slice]:
-    """The tale of the passage of EXCERPT characters in which the feature varies most, its offset there, and where it
-    lies in all texts together."""
+    """The passage of EXCERPT characters in which the feature varies most: tale, offset there, place in all texts."""
     passages, spreads, first = [], [], 0
     for tale, text in texts.items():
         for offset in range(0, max(1, len(text) - EXCERPT), EXCERPT):

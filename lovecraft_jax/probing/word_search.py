@@ -7,11 +7,10 @@ letters and of its end. Tokens must be characters.
 import dataclasses
 import functools
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from scipy.special import logsumexp
 
@@ -22,8 +21,7 @@ from lovecraft_jax.model.lm import Carry, LanguageModel
 from lovecraft_jax.run import Run
 
 CONTEXT = 1000  # tokens before a word: for c150 its surprisal is then within 0.02 bits of that after 10,000 tokens
-BLOCK = 4096  # rows of one dispatch, fewer where their log-probabilities would be more than
-MAX_LOG_PROBS = 2**22  # numbers: tables of rows x vocabulary are only made for one block at a time
+BLOCK = 4096  # rows of one dispatch
 MAX_LETTERS = 30  # longer words are not searched for
 LISTED_PROB = 1e-3  # words at least this probable are always returned, also when the search asks for more probable ones
 TOLERANCE = 1e-5  # probabilities whose relative difference is smaller count as equal
@@ -82,11 +80,8 @@ def state_after(run: Run, texts: Sequence[str]) -> DecodingState:
         x_TB[CONTEXT - len(ids) :, row] = ids
         starts_TB[CONTEXT - len(ids), row] = True
     decoder, carry = jitted_make_decoder(run.model, run.variables), run.model.initial_carry(len(texts))
-    tokens = Tokens(x_TB, x_TB, starts_TB)
-    before, last = (Tokens(*(leaf[part] for leaf in tokens)) for part in (slice(-1), slice(-1, None)))
-    carry, _ = scan_tokens(run.model, decoder, carry, before, _nothing)
-    carry, log_probs_1BV = scan_tokens(run.model, decoder, carry, last, _log_probs)
-    return DecodingState([np.asarray(leaf) for leaf in jax.tree.leaves(carry)], np.asarray(log_probs_1BV[0]))
+    carry, log_probs_TBV = scan_tokens(run.model, decoder, carry, Tokens(x_TB, x_TB, starts_TB), _log_probs)
+    return DecodingState([np.asarray(leaf) for leaf in jax.tree.leaves(carry)], np.asarray(log_probs_TBV[-1]))
 
 
 def spelling_log_probs(run: Run, state: DecodingState, words: Sequence[str]) -> list[np.ndarray]:
@@ -96,10 +91,7 @@ def spelling_log_probs(run: Run, state: DecodingState, words: Sequence[str]) -> 
     padded_NL = np.stack([np.pad(word, (0, longest - len(word))) for word in ids])
     log_probs = [state.log_probs_NV]
     for ids_N in padded_NL.T:
-        blocks = list(_step(run, state.carry, np.arange(len(words)), ids_N))
-        state = DecodingState(
-            _join([block.carry for block in blocks]), np.concatenate([block.log_probs_NV for block in blocks])
-        )
+        state = _step(run, state, np.arange(len(words)), ids_N)
         log_probs.append(state.log_probs_NV)
     return [np.stack(log_probs)[: len(word) + 1, n] for n, word in enumerate(ids)]
 
@@ -163,20 +155,14 @@ def search_words(
     at, prefix_NL = np.zeros(len(probs), int), np.zeros((len(probs), 0), int)
     unseen = np.zeros(len(probs))
     found: list[tuple] = []
-    blocks: Iterable[DecodingState] = [state]
     for length in range(MAX_LETTERS + 1):
-        carries, candidates, first = [], [], 0
-        for block in blocks:
-            rows = slice(first, first := first + len(block.log_probs_NV))
-            ended = log_p[rows] + logsumexp(block.log_probs_NV[:, is_end].astype(float), axis=1)
-            words = np.flatnonzero(automaton.accepts_S[at[rows]] & (ended > floor[text[rows]]))
-            found += zip(text[rows][words], ended[words], weight[rows][words], prefix_NL[rows][words], strict=True)
-            row, edge = _edges(automaton, at[rows])
-            after = log_p[rows][row] + block.log_probs_NV[row, automaton.letter_E[edge]]
-            likely = after > floor[text[rows][row]]
-            candidates.append((rows.start + row[likely], edge[likely], after[likely]))
-            carries.append(block.carry)
-        row, edge, log_p = (np.concatenate(parts) for parts in zip(*candidates, strict=True))
+        ended = log_p + logsumexp(state.log_probs_NV[:, is_end].astype(float), axis=1)
+        words = np.flatnonzero(automaton.accepts_S[at] & (ended > floor[text]))
+        found += zip(text[words], ended[words], weight[words], prefix_NL[words], strict=True)
+        row, edge = _edges(automaton, at)
+        after = log_p[row] + state.log_probs_NV[row, automaton.letter_E[edge]]
+        likely = after > floor[text[row]]
+        row, edge, log_p = row[likely], edge[likely], after[likely]
         text, weight, letter, at = text[row], weight[row], automaton.letter_E[edge], automaton.next_E[edge]
         # At most this many wanted words have the prefix: their probabilities add up to no more than the prefix's.
         bound = np.minimum(automaton.words_S[at], np.exp(log_p - wanted[text] + TOLERANCE))
@@ -187,7 +173,7 @@ def search_words(
         if not len(row):
             break
         prefix_NL = np.concatenate([prefix_NL[row], letter[:, None]], axis=1)
-        blocks = _step(run, _join(carries), row, letter)
+        state = _step(run, state, row, letter)
     return [_found_words(run, [word[1:] for word in found if word[0] == n], int(unseen[n])) for n in range(len(probs))]
 
 
@@ -220,23 +206,19 @@ def _found_words(run: Run, found: list[tuple], unseen: int) -> FoundWords:
     return FoundWords(texts, probs, weights, unseen)
 
 
-def _step(run: Run, carry: list[np.ndarray], row_N: np.ndarray, ids_N: np.ndarray) -> Iterator[DecodingState]:
-    """Takes rows of a carry, possibly repeated, feeds each one token, and yields their states in blocks."""
+def _step(run: Run, state: DecodingState, row_N: np.ndarray, ids_N: np.ndarray) -> DecodingState:
+    """Takes rows of a state, possibly repeated, and feeds each one token."""
     decoder = jitted_make_decoder(run.model, run.variables)
     structure = jax.tree.structure(run.model.initial_carry(1))
-    size = max(1, min(BLOCK, MAX_LOG_PROBS // run.tokenizer.size))
-    for start in range(0, len(row_N), size):
-        rows, ids = row_N[start : start + size], ids_N[start : start + size].astype(np.int32)
-        padding = size - len(rows)
-        padded = jax.tree.unflatten(structure, [np.pad(leaf[rows], ((0, padding), (0, 0))) for leaf in carry])
-        leaves = jax.tree.leaves(_decode(run.model, decoder, padded, np.pad(ids, (0, padding))))
-        *stepped, log_probs_NV = (np.asarray(leaf)[: len(rows)] for leaf in leaves)
-        yield DecodingState(stepped, log_probs_NV)
-
-
-def _join(carries: Sequence[list[np.ndarray]]) -> list[np.ndarray]:
-    """The carries of successive blocks as one."""
-    return [np.concatenate(leaves) for leaves in zip(*carries, strict=True)]
+    blocks = []
+    for start in range(0, len(row_N), BLOCK):
+        rows, ids = row_N[start : start + BLOCK], ids_N[start : start + BLOCK].astype(np.int32)
+        padding = BLOCK - len(rows)
+        carry = jax.tree.unflatten(structure, [np.pad(leaf[rows], ((0, padding), (0, 0))) for leaf in state.carry])
+        leaves = jax.tree.leaves(_decode(run.model, decoder, carry, np.pad(ids, (0, padding))))
+        blocks.append([np.asarray(leaf)[: len(rows)] for leaf in leaves])
+    *leaves, log_probs_NV = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    return DecodingState(leaves, log_probs_NV)
 
 
 @functools.partial(jax.jit, static_argnames="model")
@@ -248,8 +230,3 @@ def _decode(model: LanguageModel, decoder: Decoder, carry: Carry, ids_S: jax.Arr
 def _log_probs(carry: Carry, logits_BV: jax.Array, y_B: jax.Array) -> jax.Array:
     del carry, y_B
     return jax.nn.log_softmax(logits_BV)
-
-
-def _nothing(carry: Carry, logits_BV: jax.Array, y_B: jax.Array) -> jax.Array:
-    del carry, logits_BV
-    return jnp.zeros_like(y_B)

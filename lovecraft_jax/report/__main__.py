@@ -11,7 +11,7 @@ from lovecraft_jax.report.collect import collect_run
 from lovecraft_jax.report.palette import RUNS
 from lovecraft_jax.runtime.console import show
 from lovecraft_jax.runtime.errors import RunError, UserError
-from lovecraft_jax.runtime.files import resolve_path, write_text
+from lovecraft_jax.runtime.files import on_store, resolve_path, write_text
 
 MIN_PAGE = 1 << 16  # bytes: no page is smaller
 
@@ -49,10 +49,8 @@ def _check_can_be_written(page: epath.Path) -> None:
     """Raises UserError where the page could not be written, after making its folder."""
     probe = page.with_name(f"{page.name}.partial")
     try:
-        if page.is_dir():
-            raise UserError(f"{page}: a folder, expected a file; give --to={page}/index.html")
-        if page.exists() and not os.path.isfile(page):  # that of `page` holds for devices too
-            raise UserError(f"{page}: a device, expected a file; give another place with --to")
+        if page.exists() and not on_store(page) and not os.path.isfile(page):
+            raise UserError(f"{page}: a folder or a device, expected a file; give another place with --to")
         page.parent.mkdir(parents=True, exist_ok=True)
         try:
             probe.write_bytes(bytes(MIN_PAGE))

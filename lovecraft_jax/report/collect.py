@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -14,7 +13,7 @@ from lovecraft_jax.probing import rare_words, surprisal, units
 from lovecraft_jax.probing.rare_words import RareWords
 from lovecraft_jax.probing.surprisal import Surprisal
 from lovecraft_jax.probing.units import UnitExcerpt
-from lovecraft_jax.run import Run, load_run
+from lovecraft_jax.run import load_run
 from lovecraft_jax.runtime.console import log, visible
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.runtime.files import Row, read_rows, resolve_path
@@ -90,7 +89,6 @@ class RunReport:
 
     @property
     def longest_overlap(self) -> int:
-        """The characters of the longest span that any generated text shares with the training text."""
         return max((texts.longest[0].length for texts in self.generated if texts.longest), default=0)
 
     @property
@@ -125,17 +123,8 @@ class RunReport:
 
 
 def collect_run(workdir: str, checkpoint: str, name: str, corpus: str | None = None) -> RunReport:
-    """Loads the run in `workdir`, which the page calls `name`, and analyses it. Raises UserError if it is no run, or if
-    its corpus or one of its files cannot be read. `corpus`: see `load_run`."""
-    try:
-        return _collect(workdir, checkpoint, name, corpus)
-    except OSError as error:
-        if error.filename is None:  # it is not about a file
-            raise
-        raise UserError(f"{error.filename}: cannot be read ({error.strerror}); its owner can permit it") from None
-
-
-def _collect(workdir: str, checkpoint: str, name: str, corpus: str | None) -> RunReport:
+    """Loads the run in `workdir`, which the page calls `name`, and analyses it. Raises UserError if it is no run, and
+    OSError where one of its files cannot be read. `corpus`: see `load_run`."""
     run, path = load_run(workdir, checkpoint, corpus), resolve_path(workdir)
     by_tale = dataset.prepare(run.config, run.corpus, run.tokenizer).splits.by_tale
     tales = {split: {visible(tale, one_line=True): text for tale, text in by_tale[split].items()} for split in by_tale}
@@ -153,6 +142,10 @@ def _collect(workdir: str, checkpoint: str, name: str, corpus: str | None) -> Ru
     log(f"{name}: analysing rare words, single units and held-out tales")
     all_texts = [text for texts in generated for text in texts.texts]
     chars, no_words = run.tokenizer.level == "chars", author.reference.why_no_words
+    try:
+        words = no_words or rare_words.analyze(run, tales, all_texts)
+    except UserError as error:
+        words = str(error)
     return RunReport(
         name=visible(name, one_line=True),
         workdir=workdir,
@@ -168,8 +161,8 @@ def _collect(workdir: str, checkpoint: str, name: str, corpus: str | None) -> Ru
         generated=generated,
         author_overlap=overlap.quantiles(held_out.values(), LENGTH),
         no_words=no_words,
-        has_case=author.reference.has_case,
-        rare_words=no_words or _rare_words(run, tales, all_texts),
+        has_case=author.reference.alphabet != author.reference.alphabet.upper(),
+        rare_words=words,
         units=units.analyze(run, tales, not no_words) if chars else None,
         surprisal=surprisal.analyze(run, tales),
     )
@@ -181,13 +174,6 @@ def _compare(temperature: float, texts: list[str], overlap: Overlap, author: Aut
     spans = [(span, text[span.start : span.end]) for text in texts if (span := overlap.longest(text))]
     longest = max(spans, key=lambda pair: pair[0].length, default=None)
     return GeneratedTexts(temperature, texts, overlap.spans(texts[0]), means, longest, author.compare("".join(texts)))
-
-
-def _rare_words(run: Run, tales: Mapping[str, Mapping[str, str]], samples: list[str]) -> RareWords | str:
-    try:
-        return rare_words.analyze(run, tales, samples)
-    except UserError as error:
-        return str(error)
 
 
 def _read_metrics(path: epath.Path) -> list[Row]:

@@ -59,6 +59,5 @@ def shorten(text: str, length: int) -> str:
 
 
 def _join_equal(tokens: Sequence[str], marks: Sequence[Mark]) -> list[tuple[str, Mark]]:
-    """Joins consecutive tokens of the same level or span."""
     grouped = itertools.groupby(zip(tokens, marks, strict=True), key=lambda pair: pair[1])
     return [("".join(token for token, _ in group), mark) for mark, group in grouped]

@@ -130,8 +130,7 @@ def word_probabilities(letters: Sequence[LetterPrediction], colour: str) -> Figu
 
 
 def tale_scores(runs: dict[str, dict[str, float]]) -> Figure:
-    """Bits per character of each tale (run -> tale -> score), sorted by the first run's; of more than MAX_TALES so
-    many, spread evenly from the best to the worst."""
+    """Bits per character of each tale (run -> tale -> score), from the first run's best on; MAX_TALES of more."""
     first_run = next(iter(runs.values()))
     tales = sorted({tale for scores in runs.values() for tale in scores}, key=lambda tale: first_run.get(tale, 0))
     tales = [tales[n] for n in np.unique(np.linspace(0, len(tales) - 1, MAX_TALES).round().astype(int))]
@@ -177,7 +176,6 @@ def svg(figure: Figure, label: str, key: str) -> str:
 
 
 def _local_name(name: str) -> str:
-    """A tag or attribute without its namespace."""
     return name.rpartition("}")[-1]
 
 
@@ -189,7 +187,6 @@ def _with_css_variables(style: str) -> str:
 
 
 def _figure(height: float, panels: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure with panels, from top to bottom."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     all_axes = list(figure.subplots(panels, sharex=True, squeeze=False)[:, 0])
     for axes in all_axes:

@@ -13,8 +13,7 @@ from lovecraft_jax.runtime.hardware import machine
 
 
 def enable_compile_cache() -> None:
-    """Turns JAX's compile cache on, unless the user has chosen a folder (JAX_COMPILATION_CACHE_DIR) or turned it off
-    (JAX_ENABLE_COMPILATION_CACHE=false)."""
+    """Turns JAX's compile cache on, unless the user has chosen a folder (JAX_COMPILATION_CACHE_DIR) or none."""
     folder = jax.config.values["jax_compilation_cache_dir"]
     if is_ours := folder is None:
         folder = str(cache_folder() / "programs" / machine())

@@ -33,8 +33,7 @@ Result = TypeVar("Result")
 def initialize(address: str | None, count: int | None, process_id: int | None, start_timeout: int) -> None:
     """Joins `count` processes as number `process_id`, with process 0 at `address` (host:port), before JAX looks for
     devices. All None: JAX takes them from a TPU pod, Slurm, Kubernetes or Open MPI. Raises UserError where none of
-    these is found, or the address cannot be used. JAX aborts the process (exit code 134) where the others have not come
-    after `start_timeout` seconds."""
+    these is found, or the address cannot be used. JAX aborts (exit code 134) after `start_timeout` seconds alone."""
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM, which `StopRequest` reads
     try:
         jax.distributed.initialize(
@@ -59,8 +58,7 @@ def initialize(address: str | None, count: int | None, process_id: int | None, s
 
 
 def find_devices() -> None:
-    """Lets JAX look for devices, after `initialize` where there are many processes; then the main process alone logs
-    and prints. Raises RuntimeError."""
+    """Lets JAX look for devices; of many processes only the main one logs from then on. Raises RuntimeError."""
     jax.devices()
     if process_count() == 1:
         return

@@ -1,6 +1,5 @@
 """One run at a time in a run's directory: `flock` on a disk, which the system releases when the process dies; a lock
-file on an object store and where flock is missing, which stays behind when the process is killed: the next start is
-then refused, unless it is given `--take_over`."""
+file on an object store and where flock is missing, which a killed process leaves behind for `--take_over`."""
 
 import contextlib
 import datetime
@@ -77,11 +76,7 @@ def _lock_file(folder: epath.Path, name: str, take_over: bool) -> Iterator[None]
             log(f"WARNING: {name}: taking over from {_owner(content)}, as --take_over asks")
             with contextlib.suppress(FileNotFoundError):
                 store.rm_file(path)
-        if on_store(folder):
-            store.pipe_file(path, ours, mode="create")
-        else:  # where pipe_file looks first and then writes
-            with open(path, "xb") as file:
-                file.write(ours)
+        store.pipe_file(path, ours, mode="create")
     except FileExistsError:
         other = _owner(read())
         raise UserError(f"--workdir={name}: in use by {other}; if that process is gone, add --take_over") from None

@@ -70,7 +70,6 @@ class Comparison:
 
     @property
     def p_value(self) -> float | None:
-        """One p-value for all pieces of the text together."""
         return combine_p_values(np.array(self.p_values)) if self.p_values else None
 
     @property
@@ -171,8 +170,7 @@ def _measure(pieces: Iterable[tuple[str, Reference]]) -> tuple[np.ndarray, dict[
 
 
 def _stabilize_variance(features_NF: np.ndarray) -> np.ndarray:
-    """Makes the variance of features depend less on their mean: shares become the arcsine of their root, sizes the
-    logarithm of 1 + x."""
+    """Makes the variance of features depend less on their mean: arcsine of the root of shares, log(1 + x) of sizes."""
     columns = [
         np.log1p(column) if feature.out_of is None else np.arcsin(np.sqrt(np.clip(column / feature.out_of, 0, 1)))
         for column, feature in zip(features_NF.T, FEATURES, strict=True)

@@ -32,16 +32,12 @@ class Reference:
         self._trigrams = _Index({name: chain.from_iterable(map(_letter_trigrams, set(lower[name]))) for name in tales})
         self._ngrams = {n: _Index({name: ngrams(lower[name], n) for name in held_out}) for n in NGRAM_LENGTHS}
         self._letters = {name: _letter_counts(text) for name, text in tales.items()}
-        self._letters_of_all: Counter[str] = Counter()
-        for counts in self._letters.values():
-            self._letters_of_all.update(counts)
+        self._letters_of_all = sum(self._letters.values(), Counter())
         self.alphabet = "".join(sorted(self._letters_of_all))
-        self._place = {char: place for place, char in enumerate(self.alphabet)}
-        frequent = (self._place[char] for char, _ in self._letters_of_all.most_common(MAX_LETTERS))
-        self.frequent = np.array(sorted(frequent), int)  # the places in `alphabet` of its most frequent letters
+        frequent = dict(self._letters_of_all.most_common(MAX_LETTERS))
+        self.frequent = np.flatnonzero([char in frequent for char in self.alphabet])  # their places in `alphabet`
 
     def without(self, tale: str) -> Self:
-        """Returns the same reference with one tale left out."""
         rest = copy.copy(self)
         rest._left_out = tale
         return rest
@@ -53,7 +49,6 @@ class Reference:
         return self._held_out.has(word, self._left_out)
 
     def is_real_word(self, word: str) -> bool:
-        """Whether the training text or the held-out text contains the word."""
         return self.word_in_train(word) or self.word_in_held_out(word)
 
     def is_plausible_word(self, word: str) -> bool:
@@ -68,17 +63,14 @@ class Reference:
         """Returns the frequency of each letter of `alphabet`, then that of all other letters together [A + 1], counted
         in `text`, or in all tales if it is None. They add up to 1: if there are no letters, the last entry is 1."""
         if text is None:
-            counts = self._to_array(self._letters_of_all) - self._to_array(self._letters.get(self._left_out or "", {}))
+            counts = self._letters_of_all - self._letters.get(self._left_out or "", Counter())
         else:
-            counts = self._to_array(_letter_counts(text))
-        if not counts.any():
-            counts[-1] = 1
-        return counts / counts.sum()
-
-    @property
-    def has_case(self) -> bool:
-        """Whether any letter of the tales has a capital."""
-        return any(char != char.upper() for char in self.alphabet)
+            counts = _letter_counts(text)
+        known = [counts[char] for char in self.alphabet]
+        array = np.array([*known, counts.total() - sum(known)], float)
+        if not counts:
+            array[-1] = 1
+        return array / array.sum()
 
     @property
     def why_no_words(self) -> str:
@@ -87,13 +79,6 @@ class Reference:
             return "the text has no letters"
         unspaced = sum(count for char, count in self._letters_of_all.items() if _UNSPACED.match(char))
         return "the text puts no spaces between words" if 2 * unspaced > self._letters_of_all.total() else ""
-
-    def _to_array(self, counts: Mapping[str, int]) -> np.ndarray:
-        """The count of each letter of `alphabet`, then that of all other letters [A + 1]."""
-        array: np.ndarray = np.zeros(len(self.alphabet) + 1)
-        for char, count in counts.items():
-            array[self._place.get(char, -1)] += count
-        return array
 
 
 class _Index:
@@ -104,7 +89,6 @@ class _Index:
         self._tale_counts = Counter(chain.from_iterable(self._by_tale.values()))
 
     def has(self, item: Hashable, left_out: str | None) -> bool:
-        """Whether a tale other than `left_out` contains the item."""
         return self._tale_counts[item] > (left_out in self._by_tale and item in self._by_tale[left_out])
 
 

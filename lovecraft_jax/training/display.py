@@ -13,20 +13,17 @@ from lovecraft_jax.config import Config
 from lovecraft_jax.data.dataset import Data
 from lovecraft_jax.data.splits import describe
 from lovecraft_jax.model.cells import cell_class
-from lovecraft_jax.runtime.console import is_silent, visible
+from lovecraft_jax.runtime.console import visible
 from lovecraft_jax.training.progress import Progress
 
 
 class Display:
-    """The live line of a run of `total` steps, where there is a terminal, and lines above it. `stack` ends it, so that
-    the terminal is left tidy."""
+    """The live line of a run of `total` steps, where there is a terminal, and lines above it. `stack` ends it."""
 
     def __init__(self, step: int, total: int, progress: Progress, stack: ExitStack) -> None:
-        self._console = Console(
-            stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True, quiet=is_silent()
-        )
+        self._console = Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
         self._total, self._progress = total, progress
-        self._is_live = self._console.is_terminal and not is_silent()
+        self._is_live = self._console.is_terminal
         columns = (BarColumn(bar_width=24), TextColumn("{task.description}", markup=False))
         self._bar = ProgressBar(*columns, console=self._console, transient=True, disable=not self._is_live)
         self._task = self._bar.add_task("compiling", total=total, completed=step)

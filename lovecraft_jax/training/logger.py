@@ -27,8 +27,7 @@ from lovecraft_jax.training.metrics import MetricsWriter, format_scores
 from lovecraft_jax.training.progress import Progress
 from lovecraft_jax.training.run_files import run_record, write_run_files
 
-BASELINE_SECONDS = 60
-"""How long the end of a run waits for baselines that are still being computed."""
+BASELINE_SECONDS = 60  # how long the end of a run waits for baselines that are still being computed
 STYLE = ("real", "letters_tv", "copied_longest")
 """Figures of every sample: % of its words that the corpus has, total variation of its letter frequencies from the
 author's, characters of the longest span that it shares with the training text."""
@@ -52,8 +51,7 @@ class Logger:
 
     @_main_process_only
     def open(self, program: Program, step: int, total: int, stack: ExitStack) -> None:
-        """Writes the run's description, shows a summary, and removes whatever was written after `step`, where the run
-        resumes. `stack` closes what this opens."""
+        """Writes the run's description, shows a summary, and removes rows after `step`. `stack` closes the files."""
         write_run_files(self._path, self.record)
         parameters = sum(leaf.size for leaf in jax.tree.leaves(program.target.variables["params"]))
         log(*startup_summary(self._config, self._data, parameters, program.devices, total, self.progress))
@@ -87,8 +85,7 @@ class Logger:
 
     @_main_process_only
     def evaluation(self, row: Row, model: LanguageModel, variables: Mapping[str, Any]) -> None:
-        """Writes a scheduled score, a sample, and a row with the sample's style. `variables` must be on this process's
-        devices."""
+        """Writes a scheduled score, a sample, and a row with its style. `variables`: on this process's devices."""
         text = self._sample(model, variables, f"{row['step']:08d}.txt")
         self.write(row, {"step": row["step"], "split": "sample"} | self._style(text))
 

@@ -13,8 +13,7 @@ from etils import epath
 
 from lovecraft_jax.runtime.files import on_store
 
-WARMUP_DISPATCHES = 2
-"""Not traced: the first compiles, and the second may still fill caches."""
+WARMUP_DISPATCHES = 2  # not traced: the first compiles, and the second may still fill caches
 
 
 class Profiler:

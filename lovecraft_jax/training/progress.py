@@ -30,10 +30,6 @@ class Progress:
         return self.batch_size * self.seq_len
 
     @property
-    def chars_per_token(self) -> float:
-        return self.characters / self.tokens
-
-    @property
     def chars_per_step(self) -> float:
         """Characters that a step trains on, on average over the training split."""
         return self.tokens_per_step * self.characters / self.tokens
@@ -50,8 +46,7 @@ class Progress:
         return config.steps or math.ceil(config.epochs * max(1, self.steps_per_epoch))
 
     def bpc(self, loss: float) -> float:
-        """Nats per training token as bits per character."""
-        return loss / math.log(2) / self.chars_per_token
+        return loss / math.log(2) / (self.characters / self.tokens)
 
     def seconds(self, rows: Iterable[Row]) -> float:
         """Time that the training steps took, without evaluations, from the rows of metrics.jsonl."""

@@ -13,10 +13,8 @@ from lovecraft_jax.runtime.cache import cache_folder
 from lovecraft_jax.runtime.files import Row, write_json
 from lovecraft_jax.runtime.hardware import core_count, machine
 
-PEAK_SECONDS = 0.4
-"""How long matmuls of the last size are repeated; the fastest one counts, since other work only ever slows them."""
-LONG_ENOUGH = 0.005
-"""Seconds of a matmul from which a larger one would be no more efficient."""
+PEAK_SECONDS = 0.4  # how long matmuls of the last size are repeated; the fastest counts, as other work only slows them
+LONG_ENOUGH = 0.005  # seconds of a matmul from which a larger one would be no more efficient
 
 
 class Throughput:
@@ -61,16 +59,14 @@ class MatmulPeak:
         self._is_measured = False
 
     def is_to_be_measured(self, flops_per_second: float) -> bool:
-        """Whether to call `measure`: once at most, where the peak is not known, or is below `flops_per_second`, as if
-        it was measured on a busy machine."""
+        """Whether to call `measure`, once: the peak is unknown, or below `flops_per_second` as on a busy machine."""
         if self._known is None:
             with suppress(OSError, ValueError, KeyError, TypeError):
                 self._known = float(json.loads(self._file.read_text())["flops_per_second"])
         return not self._is_measured and (self._known is None or flops_per_second > self._known * self._devices)
 
     def measure(self) -> None:
-        """Measures the peak in half a second, in which nothing else should be computing, and keeps it. Where the device
-        has no memory left for that, the peak stays unknown."""
+        """Measures the peak in half a second, in which nothing else should compute, unless there is no memory left."""
         self._is_measured = True
         with suppress(jax.errors.JaxRuntimeError):
             self._known = max(self._known or 0.0, _fastest_matmul(self._device, self._dtype))

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import unicodedata
 from unittest import mock
@@ -109,7 +110,7 @@ def test_long_texts_are_cleaned_in_pieces_as_the_whole_would_be(text: str) -> No
 @given(TEXTS)
 def test_another_program_can_clean_with_the_saved_table_alone(text: str) -> None:
     for cleaning in (ASCII, UNICODE):
-        saved = json.loads(json.dumps(cleaning.to_json()))
+        saved = json.loads(json.dumps(dataclasses.asdict(cleaning)))
         assert _another_program(saved, text) == cleaning.apply(text)[0]
 
 

@@ -78,7 +78,7 @@ def test_a_run_without_samples_final_scores_or_a_decision(bare: RunReport) -> No
 def test_a_page_of_any_script_has_what_can_be_said(text: str, lost: str, bare: RunReport) -> None:
     author = Author({"tale": text, "other": text}, ["tale"])
     generated = [dataclasses.replace(at, comparison=author.compare(text)) for at in bare.generated]
-    reason, has_case = author.reference.why_no_words, author.reference.has_case
+    reason, has_case = author.reference.why_no_words, text.upper() != text.lower()
     page = render([dataclasses.replace(bare, generated=generated, no_words=reason, has_case=has_case)])
     assert reason == lost
     assert set(re.findall(r'<section id="(\w+)"', page)) == SECTIONS
@@ -114,7 +114,7 @@ def test_a_file_that_cannot_be_read_is_named(file: str, trained: Path, tmp_path:
     workdir = shutil.copytree(trained, tmp_path / "run")
     (workdir / file).unlink()
     (workdir / file).mkdir()  # root may read every file
-    with pytest.raises(UserError, match=rf"{file}: cannot be read \("):
+    with pytest.raises(OSError, match=file):
         collect_run(str(workdir), "best", "run")
 
 
@@ -134,11 +134,8 @@ def test_the_page_is_written_where_the_flag_says_unless_that_is_a_folder_or_a_ru
     assert command_line.main() == 0
     assert capsys.readouterr().out == f"{tmp_path}/new/index.html\n"
     assert (tmp_path / "new" / "index.html").read_text() == page
-    line.to = f"{tmp_path}/new"
-    with pytest.raises(UserError, match=f"^{tmp_path}/new: a folder, .*; give --to={tmp_path}/new/index.html$"):
-        command_line.main()
     os.mkfifo(tmp_path / "pipe")
-    for to in ("/proc/page.html", f"{tmp_path}/{'n' * 300}", f"{tmp_path}/pipe", f"{tmp_path}/pipe/page.html"):
+    for to in ("/proc/page.html", *(f"{tmp_path}/{name}" for name in ("new", "n" * 300, "pipe", "pipe/page.html"))):
         line.to = to
         with pytest.raises(UserError, match=f"^{to}: .* with --to$"):
             command_line.main()

@@ -1,6 +1,8 @@
 """What users see: nothing that a text or a name holds commands their terminal, is markup, or makes a second line."""
 
 import io
+import os
+import subprocess
 import sys
 from contextlib import ExitStack
 
@@ -9,6 +11,7 @@ import pytest
 from lovecraft_jax.runtime.console import log, show, visible
 from lovecraft_jax.training.display import Display
 from lovecraft_jax.training.progress import Progress
+from tests.conftest import ROOT
 
 HOSTILE = "a:x: [red]b[/red] \x1b[31m\x07\u202e\x85\udce9\r\nc"
 SHOWN = r"a:x: [red]b[/red] \x1b[31m\x07\u202e\x85\udce9\r"
@@ -28,10 +31,43 @@ def test_a_log_line_is_one_line_whatever_it_holds(capsys: pytest.CaptureFixture)
     assert capsys.readouterr().err == f"{SHOWN}\\nc\nthe next\n{SHOWN}\\nc\n"
 
 
-@pytest.mark.parametrize(("terminal", "expected"), [(True, f"{SHOWN}\nc"), (False, HOSTILE)])
+@pytest.mark.parametrize(("terminal", "expected"), [(True, f"{SHOWN}\nc"), (False, HOSTILE.replace("\udce9", "?"))])
 def test_a_result_is_exact_unless_a_terminal_shows_it(
     terminal: bool, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
     assert show(HOSTILE) == expected
+
+
+PROGRAM = """
+from lovecraft_jax.runtime.console import log, prepare_streams, show
+prepare_streams()
+log("at work")
+print(show("дом"))
+print(show("a я"), flush=True)
+"""
+
+
+def run(redirections: str, encoding: str) -> subprocess.CompletedProcess[bytes]:
+    line = ["sh", "-c", f'exec "$0" -c "$1" {redirections}', sys.executable, PROGRAM]
+    env = os.environ | {"PYTHONIOENCODING": encoding}
+    return subprocess.run(line, cwd=ROOT, env=env, capture_output=True, check=False)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "ascii"])
+def test_what_an_encoding_lacks_is_replaced_and_reported_once(encoding: str) -> None:
+    done = run("", encoding)
+    assert done.stdout.decode() == ("дом\na я\n" if encoding == "utf-8" else "???\na ?\n")
+    assert done.returncode == 0
+    assert done.stderr.count(b"PYTHONIOENCODING") == (encoding != "utf-8")
+
+
+@pytest.mark.parametrize("redirections", ["2> /dev/full", "2>&-"])
+def test_a_standard_error_that_cannot_be_written_ends_nothing(redirections: str) -> None:
+    done = run(redirections, "utf-8")
+    assert (done.returncode, done.stderr, done.stdout) == (0, b"", "дом\na я\n".encode())
+
+
+def test_a_standard_output_that_cannot_be_written_raises() -> None:
+    assert b"OSError" in run("> /dev/full", "utf-8").stderr

@@ -22,7 +22,8 @@ CORPUS = {"characters": {"train": 3000, "valid": 30}, "tokens": {"train": 1000, 
 
 def test_characters_and_epochs_are_those_of_the_tokens_that_the_batches_make(capsys: pytest.CaptureFixture) -> None:
     progress = Progress.of(4, 30, CORPUS)
-    assert (progress.tokens_per_step, progress.chars_per_token, progress.chars_per_step) == (120, 3, 360)
+    assert (progress.tokens_per_step, progress.chars_per_step) == (120, 360)
+    assert progress.bpc(3 * math.log(2)) == pytest.approx(1)
     assert progress.bpc(6 * math.log(2)) == pytest.approx(2)
     assert progress.steps_per_epoch == 8  # 33 slices of 30 tokens in rows of 4
     assert progress.epochs(12) == 1.5
