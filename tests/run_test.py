@@ -24,6 +24,13 @@ from lovecraft_jax.training import loop
 from lovecraft_jax.training.checkpoint import Checkpoints
 from tests.helpers.runs import ROOT, saved_state
 
+# Of root's processes, one that file permissions bind too.
+BOUND_BY_RIGHTS = (
+    ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search"]
+    if os.geteuid() == 0
+    else []
+)
+
 
 def test_the_package_exports_the_api() -> None:
     for name, value in {"Run": Run, "Sampling": Sampling, "load_run": load_run}.items():
@@ -140,6 +147,22 @@ def test_wrong_arguments_raise_at_the_call_with_one_line(run: Run, call: Callabl
 def test_a_checkpoint_that_is_no_number_is_named(trained: Path) -> None:
     with pytest.raises(UserError, match="--checkpoint=\u00b2: " + r".* steps 30, 40"):
         load_run(trained, "\u00b2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["checkpoints", "checkpoints/40/metrics/metrics"])
+def test_checkpoints_that_may_not_be_read_raise(trained: Path, tmp_path: Path, name: str) -> None:
+    place = shutil.copytree(trained, tmp_path / "run") / name
+    code = "import sys; from lovecraft_jax.run import UserError, load_run\ntry: load_run(sys.argv[1])\n"
+    code += "except UserError as error: print(error)"
+    mode = place.stat().st_mode
+    place.chmod(0)
+    try:
+        line = [*BOUND_BY_RIGHTS, sys.executable, "-c", code, str(tmp_path / "run")]
+        done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    finally:
+        place.chmod(mode)
+    assert done.stdout.startswith(f"{place}: Permission denied; ")
 
 
 def test_numpy_numbers_are_numbers_and_windows_longer_than_the_text_are_the_text(run: Run) -> None:

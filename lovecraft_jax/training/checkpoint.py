@@ -65,9 +65,12 @@ class Checkpoints:
         folder = workdir / "checkpoints"
         if re.search(r"[\ud800-\udfff]", os.fspath(folder)):  # bytes that are not UTF-8, which TensorStore refuses
             raise UserError(f"--workdir={workdir}: expected a name in UTF-8; rename it, or name another")
-        tidy = folder.exists() and distributed.is_main_process()
-        distributed.on_all_processes(lambda: _tidy(folder, read_only) if tidy else None)
-        self._manager = ocp.CheckpointManager(folder, options=options)
+        try:
+            tidy = folder.exists() and distributed.is_main_process()
+            distributed.on_all_processes(lambda: _tidy(folder, read_only) if tidy else None)
+            self._manager = ocp.CheckpointManager(folder, options=options)
+        except PermissionError as error:
+            raise UserError(f"{error.filename}: {error.strerror}; give a --workdir that is open to you") from None
 
     @property
     def steps(self) -> Sequence[int]:

@@ -8,6 +8,7 @@ import pytest
 
 from lovecraft_jax.probing import word_search
 from lovecraft_jax.probing.rare_words import (
+    MAX_ALPHABET,
     MAX_COUNT,
     MIN_LETTERS,
     MIN_PROB,
@@ -20,6 +21,7 @@ from lovecraft_jax.probing.rare_words import (
 )
 from lovecraft_jax.probing.word_search import Rank
 from lovecraft_jax.run import Run
+from lovecraft_jax.runtime.errors import UserError
 from tests.helpers.untrained import forward_float64, untrained_run
 
 TALES = {
@@ -131,3 +133,9 @@ def test_a_word_of_vanishing_probability_has_a_rank() -> None:
 def test_tales_without_rare_words() -> None:
     found = analyze(untrained_run("ab \n"), {"train": {"t": "ab"}, "test": {"u": "ba b"}}, [])
     assert (found.article, found.rare, found.known, found.in_samples) == ([], [], 3, [])
+
+
+def test_with_too_many_letters_words_are_not_spelt() -> None:
+    run = untrained_run("".join(map(chr, range(0x4E00, 0x4E00 + MAX_ALPHABET + 1))))
+    with pytest.raises(UserError, match="1,001 different letters"):
+        analyze(run, TALES, [])
