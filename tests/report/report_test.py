@@ -94,6 +94,18 @@ def test_control_characters_of_texts_and_names_are_symbols_on_the_page(report: R
     assert r"runs/␇\x85" in page
 
 
+def test_a_score_is_compared_with_static_baselines_only(report: RunReport) -> None:
+    known = {"uniform": 6.3, "unigram": 4.4, "ppmd": 1.97531}
+    earlier = render([dataclasses.replace(report, baselines=known)])
+    assert "PPMd (adaptive) 1.975" in earlier
+    assert "n-gram" not in re.sub(r"<svg.*?</svg>", "", earlier.split('<section id="change"')[0], flags=re.DOTALL)
+    known |= {"ngram": 2.1, "ngram_test": 2.46802, "ngram_order": 6, "ppmd_test": 1.86423}
+    page = render([dataclasses.replace(report, baselines=known)])
+    assert "6-gram (static) 2.100, PPMd (adaptive) 1.975" in page
+    assert re.search(r"bits per character of the test tales, where the best n-gram, [^.]*, needs 2\.47\.", page)
+    assert "needs 1." not in page
+
+
 def test_the_final_score_of_another_checkpoint_is_none(report: RunReport) -> None:
     assert report.final("test") is not None
     assert dataclasses.replace(report, step=report.step - 1).final("test") is None
