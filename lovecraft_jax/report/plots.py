@@ -50,8 +50,9 @@ def training_curve(curves: Sequence[TrainingCurve]) -> Figure:
     if scores:  # the loss of the first steps is so high that everything else would look flat
         axes.set_ylim(top=min(axes.get_ylim()[1], 1.3 * max(scores)))
     top = axes.get_ylim()[1]
-    for name, baseline in labelled(curves[0].baselines).items():
-        if baseline < top and all(run.baselines == curves[0].baselines for run in curves):
+    first, *others = (labelled(run.baselines) for run in curves)
+    for name, baseline in first.items():
+        if baseline < top and all(other.get(name) == baseline for other in others):
             axes.axhline(baseline, color=LIGHT["author"], linestyle=(0, (4, 3)), linewidth=1)
             style: dict[str, Any] = {"xytext": (4, 3), "textcoords": "offset points", "color": LIGHT["quiet"]}
             axes.annotate(f"{name} {baseline:.3f}", (0, baseline), xycoords=("axes fraction", "data"), **style)
