@@ -63,6 +63,7 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config.train.epochs = 20.0  # over the training text
     config.train.steps = 0  # above 0: used instead of epochs
     config.train.stop_at_step = 0  # ends early without changing the schedule; 0: does not
+    config.train.patience = 0  # ends a run after so many evaluations without an improvement; 0: never
     config.train.steps_per_dispatch = 20  # steps that the device runs without the host
     config.train.log_every = 100  # steps
     config.train.eval_every = 1000  # steps

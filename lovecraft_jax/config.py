@@ -160,6 +160,7 @@ class TrainConfig:
     epochs: float = nonnegative(below=1e9)
     steps: int = at_least(0, most=2**63 - 1)
     stop_at_step: int = at_least(0, resume="free")
+    patience: int = at_least(0, default=0, resume="free")
     steps_per_dispatch: int = at_least(1, resume="free")
     log_every: int = at_least(1, resume="free")
     log_tensors: bool = flag(default=False, resume="free")

@@ -1,4 +1,7 @@
-"""Scores to compare a loss with, in bits per character on the valid split: uniform, unigram, PPMd.
+"""Scores to compare a loss with, in bits per character: uniform, unigram, n-gram, PPMd.
+
+All but PPMd are static, as a run's own scores are: what they know is from the training text. PPMd is adaptive: it
+learns from the text that it is scored on. A static score is never compared with an adaptive one.
 
 Computed in a process of its own, which never delays the training beside it, and cached by the hash of the texts.
 """
@@ -12,14 +15,21 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from collections.abc import Mapping
 
 import pyppmd
 
+from lovecraft_jax.data.cleaning import Cleaning
+from lovecraft_jax.data.splits import PARTS
+from lovecraft_jax.data.tokenizer import build_tokenizer
+from lovecraft_jax.inference.ngram import best_order
 from lovecraft_jax.runtime.cache import cache_folder
 from lovecraft_jax.runtime.files import write_json
 
 PPMD_ORDER = 8
 PPMD_MEMORY = 1 << 28  # bytes; enough that three million characters never restart its model
+NGRAM_CHARS = 10_000_000
+"""The longest training text that gets an n-gram baseline, which takes about 100 bytes of memory for a character."""
 
 
 def uniform(train: str) -> float:
@@ -39,16 +49,56 @@ def ppmd(train: str, valid: str) -> float:
     return 8 * (_compressed(train + valid) - _compressed(train)) / len(valid)
 
 
+def ngram(train: str, valid: str, test: str, cleaning: Cleaning) -> dict[str, float]:
+    """Returns the bpc of valid and test ("ngram", "ngram_test") by a character n-gram with Kneser-Ney smoothing, and
+    its order ("ngram_order"), which is that with the best score on valid; nothing where the training text is longer
+    than NGRAM_CHARS. An unknown character costs what it costs a model: its token, and its spelling."""
+    if len(train) > NGRAM_CHARS:
+        return {}
+    tokenizer = build_tokenizer("chars", train, cleaning)
+    known, of_valid, of_test = (tokenizer.encode(text) for text in (train, valid, test))
+    order, *nats = best_order(known.ids, of_valid.ids, of_test.ids, tokenizer.size, tokenizer.start_id)
+    scored = zip(("ngram", "ngram_test"), nats, (of_valid, of_test), strict=True)
+    bpc = {name: (cost + text.extra_nats) / text.n_chars / math.log(2) for name, cost, text in scored}
+    return bpc | {"ngram_order": order}
+
+
+def labelled(known: Mapping[str, float]) -> dict[str, float]:
+    """Returns the scores on valid by names for people, which say what is static and what adaptive. `known`: what
+    baselines.json has; those of earlier runs have no n-gram."""
+    names = {"uniform": "uniform", "unigram": "unigram", "ngram": _ngram_name(known), "ppmd": "PPMd (adaptive)"}
+    return {name: known[key] for key, name in names.items() if key in known}
+
+
+def to_compare(known: Mapping[str, float]) -> list[str]:
+    """Returns what final scores are to be read against, as lines: only the first is a score of the same kind."""
+    names = {"ngram": _ngram_name(known), "ppmd": "PPMd (adaptive: it learns from the text that it is scored on)"}
+    there = {key: name for key, name in names.items() if f"{key}_test" in known}
+    return [f"{name}: valid {known[key]:.4f}, test {known[f'{key}_test']:.4f} bpc" for key, name in there.items()]
+
+
+def _ngram_name(known: Mapping[str, float]) -> str:
+    return f"{known.get('ngram_order', 0):.0f}-gram (static)"
+
+
 def _compressed(text: str) -> int:
     encoder = pyppmd.Ppmd7Encoder(PPMD_ORDER, PPMD_MEMORY)
     return len(encoder.encode(text.encode())) + len(encoder.flush())
 
 
-class Baselines:
-    """Starts computing the baselines of two texts, or reads them from the cache; `result` is None until it is done."""
+def _compute(train: str, valid: str, test: str, cleaning: Cleaning) -> dict[str, float]:
+    simple = {"uniform": uniform(train), "unigram": unigram(train, valid)}
+    compressed = {"ppmd": ppmd(train, valid), "ppmd_test": ppmd(train, test)}
+    return simple | ngram(train, valid, test, cleaning) | compressed
 
-    def __init__(self, train: str, valid: str) -> None:
-        key = hashlib.sha256("\0".join((train, valid)).encode()).hexdigest()[:24]
+
+class Baselines:
+    """Starts computing the baselines of a corpus, or reads them from the cache; `result` is None until it is done.
+    `texts`: "train", "valid" and "test", cleaned by `cleaning`."""
+
+    def __init__(self, texts: Mapping[str, str], cleaning: Cleaning) -> None:
+        parts, rules = [texts[part] for part in PARTS], cleaning.to_json()
+        key = hashlib.sha256("\0".join([*parts, json.dumps(rules)]).encode()).hexdigest()[:24]
         self._cached = cache_folder() / "baselines" / f"{key}.json"
         self._result: dict[str, float] | None = None
         with contextlib.suppress(OSError, ValueError):
@@ -58,12 +108,13 @@ class Baselines:
             # In a session of its own, so that Ctrl-C reaches the training only.
             self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, start_new_session=True)
             # A pipe holds less than a corpus, so a thread fills it.
-            texts = json.dumps({"train": train, "valid": valid})
-            self._thread = threading.Thread(target=self._work, args=(texts,), daemon=True)
+            given = json.dumps({"texts": parts, "cleaning": rules})
+            self._thread = threading.Thread(target=self._work, args=(given,), daemon=True)
             self._thread.start()
 
     def result(self) -> dict[str, float] | None:
-        """Returns {"uniform": ..., "unigram": ..., "ppmd": ...} in bits per character, or None."""
+        """Returns {"uniform": ..., "unigram": ..., "ngram": ..., "ngram_test": ..., "ngram_order": ..., "ppmd": ...,
+        "ppmd_test": ...} in bits per character, those of valid without a suffix; or None."""
         return self._result
 
     def wait(self, seconds: float) -> dict[str, float] | None:
@@ -78,15 +129,15 @@ class Baselines:
             self._process.kill()
             self._thread.join()
 
-    def _work(self, texts: str) -> None:
+    def _work(self, given: str) -> None:
         with contextlib.suppress(OSError, ValueError):  # closed before it had read or printed everything
-            self._result = json.loads(self._process.communicate(texts)[0])
+            self._result = json.loads(self._process.communicate(given)[0])
             self._cached.parent.mkdir(parents=True, exist_ok=True)
             write_json(self._cached, self._result)
 
 
 if __name__ == "__main__":
     os.nice(10)
-    texts = json.load(sys.stdin)
-    scores = {"uniform": uniform(texts["train"]), "unigram": unigram(**texts), "ppmd": ppmd(**texts)}
-    print(json.dumps(scores))
+    given = json.load(sys.stdin)
+    train, valid, test = given["texts"]
+    print(json.dumps(_compute(train, valid, test, Cleaning(**given["cleaning"]))))

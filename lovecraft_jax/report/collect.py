@@ -21,6 +21,7 @@ from lovecraft_jax.stylometry.authorship import Author, Comparison, FeatureCompa
 from lovecraft_jax.stylometry.features import measure
 from lovecraft_jax.stylometry.overlap import Overlap, Span
 from lovecraft_jax.training import metrics
+from lovecraft_jax.training.guard import ValidScores, final_warnings, uniform_bpc
 from lovecraft_jax.training.progress import Progress
 
 TEMPERATURES = (0.4, 0.7, 1.0)
@@ -69,6 +70,7 @@ class RunReport:
     parameters: int
     step: int  # of the checkpoint
     rows: list[Row]
+    warnings: list[str]  # of guard.py
     baselines: dict[str, float]
     progress: Progress
     training_samples: list[TrainingSample]
@@ -107,6 +109,11 @@ class RunReport:
         return max((row["step"] for row in self.rows), default=self.step)
 
     @property
+    def patience(self) -> int:
+        """The train.patience that ended the run before its last step; 0 if none did."""
+        return max((row.get("patience", 0) for row in self.rows), default=0)
+
+    @property
     def features_by_temperature(self) -> list[tuple[FeatureComparison, ...]]:
         """For each feature that says something its comparisons at all temperatures."""
         by_temperature = zip(*(texts.comparison.features for texts in self.generated), strict=True)
@@ -126,9 +133,12 @@ def collect_run(workdir: str, checkpoint: str, name: str, corpus: str | None = N
     """Loads the run in `workdir`, which the page calls `name`, and analyses it. Raises UserError if it is no run, and
     OSError where one of its files cannot be read. `corpus`: see `load_run`."""
     run, path = load_run(workdir, checkpoint, corpus), resolve_path(workdir)
-    by_tale = dataset.prepare(run.config, run.corpus, run.tokenizer).splits.by_tale
+    data = dataset.prepare(run.config, run.corpus, run.tokenizer)
+    by_tale = data.splits.by_tale
     tales = {split: {visible(tale, one_line=True): text for tale, text in by_tale[split].items()} for split in by_tale}
     rows = _read_metrics(path / metrics.FILE)
+    uniform = {split: uniform_bpc(text, run.tokenizer.size) for split, text in data.encoded.items()}
+    final = [row for row in rows if row.get("scoring") == "final"]
     versions, baselines = (_read_json(path / f"{name}.json") for name in ("versions", "baselines"))
     overlap = Overlap(tales["train"])
     held_out = tales["valid"] | tales["test"]
@@ -155,6 +165,7 @@ def collect_run(workdir: str, checkpoint: str, name: str, corpus: str | None = N
         parameters=sum(leaf.size for leaf in jax.tree.leaves(run.variables["params"])),
         step=run.step,
         rows=rows,
+        warnings=final_warnings(ValidScores(rows), final, uniform),
         baselines=baselines,
         progress=Progress.of(run.config.data.batch_size, run.config.data.seq_len, run.corpus),
         training_samples=training_samples,

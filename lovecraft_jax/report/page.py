@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lovecraft_jax.data.splits import describe
+from lovecraft_jax.inference.baselines import labelled
 from lovecraft_jax.report import plots
 from lovecraft_jax.report.collect import RunReport
 from lovecraft_jax.report.excerpts import BITS, mark_spans, shorten, split_activations, split_words
@@ -39,8 +40,8 @@ def render(runs: Sequence[RunReport]) -> str:
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    filters = (mark_spans, split_activations, split_words, shorten, number, strip_position, duration, odds, describe)
-    environment.filters |= {function.__name__: function for function in filters}
+    filters = (mark_spans, split_activations, split_words, shorten, number, strip_position, duration, odds)
+    environment.filters |= {function.__name__: function for function in (*filters, describe, labelled)}
     curves = [plots.TrainingCurve(run.name, run.rows, run.progress.chars_per_step, run.baselines) for run in runs]
     scores = {run.name: {score.tale: score.bpc for score in run.surprisal.scores} for run in runs}
     ranges = [f"{name} from {min(of.values()):.3f} to {max(of.values()):.3f}" for name, of in scores.items()]

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
+from lovecraft_jax.inference.baselines import labelled
 from lovecraft_jax.probing.rare_words import LetterPrediction
 from lovecraft_jax.report.palette import LIGHT, RUNS
 from lovecraft_jax.runtime.files import Row
@@ -31,7 +32,7 @@ class TrainingCurve:
     name: str
     rows: list[Row]
     chars_per_step: float  # makes runs with different batches comparable
-    baselines: dict[str, float]
+    baselines: dict[str, float]  # as baselines.json has them
 
 
 def training_curve(curves: Sequence[TrainingCurve]) -> Figure:
@@ -49,8 +50,9 @@ def training_curve(curves: Sequence[TrainingCurve]) -> Figure:
     if scores:  # the loss of the first steps is so high that everything else would look flat
         axes.set_ylim(top=min(axes.get_ylim()[1], 1.3 * max(scores)))
     top = axes.get_ylim()[1]
-    for name, baseline in curves[0].baselines.items():
-        if baseline < top and all(run.baselines == curves[0].baselines for run in curves):
+    first, *others = (labelled(run.baselines) for run in curves)
+    for name, baseline in first.items():
+        if baseline < top and all(other.get(name) == baseline for other in others):
             axes.axhline(baseline, color=LIGHT["author"], linestyle=(0, (4, 3)), linewidth=1)
             style: dict[str, Any] = {"xytext": (4, 3), "textcoords": "offset points", "color": LIGHT["quiet"]}
             axes.annotate(f"{name} {baseline:.3f}", (0, baseline), xycoords=("axes fraction", "data"), **style)

@@ -13,7 +13,7 @@ from etils import epath
 from lovecraft_jax.config import Config
 from lovecraft_jax.data.dataset import Data
 from lovecraft_jax.inference import generate
-from lovecraft_jax.inference.baselines import Baselines
+from lovecraft_jax.inference.baselines import Baselines, labelled, to_compare
 from lovecraft_jax.model.lm import LanguageModel
 from lovecraft_jax.runtime import distributed
 from lovecraft_jax.runtime.console import log
@@ -59,7 +59,7 @@ class Logger:
         trim_samples(self._path / "samples", step)
         self._metrics = MetricsWriter(self._path, step)
         stack.callback(self._metrics.close)
-        self._baselines = Baselines(self._data.splits.text["train"], self._data.splits.text["valid"])
+        self._baselines = Baselines(self._data.splits.text, self._data.tokenizer.cleaning)
         stack.callback(self._baselines.close)
         self._baselines_logged = False
         self._display = Display(step, total, self.progress, stack)
@@ -98,7 +98,7 @@ class Logger:
         text = self._config.sample.prompt + self._sample(model, variables, "best.txt")
         self.write(*rows)
         origin = f"from the best checkpoint, step {rows[0]['checkpoint']:,}; all is in {self._path}"
-        self.log("", *text.split("\n"), "", origin)
+        self.log("", *text.split("\n"), "", origin, *to_compare(self._baselines.result() or {}))
         self.results(rows)
 
     @_main_process_only
@@ -135,5 +135,5 @@ class Logger:
         """Logs and writes the baselines once, as soon as they are known."""
         if (known := self._baselines.result()) and not self._baselines_logged:
             write_json(self._path / "baselines.json", known)
-            self.log("baselines on valid: " + ", ".join(f"{name} {bpc:.3f}" for name, bpc in known.items()))
+            self.log("baselines on valid: " + ", ".join(f"{name} {bpc:.3f}" for name, bpc in labelled(known).items()))
             self._baselines_logged = True

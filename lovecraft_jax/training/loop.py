@@ -27,6 +27,7 @@ from lovecraft_jax.runtime.signals import collect_signals
 from lovecraft_jax.runtime.watchdog import Watchdog
 from lovecraft_jax.training.checkpoint import Checkpoints, saved_steps
 from lovecraft_jax.training.compiled import dispatch_steps, make_program
+from lovecraft_jax.training.guard import ValidScores, final_warnings, uniform_bpc
 from lovecraft_jax.training.logger import Logger
 from lovecraft_jax.training.metrics import FILE
 from lovecraft_jax.training.profiler import Profiler
@@ -88,6 +89,7 @@ class Training:
         self.step = restored.step if restored else 0
         self.checkpoints.delete_after(self.step)
         self.state: TrainState = restored.state if restored else self.program.init(config.seed)
+        self.scores = ValidScores(row for row in self._recorded("scheduled") if row["step"] <= self.step)
 
     def _prepare(self, cores: int) -> None:
         """Builds what each process needs of its own. Raises UserError for wrong input."""
@@ -111,16 +113,16 @@ class Training:
 
     def run(self) -> int:
         """Trains until the run ends, is interrupted or reaches `stop_at_step`, and returns an exit code."""
-        read = lambda: read_rows(self.path / FILE) if distributed.is_main_process() else []  # noqa: E731
-        rows = distributed.on_all_processes(read)
-        final = distributed.gather([row for row in rows if row.get("scoring") == "final"])[0]
-        if self.step == self.total and final:
-            log(f"{self.path}: already finished at step {self.total:,}")
+        final = self._recorded("final")
+        if self.is_over and final:
+            log(f"{self.path}: already finished at step {self.step:,}{self._why_early()}")
             self.logger.results(final)
+            for line in self._warnings(final):
+                log(line)
             return DONE
         self.open()
         stop_requested = self._train(min(self.config.train.stop_at_step or self.total, self.total))
-        if self.step == self.total:
+        if self.is_over:
             return self._finish()
         self.save()
         self.checkpoints.wait()
@@ -129,6 +131,11 @@ class Training:
             return INTERRUPTED
         self.logger.log(f"stopped at step {self.step:,} as train.stop_at_step asked, saved")
         return DONE
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to train: all steps are done, or train.patience is at its end."""
+        return self.step == self.total or self._is_out_of_patience()
 
     def open(self) -> None:
         """Opens the run's files and display, starts watchdog and clock. To be called before its first dispatch."""
@@ -163,7 +170,7 @@ class Training:
         K, stop, stop_requested = dispatch_steps(self.config), distributed.StopRequest(self.signals), False
         pending: tuple[int, Metrics] | None = None
         batches, after = self._send(self.step, K)
-        while self.step < end and not (stop_requested := stop.received()):
+        while self.step < end and not self.is_over and not (stop_requested := stop.received()):
             self.profiler.start_if_due(self.step, self.state)
             self.state, metrics = self.program.train_steps(self.state, batches)
             self.step = after
@@ -259,21 +266,50 @@ class Training:
         self.save(score.bpc)
         self.watchdog.feed()
         self.logger.log(f"step {self.step:,}: valid {score.bpc:.4f} bpc")
+        self.scores.add(self.step, score.bpc)
+        if self.scores.began_to_get_worse and not self.config.train.patience:
+            self.logger.log(f"{self.scores.describe_worse()}; train.patience ends such a run")
 
     def _finish(self) -> int:
         """Writes the final scores of valid and test from the best checkpoint, and a sample of it."""
+        if early := self._why_early():
+            self.logger.log(f"ended at step {self.step:,} of {self.total:,}{early}")
+        ended = {"patience": self.config.train.patience} if early else {}
         self.checkpoints.wait()
         restored = self.checkpoints.restore_newest(self.program.target, first=self.checkpoints.best_step)
         assert restored is not None, "the last step is always evaluated, and so saved"
         variables, rows = distributed.local_copy(restored.state.scored), []
         for split in ("valid", "test"):
             score = self.scorer.final(variables, self.data.encoded[split], self.bce)
-            row = score_row(self.total, split, "final", score) | self._window_score(split, variables)
-            rows.append(row | {"checkpoint": restored.step})
+            row = score_row(self.step, split, "final", score) | self._window_score(split, variables)
+            rows.append(row | {"checkpoint": restored.step} | ended)
             self.watchdog.feed()
         self.logger.finish(rows, self.program.model, variables)
+        for line in self._warnings(rows):
+            self.logger.log(line)
         distributed.gather(None)  # wait for all: JAX takes a process that exits earlier for lost
         return DONE
+
+    def _recorded(self, scoring: str) -> list[Row]:
+        """The scores of a kind in metrics.jsonl, as the main process reads them."""
+        read = lambda: read_rows(self.path / FILE) if distributed.is_main_process() else []  # noqa: E731
+        rows = distributed.on_all_processes(read)
+        return distributed.gather([row for row in rows if row.get("scoring") == scoring])[0]
+
+    def _is_out_of_patience(self) -> bool:
+        return 0 < self.config.train.patience <= self.scores.without_improvement
+
+    def _why_early(self) -> str:
+        """Why the run ends before its last step, as the end of a sentence; "" where it does not."""
+        if self.step == self.total or not self._is_out_of_patience():
+            return ""
+        (step, bpc), count = self.scores.best, self.scores.without_improvement
+        since = f"no improvement in {count} evaluations on valid {bpc:.4f} bpc at step {step:,}"
+        return f": {since} (train.patience={self.config.train.patience})"
+
+    def _warnings(self, final: list[Row]) -> list[str]:
+        uniform = {part: uniform_bpc(text, self.data.tokenizer.size) for part, text in self.data.encoded.items()}
+        return final_warnings(self.scores, final, uniform)
 
     def _window_score(self, split: str, variables: Variables) -> Row:
         """In the window regime, the score as the model was trained: every window from a zero carry."""

@@ -94,10 +94,10 @@ class _Stack:
 
     def train(self) -> None:
         """Trains all runs to the end, those that are behind first, and saves them."""
-        unfinished = [run for run in self.runs if run.step < self.end]
+        unfinished = [run for run in self.runs if self._is_unfinished(run)]
         for run in unfinished:
             run.open()
-        while not self.signals and (behind := [run for run in self._good(unfinished) if run.step < self.end]):
+        while not self.signals and (behind := list(filter(self._is_unfinished, self._good(unfinished)))):
             step = min(run.step for run in behind)
             stop = min((run.step for run in behind if run.step > step), default=self.end)
             self._advance([run for run in behind if run.step == step], step, stop)
@@ -117,21 +117,27 @@ class _Stack:
         places = [run if run in active else active[0] for run in self.runs]
         state = stack_trees([jax.device_put(run.state, self.device) for run in places])
         batches, after = self._batches(places, step, stop)
-        while step < stop and not self.signals and self._good(active):
+        while step < stop and not self.signals and (training := list(filter(self._is_unfinished, self._good(active)))):
             state, metrics = self.train_steps(state, batches)
             step = after
             if step < stop:
                 batches, after = self._batches(places, step, stop)  # while the device computes
             results = unstack_trees((state, metrics))
             for run, (run_state, run_metrics) in zip(self.runs, results, strict=True):
-                if run in self._good(active):
+                if run in training:
                     self._guard(run, functools.partial(run.after, step, run_state, run_metrics))
+                    if run.is_over and step < self.end:
+                        run.watchdog.close()  # nothing feeds it while the others are trained
 
     def _batches(self, places: list[Training], step: int, stop: int) -> tuple[Batch, int]:
         """Returns the batches of the dispatch from `step`, with leaves [S, K, ...], and the step that it ends at."""
         after = min((step // self.K + 1) * self.K, stop)
         batches = [run.batches.at(step, after - step) for run in places]
         return jax.tree.map(lambda *leaves: np.stack(leaves), *batches), after
+
+    def _is_unfinished(self, run: Training) -> bool:
+        """Whether a run is to be trained: its patience may end it before the others."""
+        return run.step < self.end and not run.is_over
 
     def _good(self, runs: list[Training]) -> list[Training]:
         return [run for run in runs if run not in self.failures]

@@ -1,5 +1,6 @@
 """Baselines against values worked out by hand, and the process and cache in which they are computed."""
 
+import dataclasses
 import math
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from lovecraft_jax.data import corpus
+from lovecraft_jax.data.cleaning import make_cleaning
 from lovecraft_jax.inference import baselines
 from lovecraft_jax.inference.baselines import Baselines
 
@@ -47,36 +49,72 @@ def test_ppmd_of_noise_is_its_entropy() -> None:
     assert baselines.ppmd(noise[:10_000], noise[10_000:]) == pytest.approx(2.0, rel=0.1)
 
 
+def test_an_unknown_character_costs_the_ngram_its_token_and_its_spelling() -> None:
+    train, ascii = "abba" * 20, make_cleaning("ascii")
+    known = baselines.ngram(train, "z", "zaz", ascii)
+    # Both tokenized texts differ from those of a smaller alphabet in nothing but what spelling costs.
+    other = dataclasses.replace(ascii, keep="abz")
+    spelt = baselines.ngram(train, "z", "zaz", other)
+    assert len(ascii.keep) == 96
+    assert known["ngram"] - spelt["ngram"] == pytest.approx(math.log2(96 / 3), rel=1e-12)
+    assert known["ngram_test"] - spelt["ngram_test"] == pytest.approx(math.log2(96 / 3) * 2 / 3, rel=1e-12)
+    assert known["ngram"] > math.log2(96) + 1
+
+
+def test_a_text_that_is_too_long_for_the_ngram_has_the_other_baselines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(baselines, "NGRAM_CHARS", 79)
+    assert baselines.ngram("abba" * 20, "a", "b", make_cleaning("ascii")) == {}
+
+
+def test_labels_say_what_adapts_and_those_of_earlier_runs_have_no_ngram() -> None:
+    earlier = {"uniform": 6.0, "unigram": 4.0, "ppmd": 1.5}
+    assert baselines.labelled(earlier) == {"uniform": 6.0, "unigram": 4.0, "PPMd (adaptive)": 1.5}
+    assert baselines.to_compare(earlier) == []
+    known = earlier | {"ngram": 1.75, "ngram_test": 1.8, "ngram_order": 8, "ppmd_test": 1.6}
+    assert baselines.labelled(known) == baselines.labelled(earlier) | {"8-gram (static)": 1.75}
+    static, adaptive = baselines.to_compare(known)
+    assert static == "8-gram (static): valid 1.7500, test 1.8000 bpc"
+    assert adaptive.startswith("PPMd (adaptive: it learns ")
+
+
 def test_baselines_are_computed_in_another_process_and_cached_unless_damaged(cache: Path, tales: list[str]) -> None:
-    train, valid = "".join(tales[:20]), tales[0]  # more than a pipe holds
-    assert len(train) > 1 << 16
+    texts, ascii = {"train": "".join(tales[:20]), "valid": tales[0], "test": tales[21]}, make_cleaning("ascii")
+    train, valid, test = texts.values()
+    assert len(train) > 1 << 16  # more than a pipe holds
     expected = {
         "uniform": baselines.uniform(train),
         "unigram": baselines.unigram(train, valid),
+        **baselines.ngram(train, valid, test, ascii),
         "ppmd": baselines.ppmd(train, valid),
+        "ppmd_test": baselines.ppmd(train, test),
     }
-    first = Baselines(train, valid)
+    first = Baselines(texts, ascii)
     assert first.wait(120) == first.result() == expected
     first.close()
     files = [path for path in cache.rglob("*") if path.is_file()]
     assert len(files) == 1
 
-    again = Baselines(train, valid)
+    again = Baselines(texts, ascii)
     assert again.result() == expected  # at once, from the cache
     again.close()
-    other = Baselines(train + valid[:100], valid[100:])  # the same characters, split elsewhere
-    other.close()
-    assert other.result() is None
+    for others, cleaning in (
+        ({"train": train + valid[:100], "valid": valid[100:], "test": test}, ascii),  # the same text, split elsewhere
+        (texts | {"test": tales[22]}, ascii),
+        (texts, make_cleaning("unicode")),
+    ):
+        other = Baselines(others, cleaning)
+        other.close()
+        assert other.result() is None
     assert [path for path in cache.rglob("*") if path.is_file()] == files
 
     files[0].write_text('{"uniform": 1.5')  # damaged
-    damaged = Baselines(train, valid)
+    damaged = Baselines(texts, ascii)
     assert damaged.wait(120) == expected
     damaged.close()
 
 
 def test_closing_ends_the_process(cache: Path) -> None:
-    work = Baselines("ab" * 3_000_000, "ab" * 300_000)
+    work = Baselines({"train": "ab" * 3_000_000, "valid": "ab" * 300_000, "test": "ba"}, make_cleaning("ascii"))
     process = work._process
     assert isinstance(process, subprocess.Popen)
     assert process.poll() is None

@@ -1,6 +1,7 @@
 """The report: one self-contained file, complete for any run, that a browser shows without errors at any width."""
 
 import dataclasses
+import json
 import os
 import re
 import shutil
@@ -92,6 +93,40 @@ def test_control_characters_of_texts_and_names_are_symbols_on_the_page(report: R
     page = render([dataclasses.replace(report, workdir="runs/\x07\x85", generated=generated)])
     assert r"a␛[31mb\u202ec\udce9" in page
     assert r"runs/␇\x85" in page
+
+
+def test_a_score_is_compared_with_static_baselines_only(report: RunReport) -> None:
+    known = {"uniform": 6.3, "unigram": 4.4, "ppmd": 1.97531}
+    earlier = render([dataclasses.replace(report, baselines=known)])
+    assert "PPMd (adaptive) 1.975" in earlier
+    assert "n-gram" not in re.sub(r"<svg.*?</svg>", "", earlier.split('<section id="change"')[0], flags=re.DOTALL)
+    known |= {"ngram": 2.1, "ngram_test": 2.46802, "ngram_order": 6, "ppmd_test": 1.86423}
+    page = render([dataclasses.replace(report, baselines=known)])
+    assert "6-gram (static) 2.100, PPMd (adaptive) 1.975" in page
+    assert re.search(r"bits per character of the test tales, where the best n-gram, [^.]*, needs 2\.47\.", page)
+    assert "needs 1." not in page
+
+
+def test_a_run_that_got_worse_or_was_ended_early_says_so(report: RunReport) -> None:
+    page = render([report])
+    assert "<dt>Warning</dt>" not in page
+    assert "ended early" not in page
+    line = "WARNING: getting worse since step 20: valid 2.0 < 3.0"
+    page = render([dataclasses.replace(report, warnings=[line])])
+    assert "<dt>Warning</dt>\n  <dd><strong>getting worse since step 20: valid 2.0 &lt; 3.0</strong></dd>" in page
+    rows = [row | ({"patience": 4} if row.get("scoring") == "final" else {}) for row in report.rows]
+    page = render([dataclasses.replace(report, rows=rows)])
+    assert "ended early, after 4 evaluations without an improvement (train.patience)" in page
+
+
+def test_a_report_has_the_warnings_of_its_rows(report: RunReport, trained: Path, tmp_path: Path) -> None:
+    assert report.warnings == []
+    workdir = shutil.copytree(trained, tmp_path / "run")
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    rows[-2]["bpc"] = 6.5  # uniform: 6.32
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (line,) = collect_run(str(workdir), "best", "run").warnings
+    assert "valid 6.5000 bpc is no better than guessing" in line
 
 
 def test_the_final_score_of_another_checkpoint_is_none(report: RunReport) -> None:

@@ -112,11 +112,15 @@ def test_results_go_to_standard_output_and_a_summary_and_progress_to_standard_er
         assert part in summary
 
 
-def test_baselines_are_logged(windows: tuple) -> None:
-    logged = re.search(r"baselines on valid: uniform (\S+), unigram (\S+), ppmd (\S+)\n", windows[1].stderr)
+def test_baselines_are_logged_and_stand_beside_the_final_scores(windows: tuple) -> None:
+    shown = r"uniform (\S+), unigram (\S+), (\d+)-gram \(static\) (\S+), PPMd \(adaptive\) (\S+)\n"
+    logged = re.search(rf"baselines on valid: {shown}", windows[1].stderr)
     assert logged is not None
     assert logged[1] == f"{math.log2(80):.3f}"
-    assert 1 < float(logged[3]) < float(logged[2]) < float(logged[1])
+    assert 1 < float(logged[5]) < float(logged[4]) < float(logged[2]) < float(logged[1])
+    known = _json(windows[0] / "baselines.json")
+    beside_final_scores = f"\n{logged[3]}-gram (static): valid {known['ngram']:.4f}, test "
+    assert beside_final_scores in windows[1].stderr
 
 
 def test_the_window_regime_reports_both_scores(windows: tuple) -> None:
