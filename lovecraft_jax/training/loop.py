@@ -14,6 +14,7 @@ from lovecraft_jax.config import Config, flatten
 from lovecraft_jax.data import dataset
 from lovecraft_jax.data.batches import Batches
 from lovecraft_jax.inference import generate
+from lovecraft_jax.inference.adaptive import MOST_TOKENS, AdaptiveScorer
 from lovecraft_jax.inference.scoring import Scorer, score_row
 from lovecraft_jax.model import backend
 from lovecraft_jax.model.lm import Variables
@@ -28,9 +29,9 @@ from lovecraft_jax.runtime.watchdog import Watchdog
 from lovecraft_jax.training.checkpoint import Checkpoints, saved_steps
 from lovecraft_jax.training.compiled import dispatch_steps, make_program
 from lovecraft_jax.training.logger import Logger
-from lovecraft_jax.training.metrics import FILE
+from lovecraft_jax.training.metrics import FILE, FINAL
 from lovecraft_jax.training.profiler import Profiler
-from lovecraft_jax.training.run_files import check_same_run, read_run_files
+from lovecraft_jax.training.run_files import check_same_run, read_run_files, write_rates
 from lovecraft_jax.training.state import TrainState
 from lovecraft_jax.training.step import Metrics
 from lovecraft_jax.training.throughput import MatmulPeak, Throughput
@@ -113,7 +114,7 @@ class Training:
         """Trains until the run ends, is interrupted or reaches `stop_at_step`, and returns an exit code."""
         read = lambda: read_rows(self.path / FILE) if distributed.is_main_process() else []  # noqa: E731
         rows = distributed.on_all_processes(read)
-        final = distributed.gather([row for row in rows if row.get("scoring") == "final"])[0]
+        final = distributed.gather([row for row in rows if row.get("scoring") in FINAL])[0]
         if self.step == self.total and final:
             log(f"{self.path}: already finished at step {self.total:,}")
             self.logger.results(final)
@@ -271,9 +272,29 @@ class Training:
             row = score_row(self.total, split, "final", score) | self._window_score(split, variables)
             rows.append(row | {"checkpoint": restored.step})
             self.watchdog.feed()
+        if self.config.train.adaptive:
+            rows += self._adaptive_rows(variables, restored.step)
         self.logger.finish(rows, self.program.model, variables)
         distributed.gather(None)  # wait for all: JAX takes a process that exits earlier for lost
         return DONE
+
+    def _adaptive_rows(self, variables: Variables, checkpoint: int) -> list[Row]:
+        """Tunes the rates of dynamic evaluation on valid, saves them, and returns both adaptive scores."""
+        texts = self.data.encoded
+        if (tokens := len(texts["valid"].ids) + len(texts["test"].ids)) > MOST_TOKENS:
+            why = f"valid and test have {tokens:,} tokens, over {MOST_TOKENS:,}"
+            self.logger.log(f"no adaptive scores: {why}; evaluate --adaptive computes them")
+            return []
+        scorer = AdaptiveScorer.of(self.scorer, variables, texts["train"])
+        self.watchdog.feed()
+        rates, rows = scorer.tune(texts["valid"], self.watchdog.feed), []
+        if distributed.is_main_process():
+            write_rates(self.path, checkpoint, rates)
+        for split in ("valid", "test"):
+            row = score_row(self.total, split, "adaptive", scorer.score(texts[split], rates))
+            rows.append(row | rates._asdict() | {"checkpoint": checkpoint})
+            self.watchdog.feed()
+        return rows
 
     def _window_score(self, split: str, variables: Variables) -> Row:
         """In the window regime, the score as the model was trained: every window from a zero carry."""
