@@ -102,7 +102,7 @@ class Run:
         saved there, if it can be written to."""
         if self.workdir and (saved := read_rates(self.workdir, self.step)):
             return saved
-        rates = self._adaptive_scorer.tune(self._encoded["valid"])
+        rates, _ = self._adaptive_scorer.tune(self._encoded["valid"])
         try:
             if self.workdir:
                 write_rates(self.workdir, self.step, rates)

@@ -287,11 +287,13 @@ class Training:
             return []
         scorer = AdaptiveScorer.of(self.scorer, variables, texts["train"])
         self.watchdog.feed()
-        rates, rows = scorer.tune(texts["valid"], self.watchdog.feed), []
+        (rates, tuned), rows = scorer.tune(texts["valid"], self.watchdog.feed), []
         if distributed.is_main_process():
             write_rates(self.path, checkpoint, rates)
         for split in ("valid", "test"):
-            row = score_row(self.total, split, "adaptive", scorer.score(texts[split], rates))
+            is_known = split == "valid" and tuned.tokens == len(texts["valid"].ids)
+            score = tuned if is_known else scorer.score(texts[split], rates)
+            row = score_row(self.total, split, "adaptive", score)
             rows.append(row | rates._asdict() | {"checkpoint": checkpoint})
             self.watchdog.feed()
         return rows

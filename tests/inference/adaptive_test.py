@@ -1,6 +1,5 @@
 """Dynamic evaluation: what it may know, its rule against a float64 one, its rates, the rows that a run ends with."""
 
-import dataclasses
 import json
 import math
 import shutil
@@ -25,7 +24,7 @@ from lovecraft_jax.run import load_run
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.training import loop
 from tests.conftest import Command
-from tests.helpers.runs import rows
+from tests.helpers.runs import launch, rows
 from tests.helpers.untrained import random_variables, sigmoid
 
 V, START = 7, 3
@@ -101,13 +100,13 @@ def test_without_rates_it_is_the_static_score_and_with_rates_it_learns(
 
 
 def test_a_text_that_repeats_itself_gets_cheaper_with_each_repetition() -> None:
-    scorer, passage = small_scorer(), random_text(2 * SEGMENT)
-    nats = costs(scorer, encoded(np.tile(passage.ids, 20)), Rates(1e-2, 0.0)).reshape(20, -1).sum(axis=1)
+    scorer, passage = small_scorer(), random_text(SEGMENT)
+    nats = costs(scorer, encoded(np.tile(passage.ids, 40)), Rates(1e-2, 0.0)).reshape(40, -1).sum(axis=1)
     assert nats[-1] < 0.8 * nats[0]
     fixed = static(scorer.scorer.model)
-    batch = single_row(np.tile(passage.ids, 20), START, CHUNK)
+    batch = single_row(np.tile(passage.ids, 40), START, CHUNK)
     _, unchanged = fixed.step(fixed.init(scorer.variables, 1), batch)
-    per_repetition = np.asarray(unchanged.nats_BT)[0, : 20 * len(passage.ids)].reshape(20, -1).sum(axis=1)
+    per_repetition = np.asarray(unchanged.nats_BT)[0, : 40 * len(passage.ids)].reshape(40, -1).sum(axis=1)
     assert per_repetition[-1] == pytest.approx(per_repetition[1], rel=0.02)
 
 
@@ -132,7 +131,8 @@ def test_tuning_finds_the_best_rates_in_few_scores(target: tuple[int, int]) -> N
             return Score(math.nan if lr > target[0] + 1 else value, 1, 1, V)
 
     seen: list[int] = []
-    rates = Bowl(None, {}, {}).tune(random_text(adaptive.TUNING_TOKENS + 1), lambda: seen.append(1))
+    rates, score = Bowl(None, {}, {}).tune(random_text(adaptive.TUNING_TOKENS + 1), lambda: seen.append(1))
+    assert score.nats == 0
     assert rates == (LEARNING_RATES[target[0]], DECAYS[target[1]])
     assert len(tried) == len(set(tried)) == len(seen) <= 25
 
@@ -148,7 +148,7 @@ def test_rates_are_tuned_on_valid_and_saved_and_score_test(trained: Path, tmp_pa
 
     run, fixed = load_run(workdir), evaluate(command, workdir)
     assert (fixed["scoring"], unwritten["scoring"]) == ("static", "adaptive")
-    valid = dataclasses.replace(run.split("valid"), ids=run.split("valid").ids[: adaptive.TUNING_TOKENS])
+    valid = run.split("valid")
     tuned = run._adaptive_scorer.score(valid, run.adaptive_rates).nats
     for other in (Rates(saved["40"]["lr"] * 2, 0.0), Rates(saved["40"]["lr"] / 2, 0.0), Rates(0.0, 0.0)):
         assert tuned < run._adaptive_scorer.score(valid, other).nats
@@ -188,6 +188,18 @@ def test_a_finished_run_has_adaptive_rows_beside_the_static_ones(
     loop.train(config, str(tmp_path))
     assert capfd.readouterr().out.splitlines() == printed
     assert [row for row in rows(tmp_path) if row.get("scoring") in ("final", "adaptive")] == final
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_scores_that_one_computes(tmp_path: Path) -> None:
+    few = ("--config.train.steps=10", "--config.train.eval_every=10", "--config.train.adaptive")
+    done = launch("--config=configs/tiny.py", *few, f"--workdir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    run = load_run(tmp_path)
+    final = [row for row in rows(tmp_path) if row.get("scoring") == "adaptive"]
+    assert [row["split"] for row in final] == ["valid", "test"]
+    for row in final:
+        assert row["bpc"] == pytest.approx(run.score(run.split(row["split"]), adaptive=True).bpc, rel=1e-6)
 
 
 def test_splits_that_would_take_too_long_are_left_to_evaluate(
