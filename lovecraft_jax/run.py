@@ -102,6 +102,7 @@ class Run:
         saved there, if it can be written to."""
         if self.workdir and (saved := read_rates(self.workdir, self.step)):
             return saved
+        log("tuning the rates of adaptive scores on valid")
         rates, _ = self._adaptive_scorer.tune(self._encoded["valid"])
         try:
             if self.workdir:

@@ -285,6 +285,7 @@ class Training:
             why = f"valid and test have {tokens:,} tokens, over {MOST_TOKENS:,}"
             self.logger.log(f"no adaptive scores: {why}; evaluate --adaptive computes them")
             return []
+        self.logger.log("tuning the rates of the adaptive scores on valid")
         scorer = AdaptiveScorer.of(self.scorer, variables, texts["train"])
         self.watchdog.feed()
         (rates, tuned), rows = scorer.tune(texts["valid"], self.watchdog.feed), []
