@@ -137,6 +137,7 @@ def test_tuning_finds_the_best_rates_in_few_scores(target: tuple[int, int]) -> N
     assert len(tried) == len(set(tried)) == len(seen) <= 25
 
 
+@pytest.mark.slow
 def test_rates_are_tuned_on_valid_and_saved_and_score_test(trained: Path, tmp_path: Path, command: Command) -> None:
     workdir = shutil.copytree(trained, tmp_path / "run")
     (workdir / "adaptive.json.partial").symlink_to(tmp_path / "missing" / "file")  # so it cannot be written
