@@ -71,6 +71,7 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config.train.checkpoint_every = 500  # steps; every evaluation saves as well
     config.train.keep = 2  # latest checkpoints; the best is kept as well
     config.train.watchdog = 900.0  # ends a run after so many seconds without a finished step or score; 0: never
+    config.train.adaptive = True  # final scores by dynamic evaluation too (inference/adaptive.py), in half a minute
 
     # What is generated at every evaluation.
     config.sample.prompt = "The ancient house"
@@ -83,6 +84,7 @@ def get_config(variant: str | None = None) -> ConfigDict:
         config.train.steps = 300
         config.train.eval_every = 100
         config.train.checkpoint_every = 100
+        config.train.adaptive = False
         config.optimizer.warmup = 50
     elif variant == "article":
         _follow_article(config)
@@ -111,3 +113,4 @@ def _follow_article(config: ConfigDict) -> None:
     config.train.epochs = 850.0
     config.train.eval_every = 10_000  # six epochs
     config.train.checkpoint_every = 2000
+    config.train.adaptive = False  # the article's loss is another

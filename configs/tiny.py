@@ -28,5 +28,6 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config.train.eval_every = 20
     config.train.eval_lanes = 8
     config.train.checkpoint_every = 10
+    config.train.adaptive = False
     config.sample.length = 40
     return config

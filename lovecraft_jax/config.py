@@ -171,6 +171,7 @@ class TrainConfig:
     checkpoint_every: int = at_least(1, resume="free")
     keep: int = at_least(2, resume="free")
     watchdog: float = nonnegative(below=1e9, resume="free")
+    adaptive: bool = flag(default=False, resume="free")
 
     def __post_init__(self) -> None:
         if self.epochs == 0 and self.steps == 0:

@@ -13,10 +13,13 @@ from lovecraft_jax.runtime.files import expand_home, strict
 
 
 def main() -> int:
-    """Prints one JSON line: loss (nats per token), bpc, bce with --bce, perplexity, tokens, characters and the text."""
+    """Prints one JSON line: the text, static or adaptive scoring, loss (nats per token), bpc, bce with --bce,
+    perplexity, tokens, characters, and with --adaptive the rates."""
     F = flags.FLAGS
     if cli.optional_flag("text") and F["split"].present:
         raise UserError(f"--text={F.text} and --split={F.split}: give one of them")
+    if F.bce and F.adaptive:
+        raise UserError("--bce with --adaptive: an adaptive score has no binary cross-entropy; leave one out")
     run = load_run(cli.required_flag("workdir", "runs/c150"), F.checkpoint, cli.optional_flag("corpus"))
     if F.text:
         what, text = {"text": F.text}, run.encode(read_text(Path(expand_home(F.text))))
@@ -24,9 +27,10 @@ def main() -> int:
             raise UserError(f"--text={F.text}: no text in it after cleaning")
     else:
         what, text = {"split": F.split}, run.split(F.split)
-    score = run.score(text, F.bce)
+    score = run.score(text, F.bce, F.adaptive)
+    scoring = {"scoring": "adaptive"} | run.adaptive_rates._asdict() if F.adaptive else {"scoring": "static"}
     read = {"tokens": score.tokens, "characters": score.chars, "step": run.step}
-    print(json.dumps(strict(what | score.values() | read)))
+    print(json.dumps(strict(what | scoring | score.values() | read)))
     return 0
 
 
@@ -34,5 +38,6 @@ if __name__ == "__main__":
     cli.define_run_flags()
     flags.DEFINE_enum("split", "test", ["train", "valid", "test"], "The run's own split to score.")
     flags.DEFINE_string("text", None, "A UTF-8 text file to score instead.")
+    flags.DEFINE_bool("adaptive", False, "Let the model learn from the text while it reads it (dynamic evaluation).")
     flags.DEFINE_bool("bce", False, "Also compute Keras's binary_crossentropy, the loss of the 2019 article.")
     cli.run(main)

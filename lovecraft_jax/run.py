@@ -1,28 +1,32 @@
 """The Python API: `load_run(workdir)` loads a run's weights, to sample from them and to score texts."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
 from lovecraft_jax.config import Config
 from lovecraft_jax.data import dataset
 from lovecraft_jax.data.cleaning import clean_all
 from lovecraft_jax.data.splits import PARTS
 from lovecraft_jax.data.tokenizer import Encoded, Tokenizer
+from lovecraft_jax.inference.adaptive import AdaptiveScorer, Rates
 from lovecraft_jax.inference.generate import Sampling, check_limits, encode_prompt, generate_tokens, most_likely_next
 from lovecraft_jax.inference.scoring import Score, Scorer
 from lovecraft_jax.model.backend import fastest_backend
 from lovecraft_jax.model.lm import LanguageModel, Variables, make_model
 from lovecraft_jax.runtime.checks import checked
+from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.runtime.files import resolve_path
 from lovecraft_jax.runtime.quiet import silence_libraries
 from lovecraft_jax.training.checkpoint import Checkpoints
-from lovecraft_jax.training.run_files import read_run_files
+from lovecraft_jax.training.run_files import read_rates, read_run_files, write_rates
 from lovecraft_jax.training.state import weights_target
 
 STREAM_CHUNK = 100  # tokens at a time, where a text is shown while it is generated
@@ -38,6 +42,7 @@ class Run:
     variables: Variables  # of one checkpoint, after `step` steps
     step: int
     corpus: dict[str, Any]  # the content of corpus.json
+    workdir: epath.Path | None = None  # where it is kept
 
     def generate(
         self, prompt: str = "", length: int = 1000, seed: int = 0, sampling: Sampling | None = None, samples: int = 1
@@ -77,12 +82,43 @@ class Run:
         x_BT.flat[:after] = ids[:after]
         return most_likely_next(self.model, self.variables, x_BT).ravel()[:after]
 
-    def score(self, text: Encoded, bce: bool = False) -> Score:
-        """The final score of an encoded text; with `bce` also Keras's binary cross-entropy, which takes more time."""
+    def score(self, text: Encoded, bce: bool = False, adaptive: bool = False) -> Score:
+        """The final score of an encoded text; with `bce` also Keras's binary cross-entropy, which takes more time.
+
+        An `adaptive` score is that of a model which learns from the text while it reads it, with `adaptive_rates`: not
+        to be compared with the other, static one. This run stays as it is."""
         checked("text", text, Encoded, "what encode or split returns")
         if not len(self._checked_ids(text.ids)):
             raise UserError("the text has nothing to score: expected one character or more; give a longer text")
+        if bce and adaptive:
+            raise UserError("bce=True with adaptive=True: an adaptive score has no binary cross-entropy; leave one out")
+        if adaptive:
+            return self._adaptive_scorer.score(text, self.adaptive_rates)
         return Scorer(self.model, self.tokenizer.start_id).final(self.variables, text, bce)
+
+    @functools.cached_property
+    def adaptive_rates(self) -> Rates:
+        """The rates of dynamic evaluation for this checkpoint: those that its folder has, otherwise tuned on valid and
+        saved there, if it can be written to."""
+        if self.workdir and (saved := read_rates(self.workdir, self.step)):
+            return saved
+        log("tuning the rates of adaptive scores on valid")
+        rates, _ = self._adaptive_scorer.tune(self._encoded["valid"])
+        try:
+            if self.workdir:
+                write_rates(self.workdir, self.step, rates)
+        except OSError as error:
+            log(f"the adaptive rates are not saved: {error.filename or self.workdir}: {error.strerror or error}")
+        return rates
+
+    @functools.cached_property
+    def _adaptive_scorer(self) -> AdaptiveScorer:
+        scorer = Scorer(self.model, self.tokenizer.start_id)
+        return AdaptiveScorer.of(scorer, self.variables, self._encoded["train"])
+
+    @functools.cached_property
+    def _encoded(self) -> dict[str, Encoded]:
+        return dataset.prepare(self.config, self.corpus, self.tokenizer).encoded
 
     def encode(self, text: str) -> Encoded:
         """Returns a text, cleaned and encoded as the training text was. Raises UserError where cleaning would drop over
@@ -93,7 +129,7 @@ class Run:
     def split(self, name: str) -> Encoded:
         """Returns the run's own "train", "valid" or "test" text, loaded again and compared by its hash."""
         checked("--split", name, str, f"one of {', '.join(PARTS)}", PARTS.__contains__)
-        return dataset.prepare(self.config, self.corpus, self.tokenizer).encoded[name]
+        return self._encoded[name]
 
     def _checked_ids(self, ids: Any) -> np.ndarray:
         """Returns the ids of a text as NumPy's. Raises UserError where a model would read others than were meant."""
@@ -126,4 +162,4 @@ def load_run(workdir: str | os.PathLike[str], checkpoint: str | int = "best", co
     checkpoints.close()
     if restored is None:
         raise UserError(f"--workdir={workdir}: no checkpoint yet; train until the first is saved")
-    return Run(config, tokenizer, model, restored.state.scored, int(restored.state.step), recorded)
+    return Run(config, tokenizer, model, restored.state.scored, int(restored.state.step), recorded, path)

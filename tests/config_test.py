@@ -109,7 +109,7 @@ def test_tied_weights_need_an_embedding_as_wide_as_the_layers_and_chunks_of_time
 
 FREE = {"data.corpus", "model.backend", "model.remat"}
 FREE |= {f"train.{name}" for name in ("stop_at_step", "steps_per_dispatch", "log_every", "log_tensors", "eval_every")}
-FREE |= {f"train.{name}" for name in ("checkpoint_every", "keep", "watchdog", "patience")}
+FREE |= {f"train.{name}" for name in ("checkpoint_every", "keep", "watchdog", "patience", "adaptive")}
 FREE |= {f"sample.{name}" for name in ("prompt", "length", "temperature", "top_k", "top_p")}
 
 

@@ -7,6 +7,7 @@ Computed in a process of its own, which never delays the training beside it, and
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import math
@@ -97,7 +98,7 @@ class Baselines:
     `texts`: "train", "valid" and "test", cleaned by `cleaning`."""
 
     def __init__(self, texts: Mapping[str, str], cleaning: Cleaning) -> None:
-        parts, rules = [texts[part] for part in PARTS], cleaning.to_json()
+        parts, rules = [texts[part] for part in PARTS], dataclasses.asdict(cleaning)
         key = hashlib.sha256("\0".join([*parts, json.dumps(rules)]).encode()).hexdigest()[:24]
         self._cached = cache_folder() / "baselines" / f"{key}.json"
         self._result: dict[str, float] | None = None

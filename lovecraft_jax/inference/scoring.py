@@ -4,7 +4,8 @@
 - `scheduled`: several rows side by side, each warmed up on the tokens before it. Fast, for scores during training.
 - `windows`: every T tokens from a zero carry, as a model in the window regime was trained.
 
-Each is a fold over chunks of the text by a Method; there is one, `static`, which never changes the variables.
+Each is a fold over chunks of the text by a Method: `static` never changes the variables; that of adaptive.py lets the
+model learn from what it has read. Scores of the two are never compared with each other.
 """
 
 import dataclasses
@@ -39,12 +40,18 @@ class Costs(NamedTuple):
     binary_BT: jax.Array | None = None
 
 
+Step = Callable[[Any, Batch], tuple[Any, Costs]]
+"""Reads a chunk of a text: takes a method's state before it, returns that after it and the costs."""
+
+
 class Method(NamedTuple):
     """A way to score a text: `init(variables, rows)` is the state before the first token, `step` reads a chunk of it. A
-    method that adapts to the text is another pair of functions, with whatever it keeps in its state."""
+    method that adapts to the text is another pair of functions, with whatever it keeps in its state. `costs` is the
+    number of Costs that `step` computes."""
 
     init: Callable[[Variables, int], Any]
-    step: Callable[[Any, Batch], tuple[Any, Costs]]
+    step: Step
+    costs: int = 1
 
 
 @functools.cache
@@ -60,7 +67,7 @@ def static(model: LanguageModel, bce: bool = False) -> Method:
         binary_BT = token_binary_cross_entropy(logits_BTV, chunk) if bce else None
         return (variables, carry), Costs(token_cross_entropy(logits_BTV, chunk), binary_BT)
 
-    return Method(init, step)
+    return Method(init, step, 2 if bce else 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,49 +127,57 @@ class Scorer:
     start_id: int
 
     def final(self, variables: Variables, text: Encoded, bce: bool = False) -> Score:
-        return self._score(variables, text, 1, bce)
+        return self._score(static(self.model, bce), variables, text, 1)
+
+    def by(self, method: Method, variables: Variables, text: Encoded) -> Score:
+        """Scores as `final` does, by another method than `static`."""
+        return self._score(method, variables, text, 1)
 
     def scheduled(self, variables: Variables, text: Encoded, rows: int, bce: bool = False) -> Score:
         """Scores the whole text in `rows` rows, each warmed up on up to WARM_UP tokens before it."""
-        return self._score(variables, text, rows, bce)
+        return self._score(static(self.model, bce), variables, text, rows)
 
     def windows(self, variables: Variables, text: Encoded, rows: int, seq_len: int, bce: bool = False) -> Score:
         """Scores the whole text in windows of `seq_len` tokens, each from a zero carry."""
-        return self._score(variables, text, rows, bce, window=seq_len)
+        return self._score(static(self.model, bce), variables, text, rows, window=seq_len)
 
-    def _score(self, variables: Variables, text: Encoded, rows: int, bce: bool, window: int = 0) -> Score:
+    def _score(self, method: Method, variables: Variables, text: Encoded, rows: int, window: int = 0) -> Score:
         unit, chunk, warm_up = (window, window, 0) if window else (1, CHUNK, WARM_UP)
         length = len(text.ids)
         # Where rows of nearly equal length begin and end: each but the last is a multiple of the window.
         edges = [min(length, math.ceil(length / unit) * row // rows * unit) for row in range(rows + 1)]
         share = distributed.process_share(rows)
         own = edges[share.start : share.stop + 1]
-        sums = [0.0, 0.0] if bce else [0.0]
+        sums = [0.0] * method.costs
         if own[0] < own[-1]:
             batch = _rows(text.ids, self.start_id, own, chunk, warm_up)
             batch = batch._replace(reset_B=np.full(len(own) - 1, window > 0))
-            sums = _fold(static(self.model, bce), variables, batch, chunk)
+            _, sums = fold(method.step, method.init(variables, len(own) - 1), batch, chunk)
         nats, *binary = np.sum(distributed.gather(sums), axis=0).tolist()
         return Score(nats + text.extra_nats, len(text.ids), text.n_chars, self.model.vocab_size, *binary)
 
 
-def _fold(method: Method, variables: Variables, text: Batch, chunk: int) -> list[float]:
-    """Folds the method's step over the text, and returns the sum of each cost over it."""
-    rows, length = text.x_BT.shape
-    state, costs = method.init(variables, rows), []
-    for start in range(0, length, chunk):
+def fold(step: Step, state: Any, text: Batch, chunk: int) -> tuple[Any, list[float]]:
+    """Folds a method's step over the text, and returns the state after it and the sum of each cost over it."""
+    costs = []
+    for start in range(0, text.x_BT.shape[1], chunk):
         part = slice(start, start + chunk)
         batch = Batch(text.x_BT[:, part], text.y_BT[:, part], text.weight_BT[:, part], text.reset_B)
-        state, sums = _step_and_sum(method.step, state, batch)
+        state, sums = _step_and_sum(step, state, batch)
         costs.append(jax.tree.leaves(sums))
     # Summed in float64 on the host; within a chunk float32 is exact enough.
-    return np.array(jax.device_get(costs), np.float64).sum(axis=0).tolist()
+    return state, np.array(jax.device_get(costs), np.float64).sum(axis=0).tolist()
 
 
 @functools.partial(jax.jit, static_argnames="step")
-def _step_and_sum(step: Callable[[Any, Batch], tuple[Any, Costs]], state: Any, batch: Batch) -> tuple[Any, Costs]:
+def _step_and_sum(step: Step, state: Any, batch: Batch) -> tuple[Any, Costs]:
     state, costs = step(state, batch)
     return state, jax.tree.map(jnp.sum, costs)
+
+
+def single_row(ids: np.ndarray, start_id: int, chunk: int) -> Batch:
+    """Returns a text as a batch [1, N], N a multiple of `chunk`, with weight 0 on the padding."""
+    return _rows(ids, start_id, [0, len(ids)], chunk, 0)
 
 
 def _rows(ids: np.ndarray, start_id: int, edges: list[int], chunk: int, warm_up: int) -> Batch:

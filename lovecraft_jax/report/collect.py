@@ -123,9 +123,10 @@ class RunReport:
         """Whether a feature, by its key, can differ between texts of this script."""
         return feature.startswith("letters") or not (self.no_words or (feature == "capitals" and not self.has_case))
 
-    def final(self, split: str) -> float | None:
-        """Returns the final score in bits per character; None if it was not computed from this checkpoint."""
-        final = [row for row in self.rows if row["split"] == split and row.get("scoring") == "final"]
+    def final(self, split: str, scoring: str = "final") -> float | None:
+        """Returns the final score in bits per character, static or "adaptive"; None if it was not computed from this
+        checkpoint."""
+        final = [row for row in self.rows if row["split"] == split and row.get("scoring") == scoring]
         return final[-1]["bpc"] if final and final[-1]["checkpoint"] == self.step else None
 
 

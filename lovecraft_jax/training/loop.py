@@ -14,6 +14,7 @@ from lovecraft_jax.config import Config, flatten
 from lovecraft_jax.data import dataset
 from lovecraft_jax.data.batches import Batches
 from lovecraft_jax.inference import generate
+from lovecraft_jax.inference.adaptive import MOST_TOKENS, AdaptiveScorer
 from lovecraft_jax.inference.scoring import Scorer, score_row
 from lovecraft_jax.model import backend
 from lovecraft_jax.model.lm import Variables
@@ -29,9 +30,9 @@ from lovecraft_jax.training.checkpoint import Checkpoints, saved_steps
 from lovecraft_jax.training.compiled import dispatch_steps, make_program
 from lovecraft_jax.training.guard import ValidScores, final_warnings, uniform_bpc
 from lovecraft_jax.training.logger import Logger
-from lovecraft_jax.training.metrics import FILE
+from lovecraft_jax.training.metrics import FILE, FINAL
 from lovecraft_jax.training.profiler import Profiler
-from lovecraft_jax.training.run_files import check_same_run, read_run_files
+from lovecraft_jax.training.run_files import check_same_run, read_run_files, write_rates
 from lovecraft_jax.training.state import TrainState
 from lovecraft_jax.training.step import Metrics
 from lovecraft_jax.training.throughput import MatmulPeak, Throughput
@@ -113,7 +114,7 @@ class Training:
 
     def run(self) -> int:
         """Trains until the run ends, is interrupted or reaches `stop_at_step`, and returns an exit code."""
-        final = self._recorded("final")
+        final = self._recorded(*FINAL)
         if self.is_over and final:
             log(f"{self.path}: already finished at step {self.step:,}{self._why_early()}")
             self.logger.results(final)
@@ -284,17 +285,40 @@ class Training:
             row = score_row(self.step, split, "final", score) | self._window_score(split, variables)
             rows.append(row | {"checkpoint": restored.step} | ended)
             self.watchdog.feed()
+        if self.config.train.adaptive:
+            rows += self._adaptive_rows(variables, restored.step)
         self.logger.finish(rows, self.program.model, variables)
         for line in self._warnings(rows):
             self.logger.log(line)
         distributed.gather(None)  # wait for all: JAX takes a process that exits earlier for lost
         return DONE
 
-    def _recorded(self, scoring: str) -> list[Row]:
-        """The scores of a kind in metrics.jsonl, as the main process reads them."""
+    def _adaptive_rows(self, variables: Variables, checkpoint: int) -> list[Row]:
+        """Tunes the rates of dynamic evaluation on valid, saves them, and returns both adaptive scores."""
+        texts = self.data.encoded
+        if (tokens := len(texts["valid"].ids) + len(texts["test"].ids)) > MOST_TOKENS:
+            why = f"valid and test have {tokens:,} tokens, over {MOST_TOKENS:,}"
+            self.logger.log(f"no adaptive scores: {why}; evaluate --adaptive computes them")
+            return []
+        self.logger.log("tuning the rates of the adaptive scores on valid")
+        scorer = AdaptiveScorer.of(self.scorer, variables, texts["train"])
+        self.watchdog.feed()
+        (rates, tuned), rows = scorer.tune(texts["valid"], self.watchdog.feed), []
+        if distributed.is_main_process():
+            write_rates(self.path, checkpoint, rates)
+        for split in ("valid", "test"):
+            is_known = split == "valid" and tuned.tokens == len(texts["valid"].ids)
+            score = tuned if is_known else scorer.score(texts[split], rates)
+            row = score_row(self.step, split, "adaptive", score)
+            rows.append(row | rates._asdict() | {"checkpoint": checkpoint})
+            self.watchdog.feed()
+        return rows
+
+    def _recorded(self, *scorings: str) -> list[Row]:
+        """The scores of these kinds in metrics.jsonl, as the main process reads them."""
         read = lambda: read_rows(self.path / FILE) if distributed.is_main_process() else []  # noqa: E731
         rows = distributed.on_all_processes(read)
-        return distributed.gather([row for row in rows if row.get("scoring") == scoring])[0]
+        return distributed.gather([row for row in rows if row.get("scoring") in scorings])[0]
 
     def _is_out_of_patience(self) -> bool:
         return 0 < self.config.train.patience <= self.scores.without_improvement
@@ -309,7 +333,7 @@ class Training:
 
     def _warnings(self, final: list[Row]) -> list[str]:
         uniform = {part: uniform_bpc(text, self.data.tokenizer.size) for part, text in self.data.encoded.items()}
-        return final_warnings(self.scores, final, uniform)
+        return final_warnings(self.scores, [row for row in final if row["scoring"] == "final"], uniform)
 
     def _window_score(self, split: str, variables: Variables) -> Row:
         """In the window regime, the score as the model was trained: every window from a zero carry."""

@@ -14,6 +14,8 @@ from tensorboardX.record_writer import register_writer_factory
 from lovecraft_jax.runtime.files import GrowingFile, Row, on_store, strict, trim_rows
 
 FILE = "metrics.jsonl"
+FINAL = ("final", "adaptive")
+"""The scorings of the rows that a finished run ends with: static and adaptive."""
 
 
 class MetricsWriter:
@@ -22,7 +24,7 @@ class MetricsWriter:
     def __init__(self, workdir: epath.Path, step: int) -> None:
         path = workdir / FILE
         # Final scores are written last, and again by whichever start ends the run: an unfinished run keeps none.
-        trim_rows(path, lambda row: row["step"] <= step and row.get("scoring") != "final")
+        trim_rows(path, lambda row: row["step"] <= step and row.get("scoring") not in FINAL)
         self._file = GrowingFile(path)
         if on_store(path):
             upload_events()
@@ -44,8 +46,12 @@ class MetricsWriter:
 
 
 def format_scores(rows: list[Row]) -> str:
-    """One line with the bits per character of every split."""
-    return "  ".join(f"{row['split']} {row['bpc']:.4f} bpc" for row in rows)
+    """The bits per character of every split: static scores in one line, and adaptive ones, if any, in another."""
+    lines = []
+    for scoring, name in zip(FINAL, ("", "adaptive: "), strict=True):
+        scores = [f"{row['split']} {row['bpc']:.4f} bpc" for row in rows if row["scoring"] == scoring]
+        lines += [name + "  ".join(scores)] if scores else []
+    return "\n".join(lines)
 
 
 def upload_events() -> None:

@@ -134,6 +134,21 @@ def test_the_final_score_of_another_checkpoint_is_none(report: RunReport) -> Non
     assert dataclasses.replace(report, step=report.step - 1).final("test") is None
 
 
+def test_an_adaptive_score_stands_beside_the_static_one(report: RunReport) -> None:
+    assert "<dt>Adaptive</dt>" not in render([report])
+    static = [row for row in report.rows if row.get("scoring") == "final"]
+    adaptive = [row | {"scoring": "adaptive", "bpc": bpc} for row, bpc in zip(static, (1.234, 1.567), strict=True)]
+    page = render([dataclasses.replace(report, rows=report.rows + adaptive)])
+    assert "valid 1.234, test 1.567 bits per character, of a model that learns" in page
+    assert f"test {static[1]['bpc']:.3f} bits per character (static" in page
+    assert page.count("1.567") == 1
+    with_compressor = dataclasses.replace(report, rows=report.rows + adaptive, baselines={"ppmd": 2.345})
+    assert "it needs 1.23 for them, and the compressor 2.35" in render([with_compressor])
+    table = render([report, dataclasses.replace(with_compressor, name="other")])
+    assert re.search(r'(<td class="n">\u2013</td>){2}', table)
+    assert '<td class="n">1.234</td><td class="n">1.567</td>' in table
+
+
 @pytest.mark.parametrize(
     ("file", "content"), [("metrics.jsonl", "5\n"), ("metrics.jsonl", '{"step": 1}\n'), ("baselines.json", "{")]
 )

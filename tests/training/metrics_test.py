@@ -39,16 +39,17 @@ def test_resuming_removes_the_rows_that_will_be_written_again(workdir: epath.Pat
     ]
     removed = [
         {"step": 20, "split": "test", "scoring": "final", "loss": 2.125},
+        {"step": 20, "split": "test", "scoring": "adaptive", "loss": 2.0},
         {"step": 21, "split": "train", "loss": 1.5},
         {"step": 30, "split": "valid", "scoring": "scheduled", "loss": 1.0},
     ]
-    lines = [json.dumps(row) + "\n" for row in (kept[0], removed[1], kept[1], removed[0], kept[2], removed[2])]
+    lines = [json.dumps(row) + "\n" for row in (kept[0], removed[2], kept[1], *removed[:2], kept[2], removed[3])]
     (workdir / FILE).write_text("".join(lines) + '{"step": 20, "split": "tr')
     writer = MetricsWriter(workdir, 20)
     assert all_rows(workdir) == kept
-    writer.write(removed[1])
+    writer.write(removed[2])
     writer.close()
-    assert all_rows(workdir) == [*kept, removed[1]]
+    assert all_rows(workdir) == [*kept, removed[2]]
     starts = [event.step for event in _events(workdir) if event.session_log.status == SessionLog.START]
     assert starts == [21]  # TensorBoard drops what it has from here on: step 20 itself stays
 
