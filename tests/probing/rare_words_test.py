@@ -8,8 +8,8 @@ import pytest
 
 from lovecraft_jax.probing import word_search
 from lovecraft_jax.probing.rare_words import (
-    MAX_ALPHABET,
     MAX_COUNT,
+    MAX_VOCABULARY,
     MIN_LETTERS,
     MIN_PROB,
     LetterPrediction,
@@ -135,7 +135,7 @@ def test_tales_without_rare_words() -> None:
     assert (found.article, found.rare, found.known, found.in_samples) == ([], [], 3, [])
 
 
-def test_with_too_many_letters_words_are_not_spelt() -> None:
-    run = untrained_run("".join(map(chr, range(0x4E00, 0x4E00 + MAX_ALPHABET + 1))))
-    with pytest.raises(UserError, match="1,001 different letters"):
+def test_with_too_many_characters_words_are_not_spelt() -> None:
+    run = untrained_run("".join(map(chr, range(0x4E00, 0x4E00 + MAX_VOCABULARY + 1))))
+    with pytest.raises(UserError, match="different characters; words are spelt with at most 1,000"):
         analyze(run, TALES, [])
