@@ -12,7 +12,7 @@ def get_config(variant: str | None = None) -> ConfigDict:
     """Returns two layers of 16 units with dropout, which log, evaluate and save every few steps."""
     if variant is not None:
         raise ValueError(f"unknown variant {variant!r} of this config; it has none")
-    config = c150.get_config()
+    config = c150.get_config("plain")
     config.data.corpus = "bundled"
     config.data.seq_len = 8
     config.data.batch_size = 8

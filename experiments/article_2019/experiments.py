@@ -89,7 +89,7 @@ def questions() -> dict[str, Question]:
 @functools.cache
 def ladder() -> tuple[tuple[str, str, dict[str, Any]], ...]:
     """Returns name, label and changes of each rung. The changes are made on top of those of all rungs before it."""
-    recipe = {"optimizer": c150.get_config().optimizer.to_dict(), "data.batch_size": 64}
+    recipe = {"optimizer": c150.get_config("plain").optimizer.to_dict(), "data.batch_size": 64}
     return (
         (FIRST, "the article's recipe", {}),
         ("cross-entropy", "+ categorical cross-entropy", {"train.loss": "cross_entropy"}),
@@ -166,7 +166,7 @@ def _rate(lr: float) -> str:
 @functools.cache
 def _peak() -> float:
     """c150's learning rate after the warmup."""
-    lr: float = c150.get_config().optimizer.lr
+    lr: float = c150.get_config("plain").optimizer.lr
     return lr
 
 

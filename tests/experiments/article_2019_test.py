@@ -34,7 +34,7 @@ def test_each_rung_of_the_ladder_changes_only_its_own_fields() -> None:
     for before, name in itertools.pairwise(names):
         assert {key for key in flat[name] if flat[name][key] != flat[before][key]} == CHANGED[name], name
     best = Config.of(experiments.get_config(experiments.BEST))
-    differences = best.differences(Config.of(c150.get_config()))
+    differences = best.differences(Config.of(c150.get_config("plain")))
     assert [line.partition(":")[0] for line in differences] == ["train.epochs"]  # the study sets steps instead
 
 

@@ -76,20 +76,27 @@ struct VariantForward {
 
   void compute_row(int64_t row) const {
     const int64_t H = layer.H, N = layer.N;
+    const bool has_norm = layer.norm != NO_NORM;
     float* gates = gates_BG + row * layer.G();
-    if (layer.norm != NO_NORM)
-      for (int64_t n = 0; n < N; ++n) inverse_BN[row * N + n] = normalise(gates + n * H);
+    float means[GATES] = {}, *inverses = inverse_BN + row * N;
+    if (has_norm)
+      for (int64_t n = 0; n < N; ++n) inverses[n] = inverse_deviation(gates + n * H, means[n]);
     for (int64_t unit = 0; unit < H; unit += LANES) {
       const int64_t count = lanes_used(unit, H), at = row * H + unit;
       Vector z[GATES];
       layer.load_gates(gates, unit, count, z);
+      if (has_norm)
+        for (int64_t n = 0; n < N; ++n) {
+          z[n] = (z[n] - means[n]) * inverses[n];
+          store(gates + n * H + unit, z[n], count);
+        }
       layer.scale_and_shift(unit, count, z);
       layer.activate(z);
-      if (layer.norm == NO_NORM)
+      if (!has_norm)
         for (int64_t n = 0; n < N; ++n) store(gates + n * H + unit, z[n], count);
       const Vector f = z[N - 3], most = 1.0f - f;
       Vector i = most;
-      if (layer.input_gate != COUPLED) i = layer.input_gate == CAPPED && N == GATES ? (z[0] < most ? z[0] : most) : z[0];
+      if (layer.input_gate != COUPLED) i = layer.input_gate == CAPPED ? (z[0] < most ? z[0] : most) : z[0];
       const Vector c = f * load(c_BH + at, count) + i * z[N - 2], h = z[N - 1] * tanh(c);
       store(next_c_BH + at, c, count);
       store(next_h_BH + at, h, count);
@@ -97,29 +104,23 @@ struct VariantForward {
     }
   }
 
-  // Normalises the H values of a gate in place; returns what they were multiplied by.
-  float normalise(float* z) const {
-    const int64_t H = layer.H;
-    Vector sum{}, squares{};
-    float mean = 0;
+  // One over the root mean square of a gate's H values, for LAYER_GATES of their distance from the mean, which else
+  // stays 0.
+  float inverse_deviation(const float* z, float& mean) const {
+    const int64_t H = layer.H, whole = H / LANES * LANES;
     if (layer.norm == LAYER_GATES) {
+      Vector sum{};
       for (int64_t unit = 0; unit < H; unit += LANES) sum += load(z + unit, lanes_used(unit, H));
       mean = sum_lanes(sum) / H;
-      for (int64_t unit = 0; unit < H; unit += LANES) {
-        const int64_t count = lanes_used(unit, H);
-        store(z + unit, load(z + unit, count) - mean, count);
-      }
     }
-    for (int64_t unit = 0; unit < H; unit += LANES) {
-      const Vector v = load(z + unit, lanes_used(unit, H));
-      squares += v * v;
+    Vector squares{};
+    for (int64_t unit = 0; unit < whole; unit += LANES) {
+      const Vector distance = load(z + unit) - mean;
+      squares += distance * distance;
     }
-    const float inverse = 1.0f / std::sqrt(sum_lanes(squares) / H + NORM_EPSILON);
-    for (int64_t unit = 0; unit < H; unit += LANES) {
-      const int64_t count = lanes_used(unit, H);
-      store(z + unit, load(z + unit, count) * inverse, count);
-    }
-    return inverse;
+    float sum = sum_lanes(squares);
+    for (int64_t unit = whole; unit < H; ++unit) sum += (z[unit] - mean) * (z[unit] - mean);
+    return 1.0f / std::sqrt(sum / H + NORM_EPSILON);
   }
 };
 

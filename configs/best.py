@@ -1,0 +1,29 @@
+"""Two LSTM layers of 1,024 units with skip connections, for one GPU: the best writer of these configs.
+
+python -m lovecraft_jax.train --config=configs/best.py
+
+@BEST@
+"""
+
+from ml_collections import ConfigDict
+
+from configs import c150
+
+
+def get_config(variant: str | None = None) -> ConfigDict:
+    """Returns c150's recipe for 1,024 units in bfloat16, with longer windows and much dropout."""
+    if variant is not None:
+        raise ValueError(f"unknown variant {variant!r} of this config; it has none")
+    config = c150.get_config()
+    config.data.seq_len = 100
+    config.model.units = 1024
+    config.model.embed = 128
+    config.model.skip = True
+    config.model.dropout_input = 0.1
+    config.model.dropout_recurrent = 0.15
+    config.model.dropout = 0.3
+    config.model.dtype = "bfloat16"
+    config.optimizer.lr = 0.008
+    config.optimizer.weight_decay = 0.1
+    config.train.epochs = 20.0
+    return config

@@ -1,0 +1,25 @@
+"""Two LSTM layers of 512 units for an hour on two cores: c150's recipe with dropout.
+
+python -m lovecraft_jax.train --config=configs/c512.py
+
+@C512@
+"""
+
+from ml_collections import ConfigDict
+
+from configs import c150
+
+
+def get_config(variant: str | None = None) -> ConfigDict:
+    """Returns c150 with 512 units, dropout on all that enters and leaves a layer, and lower rates."""
+    if variant is not None:
+        raise ValueError(f"unknown variant {variant!r} of this config; it has none")
+    config = c150.get_config()
+    config.model.units = 512
+    config.model.dropout_input = 0.05
+    config.model.dropout_recurrent = 0.1
+    config.model.dropout = 0.2
+    config.optimizer.lr = 0.012
+    config.optimizer.weight_decay = 0.05
+    config.train.epochs = 16.0
+    return config
