@@ -40,14 +40,11 @@ def define_config_flag() -> None:
 
 
 def define_train_flags() -> None:
-    """Defines --config, --workdir, --take_over, --profile, --platform, --num_cpu_devices, and those for processes."""
+    """Defines --config, --workdir, --take_over, --profile, --platform, and those for processes."""
     define_config_flag()
     flags.DEFINE_string("workdir", None, "The run's folder; runs/<config>[-<variant>] by default.")
     flags.DEFINE_bool(
         "take_over", False, "Start although the workdir has the lock file of another process, which was killed."
-    )
-    flags.DEFINE_integer(
-        "num_cpu_devices", 0, "Cores of a CPU to train on as devices; 0 chooses the fastest number.", lower_bound=0
     )
     flags.DEFINE_integer("profile", 0, "Training steps to trace into WORKDIR/profile; 0: none.", lower_bound=0)
     flags.DEFINE_bool("distributed", False, "Train as one of many processes of a TPU pod, Slurm or Kubernetes.")
@@ -87,17 +84,6 @@ def optional_flag(name: str) -> Any:
     if value == "" or (isinstance(value, list) and "" in value):
         raise UserError(f"--{name}= is empty: give it a value or leave it out")
     return value
-
-
-def num_cpu_devices() -> int:
-    """Returns how many cores of a CPU to train on as devices, 0 for as many as are fastest. Raises UserError where
-    --num_cpu_devices is given and JAX has other devices, or there are many processes."""
-    asked, devices, processes = flags.FLAGS.num_cpu_devices, jax.devices(), distributed.process_count()
-    if asked and processes > 1:
-        raise UserError(f"--num_cpu_devices={asked} with {processes} processes: each is one device; leave it out")
-    if devices[0].platform != "cpu" and asked:
-        raise UserError(f"--num_cpu_devices={asked}: training on {devices[0].platform}; add --platform=cpu")
-    return 1 if devices[0].platform != "cpu" or len(devices) > 1 else asked  # JAX_NUM_CPU_DEVICES makes several
 
 
 def run(main: Callable[[], int], find_devices: Callable[[], None] | None = distributed.find_devices) -> None:

@@ -10,7 +10,7 @@ def main() -> int:
     """Passes the flags to `loop.train` and returns its exit code."""
     config = cli.required_flag("config", "configs/c150.py")
     workdir = cli.optional_flag("workdir") or cli.default_workdir()
-    return loop.train(config, workdir, cli.num_cpu_devices(), flags.FLAGS.take_over, flags.FLAGS.profile)
+    return loop.train(config, workdir, flags.FLAGS.take_over, flags.FLAGS.profile)
 
 
 if __name__ == "__main__":

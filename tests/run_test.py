@@ -132,10 +132,7 @@ def test_a_character_outside_the_vocabulary_costs_its_spelling(run: Run) -> None
         (lambda run: load_run(None), "--workdir=None: expected the name of a folder"),
         (lambda run: loop.train(tiny.get_config(), ""), "--workdir='': expected the name of a folder"),
         (lambda run: loop.train(None, "runs/x"), "config=None: expected a section"),
-        (
-            lambda run: loop.train(tiny.get_config(), "runs/x", cores=-1),
-            "--num_cpu_devices=-1: expected a whole number",
-        ),
+        (lambda run: loop.train(tiny.get_config(), "runs/x", profile=-1), "--profile=-1: expected a whole number"),
     ],
 )
 def test_wrong_arguments_raise_at_the_call_with_one_line(run: Run, call: Callable, message: str) -> None:

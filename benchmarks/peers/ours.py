@@ -17,8 +17,7 @@ from lovecraft_jax.training.compiled import COMPILER_OPTIONS, make_program
 
 def train(config: ConfigDict) -> Callable[[int], None]:
     """K steps a dispatch, as configured."""
-    on_cpu = jax.default_backend() == "cpu"
-    program = make_program(config, text().tokenizer.size, 10_000, cores=0 if on_cpu else 1)  # as train.py does
+    program = make_program(config, text().tokenizer.size, 10_000)
     feed = batches(config, config.train.steps_per_dispatch)
     state = program.init(0)
 

@@ -73,7 +73,7 @@ def train(setting: str, config: ConfigDict, seconds: float, folder: Path, stacke
         return code
     for workdir, config in left.items():
         with collect_signals() as signals:  # during its final scores the loop does not report them
-            code = loop.train(config, str(workdir), cores=1)
+            code = loop.train(config, str(workdir))
         if code != DONE or signals:
             return code or INTERRUPTED
         write_json(epath.Path(workdir / MEASURED), measure(setting, workdir, seconds))

@@ -65,11 +65,6 @@ class DropoutMasks(NamedTuple):
     weights: tuple[jax.Array, ...] | None = None
     """[H, G] per layer: on kernel_h, the same for all rows (weight drop, Merity et al. 2018)."""
 
-    def rows(self, rows_B: jax.Array) -> "DropoutMasks":
-        """The masks of some rows of the batch, by their numbers."""
-        by_row = {"input": self.input, "recurrent": self.recurrent, "output": self.output}
-        return self._replace(**jax.tree.map(lambda mask_BH: mask_BH[rows_B], by_row))
-
 
 NO_DROPOUT = DropoutMasks()
 

@@ -23,11 +23,19 @@ def make_mesh(batch_size: int, devices: Sequence[jax.Device] | None = None) -> M
     # By process, whose rows are then one slice of the batch: the ids of a TPU host's devices are not consecutive.
     devices.sort(key=lambda device: (device.process_index, device.id))
     if devices[0].platform == "cpu" and len({device.process_index for device in devices}) == 1:
-        devices = devices[: largest_divisor(batch_size, len(devices))]
+        devices = devices[: _largest_divisor(batch_size, len(devices))]
     count = len(devices)
     if batch_size % count:
         raise UserError(f"data.batch_size={batch_size} is not divisible by {count} devices: use a multiple of {count}")
     return Mesh(np.array(devices), (AXIS,))  # not jax.make_mesh: its axes are Explicit, which nn.Embed does not take
+
+
+def _largest_divisor(batch_size: int, most: int) -> int:
+    """Returns the largest number up to `most` that divides the batch; logs a line where it is less than `most`."""
+    count = max(n for n in range(1, min(most, batch_size) + 1) if batch_size % n == 0)
+    if count < most:
+        log(f"using {count} of {most} CPU devices: data.batch_size={batch_size} is divisible by no more")
+    return count
 
 
 def process_rows(mesh: Mesh, batch_size: int) -> slice:
@@ -43,14 +51,6 @@ def put_process_rows(mesh: Mesh, batches: Any) -> Any:
     if not mesh.is_multi_process:
         return jax.device_put(batches, by_row)
     return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(by_row, leaf), batches)
-
-
-def largest_divisor(batch_size: int, most: int) -> int:
-    """Returns the largest number up to `most` that divides the batch; logs a line where it is less than `most`."""
-    count = max(n for n in range(1, min(most, batch_size) + 1) if batch_size % n == 0)
-    if count < most:
-        log(f"using {count} of {most} CPU devices: data.batch_size={batch_size} is divisible by no more")
-    return count
 
 
 def sharding(mesh: Mesh, spec: PartitionSpec) -> NamedSharding:

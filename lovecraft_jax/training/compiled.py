@@ -11,24 +11,14 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from lovecraft_jax.config import NORMS_OF_BATCH, Config
+from lovecraft_jax.config import Config
 from lovecraft_jax.data.batches import Batch
 from lovecraft_jax.data.tokenizer import smallest_uint
 from lovecraft_jax.model import backend
 from lovecraft_jax.model.dropout import DropoutRates
 from lovecraft_jax.model.lm import LanguageModel, make_model
 from lovecraft_jax.model.native import build
-from lovecraft_jax.runtime.errors import UserError
-from lovecraft_jax.runtime.mesh import (
-    BY_ROW_STACKED,
-    REPLICATED,
-    largest_divisor,
-    make_mesh,
-    process_rows,
-    put_process_rows,
-    sharding,
-)
-from lovecraft_jax.training.cpu_devices import best_core_count, core_devices, make_core_steps, put_rows
+from lovecraft_jax.runtime.mesh import BY_ROW_STACKED, REPLICATED, make_mesh, process_rows, put_process_rows, sharding
 from lovecraft_jax.training.optimizer import Optimizer, make_optimizer
 from lovecraft_jax.training.state import TrainState, init_state, state_shardings
 from lovecraft_jax.training.step import Metrics, make_train_step, make_train_steps
@@ -62,26 +52,15 @@ class Program:
     target: TrainState
 
 
-def make_program(config: Config, vocab_size: int, total_steps: int, cores: int = 1) -> Program:
-    """Returns the program of `config` on all devices that JAX has; with `cores` > 1, on as many cores of a CPU; with 0,
-    on as many of them as are fastest."""
-    optimizer = make_optimizer(config.optimizer, total_steps)
-    mesh = make_mesh(config.data.batch_size, jax.devices()[:1] if cores > 1 else None)
+def make_program(config: Config, vocab_size: int, total_steps: int) -> Program:
+    """Returns the program of `config` on all devices that JAX has."""
+    optimizer, mesh = make_optimizer(config.optimizer, total_steps), make_mesh(config.data.batch_size)
     init, target = _first_state(config, vocab_size, optimizer, mesh)
     if build.under_way():  # the C++ compiler has another core: meanwhile fill the compile cache
         init.lower(0).compile()
-    model, cores = make_model(config, vocab_size), cores or best_core_count(config)
-    rates, rows = DropoutRates.of(config.model), process_rows(mesh, config.data.batch_size)
-    if cores > 1:
-        if model.norm in NORMS_OF_BATCH:
-            raise UserError(
-                f"config.model.norm={model.norm!r} on {cores} cores: its statistics are the whole batch's, which cores "
-                "do not exchange; leave --num_cpu_devices out"
-            )
-        devices = core_devices(largest_divisor(config.data.batch_size, cores))
-        core_steps = make_core_steps(model, optimizer, target, devices, rates, _options(mesh), *_extras(config))
-        return Program(model, devices, init, rows, functools.partial(put_rows, devices), core_steps, target)
-    devices, put = mesh.devices.flatten().tolist(), functools.partial(put_process_rows, mesh)
+    model, rates = make_model(config, vocab_size), DropoutRates.of(config.model)
+    devices, rows = mesh.devices.flatten().tolist(), process_rows(mesh, config.data.batch_size)
+    put = functools.partial(put_process_rows, mesh)
     steps = _over_mesh(config, model, optimizer, mesh)
     return Program(model, devices, init, rows, put, lambda state, batches: steps(state, batches, rates), target)
 

@@ -38,16 +38,15 @@ from lovecraft_jax.training.step import Metrics
 from lovecraft_jax.training.throughput import MatmulPeak, Throughput
 
 
-def train(config: ConfigDict | Config, workdir: str, cores: int = 0, take_over: bool = False, profile: int = 0) -> int:
+def train(config: ConfigDict | Config, workdir: str, take_over: bool = False, profile: int = 0) -> int:
     """Trains `config` in `workdir`, or resumes what is there, and returns an exit code. In the main thread signals
     interrupt it (`collect_signals`); in another they stay with the program, and nothing does.
 
-    `cores`: see `make_program`. `take_over`: see `lock.locked`. `profile`: training steps to trace with jax.profiler.
+    `take_over`: see `lock.locked`. `profile`: training steps to trace with jax.profiler.
 
     Raises UserError for wrong input, RunError where the loss or its gradient is not finite or nothing can be saved.
     """
-    for name, value in (("num_cpu_devices", cores), ("profile", profile)):
-        checked(f"--{name}", value, int, "a whole number of at least 0", lambda value: value >= 0)
+    checked("--profile", profile, int, "a whole number of at least 0", lambda value: value >= 0)
     path = resolve_path(workdir)
     exit_on_peer_failure = distributed.exit_on_peer_failure(
         lambda: max(saved_steps(path), default=None), command_after_kill(path)
@@ -59,7 +58,7 @@ def train(config: ConfigDict | Config, workdir: str, cores: int = 0, take_over: 
         distributed.on_all_processes(
             lambda: stack.enter_context(locked_workdir(workdir, take_over)) if distributed.is_main_process() else None
         )
-        training = Training(typed, path, signals, stack, cores, profile)
+        training = Training(typed, path, signals, stack, profile)
         with training.report_disk_errors():
             return training.run()
 
@@ -68,14 +67,14 @@ class Training:
     """A run, new or resumed, until it ends or `signals` is not empty. `stack` closes whatever it opens."""
 
     def __init__(
-        self, config: Config, path: epath.Path, signals: list[int], stack: ExitStack, cores: int, profile: int = 0
+        self, config: Config, path: epath.Path, signals: list[int], stack: ExitStack, profile: int = 0
     ) -> None:
         self.config, self.path, self.signals, self.stack = config, path, signals, stack
         self.checkpoints = Checkpoints(path, config.train.keep)
         stack.callback(self.checkpoints.close)
         listed = {f"the list of checkpoints in --workdir={path}": list(self.checkpoints.steps)}
         distributed.assert_same_on_all_processes(listed)
-        distributed.on_all_processes(lambda: self._prepare(cores))
+        distributed.on_all_processes(self._prepare)
         distributed.assert_same_on_all_processes({"the SHA-256 of data.corpus": self.data.sha256})
         model = self.program.model
         self.scorer = Scorer(model, self.data.tokenizer.start_id)
@@ -92,7 +91,7 @@ class Training:
         self.state: TrainState = restored.state if restored else self.program.init(config.seed)
         self.scores = ValidScores(row for row in self._recorded("scheduled") if row["step"] <= self.step)
 
-    def _prepare(self, cores: int) -> None:
+    def _prepare(self) -> None:
         """Builds what each process needs of its own. Raises UserError for wrong input."""
         config, tokenizer, corpus = self.config, None, None
         if self.checkpoints.steps:
@@ -110,7 +109,7 @@ class Training:
         prompt = generate.encode_prompt(self.data.tokenizer, config.sample.prompt, "config.sample.prompt")
         self.logger = Logger(self.path, config, self.data, prompt)
         self.total = self.logger.progress.total_steps(config.train)
-        self.program = make_program(config, self.data.tokenizer.size, self.total, cores)
+        self.program = make_program(config, self.data.tokenizer.size, self.total)
 
     def run(self) -> int:
         """Trains until the run ends, is interrupted or reaches `stop_at_step`, and returns an exit code."""

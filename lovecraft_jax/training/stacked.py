@@ -50,7 +50,7 @@ def train_stacked(configs: Mapping[Any, Config | ConfigDict]) -> int:
         for workdir, config in typed.items():
             if signals:
                 return INTERRUPTED
-            if workdir not in failures and (code := loop.train(config, workdir, cores=1)) != DONE:  # the final scores
+            if workdir not in failures and (code := loop.train(config, workdir)) != DONE:  # the final scores
                 return code
     if failures:
         raise RunError("; ".join(f"{workdir}: {why}" for workdir, why in failures.items()))
@@ -74,7 +74,7 @@ def _train_steps(configs: Mapping[str, Config], signals: list[int]) -> dict[str,
     """Trains to the last step, or until `signals` is not empty, and saves. Returns why runs failed, by workdir."""
     with ExitStack() as stack:
         runs = {
-            workdir: Training(config, stack.enter_context(locked_workdir(workdir)), signals, stack, cores=1)
+            workdir: Training(config, stack.enter_context(locked_workdir(workdir)), signals, stack)
             for workdir, config in configs.items()
         }
         stacked = _Stack(list(runs.values()), signals)

@@ -188,7 +188,7 @@ def test_a_run_of_gru_layers_resumes_exactly_and_is_scored_and_sampled(
     config.model.update({"cell": "gru", "skip": True})
     for workdir, stop in ((whole, 0), (halves, 20), (halves, 0)):
         config.train.stop_at_step = stop
-        assert loop.train(config, str(workdir), cores=1) == DONE
+        assert loop.train(config, str(workdir)) == DONE
     assert "2 GRU layers of 16" in capsys.readouterr().err
     assert_same_run(halves, whole)
     saved = load_run(whole)

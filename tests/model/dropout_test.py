@@ -14,7 +14,6 @@ from lovecraft_jax.model.dropout import NO_DROPOUT, DropoutRates, Rate
 from lovecraft_jax.model.lm import LanguageModel, forward, make_model
 from lovecraft_jax.runtime.mesh import REPLICATED, make_mesh, sharding
 from lovecraft_jax.training.compiled import make_program
-from lovecraft_jax.training.cpu_devices import core_devices, make_core_steps, put_rows
 from lovecraft_jax.training.optimizer import make_optimizer
 from lovecraft_jax.training.step import make_gradient, make_train_step, make_train_steps
 from tests.helpers.trees import assert_close, on_host
@@ -24,13 +23,14 @@ pytestmark = pytest.mark.slow
 
 V, H, B, T, L = 11, 8, 4, 6, 2
 KINDS = DropoutRates._fields
+SETTINGS = {kind: f"dropout_{kind}" for kind in KINDS} | {"output": "dropout"}
 
 
-def test_config_sets_the_rates_of_input_and_output() -> None:
-    config = tiny.get_config()
-    config.model.update({"dropout_input": 0.25, "dropout": 0.0})
-    rates = DropoutRates.of(Config.of(config).model)
-    assert rates == DropoutRates(input=Rate(0.75, np.float32(4 / 3)))
+def test_config_sets_the_rate_of_each_kind() -> None:
+    config, off = tiny.get_config(), {name: 0.0 for name in SETTINGS.values()}
+    for kind in KINDS:
+        config.model.update(off | {SETTINGS[kind]: 0.25})
+        assert DropoutRates.of(Config.of(config).model) == DropoutRates(**{kind: Rate(0.75, np.float32(4 / 3))})
     models = [make_model(Config.of(given), V) for given in (config, tiny.get_config())]
     assert models[0] == models[1], "programs are compiled for the model, so that it must not contain the rates"
 
@@ -138,17 +138,10 @@ def test_a_mask_scales_the_kernel_of_its_matmul_for_its_row_and_not_the_carry(
         assert_close(jax.tree.map(lambda leaf, b=b: leaf[b : b + 1], carry), expected_carry)
 
 
-@pytest.mark.parametrize("backend", ["fused", "native"])
-def test_a_recurrent_mask_needs_the_scan_backend(backend: str) -> None:
-    model, x_BT = make(backend=backend), ids()
-    with pytest.raises(ValueError, match=f"backend='{backend}' has no dropout on the recurrent input; use 'scan'"):
-        run(model, random_variables(make()), model.initial_carry(B), x_BT, draw(model, recurrent=0.5))
-
-
-@pytest.mark.parametrize(("backend", "kinds"), [("scan", KINDS), ("fused", [*{*KINDS} - {"recurrent"}])])
-def test_gradients_with_masks_are_those_of_chunks_of_time_too(backend: str, kinds: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("backend", ["scan", "fused"])
+def test_gradients_with_masks_are_those_of_chunks_of_time_too(backend: str) -> None:
     model, x_BT = make(), ids()
-    variables, masks = random_variables(model), draw(model, **dict.fromkeys(kinds, 0.5))
+    variables, masks = random_variables(model), draw(model, **dict.fromkeys(KINDS, 0.5))
     batch = Batch(x_BT, (x_BT + 1) % V, np.ones((B, T), np.uint8), np.zeros(B, bool))
     results = [
         jax.jit(make_gradient(each))(variables, model.initial_carry(B), batch, masks)
@@ -173,10 +166,7 @@ def test_a_step_with_every_kind_does_not_depend_on_the_devices() -> None:
         step = jax.jit(make_train_steps(make_train_step(program.model, optimizer, mesh)))
         return on_host(step(jax.device_put(state, sharding(mesh, REPLICATED)), batches, rates))
 
-    cores, expected = core_devices(2), after(1)
-    steps = make_core_steps(program.model, optimizer, program.target, cores, rates, None)
-    assert_close(on_host(steps(state, put_rows(cores, batches))), expected)
-    assert_close(after(8), expected)
+    assert_close(after(8), after(1))
 
 
 def make(**settings: Any) -> LanguageModel:

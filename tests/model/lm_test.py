@@ -55,7 +55,8 @@ def test_parameter_tree_is_the_one_that_checkpoints_rest_on(settings: dict[str, 
 
 def test_every_setting_reaches_the_model() -> None:
     settings = {"layers": 3, "units": 7, "embed": 7, "tie": True, "forget_bias": 0.5, "norm": "layer", "remat": 2}
-    for given in (settings, {"cell": "gru", "skip": True}):
+    variant = {"norm": "rms_gates", "input_gate": "capped", "init_scale": "unit"}
+    for given in (settings, variant, {"cell": "gru", "skip": True}):
         model = make(dtype="bfloat16", **given)
         assert {name: getattr(model, name) for name in given} == given
         assert (model.vocab_size, model.backend, model.dtype) == (V, "scan", jnp.bfloat16)
@@ -80,7 +81,7 @@ def test_every_backend_gives_the_same_logits_and_gradients(settings: dict[str, A
     scan, x_BT, rng = make(**settings), ids(), np.random.default_rng(1)
     variables = random_variables(scan)
     start = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), scan.initial_carry(B))
-    rates = DropoutRates(Rate.of(0.3), Rate.of(0.2), None, Rate.of(0.1), Rate.of(0.4))
+    rates = DropoutRates(*map(Rate.of, (0.3, 0.2, 0.5, 0.1, 0.4)))
     masks = scan.dropout_masks(jax.random.key(1), rates, B)
 
     def loss(variables: Any, start: Any, model: LanguageModel) -> jax.Array:

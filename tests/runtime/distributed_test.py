@@ -81,7 +81,6 @@ def test_no_process_resumes_from_a_checkpoint_that_is_damaged_for_one(two: Run, 
     ("flag", "message"),
     [
         ("--config.data.batch_size=9", "data.batch_size=9 is not divisible by 2 devices: use a multiple of 2"),
-        ("--num_cpu_devices=2", "--num_cpu_devices=2 with 2 processes"),
         ("--confg=x", "Unknown command line flag 'confg'"),
     ],
 )

@@ -1,6 +1,5 @@
 """The compiled program: shardings, donation, compilation, and that dispatches and devices change no results."""
 
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +17,6 @@ from lovecraft_jax.model.dropout import DropoutRates
 from lovecraft_jax.runtime.mesh import BY_ROW, REPLICATED, make_mesh, sharding
 from lovecraft_jax.training.checkpoint import Checkpoints
 from lovecraft_jax.training.compiled import Program, make_program
-from lovecraft_jax.training.cpu_devices import core_devices
 from lovecraft_jax.training.optimizer import make_optimizer
 from lovecraft_jax.training.state import TrainState
 from lovecraft_jax.training.step import make_train_step, make_train_steps
@@ -31,10 +29,10 @@ V, TOTAL = 11, 40
 GOLDEN_LOSSES = [2.400428, 2.348907, 2.270340]
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["collective", "cores"])
-def program(request: pytest.FixtureRequest) -> Program:
-    """The tiny config, dropout on, over eight devices and a collective, and over two cores of a CPU."""
-    return make_program(tiny.get_config(), V, TOTAL, cores=request.param)
+@pytest.fixture(scope="module")
+def program() -> Program:
+    """The tiny config, dropout on, over eight devices."""
+    return make_program(tiny.get_config(), V, TOTAL)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +42,7 @@ def ten_steps(program: Program) -> tuple[TrainState, Any]:
 
 
 def test_states_have_the_shapes_and_shardings_of_the_target(program: Program) -> None:
-    """On a mesh the carry is split by row and all else is everywhere; cores keep the state on the first device."""
+    """The carry is split by row, and all else is on every device."""
     described = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.sharding), program.target)
     given = program.init(0)
     after, _ = program.train_steps(given, program.put(batches(0, 10)))
@@ -52,15 +50,10 @@ def test_states_have_the_shapes_and_shardings_of_the_target(program: Program) ->
         assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.sharding), state) == described
     carry = {leaf.sharding for leaf in jax.tree.leaves(program.target.carry)}
     rest = {leaf.sharding for leaf in jax.tree.leaves(program.target.replace(carry=None))}
-    if len(program.devices) == 8:
-        mesh = make_mesh(tiny.get_config().data.batch_size)
-        assert program.devices == jax.devices()
-        assert (carry, rest) == ({sharding(mesh, BY_ROW)}, {sharding(mesh, REPLICATED)})
-        assert all(leaf.is_deleted() for leaf in jax.tree.leaves((given.variables, given.opt_state)))  # donated
-    else:
-        assert program.devices == core_devices(2)
-        assert {device for where in carry | rest for device in where.device_set} == {jax.devices()[0]}
-        jax.tree.map(np.testing.assert_array_equal, on_host(given), on_host(program.init(0)))
+    mesh = make_mesh(tiny.get_config().data.batch_size)
+    assert program.devices == jax.devices()
+    assert (carry, rest) == ({sharding(mesh, BY_ROW)}, {sharding(mesh, REPLICATED)})
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves((given.variables, given.opt_state)))  # donated
 
 
 def test_a_golden_run_of_ten_steps(ten_steps: tuple[TrainState, Any]) -> None:
@@ -87,8 +80,7 @@ def test_ten_dispatches_trace_once_and_equal_ten_steps_in_one(
         for step in range(10):
             state, metrics = program.train_steps(state, program.put(batches(step, 1)))
             losses.append(metrics["loss"])
-    traced = re.findall(r"Finished tracing (train_steps|row_gradients) ", caplog.text)
-    assert traced in (["train_steps"], ["row_gradients"])
+    assert caplog.text.count("Finished tracing train_steps ") == 1
     assert_close(on_host(state), ten_steps[0])
     assert_close(np.concatenate(losses), ten_steps[1]["loss"])
 
@@ -106,19 +98,17 @@ def test_one_device_equals_eight_with_dropout(program: Program, ten_steps: tuple
 
 
 @pytest.mark.parametrize(
-    ("changes", "cores"),
+    "changes",
     [
-        ({"optimizer.name": "adamw", "optimizer.weight_decay": 0.1}, 2),
-        ({"optimizer.name": "sgd"}, 2),
-        ({"model.norm": "batch"}, 1),
+        {"optimizer.name": "adamw", "optimizer.weight_decay": 0.1},
+        {"optimizer.name": "sgd"},
+        {"model.norm": "batch"},
     ],
 )
-def test_a_checkpoint_resumes_bit_for_bit_and_cores_train_as_one_device(
-    changes: dict[str, Any], cores: int, tmp_path: Path
-) -> None:
+def test_a_checkpoint_resumes_bit_for_bit(changes: dict[str, Any], tmp_path: Path) -> None:
     config = tiny.get_config()
     config.update_from_flattened_dict(changes)
-    program = make_program(config, V, TOTAL, cores)
+    program = make_program(config, V, TOTAL)
     halfway, _ = program.train_steps(program.init(0), program.put(batches(0, 5)))
     checkpoints = Checkpoints(epath.Path(tmp_path))
     checkpoints.save(5, halfway, {})
@@ -127,17 +117,13 @@ def test_a_checkpoint_resumes_bit_for_bit_and_cores_train_as_one_device(
     given = program.put(batches(5, 5))
     whole, resumed = (on_host(program.train_steps(state, given)[0]) for state in (halfway, restored))
     jax.tree.map(np.testing.assert_array_equal, resumed, whole)
-    if cores > 1:
-        one = make_program(config, V, TOTAL)
-        assert_close(whole, on_host(one.train_steps(one.init(0), one.put(batches(0, 10)))[0]))
 
 
-@pytest.mark.parametrize("cores", [1, 2])
-def test_tensors_are_logged_with_the_values_of_the_step_that_is_due(cores: int) -> None:
+def test_tensors_are_logged_with_the_values_of_the_step_that_is_due() -> None:
     config, every = tiny.get_config(), 3
     config.optimizer.warmup = 0
     config.train.update({"log_tensors": True, "log_every": every})
-    program = make_program(config, V, TOTAL, cores)
+    program = make_program(config, V, TOTAL)
     state = program.init(0)
     for step in range(2 * every):
         before = params_of(state)

@@ -35,7 +35,7 @@ def stacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_stacked_run_learns_what_it_learns_alone(stacked: Path, tmp_path: Path) -> None:
     config = configs(tmp_path)[str(tmp_path / "low_rate")]
-    assert loop.train(config, str(tmp_path), cores=1) == DONE
+    assert loop.train(config, str(tmp_path)) == DONE
     alone = leaves(tmp_path)
     for path, leaf in leaves(stacked / "low_rate").items():
         np.testing.assert_allclose(leaf, alone[path], rtol=1e-5, atol=1e-6, err_msg=path)
@@ -48,7 +48,7 @@ def test_a_stacked_run_learns_what_it_learns_alone(stacked: Path, tmp_path: Path
 
 def test_a_stacked_run_is_finished_and_an_ordinary_run(stacked: Path, capsys: pytest.CaptureFixture) -> None:
     workdir, config = next(iter(configs(stacked).items()))
-    assert loop.train(config, workdir, cores=1) == DONE
+    assert loop.train(config, workdir) == DONE
     assert "already finished at step 40" in capsys.readouterr().err
     assert load_run(workdir, "latest").step == 40
 

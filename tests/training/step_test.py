@@ -32,10 +32,10 @@ def small() -> ConfigDict:
     return config
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["collective", "cores"])
-def program(request: pytest.FixtureRequest) -> Program:
-    """Dispatches of two steps over eight devices and a collective, and over two cores of a CPU."""
-    return make_program(small(), V, TOTAL, cores=request.param)
+@pytest.fixture(scope="module")
+def program() -> Program:
+    """Dispatches of two steps over eight devices."""
+    return make_program(small(), V, TOTAL)
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_a_row_that_restarts_does_not_depend_on_its_carry(program: Program, star
 def test_loss_and_gradient_are_the_weighted_mean_over_all_rows(program: Program, start: TrainState) -> None:
     model = program.model
     weight_BT = np.random.default_rng(3).integers(3, size=(B, T), dtype=np.uint8)
-    weight_BT[4:] = 0  # one core of two, and four devices of eight, without any weight
+    weight_BT[4:] = 0  # four devices of eight without any weight
     given = batch(0)._replace(weight_BT=weight_BT)
     masks = model.dropout_masks(jax.random.fold_in(start.rng, 3), RATES, B)
 
