@@ -16,9 +16,8 @@ class Ensemble(nn.Module):
     every token, so softmax makes of the mean what it would make of the mean log-probabilities.
     """
 
-    members: tuple[
-        "LanguageModel | Ensemble", ...
-    ]  # objects of their own: Flax would let one that is there twice share its weights
+    members: tuple["LanguageModel | Ensemble", ...]
+    """All different objects: one that is there twice would share its weights, as Flax has it. See `make_ensemble`."""
 
     def __call__(self, carry: Carry, x_BT: jax.Array, masks: DropoutMasks = NO_DROPOUT) -> tuple[Carry, jax.Array]:
         """The carry after ids [B, T], and the logits of the token after each, [B, T, V], float32."""
