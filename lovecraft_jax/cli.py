@@ -55,10 +55,9 @@ def define_train_flags() -> None:
     _define_platform()
 
 
-def define_run_flags(several: bool = False) -> None:
-    """Defines --workdir, which may be repeated for `several` runs, --checkpoint, --corpus and --platform."""
-    define = flags.DEFINE_multi_string if several else flags.DEFINE_string
-    define("workdir", None, "The folder of a run.")
+def define_run_flags(several: str) -> None:
+    """Defines --workdir, which may be repeated (`several` says what that does), --checkpoint, --corpus, --platform."""
+    flags.DEFINE_multi_string("workdir", None, f"The folder of a run; repeated for several, it {several}.")
     flags.DEFINE_string("checkpoint", "best", "best, latest, or a step.")
     flags.DEFINE_string("corpus", None, "Where the text that was trained on is now, if it was moved.")
     _define_platform()

@@ -29,13 +29,13 @@ def main() -> int:
         what, text = {"split": F.split}, run.split(F.split)
     score = run.score(text, F.bce, F.adaptive)
     scoring = {"scoring": "adaptive"} | run.adaptive_rates._asdict() if F.adaptive else {"scoring": "static"}
-    read = {"tokens": score.tokens, "characters": score.chars, "step": run.step}
+    read = {"tokens": score.tokens, "characters": score.chars, "step": run.steps}
     print(json.dumps(strict(what | scoring | score.values() | read)))
     return 0
 
 
 if __name__ == "__main__":
-    cli.define_run_flags()
+    cli.define_run_flags("scores their ensemble")
     flags.DEFINE_enum("split", "test", ["train", "valid", "test"], "The run's own split to score.")
     flags.DEFINE_string("text", None, "A UTF-8 text file to score instead.")
     flags.DEFINE_bool("adaptive", False, "Let the model learn from the text while it reads it (dynamic evaluation).")

@@ -1,14 +1,18 @@
-"""The Python API: `load_run(workdir)` loads a run's weights, to sample from them and to score texts."""
+"""The Python API: `load_run(workdir)` loads a run's weights, to sample from them and to score texts; of several runs it
+makes an ensemble."""
 
 import dataclasses
 import functools
+import itertools
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
+from flax.traverse_util import flatten_dict
 
 from lovecraft_jax.config import Config
 from lovecraft_jax.data import dataset
@@ -19,8 +23,9 @@ from lovecraft_jax.inference.adaptive import AdaptiveScorer, Rates
 from lovecraft_jax.inference.generate import Sampling, check_limits, encode_prompt, generate_tokens, most_likely_next
 from lovecraft_jax.inference.scoring import Score, Scorer
 from lovecraft_jax.model.backend import fastest_backend
-from lovecraft_jax.model.lm import LanguageModel, Variables, make_model
-from lovecraft_jax.runtime.checks import checked
+from lovecraft_jax.model.ensemble import Model, make_ensemble
+from lovecraft_jax.model.lm import Variables, make_model
+from lovecraft_jax.runtime.checks import checked, shown
 from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.runtime.files import resolve_path
@@ -30,19 +35,27 @@ from lovecraft_jax.training.run_files import read_rates, read_run_files, write_r
 from lovecraft_jax.training.state import weights_target
 
 STREAM_CHUNK = 100  # tokens at a time, where a text is shown while it is generated
+SAME_TEXT = ("sha256", "split_rule", "splits", "characters")  # what of corpus.json the runs of an ensemble must share
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A trained model, with what it was trained on."""
+    """A trained model, with what it was trained on. An ensemble is its first member, but for model, variables, workdir
+    and `members`."""
 
     config: Config
     tokenizer: Tokenizer
-    model: LanguageModel
+    model: Model
     variables: Variables  # of one checkpoint, after `step` steps
     step: int
     corpus: dict[str, Any]  # the content of corpus.json
     workdir: epath.Path | None = None  # where it is kept
+    members: tuple["Run", ...] = ()  # the runs of an ensemble
+
+    @property
+    def steps(self) -> int | list[int]:
+        """`step`, of an ensemble that of every member."""
+        return [run.step for run in self.members] or self.step
 
     def generate(
         self, prompt: str = "", length: int = 1000, seed: int = 0, sampling: Sampling | None = None, samples: int = 1
@@ -118,6 +131,9 @@ class Run:
 
     @functools.cached_property
     def _encoded(self) -> dict[str, Encoded]:
+        for other in self.members[1:]:  # another one may have trained on the text that is scored
+            recorded = [{key: run.corpus.get(key) for key in SAME_TEXT} for run in (self.members[0], other)]
+            _check_same(self.members[0], other, recorded, "corpus and split, or a --text")
         return dataset.prepare(self.config, self.corpus, self.tokenizer).encoded
 
     def encode(self, text: str) -> Encoded:
@@ -139,11 +155,52 @@ class Run:
         return np.asarray(checked("ids", ids, np.ndarray | jax.Array, expected, allowed))
 
 
-def load_run(workdir: str | os.PathLike[str], checkpoint: str | int = "best", corpus: str | None = None) -> Run:
+Workdir = str | os.PathLike[str]
+
+
+def load_run(workdir: Workdir | Sequence[Workdir], checkpoint: str | int = "best", corpus: str | None = None) -> Run:
     """Loads a run's "best" checkpoint (the latest, where none was scored), its "latest", or that of a step; not the
-    optimiser's state. `corpus`: where its text is now, if it was moved. Silences what libraries log, unless absl's
-    verbosity was chosen before. Raises UserError."""
+    optimiser's state. Of several workdirs it returns the ensemble. `corpus`: where its text is now, if it was moved.
+    Silences what libraries log, unless absl's verbosity was chosen before. Raises UserError."""
     silence_libraries()
+    if isinstance(workdir, str | os.PathLike) or not isinstance(workdir, Sequence):
+        return _load_one(workdir, checkpoint, corpus)
+    return ensemble([_load_one(member, checkpoint, corpus) for member in workdir])
+
+
+def ensemble(runs: Sequence[Run]) -> Run:
+    """Returns the runs as one, whose probabilities at every token are the geometric mean of theirs, normalised again; a
+    single run as it is. An ensemble among them counts as its members. Raises UserError where tokenizers differ."""
+    if not runs:
+        raise UserError("--workdir=[]: expected the folder of a run, or of several")
+    runs = [member for run in runs for member in run.members or [run]]
+    first, *others = runs
+    if not others:
+        return first
+    for other in others:
+        saved = [json.loads(run.tokenizer.dumps()) for run in (first, other)]
+        _check_same(first, other, saved, "vocabulary and cleaning")
+    model, variables = make_ensemble([run.model for run in runs], [run.variables for run in runs])
+    return dataclasses.replace(first, model=model, variables=variables, workdir=None, members=tuple(runs))
+
+
+def _check_same(first: Run, other: Run, recorded: Sequence[Mapping[str, Any]], what: str) -> None:
+    """Raises UserError with the first difference between what the two runs recorded."""
+    flat, flat_other = (flatten_dict(record, keep_empty_nodes=True) for record in recorded)
+    for names in [*flat, *flat_other]:
+        values, name = [flat.get(names), flat_other.get(names)], ".".join(names)
+        if values[0] == values[1]:
+            continue
+        if all(isinstance(value, list) or (isinstance(value, str) and len(value) > 20) for value in values):
+            same = next(n for n, pair in enumerate(itertools.zip_longest(*values)) if pair[0] != pair[1])
+            values, name = [value[same : same + 10] for value in values], f"{name}[{same}:]"
+        raise UserError(
+            f"--workdir={other.workdir}: its {name} is {shown(values[1])}, that of {first.workdir} {shown(values[0])}: "
+            f"give an ensemble runs of the same {what}"
+        )
+
+
+def _load_one(workdir: Workdir, checkpoint: str | int, corpus: str | None) -> Run:
     path = resolve_path(workdir)
     config, tokenizer, recorded = read_run_files(path)
     if corpus:

@@ -46,7 +46,7 @@ def main() -> int:
         return 0
     texts = run.generate(F.prompt, F.length, F.seed, sampling, F.samples)
     if F.json:
-        print(json.dumps({"prompt": F.prompt, "samples": texts, "seed": F.seed, "step": run.step}))
+        print(json.dumps({"prompt": F.prompt, "samples": texts, "seed": F.seed, "step": run.steps}))
     else:
         print(show("\n---\n".join(F.prompt + text for text in texts)))
     return 0
@@ -77,7 +77,7 @@ def _teacher_forced(run: Run) -> int:
     if F.json:
         texts = {"text": run.tokenizer.decode(true), "likeliest": run.tokenizer.decode(likeliest), "right": right}
         where = {"source": source, "offset": start + 1, "seq_len": run.config.data.seq_len}
-        print(json.dumps(texts | where | {"seed": F.seed, "step": run.step}))
+        print(json.dumps(texts | where | {"seed": F.seed, "step": run.steps}))
         return 0
     for line in (slice(n, n + LINE) for n in range(0, length, LINE)):
         pair = (run.tokenizer.decode(part[line]).replace("\n", "¶") for part in (true, likeliest))
@@ -90,7 +90,7 @@ def _teacher_forced(run: Run) -> int:
 
 
 if __name__ == "__main__":
-    cli.define_run_flags()
+    cli.define_run_flags("generates with their ensemble")
     flags.DEFINE_enum(
         "mode", "free", ["free", "teacher_forced"], "Generate text, or predict each token of a given text, as in 2019."
     )

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -67,6 +68,18 @@ WRONG: dict[str, tuple[str, list[str]]] = {
         ["--samples=2147483647", "1 to 1048576"],
     ),
     "two samples as a stream": ("sample --workdir={trained} --stream --samples=2", ["--stream", "--samples"]),
+    "an ensemble of two vocabularies": (
+        "sample --workdir={trained} --workdir={files}/letters",
+        ["--workdir={files}/letters", "chars[", "that of {trained}", "the same vocabulary and cleaning"],
+    ),
+    "an ensemble of two splits": (
+        "evaluate --workdir={trained} --workdir={files}/halves",
+        ["--workdir={files}/halves", "characters.test is 7,", "the same corpus and split"],
+    ),
+    "a step that one of two runs lacks": (
+        "sample --workdir={trained} --workdir={files}/letters --checkpoint=30",
+        ["--checkpoint=30: {files}/letters has"],
+    ),
     "prompt beyond the alphabet": ("sample --workdir={trained} '--prompt=The Ω'", ["'Ω'"]),
     "more than the text has": (FORCED + "--text={files}/short.txt --length=40", ["--length=40"]),
     "an empty name of a text to predict": (FORCED + "--text=", ["--text= is empty"]),
@@ -189,7 +202,8 @@ def results(places: dict[str, str]) -> dict[str, tuple[int, str, str]]:
 
 
 def _make_files(folder: Path, trained: Path) -> None:
-    """Texts that cannot be a corpus, and a run that was killed before its first checkpoint."""
+    """Texts that cannot be a corpus, a run that was killed before its first checkpoint, and two that do not fit to the
+    trained one: of other characters, and of another split."""
     (folder / "empty.txt").write_text("")
     (folder / "binary.txt").write_bytes(bytes(range(256)))
     (folder / "latin1.txt").write_bytes("café au lait".encode("latin-1"))
@@ -204,3 +218,8 @@ def _make_files(folder: Path, trained: Path) -> None:
     fresh.mkdir()
     for name in ("config", "vocab", "corpus"):
         (fresh / f"{name}.json").write_bytes((trained / f"{name}.json").read_bytes())
+    letters, halves = (shutil.copytree(trained, folder / name) for name in ("letters", "halves"))
+    shutil.rmtree(letters / "checkpoints" / "30")
+    vocab, corpus = (json.loads((trained / f"{name}.json").read_text()) for name in ("vocab", "corpus"))
+    (letters / "vocab.json").write_text(json.dumps(vocab | {"chars": vocab["chars"][:-1] + "~"}))
+    (halves / "corpus.json").write_text(json.dumps(corpus | {"characters": corpus["characters"] | {"test": 7}}))

@@ -24,7 +24,8 @@ import numpy as np
 from lovecraft_jax.data.batches import Batch
 from lovecraft_jax.data.tokenizer import Encoded
 from lovecraft_jax.inference.scoring import CHUNK, Costs, Method, Score, Scorer, Step, fold, single_row
-from lovecraft_jax.model.lm import Carry, LanguageModel, Variables, forward, reset_carry
+from lovecraft_jax.model.ensemble import Model
+from lovecraft_jax.model.lm import Carry, Variables, forward, reset_carry
 from lovecraft_jax.model.losses import token_cross_entropy
 
 SEGMENT = 100
@@ -117,7 +118,7 @@ class AdaptiveScorer:
         return Rates(LEARNING_RATES[lr], DECAYS[decay]), score(lr, decay)
 
 
-def adaptive(model: LanguageModel, rms: Variables, rates: Rates) -> Method:
+def adaptive(model: Model, rms: Variables, rates: Rates) -> Method:
     """Returns the method that learns from each segment after it has scored it. `rms`: from `gradient_rms`."""
 
     def init(variables: Variables, rows: int) -> State:
@@ -128,7 +129,7 @@ def adaptive(model: LanguageModel, rms: Variables, rates: Rates) -> Method:
 
 
 @functools.cache
-def _adaptive_step(model: LanguageModel) -> Step:
+def _adaptive_step(model: Model) -> Step:
     gradient = _make_gradient(model)
 
     def step(state: State, chunk: Batch) -> tuple[State, Costs]:
@@ -153,7 +154,7 @@ def _adaptive_step(model: LanguageModel) -> Step:
     return step
 
 
-def gradient_rms(model: LanguageModel, variables: Variables, train: Encoded, start_id: int) -> Variables:
+def gradient_rms(model: Model, variables: Variables, train: Encoded, start_id: int) -> Variables:
     """Returns the root mean square of each parameter's gradient over segments spread over the training text."""
     pieces = min(RMS_CHUNKS, math.ceil(len(train.ids) / CHUNK))
     starts = np.linspace(0, max(0, len(train.ids) - CHUNK), pieces).astype(int)
@@ -166,7 +167,7 @@ def gradient_rms(model: LanguageModel, variables: Variables, train: Encoded, sta
 
 
 @functools.cache
-def _squares_step(model: LanguageModel) -> Step:
+def _squares_step(model: Model) -> Step:
     """A step whose state has the sums of the squares of the gradients of all segments."""
     gradient = _make_gradient(model)
 
@@ -184,7 +185,7 @@ def _squares_step(model: LanguageModel) -> Step:
     return step
 
 
-def _make_gradient(model: LanguageModel) -> Any:
+def _make_gradient(model: Model) -> Any:
     """Returns a function to ((loss, (carry, nats_BT)), gradient); the loss is a segment's nats per token."""
 
     def loss(params: Variables, variables: Variables, carry: Carry, part: Batch) -> tuple[jax.Array, Any]:

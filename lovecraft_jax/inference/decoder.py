@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from lovecraft_jax.config import NORMS_IN_CELL, NORMS_OF_GATES
 from lovecraft_jax.model.cell import FoldedLayer, LayerCarry
+from lovecraft_jax.model.ensemble import Ensemble, Model, join_outputs
 from lovecraft_jax.model.lm import Carry, LanguageModel, Variables, forward
 from lovecraft_jax.model.matmul import dot
 from lovecraft_jax.model.native import ops
@@ -24,12 +25,15 @@ class Folded(NamedTuple):
     head: tuple[jax.Array, jax.Array]
 
 
-Decoder = Folded | Variables
-"""Variables where a norm stands inside the recurrence and cannot be folded into a kernel."""
+Decoder = Any
+"""Folded, or Variables where a norm stands inside the recurrence and cannot be folded into a kernel; of an ensemble a
+list of its members' decoders."""
 
 
-def make_decoder(model: LanguageModel, variables: Variables) -> Decoder:
+def make_decoder(model: Model, variables: Variables) -> Decoder:
     """The weights as `decode` takes them."""
+    if isinstance(model, Ensemble):
+        return list(map(make_decoder, model.members, model.split_variables(variables)))
     if model.norm in NORMS_IN_CELL:
         return variables
 
@@ -52,8 +56,11 @@ def make_decoder(model: LanguageModel, variables: Variables) -> Decoder:
     return folded
 
 
-def decode(model: LanguageModel, decoder: Decoder, carry: Carry, ids_S: jax.Array) -> tuple[Carry, jax.Array]:
+def decode(model: Model, decoder: Decoder, carry: Carry, ids_S: jax.Array) -> tuple[Carry, jax.Array]:
     """The carry after one token of each stream, and the logits of the next [S, V]."""
+    if isinstance(model, Ensemble):
+        members = zip(model.members, decoder, carry, strict=True)
+        return join_outputs([decode(*member, ids_S) for member in members])
     if not isinstance(decoder, Folded):
         carry, logits_S1V = forward(model, decoder, carry, ids_S[:, None])
         return carry, logits_S1V[:, 0]

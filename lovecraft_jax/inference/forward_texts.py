@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lovecraft_jax.inference.decoder import Decoder, decode, make_decoder
-from lovecraft_jax.model.lm import Carry, LanguageModel, Variables, reset_carry
+from lovecraft_jax.model.ensemble import Model
+from lovecraft_jax.model.lm import Carry, Variables, reset_carry
 
 CHUNK = 500  # tokens of a row in one dispatch
 
@@ -31,7 +32,7 @@ class Tokens(NamedTuple):
 
 
 def forward_texts(
-    model: LanguageModel, variables: Variables, x: Sequence[np.ndarray], y: Sequence[np.ndarray], observe: Observe
+    model: Model, variables: Variables, x: Sequence[np.ndarray], y: Sequence[np.ndarray], observe: Observe
 ) -> list[np.ndarray]:
     """Returns what `observe` returns at each token [N, ...] of each text of ids `x`, which the ids `y` follow."""
     packing = pack([len(ids) for ids in x])
@@ -48,7 +49,7 @@ def forward_texts(
 
 @functools.partial(jax.jit, static_argnames=("model", "observe"))
 def scan_tokens(
-    model: LanguageModel, decoder: Decoder, carry: Carry, tokens: Tokens, observe: Observe
+    model: Model, decoder: Decoder, carry: Carry, tokens: Tokens, observe: Observe
 ) -> tuple[Carry, jax.Array]:
     """Returns the carry after the tokens, and what `observe` returns at each of them [T, B, ...]."""
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from lovecraft_jax.data.tokenizer import UNKNOWN_ID, Tokenizer
 from lovecraft_jax.inference.decoder import Decoder, decode, make_decoder
-from lovecraft_jax.model.lm import Carry, LanguageModel, Variables, forward
+from lovecraft_jax.model.ensemble import Model
+from lovecraft_jax.model.lm import Carry, Variables, forward
 from lovecraft_jax.runtime.checks import checked, shown
 from lovecraft_jax.runtime.errors import UserError
 
@@ -65,7 +66,7 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str, name: str = "--prompt") -> 
 
 
 def generate_tokens(
-    model: LanguageModel,
+    model: Model,
     variables: Variables,
     prompt: np.ndarray,
     length: int,
@@ -93,21 +94,21 @@ def generate_tokens(
     yield np.asarray(sampled)[:, : (length - 1) % chunk + 1]
 
 
-def most_likely_next(model: LanguageModel, variables: Variables, x_BT: np.ndarray) -> np.ndarray:
+def most_likely_next(model: Model, variables: Variables, x_BT: np.ndarray) -> np.ndarray:
     """Returns the most likely next token, but never the unknown one, at every position [B, T] of rows from a zero
     carry. This is not generation: every token is predicted from the true ones before it (teacher forcing)."""
     return np.asarray(_argmax_next(model, variables, x_BT.astype(np.int32)))
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _argmax_next(model: LanguageModel, variables: Variables, x_BT: jax.Array) -> jax.Array:
+def _argmax_next(model: Model, variables: Variables, x_BT: jax.Array) -> jax.Array:
     _, logits_BTV = forward(model, variables, model.initial_carry(len(x_BT)), x_BT)
     return logits_BTV.at[..., UNKNOWN_ID].set(-jnp.inf).argmax(axis=-1)
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def _prefill(
-    model: LanguageModel, variables: Variables, prompt_SN: jax.Array, seed: jax.Array
+    model: Model, variables: Variables, prompt_SN: jax.Array, seed: jax.Array
 ) -> tuple[Decoder, jax.Array, Carry, jax.Array]:
     """Returns the decoder, a random key per sample, the carry after the prompt, and the logits of the next token."""
     S = prompt_SN.shape[0]
@@ -118,7 +119,7 @@ def _prefill(
 
 @functools.partial(jax.jit, static_argnames=("model", "sampling", "length"))
 def _generate_chunk(
-    model: LanguageModel,
+    model: Model,
     decoder: Decoder,
     carry: Carry,
     logits_SV: jax.Array,

@@ -21,7 +21,8 @@ import numpy as np
 
 from lovecraft_jax.data.batches import Batch
 from lovecraft_jax.data.tokenizer import Encoded
-from lovecraft_jax.model.lm import Carry, LanguageModel, Variables, forward, reset_carry
+from lovecraft_jax.model.ensemble import Model
+from lovecraft_jax.model.lm import Carry, Variables, forward, reset_carry
 from lovecraft_jax.model.losses import token_binary_cross_entropy, token_cross_entropy
 from lovecraft_jax.runtime import distributed
 from lovecraft_jax.runtime.files import Row
@@ -55,7 +56,7 @@ class Method(NamedTuple):
 
 
 @functools.cache
-def static(model: LanguageModel, bce: bool = False) -> Method:
+def static(model: Model, bce: bool = False) -> Method:
     """Returns the method that scores with fixed variables. With `bce` it computes binary_BT too."""
 
     def init(variables: Variables, rows: int) -> tuple[Variables, Carry]:
@@ -123,7 +124,7 @@ class Scorer:
     devices. `bce` computes the binary cross-entropy too, which takes another pass over [rows, tokens, V].
     """
 
-    model: LanguageModel
+    model: Model
     start_id: int
 
     def final(self, variables: Variables, text: Encoded, bce: bool = False) -> Score:

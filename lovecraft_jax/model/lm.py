@@ -131,9 +131,10 @@ class LanguageModel(nn.Module):
 
 
 def forward(
-    model: LanguageModel, variables: Mapping[str, Any], carry: Carry, x_BT: ArrayLike, masks: DropoutMasks = NO_DROPOUT
+    model: nn.Module, variables: Mapping[str, Any], carry: Carry, x_BT: ArrayLike, masks: DropoutMasks = NO_DROPOUT
 ) -> tuple[Carry, jax.Array]:
-    """The carry after ids of any integer type, and the logits [B, T, V]; norms use their running statistics."""
+    """The carry after ids of any integer type, and the logits [B, T, V], of a LanguageModel or an Ensemble; norms use
+    their running statistics."""
     result: Any = model.apply(variables, carry, jnp.asarray(x_BT, jnp.int32), masks)
     return result
 

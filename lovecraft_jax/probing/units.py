@@ -18,6 +18,7 @@ import numpy as np
 from lovecraft_jax.inference.forward_texts import Observe, forward_texts
 from lovecraft_jax.model.lm import Carry, LanguageModel
 from lovecraft_jax.run import Run
+from lovecraft_jax.runtime.errors import UserError
 
 PAIRS, DRAWS = 4000, 40_000  # compared, and drawn to get them: most have the same value of a rare feature
 MIN_CHANGES = 10  # a feature that changes less often in a text is left out
@@ -61,6 +62,8 @@ class UnitExcerpt(BestUnit):
 def analyze(run: Run, tales: Mapping[str, Mapping[str, str]], words: bool = True) -> list[UnitExcerpt]:
     """Returns the best unit for each feature, without those of `words` if there are none, the highest score first,
     selected on the valid and scored on the test split of `tales` (split -> tale -> cleaned text)."""
+    if not isinstance(run.model, LanguageModel):
+        raise UserError("expected a run of one model: the units of an ensemble are those of each of its members")
     texts = {split: _truncate(tales[split], run.model.layers * run.model.units) for split in ("valid", "test")}
     selected_on, scored_on = (_activations(run, list(texts[split].values())) for split in ("valid", "test"))
     values = features(scored_on.text)

@@ -61,6 +61,6 @@ def _check_can_be_written(page: epath.Path) -> None:
 
 
 if __name__ == "__main__":
-    cli.define_run_flags(several=True)
+    cli.define_run_flags("compares them on one page")
     flags.DEFINE_string("to", None, "The page to write; by default <workdir>/report/index.html of the first run.")
     cli.run(main)

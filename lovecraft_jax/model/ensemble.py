@@ -1,0 +1,56 @@
+"""Ensemble: several language models as one, whose probabilities are the geometric mean of theirs, normalised again."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+
+from lovecraft_jax.model.dropout import NO_DROPOUT, DropoutMasks
+from lovecraft_jax.model.lm import Carry, LanguageModel, Variables
+
+
+class Ensemble(nn.Module):
+    """Models of one vocabulary, which read the same tokens. The carry is a tuple with one of each member.
+
+    The logits are the mean of the members' logits: a member's log-probabilities are its logits less the same number for
+    every token, so softmax makes of the mean what it would make of the mean log-probabilities.
+    """
+
+    members: tuple["LanguageModel | Ensemble", ...]
+    """All different objects: one that is there twice would share its weights, as Flax has it. See `make_ensemble`."""
+
+    def __call__(self, carry: Carry, x_BT: jax.Array, masks: DropoutMasks = NO_DROPOUT) -> tuple[Carry, jax.Array]:
+        """The carry after ids [B, T], and the logits of the token after each, [B, T, V], float32."""
+        pairs = zip(self.members, carry, strict=True)
+        return join_outputs([member(member_carry, x_BT, masks) for member, member_carry in pairs])
+
+    def initial_carry(self, batch: int) -> Carry:
+        return tuple(member.initial_carry(batch) for member in self.members)
+
+    def split_variables(self, variables: Variables) -> list[Variables]:
+        """The members' variables, from those of the ensemble."""
+        names = [f"members_{n}" for n in range(len(self.members))]  # as Flax calls them
+        return [{kind: of_all[name] for kind, of_all in variables.items() if name in of_all} for name in names]
+
+    @property
+    def vocab_size(self) -> int:
+        return self.members[0].vocab_size
+
+
+Model = LanguageModel | Ensemble
+"""What scores and generates."""
+
+
+def join_outputs(outputs: Sequence[tuple[Carry, jax.Array]]) -> tuple[Carry, jax.Array]:
+    """The carry and the logits of an ensemble, from those of each member."""
+    carries, logits = zip(*outputs, strict=True)
+    return tuple(carries), sum(logits[1:], start=logits[0]) / len(logits)
+
+
+def make_ensemble(models: Sequence[Model], variables: Sequence[Variables]) -> tuple[Ensemble, Variables]:
+    """The ensemble of `models`, and its variables from those of each."""
+    kinds = dict.fromkeys(kind for of_one in variables for kind in of_one)
+    joined = {
+        kind: {f"members_{n}": of_one[kind] for n, of_one in enumerate(variables) if kind in of_one} for kind in kinds
+    }
+    return Ensemble(tuple(model.clone() for model in models)), joined
