@@ -14,6 +14,7 @@ from lovecraft_jax.model.native.build import COMPILERS
 from tests.helpers.trees import assert_close
 from tests.helpers.untrained import random_variables
 
+needs_compiler = pytest.mark.skipif(not any(map(which, COMPILERS)), reason="no C++ compiler")
 V, H, B, T, L = 11, 6, 3, 5, 3
 
 
@@ -30,10 +31,15 @@ V, H, B, T, L = 11, 6, 3, 5, 3
         {"backend": "fused", "norm": "layer_gates", "input_gate": "coupled"},
         {"cell": "gru", "skip": True},
         {"cell": "gru", "embed": 4, "dtype": jnp.dtype("bfloat16")},
-        pytest.param(
-            {"backend": "native", "embed": 4, "norm": "batch_input"},
-            marks=pytest.mark.skipif(not any(map(which, COMPILERS)), reason="no C++ compiler"),
-        ),
+        *[
+            pytest.param({"backend": "native"} | more, marks=needs_compiler)
+            for more in (
+                {"embed": 4, "norm": "batch_input"},
+                {"embed": 4, "skip": True, "input_gate": "coupled"},
+                {"skip": True, "norm": "layer_gates"},
+                {"embed": 4, "norm": "rms_gates", "input_gate": "capped"},
+            )
+        ],
     ],
 )
 def test_decoding_equals_forward(settings: dict[str, Any]) -> None:
