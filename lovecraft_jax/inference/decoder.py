@@ -25,12 +25,13 @@ class Folded(NamedTuple):
 
 
 Decoder = Folded | Variables
-"""Variables where a norm stands inside the recurrence and cannot be folded into a kernel."""
+"""Variables where a norm stands inside the recurrence and cannot be folded into a kernel, and for the Mogrifier, which
+changes x with h."""
 
 
 def make_decoder(model: LanguageModel, variables: Variables) -> Decoder:
     """The weights as `decode` takes them."""
-    if model.norm in NORMS_IN_CELL:
+    if model.norm in NORMS_IN_CELL or model.mogrify:
         return variables
 
     def fold(model: LanguageModel) -> Folded:

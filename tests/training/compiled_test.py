@@ -111,6 +111,7 @@ def test_one_device_equals_eight_with_dropout(program: Program, ten_steps: tuple
         ({"optimizer.name": "adamw", "optimizer.weight_decay": 0.1}, 2),
         ({"optimizer.name": "sgd"}, 2),
         ({"model.norm": "batch"}, 1),
+        ({"model.mogrify": 3, "model.embed": 5, "model.skip": True, "model.dropout_recurrent": 0.1}, 2),
     ],
 )
 def test_a_checkpoint_resumes_bit_for_bit_and_cores_train_as_one_device(
