@@ -91,6 +91,8 @@ class ModelConfig:
     dropout: float = probability()
     # Initial bias of the LSTM's forget gate; a GRU has none and ignores it.
     forget_bias: float = setting("a finite float", lambda value: abs(value) < float("inf"), default=1.0)
+    # Rounds in which the LSTM's x and h modulate each other before a time step (Melis et al. 2020, with 5); 0: none.
+    mogrify: int = at_least(0, default=0, most=100)  # each is compiled on its own
     norm: str = one_of("none", "layer", "batch_input", "batch", *NORMS_OF_GATES, default="none")
     tie: bool = flag()
     # Every layer takes the token too, and the head takes the outputs of all layers (Graves 2013).
@@ -102,13 +104,24 @@ class ModelConfig:
         backend, not_scan = f"config.model.backend={self.backend!r}", self.backend not in ("auto", "scan")
         if self.cell != "lstm" and not_scan:
             raise UserError(f"{backend} with cell={self.cell!r}: not available; use auto")
-        for name, only in (("norm", "none"), ("input_gate", "own")):
+        for name, only in (("norm", "none"), ("input_gate", "own"), ("mogrify", 0)):
             if self.cell != "lstm" and (value := getattr(self, name)) != only:
                 raise UserError(f"config.model.{name}={value!r} with cell={self.cell!r}: not available; use {only!r}")
         if self.backend == "native" and self.dtype != "float32":
             raise UserError(f"{backend} with dtype={self.dtype}: it computes in float32 only; use auto")
         if self.norm in NORMS_IN_CELL and not_scan:
             raise UserError(f"{backend} with norm={self.norm!r}: not available; use auto")
+        if self.mogrify and self.norm not in ("none", *NORMS_OF_GATES):
+            raise UserError(
+                f"config.model.mogrify={self.mogrify} with norm={self.norm!r}: use a norm of the gates, or none"
+            )
+        if self.mogrify and not self.embed:
+            raise UserError(
+                f"config.model.mogrify={self.mogrify} with embed=0: it modulates vectors, found one-hot ones, of which "
+                "all values but one are 0; use embed above 0"
+            )
+        if self.mogrify and self.backend == "native":
+            raise UserError(f"{backend} with mogrify={self.mogrify}: not available; use auto")
         if self.remat and self.norm in NORMS_OF_BATCH:
             raise UserError(
                 f"config.model.remat={self.remat} with norm={self.norm!r}: its statistics are those of all time steps, "

@@ -26,15 +26,15 @@ class Folded(NamedTuple):
 
 
 Decoder = Any
-"""Folded, or Variables where a norm stands inside the recurrence and cannot be folded into a kernel; of an ensemble a
-list of its members' decoders."""
+"""Folded, or Variables where a norm stands inside the recurrence and cannot be folded into a kernel, and for the
+Mogrifier, which changes x with h; of an ensemble a list of its members' decoders."""
 
 
 def make_decoder(model: Model, variables: Variables) -> Decoder:
     """The weights as `decode` takes them."""
     if isinstance(model, Ensemble):
         return list(map(make_decoder, model.members, model.split_variables(variables)))
-    if model.norm in NORMS_IN_CELL:
+    if model.norm in NORMS_IN_CELL or model.mogrify:
         return variables
 
     def fold(model: LanguageModel) -> Folded:
@@ -47,9 +47,10 @@ def make_decoder(model: Model, variables: Variables) -> Decoder:
                 token_gates_VG = cell.look_up(jnp.arange(model.vocab_size), table_VD, rows=slice(K, None))
             layers.append(cell.fold(token_gates_VG, slice(K)))
         head_HV = model.embedding.T if model.tie else model.head_kernel
-        if _runs_in_cpp(model):
-            layers = [layer._replace(kernel=ops.pack_gates(layer.kernel)) for layer in layers]
-            head_HV = ops.pack(head_HV)
+        if model.backend == "native":
+            gates = model.cell_class.gates
+            layers = [layer._replace(kernel=ops.pack_gates(layer.kernel, gates)) for layer in layers]
+            head_HV = ops.pack_head(head_HV, model.units)
         return Folded(tuple(layers), (head_HV, model.head_bias))
 
     folded: Any = model.apply(variables, method=fold)
@@ -64,9 +65,10 @@ def decode(model: Model, decoder: Decoder, carry: Carry, ids_S: jax.Array) -> tu
     if not isinstance(decoder, Folded):
         carry, logits_S1V = forward(model, decoder, carry, ids_S[:, None])
         return carry, logits_S1V[:, 0]
-    if _runs_in_cpp(model):
-        starts, kernels = [layer.start for layer in decoder.layers], [layer.kernel for layer in decoder.layers]
-        return ops.token(ids_S, starts, kernels, decoder.head, carry)
+    if model.backend == "native":
+        layers = [(layer.start, layer.kernel, *(layer.after_norm or ())) for layer in decoder.layers]
+        norm = model.norm if model.norm in NORMS_OF_GATES else "none"  # another is in the kernel
+        return ops.token(ids_S, layers, decoder.head, carry, model.input_gate, norm)
     cell = model.cell_class
     new_carry: list[LayerCarry] = []
     outputs = [jnp.zeros((len(ids_S), 0))]  # nothing is below the first layer
@@ -78,9 +80,3 @@ def decode(model: Model, decoder: Decoder, carry: Carry, ids_S: jax.Array) -> tu
     head_HV, bias_V = decoder.head
     top_SH = jnp.concatenate(outputs, axis=-1) if model.skip else outputs[-1]
     return tuple(new_carry), dot(top_SH, head_HV, model.dtype) + bias_V[None]
-
-
-def _runs_in_cpp(model: LanguageModel) -> bool:
-    """Whether native/ decodes a token: the plain LSTM without skip connections; XLA decodes the others."""
-    is_plain = model.norm not in NORMS_OF_GATES and model.input_gate == "own" and not model.skip
-    return model.backend == "native" and is_plain

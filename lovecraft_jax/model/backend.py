@@ -1,7 +1,7 @@
 """Which implementation runs a layer over time: `model.backend`, what "auto" stands for, and the dispatch.
 
 "scan": the cell under nn.scan; every cell has it, and it is the readable reference. The others are for the LSTM:
-"fused": loops written out for XLA (lstm_fused.py). "native": the same loops in C++, for CPUs (native/).
+"fused": loops written out for XLA (lstm_fused.py, mogrifier.py). "native": the same loops in C++, for CPUs (native/).
 All take the same parameters and give the same values and gradients.
 """
 
@@ -16,6 +16,7 @@ from lovecraft_jax.model.cells import cell_class
 from lovecraft_jax.model.dropout import drop
 from lovecraft_jax.model.layer_input import LayerInput
 from lovecraft_jax.model.lstm_fused import Form, LoopParams, fused_lstm
+from lovecraft_jax.model.mogrifier import MogrifiedParams, mogrified_lstm
 from lovecraft_jax.model.native import build
 from lovecraft_jax.model.normalization import STATISTICS
 from lovecraft_jax.runtime.console import log
@@ -38,24 +39,29 @@ def run_layer(
         raise ValueError(f"backend={backend!r} cannot run a {cell.label} layer; available: {', '.join(cell.backends)}")
     if backend != "scan" and cell.norm in NORMS_IN_CELL:
         raise ValueError(f"backend={backend!r} cannot run norm={cell.norm!r}; use 'scan'")
+    if backend == "native" and cell.mogrify:
+        raise ValueError(f"backend='native' cannot run mogrify={cell.mogrify}; use 'fused'")
     kernel_h_HG = drop(cell.kernel_h, weights_HG)
-    gates_x_TBG = cell.normalise_input(inputs.gates(cell))
+    x_TBF = inputs.vectors() if cell.mogrify else cell.normalise_input(inputs.gates(cell))
     if backend == "scan":
-        return _scan(cell, carry, gates_x_TBG, kernel_h_HG, recurrent_BH)
+        return _scan(cell, carry, x_TBF, kernel_h_HG, recurrent_BH)
     form = Form(cell.dtype, cell.input_gate, cell.norm if cell.norm in NORMS_OF_GATES else "none", backend == "native")
     params = LoopParams(kernel_h_HG, cell.bias, cell.scales.get("z"), recurrent_BH)
-    return fused_lstm(params, gates_x_TBG, carry, form)
+    if cell.mogrify:
+        return mogrified_lstm(MogrifiedParams(tuple(cell.rounds), cell.kernel_x, params), x_TBF, carry, form)
+    return fused_lstm(params, x_TBF, carry, form)
 
 
 def _scan(
-    cell: Cell, carry: LayerCarry, gates_x_TBG: jax.Array, kernel_h_HG: jax.Array, recurrent_BH: jax.Array | None
+    cell: Cell, carry: LayerCarry, x_TBF: jax.Array, kernel_h_HG: jax.Array, recurrent_BH: jax.Array | None
 ) -> tuple[LayerCarry, jax.Array]:
-    def step(cell: Cell, carry: LayerCarry, gates_x_BG: jax.Array) -> tuple:
-        carry, moments = cell(carry, gates_x_BG, kernel_h_HG, recurrent_BH)
+    def step(cell: Cell, carry: LayerCarry, x_BF: jax.Array) -> tuple:
+        gates_x_BG, factor_BH = cell.modulate(carry, x_BF, recurrent_BH) if cell.mogrify else (x_BF, recurrent_BH)
+        carry, moments = cell(carry, gates_x_BG, kernel_h_HG, factor_BH)
         return carry, (cell.output(carry), moments)
 
     scan = nn.scan(step, variable_broadcast=("params", STATISTICS), split_rngs={"params": False})
-    carry, (h_TBH, moments) = scan(cell, carry, gates_x_TBG)
+    carry, (h_TBH, moments) = scan(cell, carry, x_TBF)
     cell.update_statistics(moments)
     return carry, h_TBH
 
@@ -98,4 +104,6 @@ def _why_not_native(config: ModelConfig, platform: str = "") -> str:
         return f"it computes in float32, dtype={config.dtype} was asked for"
     if "native" not in (cell := cell_class(config.cell)).backends:
         return f"it has no {cell.label} layer"
+    if config.mogrify:
+        return f"it has no Mogrifier, mogrify={config.mogrify} was asked for"
     return ""

@@ -37,8 +37,8 @@ class Cell(nn.Module):
     Every cell has kernel_x [D, G], normal with standard deviation `kernel_std`, glorot uniform where that is 0, and
     kernel_h [H, G], one orthogonal matrix per gate; a subclass adds its biases. Parameters, gates and the carry are
     float32; matmuls take their operands as `dtype` and accumulate in float32. With `in_cpp` the matmul with kernel_x
-    and its gradients run in C++ (native/ops.py). `forget_bias` (initial value of the forget gate's bias) and `norm`
-    (normalization.py) are the LSTM's.
+    and its gradients run in C++ (native/ops.py). `forget_bias` (initial value of the forget gate's bias), `norm`
+    (normalization.py) and `mogrify` (mogrifier.py) are the LSTM's.
     """
 
     label: ClassVar[str]
@@ -57,6 +57,7 @@ class Cell(nn.Module):
     forget_bias: float = 1.0
     norm: str = "none"
     kernel_std: float = 0.0
+    mogrify: int = 0
 
     def setup(self) -> None:
         G = self.gates * self.units
@@ -95,9 +96,9 @@ class Cell(nn.Module):
         raise NotImplementedError
 
     @classmethod
-    def flops_per_token(cls, features: int, units: int) -> int:
+    def flops_per_token(cls, features: int, units: int, mogrify: int = 0) -> int:
         """FLOPs of the matmuls of one token's forward pass: a multiplication and an addition per weight."""
-        return 2 * cls.gates * units * (features + units)
+        return 2 * (cls.gates * units * (features + units) + mogrify * features * units)
 
     def project(self, x: jax.Array, rows: slice = slice(None)) -> jax.Array:
         """The input's part of the gates, x [..., D] @ kernel_x [D, G], which needs no recurrence: [..., G]. `rows` are

@@ -22,7 +22,8 @@ from lovecraft_jax.model.normalization import BatchMoments
 class GRUCell(Cell):
     """kernel_x [D, 3H], kernel_h [H, 3H], bias [3H] and bias_h [H], gates in the order r, z, n. The carry is h_BH.
 
-    Biases start at 0. There is no forget gate and no norm: `forget_bias` is ignored, and `norm` must be "none".
+    Biases start at 0. There is no forget gate, norm or Mogrifier: `forget_bias` is ignored, `norm` must be "none"
+    and `mogrify` 0.
     """
 
     label = "GRU"
@@ -31,6 +32,8 @@ class GRUCell(Cell):
     def setup(self) -> None:
         if self.norm != "none":
             raise ValueError(f"a GRU layer has no norm, got norm={self.norm!r}")
+        if self.mogrify:
+            raise ValueError(f"a GRU layer has no Mogrifier, got mogrify={self.mogrify}")
         super().setup()
         self.bias = self.param("bias", nn.initializers.zeros, (3 * self.units,))
         self.bias_h = self.param("bias_h", nn.initializers.zeros, (self.units,))

@@ -24,11 +24,18 @@ class Tokens(NamedTuple):
         """The vectors' part of the gates [T, B, G], by whichever way takes fewer FLOPs."""
         if self.table_VD is None:
             return cell.look_up(self.ids_TB, None, self._one_hot_scale(), rows)
-        table_VD = self.table_VD if self.embedding_V is None else self.table_VD * self.embedding_V[:, None]
         if self.input_BD is None and self.vocab_size <= self.ids_TB.size:
-            return cell.look_up(self.ids_TB, table_VD, None, rows)
-        x_TBD = look_up(table_VD, self.ids_TB)
-        return cell.project(x_TBD if self.input_BD is None else x_TBD * self.input_BD[None], rows)
+            return cell.look_up(self.ids_TB, self._table(), None, rows)
+        return cell.project(self.vectors(), rows)
+
+    def vectors(self) -> jax.Array:
+        """The rows of the embedding [T, B, D]."""
+        x_TBD = look_up(self._table(), self.ids_TB)
+        return x_TBD if self.input_BD is None else x_TBD * self.input_BD[None]
+
+    def _table(self) -> jax.Array:
+        assert self.table_VD is not None
+        return self.table_VD if self.embedding_V is None else self.table_VD * self.embedding_V[:, None]
 
     def _one_hot_scale(self) -> jax.Array | None:
         """The masks' factor for the 1 in each one-hot vector, [T, B]; None without masks."""
@@ -52,3 +59,8 @@ class LayerInput(NamedTuple):
             return cell.project(self.below_TBH)
         H = self.below_TBH.shape[-1]
         return cell.project(self.below_TBH, slice(H)) + self.tokens.gates(cell, slice(H, None))
+
+    def vectors(self) -> jax.Array:
+        """They themselves, side by side [T, B, D], for a cell that needs more of them than `gates`."""
+        tokens = [] if self.tokens is None else [self.tokens.vectors()]
+        return jnp.concatenate(([] if self.below_TBH is None else [self.below_TBH]) + tokens, axis=-1)

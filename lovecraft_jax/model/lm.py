@@ -33,7 +33,8 @@ class LanguageModel(nn.Module):
     """A stack of recurrent layers that predicts the logits of every next token.
 
     `cell` and `input_gate` name the cell (cells.py), `backend` what runs it (backend.py), `norm` what it normalises
-    (normalization.py), `init_scale` that of the initial embedding and kernels of the input.
+    (normalization.py), `mogrify` the rounds of the Mogrifier (mogrifier.py), which needs an embedding, `init_scale` the
+    scale of the initial embedding and kernels of the input.
     `embed=0` feeds tokens as one-hot vectors; `tie` uses the embedding as the head's kernel (Press and Wolf 2017).
     With `skip` every layer also takes the token, and the head takes the outputs of all layers (Graves 2013).
     Only training uses two fields (training/step.py): `remat`, the number of tokens between two carries that are saved
@@ -54,6 +55,7 @@ class LanguageModel(nn.Module):
     cell: str = "lstm"
     skip: bool = False
     input_gate: str = "own"
+    mogrify: int = 0
     init_scale: str = "glorot"
 
     def setup(self) -> None:
@@ -68,14 +70,17 @@ class LanguageModel(nn.Module):
             raise ValueError(f"backend='native' computes in float32, not in {self.dtype}")
         if self.tie and self.skip:
             raise ValueError("tie and skip: the head of all layers is wider than the embedding")
+        if self.mogrify and not self.embed:
+            raise ValueError(f"mogrify={self.mogrify} modulates an embedding, got embed=0")
         # "unit": the input's part of every gate starts with the variance of the input's values, or less, by the
         # expected squared norm of what enters the layer: 1 for a one-hot vector or a row of norm 1.
         squared_norms = self._widths(self.embed if self.embed and is_unit else 1)
         stds = [norm**-0.5 if self.init_scale == "unit" else 0.0 for norm in squared_norms]
         settings = self.units, self.dtype, in_cpp, self.forget_bias, self.norm
+        widths = self._widths(self.embed or self.vocab_size)
         self.cells = [
-            self.cell_class(D, *settings, std, name=f"{self.cell}_{n}")
-            for n, (D, std) in enumerate(zip(self._widths(self.embed or self.vocab_size), stds, strict=True))
+            self.cell_class(D, *settings, std, self.mogrify, name=f"{self.cell}_{n}")
+            for n, (D, std) in enumerate(zip(widths, stds, strict=True))
         ]
         if not self.tie:
             shape = (self._head_width(), self.vocab_size)
@@ -110,7 +115,7 @@ class LanguageModel(nn.Module):
 
     def flops_per_token(self) -> int:
         """FLOPs of the matmuls of one token's forward pass, of which a one-hot input, a lookup, needs none."""
-        layers = sum(self.cell_class.flops_per_token(D, self.units) for D in self._widths(self.embed))
+        layers = sum(self.cell_class.flops_per_token(D, self.units, self.mogrify) for D in self._widths(self.embed))
         return layers + 2 * self._head_width() * self.vocab_size
 
     def dropout_masks(self, rng: jax.Array, rates: DropoutRates, batch: int) -> DropoutMasks:
@@ -175,5 +180,6 @@ def make_model(config: Config, vocab_size: int, backend: str = "") -> LanguageMo
         cell=model.cell,
         skip=model.skip,
         input_gate=model.input_gate,
+        mogrify=model.mogrify,
         init_scale=model.init_scale,
     )

@@ -7,10 +7,11 @@
 Two variants bound c, and with it what a unit can hold, by what they do with the input gate: the capped one has
 min(sigmoid(i), 1 - sigmoid(f)) in its place (Melis et al. 2020), the coupled one 1 - sigmoid(f) (Greff et al. 2017).
 
-This file is the reference. lstm_fused.py and native/ compute the same values and gradients from the same
+This file is the reference. lstm_fused.py, mogrifier.py and native/ compute the same values and gradients from the same
 parameters, faster, so that a checkpoint trained with one runs with any other.
 """
 
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -22,6 +23,7 @@ from lovecraft_jax.model.cell import Cell, FoldedLayer
 from lovecraft_jax.model.dropout import drop
 from lovecraft_jax.model.lstm_fused import LSTMCarry, activate, cap_input_gate, scale_and_shift, split_gates
 from lovecraft_jax.model.matmul import add_bias, dot
+from lovecraft_jax.model.mogrifier import FIRST_STD, modulate
 from lovecraft_jax.model.normalization import (
     FIRST_SCALE,
     MOMENTUM,
@@ -40,7 +42,8 @@ class LSTMCell(Cell):
     """kernel_x [D, 4H], kernel_h [H, 4H] and bias [4H], gates in the order i, f, g, o: checkpoints depend on it.
 
     The forget gate's bias starts at `forget_bias`, the others at 0. A `norm` (normalization.py) adds scales and shifts,
-    and for norms of the batch running statistics. The carry is (c_BH, h_BH).
+    and for norms of the batch running statistics. `mogrify` rounds (mogrifier.py) add a matrix each, mogrify_1 [H, D],
+    mogrify_2 [D, H], mogrify_3 [H, D] and so on. The carry is (c_BH, h_BH).
     """
 
     label = "LSTM"
@@ -52,6 +55,13 @@ class LSTMCell(Cell):
         super().setup()
         G = self.gates * self.units
         self.bias = self.param("bias", _bias(self.forget_bias, self.units), (G,))
+        shapes = [(self.units, self.features), (self.features, self.units)]
+        self.rounds = [
+            self.param(f"mogrify_{n + 1}", nn.initializers.normal(FIRST_STD), shapes[n % 2])
+            for n in range(self.mogrify)
+        ]
+        if self.mogrify and self.norm not in ("none", *NORMS_OF_GATES):
+            raise ValueError(f"mogrify={self.mogrify} cannot run with norm={self.norm!r}")
         widths = {part: self.units if part == "c" else G for part in PARTS[self.norm]}
         self.scales = {
             part: self.param(f"scale_{part}", nn.initializers.constant(FIRST_SCALE.get(self.norm, 1.0)), (width,))
@@ -84,6 +94,16 @@ class LSTMCell(Cell):
             normalised_c_BH = add_bias(normalised_c_BH, self.shift_c)
         h_BH = nn.sigmoid(o) * jnp.tanh(normalised_c_BH)
         return (c_BH, h_BH), moments_h | moments_c
+
+    def modulate(
+        self, carry: LSTMCarry, x_BD: jax.Array, recurrent_BH: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array]:
+        """The input's part of the gates after the Mogrifier's rounds, and what they and the dropout mask `recurrent_BH`
+        multiply h by [B, H], to be given as the mask to a time step."""
+        h_BH = drop(carry[1], recurrent_BH)
+        x_BD, _, modulations = modulate(x_BD, h_BH, self.rounds, self.dtype)
+        factor_BH = jnp.ones_like(h_BH) if recurrent_BH is None else recurrent_BH
+        return self.project(x_BD), math.prod(modulations[1::2], start=factor_BH)
 
     @staticmethod
     def initial_carry(batch: int, units: int) -> LSTMCarry:

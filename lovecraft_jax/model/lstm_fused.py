@@ -105,25 +105,47 @@ fused_lstm.defvjp(_forward, _backward)
 
 def forward_loop(params: LoopParams, gates_x_TBG: jax.Array, carry: LSTMCarry, form: Form) -> Sequence:
     """All time steps forward."""
-    kernel_h_HG, bias_1G, scale_G = params.kernel_h_HG, params.bias_G[None], params.scale_G
-    (T, B, G), H = gates_x_TBG.shape, len(kernel_h_HG)
+    kernel_h_HG = params.kernel_h_HG
+    (T, _, G), H = gates_x_TBG.shape, len(kernel_h_HG)
     scaled = scale_and_shift(H, G // H)
     kernel_h_HG = kernel_h_HG.astype(form.dtype)  # here, since XLA for GPUs would cast it again in every time step
 
     def step(t: jax.Array, loop: tuple) -> tuple:
-        c_BH, h_BH, gates_TBG, c_TBH, h_TBH, inverse_TBN = loop
-        gates_BG = _at(gates_TBG, t) + dot(drop(h_BH, params.recurrent_BH), kernel_h_HG, form.dtype)
-        if scale_G is not None:
-            saved_BG, inverse_BN = normalise_gates(gates_BG, G // H, form.norm)
-            _, c_BH, h_BH = activate(saved_BG * scale_G[None] + bias_1G, c_BH, scaled, form.input_gate)
-            inverse_TBN = _put(inverse_TBN, inverse_BN, t)
-        else:
-            saved_BG, c_BH, h_BH = activate(gates_BG + bias_1G, c_BH, scaled, form.input_gate)
-        return c_BH, h_BH, _put(gates_TBG, saved_BG, t), _put(c_TBH, c_BH, t), _put(h_TBH, h_BH, t), inverse_TBN
+        c_BH, h_BH, sequence = loop
+        gates_BG = at(sequence.gates_TBG, t) + dot(drop(h_BH, params.recurrent_BH), kernel_h_HG, form.dtype)
+        return step_forward(params, gates_BG, c_BH, sequence, t, scaled, form)
 
+    return lax.fori_loop(0, T, step, (*carry, empty_sequence(params, gates_x_TBG, H)))[2]
+
+
+def empty_sequence(params: LoopParams, gates_TBG: jax.Array, H: int) -> Sequence:
+    """A Sequence before its first time step, whose gates are given."""
+    T, B, G = gates_TBG.shape
     empty_TBH = jnp.zeros((T, B, H))
-    empty_TBN = None if scale_G is None else jnp.zeros((T, B, G // H))
-    return Sequence(*lax.fori_loop(0, T, step, (*carry, gates_x_TBG, empty_TBH, empty_TBH, empty_TBN))[2:])
+    return Sequence(gates_TBG, empty_TBH, empty_TBH, None if params.scale_G is None else jnp.zeros((T, B, G // H)))
+
+
+def step_forward(
+    params: LoopParams,
+    gates_BG: jax.Array,
+    c_BH: jax.Array,
+    sequence: Sequence,
+    t: jax.Array,
+    scaled: tuple[jax.Array, jax.Array],
+    form: Form,
+) -> tuple[jax.Array, jax.Array, Sequence]:
+    """Time step t from its gates before norm, bias and activation: c and h after it, and the sequence with it."""
+    bias_1G, scale_G, gates = params.bias_G[None], params.scale_G, gates_BG.shape[-1] // c_BH.shape[-1]
+    inverse_TBN = sequence.inverse_TBN
+    if scale_G is not None:
+        saved_BG, inverse_BN = normalise_gates(gates_BG, gates, form.norm)
+        _, c_BH, h_BH = activate(saved_BG * scale_G[None] + bias_1G, c_BH, scaled, form.input_gate)
+        assert inverse_TBN is not None
+        inverse_TBN = put(inverse_TBN, inverse_BN, t)
+    else:
+        saved_BG, c_BH, h_BH = activate(gates_BG + bias_1G, c_BH, scaled, form.input_gate)
+    after = put(sequence.gates_TBG, saved_BG, t), put(sequence.c_TBH, c_BH, t), put(sequence.h_TBH, h_BH, t)
+    return c_BH, h_BH, Sequence(*after, inverse_TBN)
 
 
 def backward_loop(
@@ -135,42 +157,84 @@ def backward_loop(
     form: Form,
 ) -> LoopGrads:
     """All time steps backward, from the gradients of the last carry and of the outputs."""
-    saved_TBG, c_TBH, _, inverse_TBN = sequence
-    (T, B, H), G, scale_G = c_TBH.shape, saved_TBG.shape[-1], params.scale_G
+    T = len(sequence.c_TBH)
     # Transposed once, outside of the loop: on a CPU a matmul with a transposed operand takes 1.5 times as long.
     kernel_GH = lax.optimization_barrier(params.kernel_h_HG.T.astype(form.dtype))
-    gates_TBG = saved_TBG
-    if scale_G is not None:
-        z_TBG = saved_TBG * scale_G[None, None] + params.bias_G[None, None]
-        gates_TBG = _activate_gates(z_TBG, scale_and_shift(H, G // H))
-    factors_TBG, f_TBH, h_to_c_TBH = _factors(gates_TBG, first_c_BH, c_TBH, form.input_gate)
+    factors = factors_of(params, first_c_BH, sequence, form)
 
     def step(n: jax.Array, loop: tuple) -> tuple:
-        c_grad_BH, h_grad_BH, grad_TBG, *sums = loop
+        c_grad_BH, h_grad_BH, grads = loop
         t = T - 1 - n
-        h_grad_BH += _at(h_grad_TBH, t)
-        c_grad_BH += h_grad_BH * _at(h_to_c_TBH, t)
-        all_c = [c_grad_BH] * (G // H - 1)
-        grad_BG = jnp.concatenate([*all_c, h_grad_BH], axis=-1) * _at(grad_TBG, t)
-        if scale_G is not None:
-            assert inverse_TBN is not None
-            saved_BG = _at(saved_TBG, t)
-            sums = [sums[0] + grad_BG * saved_BG, sums[1] + grad_BG]
-            grad_BG = normalise_gates_backward(grad_BG * scale_G[None], saved_BG, _at(inverse_TBN, t), form.norm)
-        h_grad_BH = drop(dot(grad_BG, kernel_GH, form.dtype), params.recurrent_BH)
-        return c_grad_BH * _at(f_TBH, t), h_grad_BH, _put(grad_TBG, grad_BG, t), *sums
+        h_grad_BH += at(h_grad_TBH, t)
+        c_grad_BH, grad_BG, grads = step_backward(params, c_grad_BH, h_grad_BH, sequence, factors, grads, t, form)
+        return c_grad_BH, drop(dot(grad_BG, kernel_GH, form.dtype), params.recurrent_BH), grads
 
-    # The gradients of the norm's scale and of the bias, summed over time.
-    sums = [] if scale_G is None else [jnp.zeros((B, G))] * 2
-    c_grad_BH, _, grad_TBG, *sums = lax.fori_loop(0, T, step, (*last_grad, factors_TBG, *sums))
-    return LoopGrads(grad_TBG, c_grad_BH, *map(sum_rows, sums))
+    c_grad_BH, _, grads = lax.fori_loop(0, T, step, (*last_grad, first_grads(params, factors)))
+    return loop_grads(c_grad_BH, grads)
 
 
-def _factors(
-    gates_TBG: jax.Array, first_c_BH: jax.Array, c_TBH: jax.Array, input_gate: str
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """With z the gates before their activations: factors [T, B, G] so that dz = factors * dc for all gates but o, and
-    dz = factors * dh for o; then f [T, B, H], and what dh adds to dc, as a factor [T, B, H]."""
+class Factors(NamedTuple):
+    """What a time step backward multiplies by. With z the gates before their activations: `gates_TBG` so that dz =
+    gates * dc for all gates but o, and dz = gates * dh for o; f; and what dh adds to dc, as a factor."""
+
+    gates_TBG: jax.Array
+    f_TBH: jax.Array
+    h_to_c_TBH: jax.Array
+
+
+Grads = tuple[jax.Array, ...]
+"""The gradients of the gates [T, B, G], in whose memory the factors are before; with a norm also those of its scale and
+of the bias, summed over time, [B, G]."""
+
+
+def first_grads(params: LoopParams, factors: Factors) -> Grads:
+    """The gradients before the last time step."""
+    sums = [] if params.scale_G is None else [jnp.zeros(factors.gates_TBG.shape[1:])] * 2
+    return factors.gates_TBG, *sums
+
+
+def loop_grads(c_grad_BH: jax.Array, grads: Grads) -> LoopGrads:
+    """The gradients after the first time step, the last one that is computed."""
+    return LoopGrads(grads[0], c_grad_BH, *map(sum_rows, grads[1:]))
+
+
+def step_backward(
+    params: LoopParams,
+    c_grad_BH: jax.Array,
+    h_grad_BH: jax.Array,
+    sequence: Sequence,
+    factors: Factors,
+    grads: Grads,
+    t: jax.Array,
+    form: Form,
+) -> tuple[jax.Array, jax.Array, Grads]:
+    """Time step t from the gradients of its c and h: the gradients of the c before it and of its gates before norm and
+    activation [B, G], and all gradients with it."""
+    saved_TBG, _, _, inverse_TBN = sequence
+    grad_TBG, *sums = grads
+    c_grad_BH += h_grad_BH * at(factors.h_to_c_TBH, t)
+    all_c = [c_grad_BH] * (grad_TBG.shape[-1] // c_grad_BH.shape[-1] - 1)
+    grad_BG = jnp.concatenate([*all_c, h_grad_BH], axis=-1) * at(grad_TBG, t)
+    if params.scale_G is not None:
+        assert inverse_TBN is not None
+        saved_BG = at(saved_TBG, t)
+        sums = [sums[0] + grad_BG * saved_BG, sums[1] + grad_BG]
+        grad_BG = normalise_gates_backward(grad_BG * params.scale_G[None], saved_BG, at(inverse_TBN, t), form.norm)
+    return c_grad_BH * at(factors.f_TBH, t), grad_BG, (put(grad_TBG, grad_BG, t), *sums)
+
+
+def factors_of(params: LoopParams, first_c_BH: jax.Array, sequence: Sequence, form: Form) -> Factors:
+    """The factors of all time steps."""
+    gates_TBG, c_TBH, _, _ = sequence
+    G, H = gates_TBG.shape[-1], c_TBH.shape[-1]
+    if params.scale_G is not None:
+        z_TBG = gates_TBG * params.scale_G[None, None] + params.bias_G[None, None]
+        gates_TBG = _activate_gates(z_TBG, scale_and_shift(H, G // H))
+    return _factors(gates_TBG, first_c_BH, c_TBH, form.input_gate)
+
+
+def _factors(gates_TBG: jax.Array, first_c_BH: jax.Array, c_TBH: jax.Array, input_gate: str) -> Factors:
+    """The factors, from the gates after their activations."""
     *i, f, g, o = split_gates(gates_TBG, c_TBH.shape[-1])
     tanh_c = jnp.tanh(c_TBH)
     c_before = jnp.concatenate([first_c_BH[None], c_TBH[:-1]])
@@ -183,7 +247,7 @@ def _factors(
         factors = [from_i, from_f, jnp.minimum(i[0], 1 - f) * (1 - g * g)]
     else:
         factors = [(c_before - g) * f * (1 - f), (1 - f) * (1 - g * g)]
-    return jnp.concatenate([*factors, tanh_c * o * (1 - o)], axis=-1), f, o * (1 - tanh_c * tanh_c)
+    return Factors(jnp.concatenate([*factors, tanh_c * o * (1 - o)], axis=-1), f, o * (1 - tanh_c * tanh_c))
 
 
 def _forward_in_cpp(params: LoopParams, gates_x_TBG: jax.Array, carry: LSTMCarry, form: Form) -> Sequence:
@@ -252,9 +316,11 @@ def _activate_gates(gates: jax.Array, scaled: tuple[jax.Array, jax.Array]) -> ja
     return jnp.tanh(gates * scale) * scale + shift
 
 
-def _at(all_T: jax.Array, t: jax.Array) -> jax.Array:
+def at(all_T: jax.Array, t: jax.Array) -> jax.Array:
+    """The values [B, F] of time step t."""
     return lax.dynamic_index_in_dim(all_T, t, 0, keepdims=False, allow_negative_indices=False)
 
 
-def _put(all_T: jax.Array, now: jax.Array, t: jax.Array) -> jax.Array:
+def put(all_T: jax.Array, now: jax.Array, t: jax.Array) -> jax.Array:
+    """The values of all time steps [T, B, F], with `now` as those of t."""
     return lax.dynamic_update_index_in_dim(all_T, now, t, 0, allow_negative_indices=False)

@@ -14,6 +14,7 @@ from lovecraft_jax.model.native.build import COMPILERS
 from tests.helpers.trees import assert_close
 from tests.helpers.untrained import random_variables
 
+needs_compiler = pytest.mark.skipif(not any(map(which, COMPILERS)), reason="no C++ compiler")
 V, H, B, T, L = 11, 6, 3, 5, 3
 
 
@@ -28,12 +29,18 @@ V, H, B, T, L = 11, 6, 3, 5, 3
         {"backend": "fused", "embed": 4, "skip": True},
         {"skip": True, "embed": 4, "norm": "rms_gates", "input_gate": "capped"},
         {"backend": "fused", "norm": "layer_gates", "input_gate": "coupled"},
+        {"backend": "fused", "skip": True, "embed": 4, "norm": "rms_gates", "mogrify": 3},
         {"cell": "gru", "skip": True},
         {"cell": "gru", "embed": 4, "dtype": jnp.dtype("bfloat16")},
-        pytest.param(
-            {"backend": "native", "embed": 4, "norm": "batch_input"},
-            marks=pytest.mark.skipif(not any(map(which, COMPILERS)), reason="no C++ compiler"),
-        ),
+        *[
+            pytest.param({"backend": "native"} | more, marks=needs_compiler)
+            for more in (
+                {"embed": 4, "norm": "batch_input"},
+                {"embed": 4, "skip": True, "input_gate": "coupled"},
+                {"skip": True, "norm": "layer_gates"},
+                {"embed": 4, "norm": "rms_gates", "input_gate": "capped"},
+            )
+        ],
     ],
 )
 def test_decoding_equals_forward(settings: dict[str, Any]) -> None:
@@ -45,7 +52,7 @@ def test_decoding_equals_forward(settings: dict[str, Any]) -> None:
     @jax.jit
     def one_by_one() -> Any:
         decoder = make_decoder(model, variables)
-        assert isinstance(decoder, Folded)
+        assert isinstance(decoder, Folded) == (not model.mogrify)
         one = lambda carry, ids_B: decode(model, decoder, carry, ids_B)  # noqa: E731
         return jax.lax.scan(one, carry, x_BT.T)
 

@@ -1,5 +1,6 @@
 """The model: its parameter tree, its carry, its head, its skip connections, its FLOPs."""
 
+import re
 from shutil import which
 from typing import Any
 
@@ -126,10 +127,16 @@ def test_skip_connections_with_zero_weights_equal_none(cell_name: str, embed: in
 
 
 def test_flops_per_token_are_two_per_weight_of_every_matmul() -> None:
-    for settings in ({"embed": 6}, {"embed": 6, "skip": True}, {"embed": 6, "cell": "gru"}, {"embed": H, "tie": True}):
+    for settings in (
+        {"embed": 6},
+        {"embed": 6, "skip": True},
+        {"embed": 6, "cell": "gru"},
+        {"embed": H, "tie": True},
+        {"embed": 6, "mogrify": 3},
+    ):
         model = make(**settings)
         leaves = jax.tree_util.tree_leaves_with_path(shapes_of(model)["params"])
-        weights = sum(leaf.size for path, leaf in leaves if "kernel" in jax.tree_util.keystr(path))
+        weights = sum(leaf.size for path, leaf in leaves if re.search("kernel|mogrify", jax.tree_util.keystr(path)))
         assert model.flops_per_token() == 2 * (weights + (H * V if model.tie else 0))
     difference = make(embed=6).flops_per_token() - make().flops_per_token()
     assert difference == 2 * 6 * 4 * H, "a one-hot input is a lookup"

@@ -1,7 +1,8 @@
-"""LSTM layers with a norm of the gates, another input gate and dropout on h: every backend against a float64 loop."""
+"""LSTM layers with a norm of the gates, another input gate, dropout on h, a Mogrifier, against a float64 loop."""
 
 import functools
 import itertools
+import re
 from shutil import which
 from typing import Any
 
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 
 from lovecraft_jax.config import NORMS_OF_GATES, Config
-from lovecraft_jax.model.backend import run_layer
+from lovecraft_jax.model.backend import resolve_backend, run_layer
 from lovecraft_jax.model.cells import cell_class
 from lovecraft_jax.model.layer_input import LayerInput
+from lovecraft_jax.model.lm import LanguageModel
+from lovecraft_jax.model.mogrifier import modulate
 from lovecraft_jax.model.native.build import COMPILERS
 from lovecraft_jax.runtime.errors import UserError
 from tests.helpers.trees import assert_close
@@ -43,6 +46,44 @@ def test_values_and_gradients_equal_a_float64_loop(input_gate: str, norm: str, m
     assert_close(value_and_gradients(given, input_gate, norm, backend), reference(given, input_gate, norm), 3e-5)
 
 
+@pytest.mark.parametrize("backend", BACKENDS[:2])
+@pytest.mark.parametrize(
+    ("input_gate", "norm", "masked", "rounds"),
+    [
+        ("own", "none", False, 1),
+        ("own", "none", True, 2),
+        ("own", "none", False, 5),
+        ("capped", "rms_gates", True, 5),
+        ("coupled", "layer_gates", False, 4),
+    ],
+)
+def test_a_mogrified_layer_and_its_gradients_equal_a_float64_loop(
+    input_gate: str, norm: str, masked: bool, rounds: int, backend: str
+) -> None:
+    given = draw(input_gate, norm, masked, rounds=rounds)
+    assert_close(value_and_gradients(given, input_gate, norm, backend), reference(given, input_gate, norm), 3e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS[:2])
+def test_a_mogrifier_with_matrices_of_zeros_is_the_plain_lstm(backend: str) -> None:
+    plain, given = draw("own", "none", True), draw("own", "none", True, rounds=3)
+    zeros = {name: np.zeros_like(leaf) for name, leaf in given["params"].items() if "mogrify" in name}
+    given = plain | {"params": plain["params"] | zeros}
+    assert_close(run(given, "own", "none", backend), run(plain, "own", "none", backend))
+
+
+def test_a_mogrifier_starts_near_the_identity_and_with_other_matrices_for_each_round() -> None:
+    model = LanguageModel(11, 2, SMALL, embed=D, mogrify=4, skip=True)
+    variables = model.init(jax.random.key(0), model.initial_carry(1), jnp.zeros((1, 1), jnp.int32))
+    for n, features in enumerate((D, SMALL + D)):
+        params = variables["params"][f"lstm_{n}"]
+        rounds = [params[f"mogrify_{number}"] for number in range(1, 5)]
+        assert [leaf.shape for leaf in rounds] == [(SMALL, features), (features, SMALL)] * 2
+        assert not np.array_equal(rounds[0], rounds[2])
+        *_, modulations = modulate(jnp.ones((1, features)), jnp.ones((1, SMALL)), rounds, jnp.dtype("float32"))
+        assert all(0 < np.max(np.abs(modulation - 1)) < 0.2 for modulation in modulations)
+
+
 @needs_compiler
 def test_a_kernel_too_large_for_a_cores_cache_gives_the_same() -> None:
     given = draw("capped", "rms_gates", True, LARGE)
@@ -67,20 +108,38 @@ def test_a_cell_state_stays_from_minus_one_to_one_where_the_input_gate_is_bounde
     assert np.max(np.abs(c_BH)) > 1
 
 
-@pytest.mark.parametrize("setting", [{"norm": "rms_gates"}, {"input_gate": "capped"}])
+@pytest.mark.parametrize("setting", [{"norm": "rms_gates"}, {"input_gate": "capped"}, {"mogrify": 5}])
 def test_a_gru_refuses_what_only_the_lstm_has(setting: dict[str, str], config: Any) -> None:
     config.model.update({"cell": "gru"} | setting)
-    with pytest.raises(UserError, match=r"with cell='gru': not available; use '(none|own)'"):
+    with pytest.raises(UserError, match=r"with cell='gru': not available; use ('none'|'own'|0)"):
         Config.of(config)
 
 
-def draw(input_gate: str, norm: str, masked: bool, H: int = SMALL) -> Arrays:
+@pytest.mark.parametrize(
+    ("setting", "line"),
+    [
+        ({"norm": "batch_input"}, "mogrify=5 with norm='batch_input': use a norm of the gates"),
+        ({"embed": 0}, "mogrify=5 with embed=0: it modulates vectors"),
+        ({"backend": "native"}, "backend='native' with mogrify=5: not available; use auto"),
+    ],
+)
+def test_what_a_mogrifier_cannot_have_is_refused_in_one_line(setting: dict[str, Any], line: str, config: Any) -> None:
+    config.model.update({"embed": 4, "mogrify": 5})
+    assert resolve_backend(Config.of(config).model) == "fused"
+    config.model.update(setting)
+    with pytest.raises(UserError, match=re.escape(f"config.model.{line}")):
+        Config.of(config)
+
+
+def draw(input_gate: str, norm: str, masked: bool, H: int = SMALL, rounds: int = 0) -> Arrays:
     """Parameters, inputs, the first carry, a mask on h, and cotangents `to` all outputs."""
     rng, G = np.random.default_rng(0), (3 if input_gate == "coupled" else 4) * H
     normal = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
     params = {"kernel_x": normal(D, G), "kernel_h": normal(H, G) / np.float32(H**0.5), "bias": normal(G)}
     if norm != "none":
         params["scale_z"] = 1 + np.float32(0.3) * normal(G)
+    for n in range(rounds):
+        params[f"mogrify_{n + 1}"] = np.float32(0.4) * (normal(D, H) if n % 2 else normal(H, D))
     mask_BH = np.where(normal(B, H) > 0, np.float32(1.5), np.float32(0)) if masked else None
     carry = normal(B, H), normal(B, H)
     return {
@@ -94,7 +153,8 @@ def draw(input_gate: str, norm: str, masked: bool, H: int = SMALL) -> Arrays:
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def run(given: Arrays, input_gate: str, norm: str, backend: str) -> Any:
-    cell = cell_class("lstm", input_gate)(D, len(given["params"]["kernel_h"]), norm=norm)
+    rounds = sum("mogrify" in name for name in given["params"])
+    cell = cell_class("lstm", input_gate)(D, len(given["params"]["kernel_h"]), norm=norm, mogrify=rounds)
     carry = jax.tree.map(jnp.asarray, given["carry"])
     return cell.apply({"params": given["params"]}, carry, given["x"], backend, given["mask"], method=layer)
 
@@ -132,6 +192,11 @@ def unroll(given: Arrays, input_gate: str, norm: str) -> Any:
     sigmoid = lambda z: 1 / (1 + jnp.exp(-z))  # noqa: E731
     for x_BD in given["x"]:
         masked_h = h if given["mask"] is None else h * given["mask"]
+        for n in range(sum("mogrify" in name for name in params)):
+            if n % 2:
+                masked_h = 2 * sigmoid(x_BD @ params[f"mogrify_{n + 1}"]) * masked_h
+            else:
+                x_BD = 2 * sigmoid(masked_h @ params[f"mogrify_{n + 1}"]) * x_BD
         gates = jnp.split(x_BD @ params["kernel_x"] + masked_h @ params["kernel_h"], 3 + (input_gate != "coupled"), 1)
         if norm == "layer_gates":
             gates = [z - jnp.mean(z, 1, keepdims=True) for z in gates]

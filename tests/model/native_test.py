@@ -14,7 +14,7 @@ import pytest
 
 from lovecraft_jax.inference.decoder import decode, make_decoder
 from lovecraft_jax.model.lm import LanguageModel
-from lovecraft_jax.model.lstm_fused import fused_lstm
+from lovecraft_jax.model.lstm_fused import Form, LoopParams, fused_lstm
 from lovecraft_jax.model.native import build, ops
 from tests.conftest import Command
 from tests.helpers.trees import assert_close
@@ -25,6 +25,13 @@ ROOT = Path(__file__).parents[2]
 FLOAT32 = jnp.dtype("float32")
 MOST_ROWS = 7
 """Enough for tiles of every height."""
+VARIANTS = [
+    {"input_gate": "coupled"},
+    {"norm": "layer_gates", "skip": True},
+    {"norm": "rms_gates", "input_gate": "capped", "skip": True},
+    {"norm": "rms_gates", "input_gate": "coupled"},
+]
+"""Settings of layers that take two stages a token."""
 with_compiler = pytest.mark.skipif(not any(map(which, build.COMPILERS)), reason="no C++ compiler")
 
 
@@ -53,10 +60,16 @@ def test_matmuls_equal_float64(N: int, K: int, C: int) -> None:
 
 @with_compiler
 @pytest.mark.parametrize(
-    ("layers", "units", "V", "more"), [(1, 5, 3, {"embed": 0}), (3, 20, 150, {"embed": 20, "tie": True})]
+    ("layers", "units", "V", "more"),
+    [
+        (1, 5, 3, {"embed": 0}),
+        (3, 20, 150, {"embed": 20, "tie": True}),
+        (3, 20, 150, {"embed": 6, "skip": True}),
+        *[(2, 37, 150, {"embed": 6, **variant}) for variant in VARIANTS],
+    ],
 )
 def test_decoded_token_equals_xla_for_any_number_of_streams(layers: int, units: int, V: int, more: dict) -> None:
-    # A vocabulary that fills part of one vector, and one that fills more than the four of a panel of the head.
+    # A vocabulary that fills part of one vector, and ones that fill more than the four of a panel of the head.
     in_cpp, in_xla = (LanguageModel(V, layers, units, backend=backend, **more) for backend in ("native", "fused"))
     expected = after_a_token(in_xla, MOST_ROWS)
     for S in range(1, MOST_ROWS + 1):
@@ -69,10 +82,11 @@ def test_results_are_bit_identical_for_any_number_of_threads() -> None:
     too large for a core's cache."""
     program = (
         "import os, sys, jax, numpy as np\n"
-        "from tests.model.native_test import LanguageModel, after_a_token, gradients\n"
+        "from tests.model.native_test import VARIANTS, LanguageModel, after_a_token, gradients\n"
         "hasattr(os, 'sched_setaffinity') and os.sched_setaffinity(0, range(os.cpu_count()))\n"  # conftest took one
         "leaves = jax.tree.leaves([gradients(9, H, 'native', 50) for H in (40, 304)])\n"
-        "leaves += jax.tree.leaves(after_a_token(LanguageModel(150, 2, 100, backend='native'), 3))\n"
+        "models = [LanguageModel(150, 2, 100, backend='native', **variant) for variant in ({}, *VARIANTS)]\n"
+        "leaves += jax.tree.leaves([after_a_token(model, 3) for model in models])\n"
         "sys.stdout.buffer.write(b''.join(np.asarray(leaf).tobytes() for leaf in leaves))"
     )
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
@@ -127,10 +141,10 @@ def gradients(B: int, H: int, backend: str, T: int = 3) -> tuple:
 
 @functools.partial(jax.jit, static_argnames="in_cpp")
 def _gradients(*given: jax.Array, in_cpp: bool) -> tuple:
-    inputs, (to_h_TBH, to_c_BH) = given[:5], given[5:]
+    inputs, (to_h_TBH, to_c_BH), form = given[:5], given[5:], Form(FLOAT32, in_cpp=in_cpp)
 
     def weighted_sum(*inputs: jax.Array) -> jax.Array:
-        (last_c_BH, last_h_BH), h_TBH = fused_lstm(*inputs[:3], inputs[3:], FLOAT32, in_cpp)
+        (last_c_BH, last_h_BH), h_TBH = fused_lstm(LoopParams(*inputs[:2]), inputs[2], inputs[3:], form)
         return jnp.vdot(h_TBH, to_h_TBH) + jnp.vdot(last_c_BH, to_c_BH) + jnp.vdot(last_h_BH, to_c_BH)
 
     return jax.value_and_grad(weighted_sum, range(5))(*inputs)

@@ -103,6 +103,7 @@ def test_one_device_equals_eight_with_dropout(program: Program, ten_steps: tuple
         {"optimizer.name": "adamw", "optimizer.weight_decay": 0.1},
         {"optimizer.name": "sgd"},
         {"model.norm": "batch"},
+        {"model.mogrify": 3, "model.embed": 5, "model.skip": True, "model.dropout_recurrent": 0.1},
     ],
 )
 def test_a_checkpoint_resumes_bit_for_bit(changes: dict[str, Any], tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ from lovecraft_jax.model.native import build
 
 BLOCK_ROWS = 8
 """As in cpp/lstm_variants.h."""
+INPUT_GATES = ("own", "capped", "coupled")
 NORMS = ("none", "layer_gates", "rms_gates")
-"""In the order of cpp/lstm_variants.h."""
+"""Both in the order of cpp/lstm_variants.h."""
 
 
 def forward_loop(
@@ -79,9 +80,12 @@ def variant(
     input_gate: str, norm: str, scale_G: jax.Array | None, bias_G: jax.Array, recurrent_BH: jax.Array | None
 ) -> tuple[jax.Array, ...]:
     """What cpp/lstm_variants.h calls a Variant, as operands: its form, the norm's scale, the bias, the mask on h."""
-    form = jnp.array([("own", "capped", "coupled").index(input_gate), NORMS.index(norm)], jnp.int32)
-    empty = jnp.zeros(0)
-    return form, empty if scale_G is None else scale_G, bias_G, empty if recurrent_BH is None else recurrent_BH
+    scale_G, recurrent_BH = (jnp.zeros(0) if values is None else values for values in (scale_G, recurrent_BH))
+    return _form(input_gate, norm), scale_G, bias_G, recurrent_BH
+
+
+def _form(input_gate: str, norm: str) -> jax.Array:
+    return jnp.array([INPUT_GATES.index(input_gate), NORMS.index(norm)], jnp.int32)
 
 
 def matmul(a_NK: jax.Array, kernel_KC: jax.Array) -> jax.Array:
@@ -103,30 +107,37 @@ def matmul_tn(a_NK: jax.Array, b_NC: jax.Array) -> jax.Array:
 
 def token(
     ids_S: jax.Array,
-    starts: Sequence[jax.Array],
-    kernels: Sequence[jax.Array],
+    layers: Sequence[Sequence[jax.Array]],
     head: tuple[jax.Array, jax.Array],
     carry: Sequence[tuple[jax.Array, jax.Array]],
+    input_gate: str = "own",
+    norm: str = "none",
 ) -> tuple[tuple[tuple[jax.Array, jax.Array], ...], jax.Array]:
     """One token of each stream through all layers, as `decode` in inference/decoder.py: returns the carry after it and
-    the logits of the next one [S, V]. The layers' kernels come from `pack_gates`, the head's from `pack`."""
-    operands = [ids_S, *head, *(part for layer in zip(starts, kernels, carry, strict=True) for part in layer)]
-    shapes = [(len(ids_S), len(head[1])), *(leaf.shape for leaf in jax.tree.leaves(carry))]
-    logits_SV, *after = _call("lstm_token", shapes)(*jax.tree.leaves(operands))
+    the logits of the next one [S, V]. A layer is its start [V, G], or [1, G] where it does not take the token, its
+    kernel from `pack_gates`, and with a norm its scale and bias. The head's kernel comes from `pack_head`."""
+    empty = jnp.zeros(0)
+    of_layers = [(*layer, empty, empty)[:4] for layer in layers]
+    rest = [part for layer in zip(of_layers, carry, strict=True) for part in layer]
+    operands = jax.tree.leaves([ids_S, *head, _form(input_gate, norm), *rest])
+    working = (0, 0) if (input_gate, norm) == ("own", "none") else (len(ids_S), layers[0][0].shape[1])
+    shapes = [(len(ids_S), len(head[1])), *(leaf.shape for leaf in jax.tree.leaves(carry)), working]
+    logits_SV, *after, _ = _call("lstm_token", shapes)(*operands)
     return tuple(zip(after[::2], after[1::2], strict=True)), logits_SV
 
 
-def pack_gates(kernel_KG: jax.Array) -> jax.Array:
-    """A layer's kernel in the order in which `token` reads it: [vectors of units, K, 4 gates, lanes]."""
-    parts = _split_into_vectors(kernel_KG.reshape(len(kernel_KG), 4, -1))
+def pack_gates(kernel_KG: jax.Array, gates: int) -> jax.Array:
+    """A layer's kernel in the order in which `token` reads it: [vectors of units, K, gates, lanes]."""
+    parts = _split_into_vectors(kernel_KG.reshape(len(kernel_KG), gates, -1))
     return parts.transpose(2, 0, 1, 3)
 
 
-def pack(kernel_KC: jax.Array) -> jax.Array:
-    """The head's kernel in the order in which `token` reads it, flat: panel after panel of up to 4 vectors of columns,
-    each [K, vectors, lanes]."""
-    parts = _split_into_vectors(kernel_KC)
-    return jnp.concatenate([parts[:, n : n + 4].ravel() for n in range(0, parts.shape[1], 4)])
+def pack_head(kernel_KV: jax.Array, units: int) -> jax.Array:
+    """The head's kernel in the order in which `token` reads it, flat. For each layer whose output it takes, `units`
+    rows of it: panel after panel of up to 4 vectors of columns, each [units, vectors, lanes]."""
+    parts = _split_into_vectors(kernel_KV.reshape(-1, units, kernel_KV.shape[1]))
+    panels = range(0, parts.shape[2], 4)
+    return jnp.concatenate([part[:, n : n + 4].ravel() for part in parts for n in panels])
 
 
 def _split_into_vectors(x: jax.Array) -> jax.Array:

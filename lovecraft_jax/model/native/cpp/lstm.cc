@@ -101,13 +101,20 @@ void run_variant_steps(const XLA_FFI_CallFrame* call, const Variant& layer, cons
   });
 }
 
-// The variant that inputs `at` and the next three describe: {input gate, norm}, scale_G, bias_G and the mask [B, H] on h;
-// scale and mask are empty where there are none.
-Variant read_variant(const XLA_FFI_CallFrame* call, int at, int64_t B, int64_t H, int64_t N) {
-  const auto* form = static_cast<const int32_t*>(argument(call, at).data);
-  const bool has_mask = argument(call, at + 3).dims[0] > 0;
-  return {static_cast<InputGate>(form[0]), static_cast<Norm>(form[1]), B, H, N, input(call, at + 1),
-          input(call, at + 2), has_mask ? input(call, at + 3) : nullptr};
+// The variant that input `form`, {input gate, norm}, and inputs `at` and `at` + 1, scale_G and bias_G, describe; these
+// are empty where there are none.
+Variant read_variant(const XLA_FFI_CallFrame* call, int form, int at, int64_t B, int64_t H, int64_t N) {
+  const auto* names = static_cast<const int32_t*>(argument(call, form).data);
+  const bool has_bias = argument(call, at + 1).dims[0] > 0;
+  return {static_cast<InputGate>(names[0]), static_cast<Norm>(names[1]), B, H, N, input(call, at),
+          has_bias ? input(call, at + 1) : nullptr, nullptr};
+}
+
+// The same for a time loop, which has them in its first inputs and after them the mask [B, H] on h, perhaps empty.
+Variant read_loop_variant(const XLA_FFI_CallFrame* call, int64_t B, int64_t H, int64_t N) {
+  Variant layer = read_variant(call, 0, 1, B, H, N);
+  if (argument(call, 3).dims[0] > 0) layer.mask_BH = input(call, 3);
+  return layer;
 }
 
 // Packs the kernel, input 1, into output 1, then multiplies input 0 with it into output 0, which has C columns.
@@ -185,7 +192,7 @@ extern "C" XLA_FFI_Error* lstm_backward(XLA_FFI_CallFrame* call) {
 extern "C" XLA_FFI_Error* lstm_variant_forward(XLA_FFI_CallFrame* call) {
   if (answers_metadata_request(call)) return nullptr;
   const int64_t *TBG = argument(call, 5).dims, T = TBG[0], B = TBG[1], G = TBG[2], H = argument(call, 4).dims[0];
-  const Variant layer = read_variant(call, 0, B, H, G / H);
+  const Variant layer = read_loop_variant(call, B, H, G / H);
   float *gates_TBG = output(call, 0), *c_TBH = output(call, 1), *h_TBH = output(call, 2), *packed = output(call, 5);
   run_in_parallel(call, 1, panel_count(G), [&](int64_t, int64_t n) {
     pack_panel(input(call, 4), H, G, n, packed + n * MAX_TILE_VECTORS * LANES * H);
@@ -212,7 +219,7 @@ extern "C" XLA_FFI_Error* lstm_variant_forward(XLA_FFI_CallFrame* call) {
 extern "C" XLA_FFI_Error* lstm_variant_backward(XLA_FFI_CallFrame* call) {
   if (answers_metadata_request(call)) return nullptr;
   const int64_t *TBG = argument(call, 5).dims, T = TBG[0], B = TBG[1], G = TBG[2], H = argument(call, 4).dims[0];
-  const Variant layer = read_variant(call, 0, B, H, G / H);
+  const Variant layer = read_loop_variant(call, B, H, G / H);
   const float *first_c_BH = input(call, 6), *c_TBH = input(call, 7), *next_dz_BG = nullptr;
   float *gates_TBG = output(call, 0), *sums_G = output(call, 2), *packed = output(call, 4);
   std::fill(sums_G, sums_G + 2 * layer.block_count() * G, 0.0f);
@@ -252,33 +259,43 @@ extern "C" XLA_FFI_Error* matmul_tn(XLA_FFI_CallFrame* call) {
   return nullptr;
 }
 
-// ids_S, the head's packed kernel and bias_V, then for each layer: start_VG ([1, G] after the first layer), its packed
-// kernel, c_SH, h_SH -> logits_SV, then for each layer: c_SH, h_SH
+// ids_S, the head's packed kernels (one for each layer whose output it takes) and bias_V, {input gate, norm}, then for
+// each layer: start_VG ([1, G] where it does not take the token), its packed kernel, the norm's scale_G and bias_G (empty
+// without a norm), c_SH, h_SH -> logits_SV, then for each layer: c_SH, h_SH; then working memory for gates_SG, empty for
+// the plain LSTM
 extern "C" XLA_FFI_Error* lstm_token(XLA_FFI_CallFrame* call) {
   if (answers_metadata_request(call)) return nullptr;
-  const int64_t S = argument(call, 0).dims[0], layer_count = (call->args.size - 3) / 4;
+  constexpr int FIRST = 4, PER_LAYER = 6;
+  const int64_t S = argument(call, 0).dims[0], V = argument(call, 2).dims[0];
+  const int64_t H = argument(call, FIRST + 4).dims[1], G = argument(call, FIRST).dims[1];
+  const int64_t layer_count = (call->args.size - FIRST) / PER_LAYER, outputs = 1 + 2 * layer_count;
+  const auto* ids_S = static_cast<const int32_t*>(argument(call, 0).data);
+  float* gates_SG = static_cast<XLA_FFI_Buffer*>(call->rets.rets[outputs])->dims[0] ? output(call, outputs) : nullptr;
   std::vector<TokenLayer> layers;
-  const float* below_SX = nullptr;
-  for (int64_t n = 0, X = 0, H; n < layer_count; ++n, X = H) {
-    const int at = 3 + 4 * n;
-    H = argument(call, at + 2).dims[1];
-    float* next_h_SH = output(call, 2 + 2 * n);
-    layers.push_back({S, X, H, n ? nullptr : static_cast<const int32_t*>(argument(call, 0).data), input(call, at),
-                      input(call, at + 1), below_SX, input(call, at + 2), input(call, at + 3), output(call, 1 + 2 * n),
-                      next_h_SH});
-    below_SX = next_h_SH;
+  for (int64_t n = 0; n < layer_count; ++n) {
+    const int at = FIRST + PER_LAYER * n;
+    layers.push_back({read_variant(call, 3, at + 2, S, H, G / H), n ? H : 0,
+                      argument(call, at).dims[0] > 1 ? ids_S : nullptr, input(call, at), input(call, at + 1),
+                      n ? layers.back().next_h_SH : nullptr, input(call, at + 4), input(call, at + 5), gates_SG,
+                      output(call, 1 + 2 * n), output(call, 2 + 2 * n)});
   }
-  const TokenLayer& last = layers.back();
-  const Matmul head{S, last.H, argument(call, 2).dims[0], below_SX, input(call, 1), input(call, 2), output(call, 0)};
-  const int64_t multiplications = S * (last.X + last.H) * GATES * last.H;
+  std::vector<Matmul> heads;
+  const int64_t head_size = H * vector_count(V) * LANES, head_count = argument(call, 1).dims[0] / head_size;
+  for (int64_t n = 0; n < head_count; ++n)
+    heads.push_back({S, H, V, layers[layer_count - head_count + n].next_h_SH, input(call, 1) + n * head_size,
+                     input(call, 2), output(call, 0), n > 0});
+  const int64_t multiplications = S * (layers.back().X + H) * G;
   const int64_t parts = 1 + min(thread_count(call) - 1, multiplications / (2 * HANDOVER_MULTIPLICATIONS));
-  run_in_parallel(call, layer_count + 1, parts, [&](int64_t phase, int64_t part) {
-    const int64_t count = phase < layer_count ? layers[phase].column_count() : panel_count(head.C);
+  const int64_t stages = gates_SG ? 2 : 1;
+  run_in_parallel(call, stages * layer_count + 1, parts, [&](int64_t phase, int64_t part) {
+    const bool is_head = phase == stages * layer_count, is_second = phase % stages;
+    const TokenLayer& layer = layers[is_head ? 0 : phase / stages];
+    const int64_t count = is_head ? panel_count(V) : is_second ? S : layer.column_count();
     for (int64_t n = count * part / parts; n < count * (part + 1) / parts; ++n)
-      if (phase < layer_count)
-        layers[phase].compute_column(n);
+      if (is_head)
+        for (const Matmul& head : heads) head.compute_panel(n, 0, S);
       else
-        head.compute_panel(n, 0, S);
+        is_second ? layer.finish_row(n) : layer.compute_column(n);
   });
   return nullptr;
 }

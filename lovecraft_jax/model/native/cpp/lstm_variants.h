@@ -35,7 +35,8 @@ struct Variant {
   InputGate input_gate;
   Norm norm;
   int64_t B, H, N;
-  const float *scale_G, *bias_G;
+  const float* scale_G;  // of the norm
+  const float* bias_G;   // null where the gates already have it
   const float* mask_BH;  // dropout on h, or null
 
   int64_t G() const { return N * H; }
@@ -49,7 +50,7 @@ struct Variant {
   INLINE void scale_and_shift(int64_t unit, int64_t count, Vector (&z)[GATES]) const {
     for (int64_t n = 0; n < N; ++n) {
       if (norm != NO_NORM) z[n] *= load(scale_G + n * H + unit, count);
-      z[n] += load(bias_G + n * H + unit, count);
+      if (bias_G) z[n] += load(bias_G + n * H + unit, count);
     }
   }
 
@@ -61,7 +62,8 @@ struct Variant {
 struct VariantForward {
   const Variant& layer;
   const float *packed, *c_BH, *h_BH;  // h after dropout
-  float *gates_BG, *next_c_BH, *next_h_BH, *next_masked_h_BH, *inverse_BN;
+  float *gates_BG, *next_c_BH, *next_h_BH, *next_masked_h_BH;
+  float* inverse_BN;  // null where no backward pass follows
 
   int64_t column_count() const { return panel_count(layer.G()); }
 
@@ -78,9 +80,12 @@ struct VariantForward {
     const int64_t H = layer.H, N = layer.N;
     const bool has_norm = layer.norm != NO_NORM;
     float* gates = gates_BG + row * layer.G();
-    float means[GATES] = {}, *inverses = inverse_BN + row * N;
+    float means[GATES] = {}, inverses[GATES];
     if (has_norm)
-      for (int64_t n = 0; n < N; ++n) inverses[n] = inverse_deviation(gates + n * H, means[n]);
+      for (int64_t n = 0; n < N; ++n) {
+        inverses[n] = inverse_deviation(gates + n * H, means[n]);
+        if (inverse_BN) inverse_BN[row * N + n] = inverses[n];
+      }
     for (int64_t unit = 0; unit < H; unit += LANES) {
       const int64_t count = lanes_used(unit, H), at = row * H + unit;
       Vector z[GATES];
