@@ -12,7 +12,6 @@ from etils import epath
 from lovecraft_jax.config import Config
 from lovecraft_jax.data import dataset
 from lovecraft_jax.data.batches import Batches
-from lovecraft_jax.data.dataset import Data
 from lovecraft_jax.inference.generate import encode_prompt
 from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import DONE, INTERRUPTED, RunError, UserError
@@ -21,7 +20,7 @@ from lovecraft_jax.runtime.mesh import make_mesh
 from lovecraft_jax.runtime.signals import collect_signals
 from lovecraft_jax.training import loop
 from lovecraft_jax.training.checkpoint import saved_steps
-from lovecraft_jax.training.metrics import FILE
+from lovecraft_jax.training.metrics import FILE, FINAL
 from lovecraft_jax.training.optimizer import make_optimizer
 from lovecraft_jax.training.progress import Progress
 from lovecraft_jax.training.run_files import check_same_run, read_run_files
@@ -63,7 +62,7 @@ class Outcome:
         if not rows:
             return cls()
         final, adaptive = (
-            {row["split"]: _bpc(row) for row in rows if row.get("scoring") == of} for of in ("final", "adaptive")
+            {row["split"]: _bpc(row) for row in rows if row.get("scoring") == scoring} for scoring in FINAL
         )
         trained = [row for row in rows if row["split"] == "train"]
         return cls(
@@ -88,24 +87,31 @@ def _progress(path: epath.Path) -> Progress:
 def check_runs(runs: Runs) -> None:
     """Raises UserError for what their configs alone do not show: a text that is missing or too short, a prompt that it
     does not contain, devices that do not divide a batch, folders that hold runs of another config or text."""
-    prepared: dict[tuple, Data] = {}
+    texts: dict[tuple, tuple[str, str]] = {}  # name and hash
     for workdir, config in runs.items():
         make_optimizer(config.optimizer, 1)
-        if (key := (config.data, config.sample.prompt)) not in prepared:
-            make_mesh(config.data.batch_size)
-            data = prepared[key] = dataset.prepare(config)
-            section = config.data
-            Batches(data.encoded["train"].ids, section.batch_size, section.seq_len, section.regime, config.seed)
-            encode_prompt(data.tokenizer, config.sample.prompt, "config.sample.prompt")
+        if (key := (config.data, config.sample.prompt)) not in texts:
+            texts[key] = _check_data(config)
         path = resolve_path(workdir)
-        if saved_steps(path):
+        if saved_steps(path) or Outcome.of(workdir).is_over:
             recorded, _, corpus = read_run_files(path)
             check_same_run(path, recorded, config.filled_from(recorded))
-            if corpus["sha256"] != prepared[key].sha256:
+            name, sha256 = texts[key]
+            if corpus["sha256"] != sha256:
                 raise UserError(
                     f"--workdir={path}: was trained on another text ({corpus['name']}) than data.corpus="
-                    f"{config.data.corpus} is now ({prepared[key].name}): give that one, or another --workdir"
+                    f"{config.data.corpus} is now ({name}): give that one, or another --workdir"
                 )
+
+
+def _check_data(config: Config) -> tuple[str, str]:
+    """Returns the name and the hash of the text that a run of `config` would train on. Raises UserError."""
+    section = config.data
+    make_mesh(section.batch_size)
+    data = dataset.prepare(config)
+    Batches(data.encoded["train"].ids, section.batch_size, section.seq_len, section.regime, config.seed)
+    encode_prompt(data.tokenizer, config.sample.prompt, "config.sample.prompt")
+    return data.name, data.sha256
 
 
 def train_runs(runs: Runs, stack_size: int, take_over: bool, report: Callable[[], None]) -> int:

@@ -3,6 +3,7 @@
 import csv
 import json
 import shlex
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable
@@ -114,3 +115,15 @@ def test_wrong_input_at_any_point_exits_with_2_before_anything_is_trained(comman
         assert name in done.stderr
         assert done.stdout == ""
         assert not list((tmp_path / "sweep").glob("**/metrics.jsonl"))
+
+
+def test_a_finished_or_failed_run_of_another_config_is_refused(swept: tuple, command: Callable, tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    shutil.copytree(swept[0] / WORKDIRS[0], folder / WORKDIRS[0])
+    config = folder / WORKDIRS[0] / "config.json"
+    config.write_text(config.read_text().replace('"units": 16', '"units": 24'))
+    shutil.rmtree(folder / WORKDIRS[0] / "checkpoints")
+    done = command("sweep", *FLAGS, "--seeds=2", f"--workdir={folder}")
+    assert done.returncode == 2
+    assert "holds a run of another config (model.units: 24 -> 16)" in done.stderr
+    assert not (folder / WORKDIRS[1]).exists()
