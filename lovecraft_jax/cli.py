@@ -29,6 +29,7 @@ from lovecraft_jax.runtime.quiet import silence_libraries
 from lovecraft_jax.training.checkpoint import hide_failed_tasks_of_orbax
 
 _OF_OPEN_FILES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.EPIPE)  # of writing to one
+_PARSE_ERRORS = (UserError, flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError)  # of flags, configs
 _EXTRAS = {"gpu": "pip install -r requirements.txt 'jax[cuda13]'", "tpu": "pip install -r requirements.txt 'jax[tpu]'"}
 
 
@@ -43,15 +44,21 @@ def define_train_flags() -> None:
     """Defines --config, --workdir, --take_over, --profile, --platform, and those for processes."""
     define_config_flag()
     flags.DEFINE_string("workdir", None, "The run's folder; runs/<config>[-<variant>] by default.")
-    flags.DEFINE_bool(
-        "take_over", False, "Start although the workdir has the lock file of another process, which was killed."
-    )
+    _define_take_over()
     flags.DEFINE_integer("profile", 0, "Training steps to trace into WORKDIR/profile; 0: none.", lower_bound=0)
     flags.DEFINE_bool("distributed", False, "Train as one of many processes of a TPU pod, Slurm or Kubernetes.")
     flags.DEFINE_string("coordinator_address", None, "By hand: HOST:PORT, a free port on the host of process 0.")
     flags.DEFINE_integer("num_processes", None, "By hand: the number of processes.", lower_bound=1)
     flags.DEFINE_integer("process_id", None, "By hand: the number of this process, from 0.", lower_bound=0)
     flags.DEFINE_integer("start_timeout", 20, "Seconds to wait for the other processes at the start.", lower_bound=1)
+    _define_platform()
+
+
+def define_sweep_flags() -> None:
+    """Defines --config, --workdir, --take_over and --platform."""
+    define_config_flag()
+    flags.DEFINE_string("workdir", None, "The sweep's folder; runs/sweeps/<config>[-<variant>] by default.")
+    _define_take_over()
     _define_platform()
 
 
@@ -63,10 +70,29 @@ def define_run_flags(several: str) -> None:
     _define_platform()
 
 
-def default_workdir() -> str:
-    """Returns runs/<config>, or runs/<config>-<variant>, for the value of --config."""
-    name, _, variant = Path(config_flags.get_config_filename(flags.FLAGS["config"])).name.partition(":")
-    return os.path.join("runs", name.removesuffix(".py") + (f"-{variant}" if variant else ""))
+def parse_config(file: str, overrides: Sequence[tuple[str, str]]) -> ConfigDict:
+    """Returns what --config=FILE gives with these flags of its settings, as ("optimizer.lr", "0.002"). Raises
+    UserError."""
+    line = ["", f"--config={file}", *(f"--config.{name}={value}" for name, value in overrides)]
+    parsed = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, flag_values=parsed, sys_argv=line)
+    parsed["config"].parser = _ConfigFile()
+    try:
+        parsed(line)
+    except _PARSE_ERRORS as error:
+        raise UserError(_one_line(error)) from None
+    return parsed["config"].value
+
+
+def config_file() -> str:
+    """Returns the value of --config, as configs/c150.py:quick."""
+    return config_flags.get_config_filename(flags.FLAGS["config"])
+
+
+def default_workdir(parent: str = "runs") -> str:
+    """Returns <parent>/<config>, or <parent>/<config>-<variant>, for the value of --config."""
+    name, _, variant = Path(config_file()).name.partition(":")
+    return os.path.join(parent, name.removesuffix(".py") + (f"-{variant}" if variant else ""))
 
 
 def required_flag(name: str, example: str) -> Any:
@@ -132,12 +158,16 @@ def _report_error(error: object, code: int) -> int:
         if isinstance(error, BrokenPipeError):  # whoever read our output has closed it, as `head` does
             return FAILED
         error, code = f"standard output: cannot be written ({error.strerror})", FAILED
+    log(_one_line(error))
+    return code
+
+
+def _one_line(error: object) -> str:
+    """Returns the message of an error as one line."""
     text = " ".join(str(error).split())
     if isinstance(error, KeyError | AttributeError) and text[:1] in "'\"":  # the repr of a message about a missing key
         text = "no such setting in the config: " + text.strip("'\"").replace("\\'", "'").replace("\\n", " ")
-    text = re.sub(r"\('(.*)', '.*'\)$", r"\1", text)  # a message that is the repr of a tuple
-    log(text)
-    return code
+    return re.sub(r"\('(.*)', '.*'\)$", r"\1", text)  # a message that is the repr of a tuple
 
 
 def _parse(argv: Sequence[str]) -> Sequence[str]:
@@ -150,7 +180,7 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
         return rest
     except SystemExit:  # --help and the like, for which absl exits with 1
         sys.exit(report_errors(lambda: 0))
-    except (UserError, flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    except _PARSE_ERRORS as error:
         sys.exit(_report_error(error, WRONG_INPUT))
 
 
@@ -171,6 +201,11 @@ class _ConfigFile(flags.ArgumentParser):
         except (Exception, SystemExit) as error:
             why = f"{type(error).__name__}: {error}"
             raise UserError(f"--config={argument}: expected a get_config as in configs/c150.py ({why})") from None
+
+
+def _define_take_over() -> None:
+    meaning = "Start although the workdir has the lock file of another process, which was killed."
+    flags.DEFINE_bool("take_over", False, meaning)
 
 
 def _define_platform() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from lovecraft_jax.config import Config
@@ -65,14 +66,17 @@ def make_program(config: Config, vocab_size: int, total_steps: int) -> Program:
     return Program(model, devices, init, rows, put, lambda state, batches: steps(state, batches, rates), target)
 
 
-def make_stacked_steps(config: Config, vocab_size: int, total_steps: int, device: jax.Device) -> Callable:
-    """Returns `train_steps`, as in Program, for runs of `config` that differ only in values of their states: seed,
-    learning rate. Every leaf of state, batches and metrics has a leading axis of runs."""
-    mesh = make_mesh(config.data.batch_size, [device])
-    optimizer = make_optimizer(config.optimizer, total_steps)
-    model, rates = make_model(config, vocab_size), DropoutRates.of(config.model)
-    train_steps = make_train_steps(make_train_step(model, optimizer, mesh, *_extras(config)))
-    steps = jax.jit(jax.vmap(train_steps, in_axes=(0, 0, None)), donate_argnums=0, compiler_options=_options(mesh))
+def make_stacked_steps(
+    configs: Sequence[Config], vocab_size: int, total_steps: int, device: jax.Device
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """Returns `train_steps`, as in Program, for runs that differ only in values of their states, as the seed, and in
+    their dropout rates. Every leaf of state, batches and metrics has a leading axis of runs, as `configs` has them."""
+    first = configs[0]
+    mesh = make_mesh(first.data.batch_size, [device])
+    model, optimizer = make_model(first, vocab_size), make_optimizer(first.optimizer, total_steps)
+    rates = jax.tree.map(lambda *rates: np.stack(rates), *(DropoutRates.of(config.model) for config in configs))
+    train_steps = jax.vmap(make_train_steps(make_train_step(model, optimizer, mesh, *_extras(first))))
+    steps = jax.jit(train_steps, donate_argnums=0, compiler_options=_options(mesh))
     return lambda state, batches: steps(state, batches, rates)
 
 

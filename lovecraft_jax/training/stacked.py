@@ -1,4 +1,4 @@
-"""Several runs trained as one program, their states stacked on a leading axis: seeds, learning rates.
+"""Several runs trained as one program, their states stacked on a leading axis: seeds, learning rates, dropout rates.
 
 For accelerators, which a small model leaves mostly idle. On a CPU it is slower than one run after another: on one core
 of an AMD EPYC (Zen 5), c150 trains at 27 steps a second alone, and three runs as one program at 12.4 in all, 13.6 with
@@ -26,18 +26,26 @@ from lovecraft_jax.training import loop
 from lovecraft_jax.training.compiled import dispatch_steps, make_stacked_steps, stack_trees, unstack_trees
 from lovecraft_jax.training.loop import Training
 
-MAY_DIFFER = ("seed", "optimizer.lr")
+MAY_DIFFER = ("seed", "optimizer.lr", "optimizer.weight_decay")
 """The settings that are values in a run's state instead of constants of the program."""
+MAY_DIFFER_ABOVE_0 = (
+    "model.dropout_embedding",
+    "model.dropout_input",
+    "model.dropout_recurrent",
+    "model.dropout_weights",
+    "model.dropout",
+)
+"""The settings that are arguments of the program where they are above 0; at 0 the program has no such part."""
 
 
-def train_stacked(configs: Mapping[Any, Config | ConfigDict]) -> int:
+def train_stacked(configs: Mapping[Any, Config | ConfigDict], take_over: bool = False) -> int:
     """Trains runs, given by their workdirs, as one program on one device; returns an exit code as `loop.train` does.
 
     Each workdir is an ordinary run's, which `loop.train` can resume or have begun. A run learns what it would learn
     alone, up to rounding, and the same runs stacked again learn the same to the last bit, also when they are resumed.
-    Runs at different steps, as a kill may leave them, first catch up.
+    Runs at different steps, as a kill may leave them, first catch up. `take_over`: see `lock.locked`.
 
-    Raises UserError for configs that differ in more than MAY_DIFFER or for other wrong input. A run that fails, as with
+    Raises UserError for configs whose `program_settings` differ or for other wrong input. A run that fails, as with
     too high a learning rate, does not stop the others: once they are done, raises RunError.
     """
     typed = {
@@ -46,7 +54,7 @@ def train_stacked(configs: Mapping[Any, Config | ConfigDict]) -> int:
     }
     _check_configs(typed)
     with collect_signals() as signals:
-        failures = _train_steps(typed, signals)
+        failures = _train_steps(typed, signals, take_over)
         for workdir, config in typed.items():
             if signals:
                 return INTERRUPTED
@@ -57,24 +65,33 @@ def train_stacked(configs: Mapping[Any, Config | ConfigDict]) -> int:
     return DONE
 
 
+def program_settings(config: Config) -> dict[str, Any]:
+    """Returns the settings that runs must share to be trained as one program: whether a rate is above 0 in place of
+    those that may differ where they are."""
+    settings = {name: value for name, value in flatten(config).items() if name not in MAY_DIFFER}
+    return settings | {name: settings[name] > 0 for name in MAY_DIFFER_ABOVE_0}
+
+
 def _check_configs(configs: Mapping[str, Config]) -> None:
     if (count := distributed.process_count()) > 1:
         raise UserError(f"stacked runs on {count} processes: expected one; train them one after another")
-    (first, expected), *others = [(workdir, flatten(config)) for workdir, config in configs.items()]
-    for workdir, values in others:
-        for name, value in values.items():
-            if name not in MAY_DIFFER and value != expected[name]:
+    first, *others = configs
+    shared, expected = program_settings(configs[first]), flatten(configs[first])
+    for workdir in others:
+        values = flatten(configs[workdir])
+        for name, setting in program_settings(configs[workdir]).items():
+            if setting != shared[name]:
                 raise UserError(
-                    f"{workdir}: config.{name}={value!r}, but {expected[name]!r} in {first}: stacked runs may differ "
-                    f"in {' and '.join(MAY_DIFFER)} only; train this one on its own"
+                    f"{workdir}: config.{name}={values[name]!r}, but {expected[name]!r} in {first}: stacked runs may "
+                    f"differ in {', '.join(MAY_DIFFER)} and dropout rates above 0 only; train this one on its own"
                 )
 
 
-def _train_steps(configs: Mapping[str, Config], signals: list[int]) -> dict[str, str]:
+def _train_steps(configs: Mapping[str, Config], signals: list[int], take_over: bool) -> dict[str, str]:
     """Trains to the last step, or until `signals` is not empty, and saves. Returns why runs failed, by workdir."""
     with ExitStack() as stack:
         runs = {
-            workdir: Training(config, stack.enter_context(locked_workdir(workdir)), signals, stack)
+            workdir: Training(config, stack.enter_context(locked_workdir(workdir, take_over)), signals, stack)
             for workdir, config in configs.items()
         }
         stacked = _Stack(list(runs.values()), signals)
@@ -88,7 +105,8 @@ class _Stack:
     def __init__(self, runs: list[Training], signals: list[int]) -> None:
         first, self.device = runs[0], jax.devices()[0]
         self.runs, self.signals, self.failures = runs, signals, dict[Training, str]()
-        self.train_steps = make_stacked_steps(first.config, first.data.tokenizer.size, first.total, self.device)
+        configs, vocab_size = [run.config for run in runs], first.data.tokenizer.size
+        self.train_steps = make_stacked_steps(configs, vocab_size, first.total, self.device)
         self.K = dispatch_steps(first.config)
         self.end = min(first.config.train.stop_at_step or first.total, first.total)
 

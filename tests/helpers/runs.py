@@ -49,8 +49,9 @@ def assert_same_run(workdir: Path, expected: Path) -> None:
 def saved_state(workdir: Path, checkpoint: str | int = "latest") -> TrainState:
     """Returns the whole state of a checkpoint, on the first device."""
     run = load_run(str(workdir), checkpoint)
-    optimizer = make_optimizer(run.config.optimizer, total_steps=1)
-    shapes = jax.eval_shape(lambda: init_state(run.model, optimizer.transform, run.config.data.batch_size, 0))
+    optimizer, averaged = make_optimizer(run.config.optimizer, total_steps=1), run.config.train.average > 0
+    batch_size = run.config.data.batch_size
+    shapes = jax.eval_shape(lambda: init_state(run.model, optimizer.transform, batch_size, 0, averaged))
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), shapes)
     checkpoints = Checkpoints(epath.Path(workdir), read_only=True)

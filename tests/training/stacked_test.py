@@ -90,6 +90,32 @@ def test_a_run_whose_learning_rate_is_too_high_does_not_stop_the_others(
         assert_same_run(tmp_path / name, stacked / name)
 
 
+def test_stacked_dropout_rates_and_weight_decays_learn_what_they_learn_alone_with_averaged_weights(
+    tmp_path: Path,
+) -> None:
+    stacked = regularised(tmp_path / "stacked")
+    assert train_stacked(stacked) == DONE
+    losses = set()
+    for workdir, config in stacked.items():
+        alone = tmp_path / "alone" / Path(workdir).name
+        assert loop.train(config, str(alone)) == DONE
+        found, expected = leaves(Path(workdir)), leaves(alone)
+        assert any(".average" in path for path in expected)
+        for path, leaf in found.items():
+            np.testing.assert_allclose(leaf, expected[path], rtol=1e-5, atol=1e-6, err_msg=path)
+        assert rows(Path(workdir))[-1]["bpc"] == pytest.approx(rows(alone)[-1]["bpc"], rel=1e-5)
+        losses.add(rows(alone)[-1]["bpc"])
+    assert len(losses) == len(stacked)
+
+
+def test_a_dropout_that_is_off_in_some_runs_is_refused(tmp_path: Path) -> None:
+    others = regularised(tmp_path)
+    others[str(tmp_path / "drops_more")].model.dropout = 0.0
+    why = f"{tmp_path}/drops_more: config.model.dropout=0.0, but 0.1 in {tmp_path}/as_it_is: .* dropout rates above 0"
+    with pytest.raises(UserError, match=why):
+        train_stacked(others)
+
+
 def test_configs_that_differ_in_more_than_seed_and_learning_rate_are_refused(tmp_path: Path) -> None:
     others = configs(tmp_path)
     others[str(tmp_path / "seed_3")].optimizer.clip = 2.0
@@ -104,4 +130,20 @@ def configs(folder: Path) -> dict[str, ConfigDict]:
     made[str(folder / "seed_3")].seed = 3
     made[str(folder / "low_rate")].seed = 4
     made[str(folder / "low_rate")].optimizer.lr /= 2
+    return made
+
+
+def regularised(folder: Path) -> dict[str, ConfigDict]:
+    """Returns the configs of three runs with every kind of dropout, by workdir: as it is, with more of each, and with
+    another weight decay."""
+    made = {str(folder / name): tiny.get_config() for name in ("as_it_is", "drops_more", "decays_more")}
+    for config in made.values():
+        config.optimizer.name, config.optimizer.weight_decay = "adamw", 0.1
+        config.train.average = 0.9
+        config.train.steps = 20
+        for kind in ("_embedding", "_input", "_recurrent", "_weights", ""):
+            config.model[f"dropout{kind}"] = 0.1
+    for kind in ("_embedding", "_input", "_recurrent", "_weights", ""):
+        made[str(folder / "drops_more")].model[f"dropout{kind}"] = 0.3
+    made[str(folder / "decays_more")].optimizer.weight_decay = 1.0
     return made
