@@ -26,7 +26,7 @@ CHARACTERS_A_CALL = 1000
 
 
 def get_config(name: str) -> ConfigDict:
-    """Returns c150 with the sizes of that name, on the bundled tales, which need no download."""
+    """Returns c150:plain with the sizes of that name, on the bundled tales, which need no download."""
     config = c150.get_config("plain")
     config.data.corpus = "bundled"
     config.train.steps_per_dispatch = 20 if SIZES[name]["units"] < 512 else 4

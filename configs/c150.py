@@ -16,8 +16,8 @@ from lovecraft_jax.config import default_config
 def get_config(variant: str | None = None) -> ConfigDict:
     """Returns the whole experiment, every number with its unit or its reason.
 
-    The variant `quick` is the same in under a minute; `plain` is an LSTM without a norm, an averaging of weights or
-    weight decay, on which experiments/article_2019 builds; `article` is the recipe of 2019.
+    The variant `quick` is the same in under a minute; `plain` is an LSTM without a norm, averaged weights or weight
+    decay, on which experiments/article_2019 builds; `article` is the recipe of 2019.
     """
     config = default_config()
     config.seed = 0

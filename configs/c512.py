@@ -11,7 +11,7 @@ from configs import c150
 
 
 def get_config(variant: str | None = None) -> ConfigDict:
-    """Returns c150 with 512 units, dropout on all that enters and leaves a layer, and lower rates."""
+    """Returns c150 with 512 units, dropout on all that enters and leaves a layer, and a lower learning rate."""
     if variant is not None:
         raise ValueError(f"unknown variant {variant!r} of this config; it has none")
     config = c150.get_config()

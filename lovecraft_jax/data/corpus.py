@@ -114,7 +114,7 @@ def load(name: str, rule: int = RULE) -> Corpus:
 
 
 def read_text(path: Path, sha256: str = "") -> str:
-    """The text of a UTF-8 file, without a byte order mark. Raises UserError where it is none or `sha256` differs."""
+    """The text of a UTF-8 file, without a byte order mark. Raises UserError if it is not one, or `sha256` differs."""
     with _open(path) as file:
         data = file.read(1 << 20)
         if b"\0" not in data:  # a device such as /dev/zero, which is all of it, has no end

@@ -56,7 +56,8 @@ def prepare(config: Config, recorded: dict[str, Any] | None = None, tokenizer: T
 
 
 def _find_again(name: str, recorded: dict[str, Any], rule: int) -> Corpus:
-    """The text of a run: where it was at its begin, or by its name; where the config names another place, there."""
+    """The text of a run: from where the config now says it is, if that is another place than at the run's start; else
+    from where it was then or, if it is gone from there, by its name."""
     known, place = name in ("auto", recorded["name"]), recorded.get("path", "")
     found = corpus.load((place if corpus.exists(place) else recorded["name"]) if known else name, rule)
     if found.sha256 != recorded["sha256"]:

@@ -44,8 +44,8 @@ the other, by a model of 2 x 150 in 26 us each on a core."""
 LEARNING_RATES = tuple(1e-4 * 2.0**n for n in range(-7, 8))
 DECAYS = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1)
 FIRST_TRY = (LEARNING_RATES.index(8e-4), DECAYS.index(0.003))
-"""Where the search begins: the best rates of c150 with norm=batch_input. Those of c150 after its first 1,000 to 1,500
-steps are one or two places away."""
+"""Where the search begins: the best rates of c150:plain with norm=batch_input. Those of c150:plain after its first
+1,000 to 1,500 steps are one or two places away."""
 
 
 class Rates(NamedTuple):
@@ -67,7 +67,8 @@ class State(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class AdaptiveScorer:
-    """Scores texts with one model that learns from them, each from the first weights on. Build it with `of`.
+    """Scores texts with a model that learns from each while it reads it, every time from `variables` on. Build it with
+    `of`. `rms`: `gradient_rms` over the training text.
 
     Of many processes one reads the text, and all must call the same method.
     """
@@ -78,7 +79,7 @@ class AdaptiveScorer:
 
     @classmethod
     def of(cls, scorer: Scorer, variables: Variables, train: Encoded) -> "AdaptiveScorer":
-        """Measures the gradients on the training text first."""
+        """Returns a scorer, after measuring the gradients' root mean squares over the training text."""
         return cls(scorer, variables, gradient_rms(scorer.model, variables, train, scorer.start_id))
 
     def score(self, text: Encoded, rates: Rates) -> Score:

@@ -65,14 +65,15 @@ def ngram(train: str, valid: str, test: str, cleaning: Cleaning) -> dict[str, fl
 
 
 def labelled(known: Mapping[str, float]) -> dict[str, float]:
-    """Returns the scores on valid by names for people, which say what is static and what adaptive. `known`: what
-    baselines.json has; those of earlier runs have no n-gram."""
+    """Returns the scores on valid by the names that logs and pages show, which say what is static and what adaptive.
+    `known`: what baselines.json has; that of earlier runs has no n-gram."""
     names = {"uniform": "uniform", "unigram": "unigram", "ngram": _ngram_name(known), "ppmd": "PPMd (adaptive)"}
     return {name: known[key] for key, name in names.items() if key in known}
 
 
 def to_compare(known: Mapping[str, float]) -> list[str]:
-    """Returns what final scores are to be read against, as lines: only the first is a score of the same kind."""
+    """Returns the baselines on valid and test to log beside final scores, a line each. Static final scores compare with
+    the n-gram only."""
     names = {"ngram": _ngram_name(known), "ppmd": "PPMd (adaptive: it learns from the text that it is scored on)"}
     there = {key: name for key, name in names.items() if f"{key}_test" in known}
     return [f"{name}: valid {known[key]:.4f}, test {known[f'{key}_test']:.4f} bpc" for key, name in there.items()]

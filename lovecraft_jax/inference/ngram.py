@@ -56,7 +56,7 @@ def token_probs(
             # An n-gram is the end of as many different (n + 1)-grams as there are tokens that precede it.
             before = np.concatenate([grams[:1] * 0, grams[:-1]])
             longer = _numbered(before.astype(np.int64) * vocab_size + ids)
-            once = _a_place_of_each(longer, in_train)
+            once = _last_place_of_each(longer, in_train)
             preceded = np.bincount(grams[once], minlength=len(occurrences))
             lower = _interpolated(preceded, contexts, grams, in_train, places, lower)
             contexts, grams = before, longer
@@ -81,10 +81,11 @@ def _interpolated(
     places: np.ndarray,
     lower: np.ndarray,
 ) -> np.ndarray:
-    """The probability of the tokens at `places` by one order's `counts` of n-grams, by their numbers, and those that
-    the order below gives them."""
+    """The probability of the token at each of `places` [M], from one order's `counts` of its n-grams, by their numbers,
+    and from the probabilities `lower` [M] of the order below. `contexts` and `grams` [N]: the numbers of each token's
+    context and n-gram; `in_train`: the places of the training text."""
     discount = np.array([0.0, *discounts(counts)])[np.minimum(counts, 3)]
-    once = _a_place_of_each(grams, in_train)
+    once = _last_place_of_each(grams, in_train)
     context, gram = contexts[once], grams[once]  # of each different n-gram of the training text
     size = int(contexts.max()) + 1
     total = np.bincount(context, counts[gram], size)[contexts[places]]
@@ -96,7 +97,7 @@ def _interpolated(
 
 
 def _numbered(keys: np.ndarray) -> np.ndarray:
-    """Numbers from 0 for the different keys, in their order: [N], int32."""
+    """The rank of each key [N] among the different keys, from 0: [N], int32."""
     order = np.argsort(keys)
     ordered = keys[order]
     numbers = np.empty(len(keys), np.int32)
@@ -104,8 +105,8 @@ def _numbered(keys: np.ndarray) -> np.ndarray:
     return numbers
 
 
-def _a_place_of_each(grams: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """One place of every different n-gram among those at `places`."""
+def _last_place_of_each(grams: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """The last of the `places` [N] at which each different n-gram is, by the number of the n-gram."""
     place = np.full(int(grams.max()) + 1, -1)
     place[grams[places]] = places
     return place[place >= 0]

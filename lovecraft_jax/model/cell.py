@@ -20,10 +20,11 @@ LayerCarry = Any
 
 
 class FoldedLayer(NamedTuple):
-    """A layer's weights for decoding, with the tokens' part and what can be of norm and bias folded in.
+    """A layer's weights for decoding: what does not depend on the carry is computed once, for every token.
 
     The gates of a time step are concat([layer below's output, h]) @ kernel [K + H, F] + start[token or 0], with start
-    [V or 1, F], and `Cell.folded_step` takes them, with `after_norm`, to the next carry. F is G, or what a cell needs.
+    [V or 1, F]. `Cell.folded_step` computes the next carry from them. F is G, or what a cell needs. The bias is part of
+    `start`, unless a norm of the gates comes before it: then `after_norm` has that norm's scale [G] and the bias [G].
     """
 
     start: jax.Array
@@ -48,7 +49,7 @@ class Cell(nn.Module):
     backends: ClassVar[tuple[str, ...]] = ("scan",)
     """The values of model.backend that can run it (backend.py)."""
     input_gate: ClassVar[str] = "own"
-    """The LSTM's: config.model.input_gate."""
+    """config.model.input_gate, which the LSTM's subclasses stand for: "own", "capped" or "coupled"."""
 
     features: int
     units: int
@@ -92,7 +93,8 @@ class Cell(nn.Module):
 
     @classmethod
     def folded_step(cls, carry: LayerCarry, gates_SF: jax.Array, after_norm: Any, norm: str) -> LayerCarry:
-        """The next carry from gates as `fold` lays them out, before their activations, and FoldedLayer.after_norm."""
+        """The next carry, from gates [S, F] as `fold` lays them out, before `norm` if that is of the gates and before
+        their activations; `after_norm`: of the FoldedLayer."""
         raise NotImplementedError
 
     @classmethod

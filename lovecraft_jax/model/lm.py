@@ -61,8 +61,9 @@ class LanguageModel(nn.Module):
     def setup(self) -> None:
         is_unit = self.init_scale == "unit" and not self.tie
         if self.embed:
-            # "unit": every value of variance 1. Else rows of expected norm 1, as nn.Embed has them: what the head needs
-            # where it shares them, but an input so small that the gates hardly see it until training has enlarged it.
+            # "unit": every value has variance 1. "glorot", and tied weights: rows have norm 1, as nn.Embed's, which the
+            # head needs where it shares them. Under glorot_uniform kernels the gates then hardly depend on the input at
+            # first.
             normal = nn.initializers.normal(1.0 if is_unit else self.embed**-0.5)
             self.embedding = self.param("embedding", normal, (self.vocab_size, self.embed))
         in_cpp = self.backend == "native"
@@ -72,8 +73,9 @@ class LanguageModel(nn.Module):
             raise ValueError("tie and skip: the head of all layers is wider than the embedding")
         if self.mogrify and not self.embed:
             raise ValueError(f"mogrify={self.mogrify} modulates an embedding, got embed=0")
-        # "unit": the input's part of every gate starts with the variance of the input's values, or less, by the
-        # expected squared norm of what enters the layer: 1 for a one-hot vector or a row of norm 1.
+        # "unit": kernel_x starts with variance 1 / E[|x|^2] for a layer's input x, so that x @ kernel_x has variance 1.
+        # E[|x|^2] is 1 for a one-hot vector or a row of norm 1. Otherwise it is taken to be the width of x, as if all
+        # values had variance 1; those of h have less.
         squared_norms = self._widths(self.embed if self.embed and is_unit else 1)
         stds = [norm**-0.5 if self.init_scale == "unit" else 0.0 for norm in squared_norms]
         settings = self.units, self.dtype, in_cpp, self.forget_bias, self.norm

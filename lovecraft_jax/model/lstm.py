@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from lovecraft_jax.config import NORMS_OF_BATCH, NORMS_OF_GATES
 from lovecraft_jax.model.cell import Cell, FoldedLayer
 from lovecraft_jax.model.dropout import drop
-from lovecraft_jax.model.lstm_fused import LSTMCarry, activate, cap_input_gate, scale_and_shift, split_gates
+from lovecraft_jax.model.lstm_fused import LSTMCarry, activate, effective_input_gate, scale_and_shift, split_gates
 from lovecraft_jax.model.matmul import add_bias, dot
 from lovecraft_jax.model.mogrifier import FIRST_STD, modulate
 from lovecraft_jax.model.normalization import (
@@ -88,7 +88,7 @@ class LSTMCell(Cell):
             gates_BG = normalise_gates(gates_BG, self.gates, self.norm)[0] * self.scales["z"][None]
         *i, f, g, o = split_gates(add_bias(gates_BG, self.bias), self.units)
         f = nn.sigmoid(f)
-        c_BH = f * c_BH + cap_input_gate([nn.sigmoid(gate) for gate in i], f, self.input_gate) * jnp.tanh(g)
+        c_BH = f * c_BH + effective_input_gate([nn.sigmoid(gate) for gate in i], f, self.input_gate) * jnp.tanh(g)
         normalised_c_BH, moments_c = self._normalise("c", c_BH)
         if "c" in self.scales:
             normalised_c_BH = add_bias(normalised_c_BH, self.shift_c)

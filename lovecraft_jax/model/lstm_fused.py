@@ -104,7 +104,7 @@ fused_lstm.defvjp(_forward, _backward)
 
 
 def forward_loop(params: LoopParams, gates_x_TBG: jax.Array, carry: LSTMCarry, form: Form) -> Sequence:
-    """All time steps forward."""
+    """All time steps forward, from the input's part of the gates [T, B, G] and the first carry."""
     kernel_h_HG = params.kernel_h_HG
     (T, _, G), H = gates_x_TBG.shape, len(kernel_h_HG)
     scaled = scale_and_shift(H, G // H)
@@ -295,12 +295,13 @@ def activate(
     """The gates after their activations, c and h. `scaled` is `scale_and_shift`, computed outside of the loop."""
     gates_BG = _activate_gates(gates_BG, scaled)
     *i, f, g, o = split_gates(gates_BG, c_BH.shape[-1])
-    c_BH = f * c_BH + cap_input_gate(i, f, input_gate) * g
+    c_BH = f * c_BH + effective_input_gate(i, f, input_gate) * g
     return gates_BG, c_BH, o * jnp.tanh(c_BH)
 
 
-def cap_input_gate(i: list[jax.Array], f: jax.Array, input_gate: str) -> jax.Array:
-    """What g is multiplied by: the gate i, i capped by 1 - f, or, where there is no i, 1 - f."""
+def effective_input_gate(i: list[jax.Array], f: jax.Array, input_gate: str) -> jax.Array:
+    """What g is multiplied by [..., H]: i, or min(i, 1 - f), or 1 - f where there is no i. Takes gates after their
+    activations; `i` has one array or none."""
     if input_gate == "own":
         return i[0]
     return jnp.minimum(i[0], 1 - f) if input_gate == "capped" else 1 - f

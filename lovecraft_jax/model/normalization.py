@@ -1,6 +1,7 @@
-"""Normalisation inside an LSTM layer: `model.norm`. Parts of a cell get mean 0 and variance 1 and are then scaled.
+"""Normalisation inside an LSTM layer: `model.norm`. Parts of a cell are normalised and then scaled.
 
-"layer" (Ba, Kiros and Hinton 2016, supplementary material) normalises over the features of a row, all 4H gates at once:
+"layer" (Ba, Kiros and Hinton 2016, supplementary material) gives each part of a row mean 0 and variance 1 over its
+features, for the gates all 4H at once:
 
     gates = LN(h @ kernel_h) * scale_h + LN(x @ kernel_x) * scale_x + bias
     h' = sigmoid(o) * tanh(LN(c') * scale_c + shift_c)
@@ -13,10 +14,11 @@ they differ, predictions are worse.
 
 "layer_gates" and "rms_gates" normalise the sum of both parts instead, each gate by the statistics of its own H values:
 
-    gate = N(x @ kernel_x + h @ kernel_h) * scale_z + bias,    N(z) = (z - mean(z)) / deviation(z)  or  z / rms(z)
+    gate = N(x @ kernel_x + h @ kernel_h) * scale_z + bias
 
-(Ba et al. 2016; Zhang and Sennrich 2019). A gate then has the size that training gave its scale, whatever the size of
-what enters it, and the cell state is left alone.
+with N(z) = (z - mean(z)) / standard deviation(z) for "layer_gates" (Ba et al. 2016), and z / root mean square(z) for
+"rms_gates" (Zhang and Sennrich 2019). A gate then has the size that training gave its scale, whatever the size of what
+enters it. The cell state is not normalised.
 
 "batch_input" (Laurent et al. 2015) normalises x @ kernel_x alone, over the rows and the time steps of a window
 ("sequence-wise").
@@ -49,7 +51,7 @@ FIRST_SCALE = {"batch": 0.1}
 MOMENTUM = 0.99
 """Decay of the running statistics at each step: Flax's and Keras's default."""
 EPSILON = 1e-5
-"""Added to a variance: the default of Flax's BatchNorm."""
+"""Added to a variance or a mean square: the default of Flax's BatchNorm."""
 
 
 def over_features(parts: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
@@ -99,7 +101,8 @@ def _over(x: jax.Array, values: jax.Array) -> jax.Array:
 
 
 def normalise_gates(z_BG: jax.Array, gates: int, norm: str) -> tuple[jax.Array, jax.Array]:
-    """Each of the gates in z [B, G] normalised by its own statistics, and the factors [B, N] that this took."""
+    """Each of the N = `gates` gates in z [B, G] normalised over its H values, and one over the standard deviation or
+    root mean square of each [B, N], which `normalise_gates_backward` needs."""
     z_BNH = z_BG.reshape(len(z_BG), gates, -1)
     if norm == "layer_gates":
         z_BNH -= jnp.mean(z_BNH, axis=-1, keepdims=True)
@@ -108,7 +111,7 @@ def normalise_gates(z_BG: jax.Array, gates: int, norm: str) -> tuple[jax.Array, 
 
 
 def normalise_gates_backward(grad_BG: jax.Array, normal_BG: jax.Array, inverse_BN: jax.Array, norm: str) -> jax.Array:
-    """The gradient of `normalise_gates`' z, from that of its first result and from its results."""
+    """The gradient of z [B, G] in `normalise_gates`, from that of its first result [B, G] and from both results."""
     shape = (*inverse_BN.shape, -1)
     grad_BNH, normal_BNH = grad_BG.reshape(shape), normal_BG.reshape(shape)
     grad = grad_BNH - normal_BNH * jnp.mean(grad_BNH * normal_BNH, axis=-1, keepdims=True)

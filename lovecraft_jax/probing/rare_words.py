@@ -78,7 +78,7 @@ class WordPrediction:
 class RareWords:
     """Predictions of the article's word at each place in the tales, and of other rare words."""
 
-    article: list[WordPrediction]  # the quoted place first: its rank among MAX_PROBS / vocabulary words is exact
+    article: list[WordPrediction]  # the quoted place first; its rank is exact for up to MAX_PROBS / vocabulary words
     rare: list[WordPrediction]  # the properties below are about these
     known: int  # the number of distinct words in all tales; case matters
 

@@ -77,7 +77,8 @@ def _nats(carry: Carry, logits_BV: jax.Array, y_B: jax.Array) -> jax.Array:
 
 
 def _typical_passage(run: Run, tale: str, text: str, bits_N: np.ndarray) -> Passage:
-    """The passage of whole words, about PASSAGE characters from a paragraph on, whose mean is nearest to the tale's."""
+    """The passage of about PASSAGE characters, from the start of a paragraph to the end of a word, whose mean surprisal
+    is nearest to the tale's."""
     ids = run.tokenizer.encode(text).ids
     tokens = list(text) if len(ids) == len(text) else [run.tokenizer.decode(ids[n : n + 1]) for n in range(len(ids))]
     char_at = np.cumsum([0] + [len(token) for token in tokens])  # where each token starts, and the end of the text

@@ -60,8 +60,9 @@ class UnitExcerpt(BestUnit):
 
 
 def analyze(run: Run, tales: Mapping[str, Mapping[str, str]], words: bool = True) -> list[UnitExcerpt]:
-    """Returns the best unit for each feature, without those of `words` if there are none, the highest score first,
-    selected on the valid and scored on the test split of `tales` (split -> tale -> cleaned text)."""
+    """Returns the best unit for each feature, the highest score first, selected on the valid and scored on the test
+    split of `tales` (split -> tale -> cleaned text). Without `words` the features of words are left out. Tokens must be
+    characters."""
     if not isinstance(run.model, LanguageModel):
         raise UserError("expected a run of one model: the units of an ensemble are those of each of its members")
     texts = {split: _truncate(tales[split], run.model.layers * run.model.units) for split in ("valid", "test")}

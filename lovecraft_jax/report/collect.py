@@ -139,7 +139,6 @@ def collect_run(workdir: str, checkpoint: str, name: str, corpus: str | None = N
     tales = {split: {visible(tale, one_line=True): text for tale, text in by_tale[split].items()} for split in by_tale}
     rows = _read_metrics(path / metrics.FILE)
     uniform = {split: uniform_bpc(text, run.tokenizer.size) for split, text in data.encoded.items()}
-    final = [row for row in rows if row.get("scoring") == "final"]
     versions, baselines = (_read_json(path / f"{name}.json") for name in ("versions", "baselines"))
     overlap = Overlap(tales["train"])
     held_out = tales["valid"] | tales["test"]
@@ -166,7 +165,7 @@ def collect_run(workdir: str, checkpoint: str, name: str, corpus: str | None = N
         parameters=sum(leaf.size for leaf in jax.tree.leaves(run.variables["params"])),
         step=run.step,
         rows=rows,
-        warnings=final_warnings(ValidScores(rows), final, uniform),
+        warnings=final_warnings(ValidScores(rows), rows, uniform),
         baselines=baselines,
         progress=Progress.of(run.config.data.batch_size, run.config.data.seq_len, run.corpus),
         training_samples=training_samples,

@@ -101,7 +101,8 @@ def trim_samples(folder: epath.Path, step: int) -> None:
 
 
 def read_rows(path: epath.Path) -> list[Row]:
-    """The rows of a .jsonl file; half a last line, as a kill leaves it, is none. Raises UserError for others."""
+    """The rows of a .jsonl file, without a last line that a kill cut short. Raises UserError for any other line that is
+    not a JSON object."""
     rows = []
     for number, line in enumerate(path.read_text().splitlines(keepends=True) if path.exists() else [], 1):
         try:

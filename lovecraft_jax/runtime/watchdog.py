@@ -12,7 +12,8 @@ TICK = 1.0  # seconds between two checks
 
 class Watchdog:
     """Prints the stacks of all threads, calls `report` and exits with `code` when `feed` was not called for `seconds`
-    (0: never). Time is counted in ticks: a process that was stopped, or a laptop that slept, does not hang."""
+    (0: never). Time is counted in ticks, so that a process that was stopped, or a laptop that slept, does not count as
+    stuck."""
 
     def __init__(self, seconds: float, report: Callable[[], None], code: int) -> None:
         self._seconds, self._report, self._code = seconds, report, code

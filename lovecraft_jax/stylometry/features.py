@@ -135,7 +135,8 @@ def mean_distinct_words(lower: Sequence[str], window: int) -> float:
 
 
 def zipf_exponent(counts: Iterable[int]) -> float:
-    """Returns the s of count ~ rank^-s, fitted by least squares to the logarithms of counts over 1; 0 without two."""
+    """Returns the s of count ~ rank^-s, fitted by least squares in log-log space to words that occur twice or more; 0
+    for fewer than two of them."""
     repeated = np.array(sorted((count for count in counts if count > 1), reverse=True), float)
     if len(repeated) < 2:
         return 0.0

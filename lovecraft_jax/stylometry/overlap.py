@@ -74,7 +74,8 @@ class Overlap:
 
     def quantiles(self, texts: Iterable[str], length: int) -> dict[str, tuple[float, float, float]]:
         """Returns the 2.5 %, 50 % and 97.5 % quantiles of each value of `measure` over pieces of other texts, of
-        `length` characters each; a shorter text is one piece. Held-out tales show what to expect without copying."""
+        `length` characters each; a shorter text is one piece. The author's held-out tales show what to expect
+        without memorisation."""
         pieces = [text[at : at + length] for text in texts for at in range(0, max(1, len(text) - length + 1), length)]
         measured = [self.measure(piece) for piece in pieces]
         return {

@@ -1,14 +1,14 @@
-"""Whether a run still gets better, and whether it has learnt anything: from the scores that metrics.jsonl has."""
+"""Early stopping (train.patience), and warnings where a run gets worse or has learnt nothing, from its valid scores."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from lovecraft_jax.data.tokenizer import Encoded
 from lovecraft_jax.runtime.files import Row
 
 WORSE_AFTER, WORSE_BY = 3, 0.01
-"""Evaluations without an improvement, and bits per character above the best score, from which on a run is said to get
-worse: less than both is often noise."""
+"""A run counts as getting worse from this many evaluations after its best one on, if its score is then more than this
+many bits per character above the best: less is often noise."""
 
 
 class ValidScores:
@@ -43,11 +43,12 @@ class ValidScores:
 
     @property
     def without_improvement(self) -> int:
-        """How many evaluations there were since the best one."""
+        """The number of evaluations since the best one, which train.patience limits."""
         return len(self) - 1 - self._scores.index(self.best) if self._scores else 0
 
     @property
     def is_getting_worse(self) -> bool:
+        """Whether the last score is that of a run that gets worse (WORSE_AFTER, WORSE_BY)."""
         return self._is_worse_at(len(self) - 1)
 
     @property
@@ -56,7 +57,7 @@ class ValidScores:
         return self.is_getting_worse and not any(map(self._is_worse_at, range(len(self) - 1)))
 
     def describe_worse(self) -> str:
-        """Returns since when the run has been getting worse, in one line."""
+        """Returns the warning that the run is getting worse, and since which step, as one line."""
         (best_step, best), (step, bpc) = self.best, self.last
         return (
             f"WARNING: getting worse since step {best_step:,}: valid {best:.4f} bpc there, {bpc:.4f} at step {step:,}, "
@@ -64,7 +65,8 @@ class ValidScores:
         )
 
     def _is_worse_at(self, number: int) -> bool:
-        """Whether evaluation `number`, from 0, was so long after the best one of all, and so much above it."""
+        """Whether evaluation `number`, from 0, is as long after the best one of all, and as much above it, as the
+        constants say."""
         best = self._scores.index(self.best) if self._scores else 0
         return number >= best + WORSE_AFTER and self._scores[number][1] > self.best[1] + WORSE_BY
 
@@ -74,9 +76,10 @@ def uniform_bpc(text: Encoded, vocab_size: int) -> float:
     return (len(text.ids) * math.log(vocab_size) + text.extra_nats) / text.n_chars / math.log(2)
 
 
-def final_warnings(scores: ValidScores, final: Sequence[Row], uniform: Mapping[str, float]) -> list[str]:
-    """Returns what a reader of the final rows must know, a line each: that nothing was learnt, or not for long.
-    `uniform`: `uniform_bpc` of each split."""
+def final_warnings(scores: ValidScores, rows: Iterable[Row], uniform: Mapping[str, float]) -> list[str]:
+    """Returns the warnings that belong beside the static final scores among `rows`, at most one line: that nothing was
+    learnt, nothing after the first evaluation, or that the run got worse. `uniform`: `uniform_bpc` of each split."""
+    final = [row for row in rows if row.get("scoring") == "final"]
     guesses = [row for row in final if row["bpc"] is None or row["bpc"] >= uniform[row["split"]]]
     if guesses:
         split, bpc = guesses[0]["split"], guesses[0]["bpc"]

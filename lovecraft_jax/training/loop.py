@@ -332,7 +332,7 @@ class Training:
 
     def _warnings(self, final: list[Row]) -> list[str]:
         uniform = {part: uniform_bpc(text, self.data.tokenizer.size) for part, text in self.data.encoded.items()}
-        return final_warnings(self.scores, [row for row in final if row["scoring"] == "final"], uniform)
+        return final_warnings(self.scores, final, uniform)
 
     def _window_score(self, split: str, variables: Variables) -> Row:
         """In the window regime, the score as the model was trained: every window from a zero carry."""

@@ -26,7 +26,7 @@ class TrainState:
     carry: Carry
     rng: jax.Array
     average: Variables | None = None
-    """The exponential moving average of `variables`, where train.average asks for one."""
+    """The exponential moving average of `variables`, if train.average is above 0 (step.py)."""
 
     @property
     def scored(self) -> Variables:
@@ -36,7 +36,7 @@ class TrainState:
 
 @flax.struct.dataclass
 class Weights:
-    """The fields of a TrainState that sampling and scoring need: one of the two."""
+    """The fields of a TrainState that sampling and scoring need: `average` if the run has it, else `variables`."""
 
     step: jax.Array
     variables: Variables | None = None
@@ -56,8 +56,8 @@ def init_state(
     seed: int | jax.Array,
     averaged: bool = False,
 ) -> TrainState:
-    """Returns the state before the first step. Call it under jit, so that no two leaves share a buffer, which donation
-    does not allow."""
+    """Returns the state before the first step, `averaged` for one with averaged weights. Call it under jit, so that no
+    two leaves share a buffer, which donation does not allow."""
     init_rng, dropout_rng = jax.random.split(jax.random.key(seed))
     variables = _init_variables(model, batch_size, init_rng)
     opt_state, carry = optimizer.init(variables["params"]), model.initial_carry(batch_size)

@@ -84,7 +84,7 @@ def make_update(
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Returns a function from a state and what `make_gradient`'s returns, summed over all rows, to the next state.
 
-    `average` is the decay of the averaged weights; at first it is lower, so that the first weights are forgotten.
+    `average` is the decay of the averaged weights, 0 for none: `_update_average`.
 
     Nothing changes where `healthy` is false, or where loss or gradient are not finite; metrics["finite"] is false where
     these or the new parameters are not. metrics["tensors"], every `tensors_every` steps (0: not there): `_tensor_rms`.
@@ -101,7 +101,7 @@ def make_update(
         before = state.variables["params"]
         updates, opt_state = optimizer.transform.update(grads, state.opt_state, before)
         variables = state.variables | changed | {"params": optax.apply_updates(before, updates)}
-        averaged = _moved_average(state, variables, average) if average else None
+        averaged = _update_average(state, variables, average) if average else None
         after = TrainState(state.step + 1, variables, opt_state, carry, state.rng, averaged)
         after = jax.tree.map(lambda new, old: jnp.where(healthy & finite, new, old), after, state)
         params = after.variables["params"]
@@ -123,8 +123,10 @@ def make_update(
     return update
 
 
-def _moved_average(state: TrainState, variables: Variables, decay: float) -> Variables:
-    """Returns the averaged weights, running statistics of norms included, after a step to `variables`."""
+def _update_average(state: TrainState, variables: Variables, decay: float) -> Variables:
+    """Returns the averaged weights after a step to `variables`, running statistics of norms included: decay * average +
+    (1 - decay) * variables. Early on the decay is (step + 1) / (step + 10) instead, as in TensorFlow's
+    ExponentialMovingAverage, so that the initial weights are soon forgotten."""
     step = state.step.astype(jnp.float32)
     share = 1 - jnp.minimum(decay, (step + 1) / (step + 10))
     return jax.tree.map(lambda average, new: average + share * (new - average), state.average, variables)

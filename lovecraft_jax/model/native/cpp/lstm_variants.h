@@ -2,8 +2,9 @@
 // a coupled input gate, with dropout on h. A norm needs all units of a row before it can activate one of them, so a
 // step has two stages, a matmul for some columns of all rows and then the cell for whole rows.
 //
-// Forward, gates_BG holds the input's part before, and after what the backward step needs: the activated gates or, with
-// a norm, the normalised ones, from which the backward step computes the activations again. Backward, it holds dz after.
+// gates_BG is overwritten. The forward step reads the input's part of the gates from it and leaves what the backward
+// pass needs: the activated gates or, with a norm, the normalised ones, from which the activations are computed again.
+// The backward step leaves dz, the gradient of the gates before norm and activation.
 //
 // Axes in names: B batch, H units, G gates (4H, in the order i, f, g, o, or 3H, f, g, o), N gates; all float32.
 
