@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from experiments.gpu_lstm.kernels import BF16, Kernels, lstm_layer
-from lovecraft_jax.model.lstm_fused import fused_lstm
+from lovecraft_jax.model.lstm_fused import Form, LoopParams, fused_lstm
 
 V, E, LAYERS = 100, 64, 2
 CLIP, LEARNING_RATE, BETA1, BETA2, EPSILON = 1.0, 1e-3, 0.9, 0.999, 1e-8
@@ -120,7 +120,11 @@ def loss_and_carry(layer: Layer, params: Params, batch: Batch, carry: Carry) -> 
 
 def fused_loss(dtype: jnp.dtype) -> Loss:
     """The project's own loops, with matmul operands of `dtype`."""
-    return partial(loss_and_carry, Layer(lambda *arguments: fused_lstm(*arguments, dtype), dtype, F32))
+
+    def run(kernel_h: jax.Array, bias: jax.Array, gates_x: jax.Array, carry: tuple) -> tuple[tuple, jax.Array]:
+        return fused_lstm(LoopParams(kernel_h, bias), gates_x, carry, Form(dtype))
+
+    return partial(loss_and_carry, Layer(run, dtype, F32))
 
 
 def kernel_loss(kernels: Kernels) -> Loss:
