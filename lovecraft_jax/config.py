@@ -20,7 +20,7 @@ from lovecraft_jax.runtime.errors import UserError
 
 REQUIRED: Any = dataclasses.MISSING
 
-NORMS_IN_CELL = ("layer", "batch")  # inside the recurrence, which only the scan backend has
+NORMS_IN_CELL = ("layer", "batch")  # of the cell state too; only the scan backend has them
 NORMS_OF_BATCH = ("batch_input", "batch")  # with the statistics of the whole batch, over all devices
 NORMS_OF_GATES = ("layer_gates", "rms_gates")  # of each gate before its activation, with the statistics of its H values
 

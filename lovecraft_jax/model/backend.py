@@ -5,8 +5,6 @@
 All take the same parameters and give the same values and gradients.
 """
 
-import functools
-
 import flax.linen as nn
 import jax
 
@@ -19,7 +17,7 @@ from lovecraft_jax.model.lstm_fused import Form, LoopParams, fused_lstm
 from lovecraft_jax.model.mogrifier import MogrifiedParams, mogrified_lstm
 from lovecraft_jax.model.native import build
 from lovecraft_jax.model.normalization import STATISTICS
-from lovecraft_jax.runtime.console import log
+from lovecraft_jax.runtime.console import log_once
 from lovecraft_jax.runtime.errors import UserError
 
 
@@ -83,11 +81,8 @@ def fastest_backend(config: ModelConfig, platform: str = "") -> str:
     if _why_not_native(config, platform):
         return "fused"
     if reason := build.start().result():
-        _log_once(f"slower than it could be: {reason}")
+        log_once(f"slower than it could be: {reason}")
     return "fused" if reason else "native"
-
-
-_log_once = functools.cache(log)
 
 
 def start_compiling(config: ModelConfig) -> None:
@@ -102,7 +97,7 @@ def _why_not_native(config: ModelConfig, platform: str = "") -> str:
         return f"it runs on CPUs, found {found}"
     if config.dtype != "float32":
         return f"it computes in float32, dtype={config.dtype} was asked for"
-    if "native" not in (cell := cell_class(config.cell)).backends:
+    if "native" not in (cell := cell_class(config.cell, config.input_gate)).backends:
         return f"it has no {cell.label} layer"
     if config.mogrify:
         return f"it has no Mogrifier, mogrify={config.mogrify} was asked for"

@@ -1,6 +1,5 @@
 """JAX's cache of compiled programs in the user's cache folder, in a subfolder for each kind of machine."""
 
-import functools
 import shutil
 import warnings
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import jax
 
 from lovecraft_jax.runtime.cache import cache_folder
-from lovecraft_jax.runtime.console import log
+from lovecraft_jax.runtime.console import log, log_once
 from lovecraft_jax.runtime.hardware import machine
 
 
@@ -25,7 +24,7 @@ def enable_compile_cache() -> None:
 def _handle_cache_warnings(folder: str, is_ours: bool) -> None:
     """Empties a folder of ours when JAX warns of a damaged entry, such as one that a killed process left half written:
     JAX never rewrites it. Logs one line instead of JAX's warning for each program that cannot be read or kept."""
-    show_other, log_once = warnings.showwarning, functools.cache(log)
+    show_other = warnings.showwarning
 
     def show(message: Any, *rest: Any, **more: Any) -> None:
         what, _, why = str(message).partition(" persistent compilation cache entry for ")

@@ -34,7 +34,7 @@ def show(text: str) -> str:
     shown, encoding = visible(text) if sys.stdout.isatty() else text, sys.stdout.encoding or "utf-8"
     encoded = shown.encode(encoding, "replace").decode(encoding)
     if encoded != shown:
-        _log_once(f"WARNING: standard output is in {encoding}: ? replaces others; set PYTHONIOENCODING=utf-8")
+        log_once(f"WARNING: standard output is in {encoding}: ? replaces others; set PYTHONIOENCODING=utf-8")
     return encoded
 
 
@@ -74,7 +74,7 @@ def counted(items: Sequence[Any], doing: str) -> Iterable[Any]:
     return track(items, doing, console=Console(stderr=True), transient=True)
 
 
-_log_once = functools.cache(log)
+log_once = functools.cache(log)
 
 
 def _escape(match: re.Match[str]) -> str:

@@ -1,8 +1,8 @@
 """Several runs trained as one program, their states stacked on a leading axis: seeds, learning rates, dropout rates.
 
 For accelerators, which a small model leaves mostly idle. On a CPU it is slower than one run after another: on one core
-of an AMD EPYC (Zen 5), c150 trains at 27 steps a second alone, and three runs as one program at 12.4 in all, 13.6 with
-the layer in XLA.
+of an AMD EPYC (Zen 5), c150:plain trains at 27 steps a second alone, and three runs as one program at 12.4 in all, 13.6
+with the layer in XLA.
 """
 
 import functools

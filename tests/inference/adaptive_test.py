@@ -74,6 +74,7 @@ def test_each_segment_is_scored_before_the_rule_of_the_paper_moves_the_weights_i
     [
         ({}, ("scan", "fused", "native")),
         ({"norm": "batch_input", "skip": True}, ("scan", "fused", "native")),
+        ({"norm": "rms_gates", "input_gate": "capped"}, ("scan", "fused", "native")),
         pytest.param({"norm": "layer"}, ("scan",), marks=pytest.mark.slow),
         pytest.param({"norm": "batch"}, ("scan",), marks=pytest.mark.slow),
         pytest.param({"cell": "gru"}, ("scan",), marks=pytest.mark.slow),

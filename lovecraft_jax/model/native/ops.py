@@ -6,12 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lovecraft_jax.config import NORMS_OF_GATES
 from lovecraft_jax.model.native import build
 
 BLOCK_ROWS = 8
 """As in cpp/lstm_variants.h."""
 INPUT_GATES = ("own", "capped", "coupled")
-NORMS = ("none", "layer_gates", "rms_gates")
+NORMS = ("none", *NORMS_OF_GATES)
 """Both in the order of cpp/lstm_variants.h."""
 
 
@@ -46,8 +47,8 @@ def variant_forward_loop(
     carry: tuple[jax.Array, jax.Array],
     masked_h_BH: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """All time steps of a layer that is not plain (`variant`: see `variant`): returns what `lstm_fused.Sequence` has.
-    `masked_h_BH` is the first h after dropout, empty without."""
+    """All time steps of a layer that is not plain: returns what `lstm_fused.Sequence` has. `variant` comes from the
+    function of that name, `masked_h_BH` is the first h after dropout, empty without."""
     (T, B, G), H = gates_x_TBG.shape, len(kernel_h_HG)
     masked = (T, B, H) if masked_h_BH.size else (0,)
     shapes: list[tuple[int, ...]] = [(T, B, G), (T, B, H), (T, B, H), (T, B, G // H), masked]
