@@ -111,6 +111,7 @@ def test_an_embedding_mask_drops_all_occurrences_of_a_token(embed: int) -> None:
         ("input", "kernel_x", {}),
         ("input", "kernel_x", {"embed": 5}),
         ("recurrent", "kernel_h", {}),
+        ("recurrent", "kernel_h", {"backend": "fused"}),
         ("recurrent", "kernel_h", {"cell": "gru"}),
         ("weights", "kernel_h", {"backend": "fused"}),
         ("weights", "kernel_h", {"cell": "gru"}),
@@ -138,9 +139,11 @@ def test_a_mask_scales_the_kernel_of_its_matmul_for_its_row_and_not_the_carry(
         assert_close(jax.tree.map(lambda leaf, b=b: leaf[b : b + 1], carry), expected_carry)
 
 
-@pytest.mark.parametrize("backend", ["scan", "fused"])
-def test_gradients_with_masks_are_those_of_chunks_of_time_too(backend: str) -> None:
-    model, x_BT = make(), ids()
+@pytest.mark.parametrize(
+    ("backend", "settings"), [("scan", {}), ("fused", {}), ("fused", {"embed": 5, "skip": True, "mogrify": 3})]
+)
+def test_gradients_with_masks_are_those_of_chunks_of_time_too(backend: str, settings: dict[str, Any]) -> None:
+    model, x_BT = make(**settings), ids()
     variables, masks = random_variables(model), draw(model, **dict.fromkeys(KINDS, 0.5))
     batch = Batch(x_BT, (x_BT + 1) % V, np.ones((B, T), np.uint8), np.zeros(B, bool))
     results = [
