@@ -38,11 +38,11 @@ def test_c150_has_one_all_reduce_of_all_gradients_a_step_outside_of_its_loops_an
     config = Config.of(c150.get_config()).replace(**{"data.batch_size": 64 * v5e.chips})
     compiled, model = ahead.compile_config(config, V, STEPS, v5e), config.model
     widths = [model.embed] + [model.units] * (model.layers - 1)
-    parameters = sum((width + model.units + 1) * 4 * model.units for width in widths)
+    parameters = sum((width + model.units + 2) * 4 * model.units for width in widths)
     parameters += V * model.embed + (model.units + 1) * V
     (found,) = compiled.collectives
     # The gradients, the sum of the nats and that of the weights, in float32.
-    arrays = 3 * model.layers + 3 + 2
+    arrays = 4 * model.layers + 3 + 2
     assert found == Collective("all-reduce", arrays, parameters + 2, 4 * (parameters + 2), (DISPATCH,))
     assert not ahead.in_a_loop(found)
     memory = compiled.memory
