@@ -6,9 +6,8 @@ python -m lovecraft_jax.train --config=configs/c100.py:plain
 python -m lovecraft_jax.train --config=configs/c100.py:article
 
 The first gives valid 1.811 bpc, test 1.817, adaptive test 1.768 (the full Lovecraft corpus, seed 0, jax 0.10.2) in 340
-seconds of one core's time. `:plain` takes 5 min 15 s, next to other work, on two cores of an AMD EPYC (Zen 5) and gives valid 2.029 bpc, test 2.031
-(the full Lovecraft corpus, seed 0, jax 0.10.2). `:quick`, with the settings of `:plain`, took 20 s and gave valid
-2.964, test 3.150 on the bundled tales.
+seconds of one core of an AMD EPYC (Zen 5). `:plain` takes 5 min 15 s, next to other work, on two such cores and gives
+valid 2.029, test 2.031.
 """
 
 from ml_collections import ConfigDict
