@@ -165,6 +165,10 @@ def load_run(workdir: Workdir | Sequence[Workdir], checkpoint: str | int = "best
     silence_libraries()
     if isinstance(workdir, str | os.PathLike) or not isinstance(workdir, Sequence):
         return _load_one(workdir, checkpoint, corpus)
+    paths = list(map(resolve_path, workdir))
+    for n, path in enumerate(paths):
+        if path in paths[:n]:
+            raise UserError(f"--workdir={workdir[n]}: given twice; give an ensemble different runs")
     return ensemble([_load_one(member, checkpoint, corpus) for member in workdir])
 
 

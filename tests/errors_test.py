@@ -65,6 +65,7 @@ WRONG: dict[str, tuple[str, list[str]]] = {
     ),
     "a sweep of no seeds": ("sweep {tiny} --seeds=0", ["--seeds=0"]),
     "a sweep in a workdir in use": ("sweep {tiny} --workdir={held}", ["--workdir={held}", "in use"]),
+    "a sweep in a run's workdir": ("sweep {tiny} --workdir={trained}", ["--workdir={trained}", "a run is in it"]),
     "a stack of less than a run": ("sweep {tiny} --stack=-1", ["stack"]),
     "no workdir": ("sample", ["--workdir"]),
     "no such workdir": ("sample --workdir={files}/nowhere", ["{files}/nowhere"]),

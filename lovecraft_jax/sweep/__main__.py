@@ -9,8 +9,8 @@ from absl import flags
 
 from lovecraft_jax import cli
 from lovecraft_jax.runtime.console import log, show
-from lovecraft_jax.runtime.errors import DONE, RunError
-from lovecraft_jax.runtime.files import locked_workdir
+from lovecraft_jax.runtime.errors import DONE, RunError, UserError
+from lovecraft_jax.runtime.files import locked_workdir, resolve_path
 from lovecraft_jax.sweep.grid import Given, Point, make_points, parse_seeds, split_flags
 from lovecraft_jax.sweep.runs import Outcome, check_runs, train_runs
 from lovecraft_jax.sweep.table import Result, compare_best, format_table, sorted_results, write_results
@@ -23,6 +23,8 @@ def main(given: Given) -> int:
     file, seeds = cli.config_file(), parse_seeds(cli.required_flag("seeds", "3"))
     points = make_points(functools.partial(cli.parse_config, file), given, seeds)
     folder = cli.optional_flag("workdir") or cli.default_workdir(os.path.join("runs", "sweeps"))
+    if (resolve_path(folder) / "config.json").exists():
+        raise UserError(f"--workdir={folder}: a run is in it; give the sweep a folder of its own")
     workdirs = {
         (point.name, seed): os.path.join(folder, point.name, f"seed{seed}") for point in points for seed in seeds
     }

@@ -52,14 +52,17 @@ def startup_summary(
     model, share, counts = config.model, config.data.share, data.splits.counts
     part = f"; data.share={share:g} of its training tales" if share < 1 else ""
     facts = describe(data.splits.facts)
+    chosen = {name: getattr(model, name) for name in ("norm", "mogrify", "skip")}
+    more = ", ".join(f"{name}={value}" for name, value in chosen.items() if value not in ("none", 0))
+    layers = f"{model.layers} {cell_class(model.cell, model.input_gate).label} layers of {model.units}"
     return [
         f"corpus      {data.name} ({lengths} characters{part})",
         *([f"splits      {facts}"] if facts else []),
         f"cleaning    {counts.read:,} characters read, {counts.folded:,} folded, {counts.dropped:,} dropped "
         f"(alphabet {config.data.alphabet})",
         f"vocabulary  {data.tokenizer.size} {data.tokenizer.level}",
-        f"model       {model.layers} {cell_class(model.cell, model.input_gate).label} layers of {model.units}, "
-        f"{parameters:,} parameters, {parameters / data.encoded['train'].n_chars:.3f} per training character",
+        f"model       {layers}{f' ({more})' if more else ''}, {parameters:,} parameters, "
+        f"{parameters / data.encoded['train'].n_chars:.3f} per training character",
         f"steps       {steps:,} of {config.data.batch_size} x {config.data.seq_len} tokens, "
         f"{progress.epochs(steps):.2f} epochs",
         f"devices     {len(devices)} x {devices[0].device_kind} ({devices[0].platform})",

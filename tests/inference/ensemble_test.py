@@ -160,6 +160,8 @@ def test_runs_of_other_characters_or_cleaning_raise_with_the_first_difference(ru
         assert len(str(raised.value).splitlines()) == 1
     with pytest.raises(UserError, match="expected the folder of a run, or of several"):
         load_run([])
+    with pytest.raises(UserError, match="given twice"):
+        load_run(["runs/a", "runs/../runs/a/"])
 
 
 def mean_log_probs(runs: Sequence[Run], ids: np.ndarray) -> np.ndarray:
