@@ -6,8 +6,7 @@ python -m lovecraft_jax.train --config=configs/c125.py:plain
 python -m lovecraft_jax.train --config=configs/c125.py:article
 
 `:plain` takes 8 min 55 s, next to much other work, on two cores of an AMD EPYC (Zen 5) and gives valid 1.961 bpc, test
-1.963 (the full Lovecraft corpus, seed 0, jax 0.10.2). `:quick`, with the settings of `:plain`, took 17 s and gave
-valid 2.878, test 3.089 on the bundled tales.
+1.963 (the full Lovecraft corpus, seed 0, jax 0.10.2). The first has not been trained to its end yet.
 """
 
 from ml_collections import ConfigDict
