@@ -43,11 +43,12 @@ def get_config(variant: str | None = None) -> ConfigDict:
     # "unit": embedding and kernel_x begin so that what the input adds to a gate has variance 1; "glorot": as in Keras.
     config.model.init_scale = "unit"
     # Shares that are dropped, the same at all time steps of a window; weight decay does more for a model this small.
+    # None: by the size of the text and of the model (training/recipe.py), none of the tales'.
     config.model.dropout_embedding = 0.0  # of the vocabulary
-    config.model.dropout_input = 0.0  # of a token's vector
-    config.model.dropout_recurrent = 0.0  # of h, before the matmul with kernel_h
+    config.model.dropout_input = None  # of a token's vector
+    config.model.dropout_recurrent = None  # of h, before the matmul with kernel_h
     config.model.dropout_weights = 0.0  # of kernel_h
-    config.model.dropout = 0.0  # of every layer's output
+    config.model.dropout = None  # of every layer's output
     config.model.forget_bias = 1.0  # initial bias of the forget gates, so that memories last; as in Keras
     # Of each gate before its activation: "rms_gates", "layer_gates"; others: model/normalization.py.
     config.model.norm = "rms_gates"
@@ -72,14 +73,14 @@ def get_config(variant: str | None = None) -> ConfigDict:
 
     # "binary_cross_entropy" is the article's: a yes-or-no decision for every character of the vocabulary.
     config.train.loss = "cross_entropy"
-    config.train.epochs = 16.0  # over the training text
+    config.train.epochs = None  # over the training text; None: by its size, 16 of the tales
     config.train.steps = 0  # above 0: used instead of epochs
     config.train.stop_at_step = 0  # ends early without changing the schedule; 0: does not
     config.train.average = 0.999  # decay of the averaged weights at each step, which scores and samples use; 0: none
     config.train.patience = 0  # ends a run after so many evaluations without an improvement; 0: never
     config.train.steps_per_dispatch = 20  # steps that the device runs without the host
     config.train.log_every = 100  # steps
-    config.train.eval_every = 1000  # steps
+    config.train.eval_every = None  # steps; None: so that there are about 13
     config.train.eval_lanes = None  # rows of the scheduled score; None: 32, fewer if the text is short
     config.train.checkpoint_every = 500  # steps; every evaluation saves as well
     config.train.keep = 2  # latest checkpoints; the best is kept as well
@@ -94,6 +95,7 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config.sample.top_p = 1.0  # 1 keeps all
 
     if variant == "quick":
+        _drop_nothing(config)  # 300 steps learn little by heart
         config.train.steps = 300
         config.train.eval_every = 100
         config.train.checkpoint_every = 100
@@ -108,8 +110,13 @@ def get_config(variant: str | None = None) -> ConfigDict:
     return config
 
 
+def _drop_nothing(config: ConfigDict) -> None:
+    config.model.dropout_input = config.model.dropout_recurrent = config.model.dropout = 0.0
+
+
 def _make_plain(config: ConfigDict) -> None:
     """Sets what this config was before it had the recipe of docs/recipe.md."""
+    _drop_nothing(config)
     config.model.input_gate = "own"
     config.model.init_scale = "glorot"
     config.model.norm = "none"
@@ -118,6 +125,7 @@ def _make_plain(config: ConfigDict) -> None:
     config.optimizer.weight_decay = 0.0
     config.train.average = 0.0
     config.train.epochs = 20.0
+    config.train.eval_every = 1000
 
 
 def _follow_article(config: ConfigDict) -> None:

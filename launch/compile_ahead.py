@@ -26,6 +26,7 @@ from lovecraft_jax.data import dataset
 from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import DONE, FAILED
 from lovecraft_jax.training.compiled import dispatch_steps
+from lovecraft_jax.training.recipe import choose_settings
 
 
 def main() -> int:
@@ -35,6 +36,7 @@ def main() -> int:
     flag = cli.required_flag("topology", "v5e:16x16")
     machines = [topologies.find(name.strip()) for value in flag for name in value.split(",")]  # errors before compiling
     prepared = dataset.prepare(config)
+    config, _ = choose_settings(config, prepared)
     tokens = len(prepared.encoded["train"].ids)
     log(f"the dispatch of {dispatch_steps(config)} steps; corpus {prepared.name}, {prepared.tokenizer.size} ids")
     results = []

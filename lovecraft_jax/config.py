@@ -6,8 +6,6 @@ default that changes nothing for earlier runs, so that their config.json still l
 """
 
 import dataclasses
-import types
-import typing
 from collections.abc import Callable, Mapping
 from functools import partial
 from operator import attrgetter
@@ -26,12 +24,17 @@ NORMS_OF_GATES = ("layer_gates", "rms_gates")  # of each gate before its activat
 
 
 def setting(
-    expected: str, allowed: Callable[[Any], bool] = lambda value: True, default: Any = REQUIRED, resume: str = "same"
+    expected: str,
+    allowed: Callable[[Any], bool] = lambda value: True,
+    default: Any = REQUIRED,
+    resume: str = "same",
+    by_size: bool = False,
 ) -> Any:
     """A field of a section. `allowed` checks a value beyond its type; `expected` describes it in error messages. Every
     config must give a value where there is no `default`. With resume="free" a run may resume with another value: the
-    setting changes how something is computed or kept, and never what is learnt."""
-    metadata = {"expected": expected, "allowed": allowed, "resume": resume}
+    setting changes how something is computed or kept, and never what is learnt. A setting with `by_size` may be None:
+    then training/recipe.py chooses it by the size of the text when the run begins, before anything uses it."""
+    metadata = {"expected": expected, "allowed": allowed, "resume": resume, "by_size": by_size}
     return dataclasses.field(default=default, kw_only=True, metadata=metadata)
 
 
@@ -41,10 +44,12 @@ positive = partial(setting, "a finite float above 0", lambda value: 0 < value < 
 share = partial(setting, "a float above 0 and up to 1", lambda value: 0 < value <= 1)
 
 
-def at_least(low: int, default: Any = REQUIRED, resume: str = "same", most: float = float("inf")) -> Any:
+def at_least(
+    low: int, default: Any = REQUIRED, resume: str = "same", most: float = float("inf"), by_size: bool = False
+) -> Any:
     """An integer setting, of at least `low` and at `most`."""
     expected = f"int of at least {low}" if most == float("inf") else f"int from {low} to {most}"
-    return setting(expected, lambda value: low <= value <= most, default, resume)
+    return setting(expected, lambda value: low <= value <= most, default, resume, by_size)
 
 
 def one_of(*choices: str, default: Any = REQUIRED, resume: str = "same") -> Any:
@@ -52,9 +57,11 @@ def one_of(*choices: str, default: Any = REQUIRED, resume: str = "same") -> Any:
     return setting("one of " + ", ".join(choices), lambda value: value in choices, default, resume)
 
 
-def nonnegative(default: Any = REQUIRED, below: float = float("inf"), resume: str = "same") -> Any:
+def nonnegative(
+    default: Any = REQUIRED, below: float = float("inf"), resume: str = "same", by_size: bool = False
+) -> Any:
     """A finite float setting, of at least 0."""
-    return setting("a finite float of at least 0", lambda value: 0 <= value < below, default, resume)
+    return setting("a finite float of at least 0", lambda value: 0 <= value < below, default, resume, by_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,10 +92,10 @@ class ModelConfig:
     # The initial scale of the embedding and of kernel_x (model/cell.py, model/lm.py).
     init_scale: str = one_of("glorot", "unit", default="glorot")
     dropout_embedding: float = probability(default=0.0)
-    dropout_input: float = probability()
-    dropout_recurrent: float = probability(default=0.0)
+    dropout_input: float = probability(by_size=True)
+    dropout_recurrent: float = probability(default=0.0, by_size=True)
     dropout_weights: float = probability(default=0.0)
-    dropout: float = probability()
+    dropout: float = probability(by_size=True)
     # Initial bias of the LSTM's forget gate; a GRU has none and ignores it.
     forget_bias: float = setting("a finite float", lambda value: abs(value) < float("inf"), default=1.0)
     # Rounds in which the LSTM's x and h modulate each other before a time step (Melis et al. 2020, with 5); 0: none.
@@ -170,15 +177,15 @@ class TrainConfig:
     """config.train: the loss, the length of the run, how often it logs, evaluates and saves."""
 
     loss: str = one_of("cross_entropy", "binary_cross_entropy", default="cross_entropy")
-    epochs: float = nonnegative(below=1e9)
+    epochs: float = nonnegative(below=1e9, by_size=True)
     steps: int = at_least(0, most=2**63 - 1)
     stop_at_step: int = at_least(0, resume="free")
     patience: int = at_least(0, default=0, resume="free")
     steps_per_dispatch: int = at_least(1, resume="free")
     log_every: int = at_least(1, resume="free")
     log_tensors: bool = flag(default=False, resume="free")
-    eval_every: int = at_least(1, resume="free")
-    eval_lanes: int | None = at_least(1)
+    eval_every: int = at_least(1, resume="free", by_size=True)
+    eval_lanes: int = at_least(1, by_size=True)
     # Decay of the exponential moving average of the weights at each step, which scores and samples then use; 0: none.
     average: float = probability(default=0.0)
     checkpoint_every: int = at_least(1, resume="free")
@@ -248,6 +255,11 @@ class Config:
         theirs = flatten(recorded)
         return self.replace(**{name: theirs[name] for name, value in flatten(self).items() if value is None})
 
+    @property
+    def open_settings(self) -> list[str]:
+        """The names of the settings that are None: no run can begin before they are chosen."""
+        return [name for name, value in flatten(self).items() if value is None]
+
     def differences(self, recorded: "Config") -> list[str]:
         """The settings that keep a run of the config `recorded` from resuming with this one, as "name: old -> new"."""
         new, old = flatten(self), flatten(recorded)
@@ -259,14 +271,16 @@ class Config:
 
 
 def default_config() -> ConfigDict:
-    """The ConfigDict that configs/*.py begin with: every setting that has a default, with that default."""
+    """The ConfigDict that configs/*.py begin with: every setting that has a default, with that default, and a
+    placeholder for each that may stay None."""
     sections = [field.name for field in dataclasses.fields(Config) if dataclasses.is_dataclass(field.type)]
     config = ConfigDict({section: ConfigDict() for section in sections})
     for name, field in all_settings().items():
+        section, _, key = name.rpartition(".")
+        if field.metadata["by_size"]:
+            config[section][key] = config_dict.placeholder(field.type)
         if field.default is not REQUIRED:
-            section, _, key = name.rpartition(".")
-            default = config_dict.placeholder(_kinds(field)[0]) if field.default is None else field.default
-            (config[section] if section else config)[key] = default
+            (config[section] if section else config)[key] = field.default
     return config
 
 
@@ -282,11 +296,6 @@ def all_settings(section: Any = Config, prefix: str = "") -> dict[str, dataclass
 def flatten(config: Config) -> dict[str, Any]:
     """{"model.units": 150, ...}"""
     return {name: attrgetter(name)(config) for name in all_settings()}
-
-
-def _kinds(field: dataclasses.Field) -> tuple[type, ...]:
-    """The types that a setting's annotation allows: int | None gives (int, NoneType)."""
-    return typing.get_args(field.type) if isinstance(field.type, types.UnionType) else (field.type,)  # type: ignore[return-value]
 
 
 def _read(section: Any, values: Any, name: str) -> Any:
@@ -308,8 +317,7 @@ def _read(section: Any, values: Any, name: str) -> Any:
 
 
 def _checked(field: dataclasses.Field, value: Any, name: str) -> Any:
-    kinds = _kinds(field)
-    if value is None and type(None) in kinds:
+    if value is None and field.metadata["by_size"]:
         return None
-    expected = field.metadata["expected"] + (", or None" if type(None) in kinds else "")
-    return checked(name, value, kinds[0], expected, field.metadata["allowed"])
+    expected = field.metadata["expected"] + (", or None" if field.metadata["by_size"] else "")
+    return checked(name, value, field.type, expected, field.metadata["allowed"])

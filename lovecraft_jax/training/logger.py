@@ -41,10 +41,11 @@ def _main_process_only(method: Callable[Given, None]) -> Callable[Given, None]:
 
 
 class Logger:
-    """Writes and shows what happens in the run in `path`. `prompt`: ids that samples continue."""
+    """Writes and shows what happens in the run in `path`. `prompt`: ids that samples continue. `chosen`: what
+    recipe.py chose for this run, as a line."""
 
-    def __init__(self, path: epath.Path, config: Config, data: Data, prompt: np.ndarray) -> None:
-        self._path, self._config, self._data, self._prompt = path, config, data, prompt
+    def __init__(self, path: epath.Path, config: Config, data: Data, prompt: np.ndarray, chosen: str) -> None:
+        self._path, self._config, self._data, self._prompt, self._chosen = path, config, data, prompt, chosen
         self.record = run_record(config, data)
         self.progress = Progress.of(config.data.batch_size, config.data.seq_len, self.record["corpus"])
         self._author: Future[tuple[Reference, Overlap]] | None = None
@@ -55,6 +56,8 @@ class Logger:
         write_run_files(self._path, self.record)
         parameters = sum(leaf.size for leaf in jax.tree.leaves(program.target.variables["params"]))
         log(*startup_summary(self._config, self._data, parameters, program.devices, total, self.progress))
+        if self._chosen:
+            log(f"chosen      {self._chosen}")
         log(f"{'resuming at' if step else 'starting at'} step {step:,} in {self._path}")
         trim_samples(self._path / "samples", step)
         self._metrics = MetricsWriter(self._path, step)

@@ -32,6 +32,7 @@ from lovecraft_jax.training.guard import ValidScores, final_warnings, uniform_bp
 from lovecraft_jax.training.logger import Logger
 from lovecraft_jax.training.metrics import FILE, FINAL
 from lovecraft_jax.training.profiler import Profiler
+from lovecraft_jax.training.recipe import choose_settings
 from lovecraft_jax.training.run_files import check_same_run, read_run_files, write_rates
 from lovecraft_jax.training.state import TrainState
 from lovecraft_jax.training.step import Metrics
@@ -99,15 +100,15 @@ class Training:
             config = config.filled_from(recorded)
             check_same_run(self.path, recorded, config)
         self.data = dataset.prepare(config, corpus, tokenizer)
+        config, chosen = choose_settings(config, self.data)
+        self.config = config
         ids = self.data.encoded["train"].ids
         self.batches = Batches(ids, config.data.batch_size, config.data.seq_len, config.data.regime, config.seed)
         tokens, rows = len(self.data.encoded["valid"].ids), config.train.eval_lanes
-        if rows and rows > tokens:
+        if rows > tokens:
             raise UserError(f"config.train.eval_lanes={rows}: valid has {tokens:,} tokens; use fewer, or None")
-        self.eval_rows = rows or max(1, min(32, tokens))  # rows that a scheduled score reads side by side
-        config = self.config = config.replace(**{"train.eval_lanes": self.eval_rows})
         prompt = generate.encode_prompt(self.data.tokenizer, config.sample.prompt, "config.sample.prompt")
-        self.logger = Logger(self.path, config, self.data, prompt)
+        self.logger = Logger(self.path, config, self.data, prompt, chosen)
         self.total = self.logger.progress.total_steps(config.train)
         self.program = make_program(config, self.data.tokenizer.size, self.total)
 
@@ -260,7 +261,7 @@ class Training:
     def _evaluate(self) -> None:
         """Scores the valid split, generates a sample, and saves with the score."""
         variables = distributed.local_copy(self.state.scored)
-        score = self.scorer.scheduled(variables, self.data.encoded["valid"], self.eval_rows, self.bce)
+        score = self.scorer.scheduled(variables, self.data.encoded["valid"], self.config.train.eval_lanes, self.bce)
         row = score_row(self.step, "valid", "scheduled", score) | self._window_score("valid", variables)
         self.logger.evaluation(row, self.program.model, variables)
         self.save(score.bpc)
@@ -338,6 +339,6 @@ class Training:
         """In the window regime, the score as the model was trained: every window from a zero carry."""
         if self.config.data.regime != "window":
             return {}
-        T = self.config.data.seq_len
-        score = self.scorer.windows(variables, self.data.encoded[split], self.eval_rows, T, self.bce)
+        rows, T = self.config.train.eval_lanes, self.config.data.seq_len
+        score = self.scorer.windows(variables, self.data.encoded[split], rows, T, self.bce)
         return {"bpc_window": score.bpc} | ({"bce_window": score.bce} if self.bce else {})

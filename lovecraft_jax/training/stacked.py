@@ -67,9 +67,10 @@ def train_stacked(configs: Mapping[Any, Config | ConfigDict], take_over: bool = 
 
 def program_settings(config: Config) -> dict[str, Any]:
     """Returns the settings that runs must share to be trained as one program: whether a rate is above 0 in place of
-    those that may differ where they are."""
+    those that may differ where they are. Rates that are None are chosen by size, which is the same for all."""
     settings = {name: value for name, value in flatten(config).items() if name not in MAY_DIFFER}
-    return settings | {name: settings[name] > 0 for name in MAY_DIFFER_ABOVE_0}
+    rates = {name: settings[name] for name in MAY_DIFFER_ABOVE_0}
+    return settings | {name: rate if rate is None else rate > 0 for name, rate in rates.items()}
 
 
 def _check_configs(configs: Mapping[str, Config]) -> None:

@@ -1,0 +1,81 @@
+"""Chooses the settings that a config leaves None, by the size of the text: epochs, dropout, how often to evaluate."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import jax
+
+from lovecraft_jax.config import Config
+from lovecraft_jax.data.dataset import Data
+from lovecraft_jax.model.lm import make_model
+from lovecraft_jax.training.progress import Progress
+from lovecraft_jax.training.state import weights_target
+
+EPOCHS, CHARACTERS = 16.0, 2_600_000
+"""Epochs over a training text of so many characters, about the tales'. A shorter text is read more often, by the square
+root of how much shorter it is, and so in fewer steps, by that root too."""
+DROPOUT, PER_DOUBLING = 0.2, 0.06
+"""The dropout rate where the model has one parameter for each training character, and what each doubling adds."""
+DROPOUT_UNIT, MOST_DROPOUT = 0.05, 0.5
+OF_INPUT, OF_RECURRENT = 0.25, 0.5
+"""The dropout rates of the input and of h, as shares of the outputs' rate."""
+EVALUATIONS, EVAL_UNIT, MOST_EVAL_EVERY = 13, 100, 1000
+EVAL_ROWS = 32
+
+
+def choose_settings(config: Config, data: Data) -> tuple[Config, str]:
+    """Returns `config` with a value for every setting that is None, and a line that says what was chosen and why; ""
+    where the config gives epochs and dropout."""
+    text, open_settings = data.encoded["train"], config.open_settings
+    if not open_settings:
+        return config, ""
+    size = count_parameters(config, data.tokenizer.size) / text.n_chars
+    epochs = 0.0 if config.train.steps else choose_epochs(text.n_chars)
+    config = _fill(config, {"train.epochs": epochs, "model.dropout": choose_dropout(size)})
+    rates = {"model.dropout_input": OF_INPUT, "model.dropout_recurrent": OF_RECURRENT}
+    config = _fill(config, {name: round(share * config.model.dropout, 6) for name, share in rates.items()})
+    progress = Progress(config.data.batch_size, config.data.seq_len, len(text.ids), text.n_chars)
+    every, rows = choose_eval_every(progress.total_steps(config.train)), min(EVAL_ROWS, len(data.encoded["valid"].ids))
+    config = _fill(config, {"train.eval_every": every, "train.eval_lanes": max(1, rows)})
+    return config, _describe(config, open_settings, text.n_chars, size)
+
+
+def choose_epochs(characters: int) -> float:
+    """Returns the epochs over a training text of so many characters, at least one."""
+    return float(max(1, round(EPOCHS * math.sqrt(CHARACTERS / characters))))
+
+
+def choose_dropout(parameters_per_character: float) -> float:
+    """Returns the dropout rate of the layers' outputs, rounded down to a multiple of DROPOUT_UNIT."""
+    rate = DROPOUT + PER_DOUBLING * math.log2(parameters_per_character)
+    units = math.floor(max(0.0, min(MOST_DROPOUT, rate)) / DROPOUT_UNIT + 1e-9)
+    return round(units * DROPOUT_UNIT, 6)
+
+
+def choose_eval_every(steps: int) -> int:
+    """Returns how many steps to train between two evaluations, for a run of so many."""
+    return min(MOST_EVAL_EVERY, max(1, round(steps / EVALUATIONS / EVAL_UNIT)) * EVAL_UNIT)
+
+
+def count_parameters(config: Config, vocab_size: int) -> int:
+    """Returns the number of parameters of the model."""
+    weights = weights_target(make_model(config, vocab_size, "scan"))
+    assert weights.variables is not None
+    return sum(leaf.size for leaf in jax.tree.leaves(weights.variables["params"]))
+
+
+def _fill(config: Config, values: Mapping[str, float]) -> Config:
+    """Returns `config` with those of `values` whose settings are None."""
+    return config.replace(**{name: value for name, value in values.items() if name in config.open_settings})
+
+
+def _describe(config: Config, chosen: Sequence[str], characters: int, size: float) -> str:
+    model, parts = config.model, []
+    if "train.epochs" in chosen and not config.train.steps:
+        parts.append(f"{config.train.epochs:g} epochs, because the training text has {characters:,} characters")
+    if "model.dropout" in chosen:
+        others = f" (input {model.dropout_input:g}, h {model.dropout_recurrent:g})" if model.dropout else ""
+        parts.append(f"dropout {model.dropout:g}{others}, because the model has {size:.2f} parameters for each of them")
+    if parts and "train.eval_every" in chosen:
+        parts.append(f"a score every {config.train.eval_every:,} steps")
+    return "; ".join(parts)
