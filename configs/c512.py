@@ -18,8 +18,5 @@ def get_config(variant: str | None = None) -> ConfigDict:
         raise ValueError(f"unknown variant {variant!r} of this config; it has none")
     config = c150.get_config()
     config.model.units = 512
-    config.model.dropout_input = 0.05
-    config.model.dropout_recurrent = 0.1
-    config.model.dropout = 0.2
     config.optimizer.lr = 0.012
     return config

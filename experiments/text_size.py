@@ -1,8 +1,8 @@
 """Measures the rule of training/recipe.py on small texts: `python -m experiments.text_size --workdir=runs/text_size`.
 
-Parts of the training tales are given to configs/c150.py as a user's own file. Around the epochs E and the dropout D that
-the rule chooses for such a file, two sweeps train E / 2, E and 2 E with D, then D - 0.1, D and D + 0.1 with E; all are
-scored on the ten held-out tales. The same command goes on where it was interrupted.
+Parts of the training tales are given to configs/c150.py as a user's own file. Around the epochs E and the dropout D
+that the rule chooses for such a file, two sweeps train E / 2, E and 2 E with D, then D - 0.1, D and D + 0.1 with E; all
+are scored on the ten held-out tales. The same command goes on where it was interrupted.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from lovecraft_jax.training.recipe import choose_settings
 
 FACTORS, OFFSETS = (0.5, 1.0, 2.0), (-0.1, 0.0, 0.1)
 """What the epochs of the rule are multiplied by, and what is added to its dropout."""
+SETTINGS = ("train.epochs", "model.dropout")
 ROWS = "rows.jsonl"
 
 Row = dict[str, Any]
@@ -58,7 +59,7 @@ def _measure(args: argparse.Namespace, text: str, held_out: str, size: int, cut:
     rows: dict[str, Row] = {}
     for epochs, rates in [([E * factor for factor in FACTORS], [D]), ([E], dropouts)]:
         for point in _sweep(file, folder, epochs, rates, args.flags):
-            settings = {name: float(point["settings"][name]) for name in ("train.epochs", "model.dropout")}
+            settings = {name: float(point["settings"][name]) for name in SETTINGS}
             (run,) = point["runs"]
             relative = (settings["train.epochs"] / E, round(settings["model.dropout"] - D, 2))
             known = {"size": size, "cut": cut, "factor": relative[0], "offset": relative[1]} | settings
@@ -95,10 +96,11 @@ def _table(rows: list[Row]) -> str:
     points: dict[tuple[float, float], list[Row]] = {}
     for row in rows:
         points.setdefault((row["factor"], row["offset"]), []).append(row)
-    for same in sorted(points.values(), key=lambda same: statistics.fmean(row["bpc"] for row in same)):
-        settings = [", ".join(sorted({f"{row[name]:g}" for row in same})) for name in ("train.epochs", "model.dropout")]
-        scores = [f"{row['bpc']:.3f}" for row in same]
-        lines.append(f"| {' | '.join(settings)} | {statistics.fmean(row['bpc'] for row in same):.3f} | {', '.join(scores)} |")
+    means = {point: statistics.fmean(row["bpc"] for row in same) for point, same in points.items()}
+    for point in sorted(means, key=means.__getitem__):
+        cells = [", ".join(sorted({f"{row[name]:g}" for row in points[point]})) for name in SETTINGS]
+        scores = ", ".join(f"{row['bpc']:.3f}" for row in points[point])
+        lines.append(f"| {' | '.join(cells)} | {means[point]:.3f} | {scores} |")
     return "\n".join(lines)
 
 

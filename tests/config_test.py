@@ -15,11 +15,11 @@ from lovecraft_jax.runtime.errors import UserError
 
 SETTINGS = all_settings()
 KEYS = sorted(SETTINGS)
-INTS = [key for key in KEYS if SETTINGS[key].type in (int, int | None)]
+INTS = [key for key in KEYS if SETTINGS[key].type is int]
 FLOATS = [key for key in KEYS if SETTINGS[key].type is float]
 TEXTS = [key for key in KEYS if SETTINGS[key].type is str]
 CHOICES = [key for key in TEXTS if SETTINGS[key].metadata["expected"].startswith("one of ")]
-OPTIONAL = {"train.eval_lanes"}
+BY_SIZE = {key for key in KEYS if SETTINGS[key].metadata["by_size"]}
 WITH_DEFAULT = {key for key in KEYS if SETTINGS[key].default is not dataclasses.MISSING}
 
 
@@ -44,7 +44,7 @@ WITH_DEFAULT = {key for key in KEYS if SETTINGS[key].default is not dataclasses.
         (["model.layers", "model.units", "optimizer.warmup", "sample.length", "train.steps"], 10**20),
         (INTS + FLOATS, True),
         (TEXTS, 1),
-        ([key for key in KEYS if key not in OPTIONAL], None),
+        ([key for key in KEYS if key not in BY_SIZE], None),
     ],
 )
 def test_a_value_out_of_range_or_of_another_type_is_named_with_what_was_expected(
@@ -140,7 +140,7 @@ def other_value(key: str, value: Any) -> Any:
 def test_a_config_from_before_a_setting_means_what_runs_did_then(config: ConfigDict) -> None:
     now = Config.of(config)
     old = config.to_dict()
-    for key in WITH_DEFAULT - OPTIONAL:
+    for key in WITH_DEFAULT:
         section, _, name = key.rpartition(".")
         del old[section][name]
     assert Config.of(old).differences(now) == []
@@ -169,9 +169,10 @@ def test_what_was_chosen_at_the_start_is_kept_on_resume_and_compared_where_it_is
 
 def test_configs_begin_with_every_default_so_that_flags_can_change_them() -> None:
     plain = default_config().to_dict()
-    for key in WITH_DEFAULT:
+    for key in WITH_DEFAULT | BY_SIZE:
         section, _, name = key.rpartition(".")
-        assert plain[section][name] == SETTINGS[key].default, key
+        default = SETTINGS[key].default
+        assert plain[section][name] == (None if default is dataclasses.MISSING else default), key
 
 
 def _with(config: ConfigDict, key: str, value: Any) -> ConfigDict:

@@ -1,0 +1,86 @@
+"""What a run chooses for settings that are None: by the size of the text, logged, recorded and kept on resume."""
+
+import json
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+from configs import c150, c512
+from lovecraft_jax.config import Config
+from lovecraft_jax.data import dataset
+from lovecraft_jax.model.dropout import DropoutRates
+from lovecraft_jax.runtime.errors import DONE, UserError
+from lovecraft_jax.training import loop, recipe
+
+
+@pytest.mark.parametrize(
+    ("characters", "epochs"), [(2_600_000, 16), (650_000, 32), (26_000, 160), (26_000_000, 5), (10**12, 1)]
+)
+def test_a_quarter_of_the_text_is_read_twice_as_often(characters: int, epochs: float) -> None:
+    assert recipe.choose_epochs(characters) == epochs
+
+
+@pytest.mark.parametrize(
+    ("parameters_per_character", "rate"),
+    [(1.0, 0.2), (4.0, 0.3), (0.5, 0.1), (0.13, 0.0), (1e-6, 0.0), (6.0, 0.35), (1e6, 0.5)],
+)
+def test_dropout_grows_with_the_parameters_per_character(parameters_per_character: float, rate: float) -> None:
+    assert recipe.choose_dropout(parameters_per_character) == rate
+
+
+@pytest.mark.parametrize(("steps", "every"), [(13_024, 1000), (100_000, 1000), (1900, 100), (5200, 400), (1, 100)])
+def test_a_run_is_evaluated_about_thirteen_times_but_every_thousand_steps_at_least(steps: int, every: int) -> None:
+    assert recipe.choose_eval_every(steps) == every
+
+
+def test_a_value_that_is_given_stays_and_the_rates_of_input_and_h_follow_the_dropout() -> None:
+    config = Config.of(c150.get_config()).replace(**{"data.corpus": "bundled", "model.dropout": 0.4})
+    config = config.replace(**{"model.dropout_recurrent": 0.0, "train.steps": 7})
+    chosen, line = recipe.choose_settings(config, dataset.prepare(config))
+    assert (chosen.model.dropout, chosen.model.dropout_input, chosen.model.dropout_recurrent) == (0.4, 0.1, 0.0)
+    assert (chosen.train.epochs, chosen.train.steps, chosen.train.eval_every) == (0.0, 7, 100)
+    assert (chosen.open_settings, line) == ([], "")
+
+
+def test_the_line_says_what_was_chosen_and_why() -> None:
+    config = Config.of(c512.get_config()).replace(**{"data.corpus": "bundled"})
+    data = dataset.prepare(config)
+    characters = data.encoded["train"].n_chars
+    size = recipe.count_parameters(config, data.tokenizer.size) / characters
+    _, line = recipe.choose_settings(config, data)
+    assert line == (
+        f"{recipe.choose_epochs(characters):g} epochs, because the training text has {characters:,} characters; "
+        f"dropout 0.45 (input 0.1125, h 0.225), because the model has {size:.2f} parameters for each of them; "
+        "a score every 300 steps"
+    )
+
+
+def test_a_program_refuses_rates_that_are_still_to_be_chosen() -> None:
+    with pytest.raises(ValueError, match="a dropout rate is None"):
+        DropoutRates.of(Config.of(c150.get_config()).model)
+
+
+def test_a_run_keeps_what_it_chose_when_it_resumes(
+    config: ConfigDict, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    config.data.share = 0.05
+    config.model.update(dict.fromkeys(("dropout", "dropout_input", "dropout_recurrent")))
+    config.train.update({"steps": 0, "epochs": None, "eval_every": None, "eval_lanes": None, "stop_at_step": 10})
+    assert loop.train(config, str(tmp_path)) == DONE
+    characters = json.loads((tmp_path / "corpus.json").read_text())["characters"]["train"]
+    epochs = recipe.choose_epochs(characters)
+    assert f"\nchosen      {epochs:g} epochs, because the training text has {characters:,} " in capfd.readouterr().err
+    recorded = json.loads((tmp_path / "config.json").read_text())
+    rates = {name: recorded["model"][name] for name in ("dropout", "dropout_input", "dropout_recurrent")}
+    assert rates == {"dropout": 0.2, "dropout_input": 0.05, "dropout_recurrent": 0.1}
+    assert (recorded["train"]["epochs"], recorded["train"]["eval_every"]) == (epochs, 1000)
+
+    config.train.stop_at_step = 20
+    assert loop.train(config, str(tmp_path)) == DONE
+    err = capfd.readouterr().err
+    assert "resuming at step 10" in err
+    assert "chosen" not in err
+    config.model.dropout = 0.3
+    with pytest.raises(UserError, match=r"model\.dropout: 0\.2 -> 0\.3"):
+        loop.train(config, str(tmp_path))
