@@ -144,8 +144,10 @@ def _train(settings: Sequence[str], args: argparse.Namespace, plan: Plan) -> int
 
     log(f"{len(settings)} settings, {args.seeds} seeds each, {args.seconds:g} s of training each; {remaining()}")
 
+    throughputs: dict[str, float] = {}
+
     def add_throughput(setting: str, output: str) -> None:
-        plan.add(setting, float(output))
+        throughputs[setting] = float(output)
         log(f"{setting}: {float(output):.2f} steps a second")
 
     def mark_done(setting: str, _: str) -> None:
@@ -153,8 +155,9 @@ def _train(settings: Sequence[str], args: argparse.Namespace, plan: Plan) -> int
         log(f"{setting}: done; {remaining()}")
 
     seconds = min(THROUGHPUT_SECONDS, args.seconds)
-    unmeasured = dict.fromkeys(experiments.same_cost_as(setting) for setting in left if not plan.steps(setting))
-    code = jobs.run([job("throughput", each, add_throughput, str(seconds)) for each in unmeasured], slots)
+    to_measure = [job("throughput", each, add_throughput, str(seconds)) for each in plan.to_measure(left)]
+    code = jobs.run(to_measure, slots)
+    plan.add(throughputs)
     if code == INTERRUPTED:
         return code
     options = str(args.seconds), str(folder), args.stacked

@@ -1,7 +1,8 @@
 """The settings that are compared, each with its own config, and the questions that they answer.
 
-The first question is the ladder: from the article's recipe to c150 and beyond, one change (rung) at a time. The other
-questions each vary one thing of c150, which here stands for the variant `plain` of configs/c150.py.
+The first question is the ladder: from the article's recipe to c150 and beyond, one change (rung) at a time; "c150" here
+stands for the variant `plain` of configs/c150.py. The second goes on from there, to the recipe that configs/c150.py has
+now. The other questions each vary one thing, of c150 or of that recipe.
 """
 
 import dataclasses
@@ -16,7 +17,9 @@ from lovecraft_jax.config import Config, flatten
 FIRST = "article"
 """The first rung: the article's recipe."""
 BEST = "embedding"
-"""The rung that is c150. The side questions start from it."""
+"""The rung that is c150:plain. Most side questions start from it."""
+RECIPE = "average"
+"""The rung that is c150 as it is now."""
 CONTEXTS = (10, 30, 50, 100, 200)
 UNITS = (100, 125, 150, 256, 512)
 RATES = (0.001, 0.002, 0.004, 0.008, 0.016)
@@ -27,7 +30,19 @@ NORMS = {
     "batch_input": "BatchNorm between layers (Laurent 2015)",
     "batch": "BatchNorm in the cell (Cooijmans 2016)",
 }
-FREE_OF_COST = ("data.share", "model.forget_bias", "optimizer.lr", "optimizer.schedule")
+NORMS_NOW = {
+    "none": "none, and a rate of 0.008",
+    "layer_gates": "LayerNorm of the gates",
+    "batch_input": "BatchNorm between layers",
+}
+FREE_OF_COST = (
+    "data.share",
+    "model.forget_bias",
+    "model.init_scale",
+    "optimizer.lr",
+    "optimizer.schedule",
+    "optimizer.weight_decay",
+)
 """Config fields that do not change how long a training step takes."""
 
 
@@ -60,6 +75,18 @@ def questions() -> dict[str, Question]:
     )
     return {
         "ladder": Question("What went wrong, one change at a time", rungs),
+        "recipe": Question(
+            "From there to the recipe of c150 now",
+            (Rung(BEST, "c150:plain"), *(Rung(name, label) for name, label, _ in recipe())),
+        ),
+        "norm-now": Question(
+            "Normalisation, from the better start",
+            (
+                Rung(RECIPE, "RMSNorm of the gates: the recipe"),
+                *(Rung(_norm_now(kind), label) for kind, label in NORMS_NOW.items()),
+            ),
+            RECIPE,
+        ),
         "context": Question(
             "Characters of context",
             tuple(
@@ -101,6 +128,20 @@ def ladder() -> tuple[tuple[str, str, dict[str, Any]], ...]:
     )
 
 
+@functools.cache
+def recipe() -> tuple[tuple[str, str, dict[str, Any]], ...]:
+    """Returns the same of the rungs from c150:plain to c150 as it is now."""
+    now = c150.get_config()
+    decay = {f"optimizer.{key}": now.optimizer[key] for key in ("name", "lr", "weight_decay")}
+    return (
+        ("start", "+ a larger initial scale", {"model.init_scale": now.model.init_scale}),
+        ("capped", "+ the input gate capped by 1 - f", {"model.input_gate": now.model.input_gate}),
+        ("gates", "+ a norm of the gates", {"model.norm": now.model.norm}),
+        ("decay", f"+ weight decay at a rate of {now.optimizer.lr:g}", decay),
+        (RECIPE, "+ averaged weights: c150", {"train.average": now.train.average}),
+    )
+
+
 def settings() -> tuple[str, ...]:
     """Returns the names of all settings."""
     return tuple(_configs())
@@ -126,7 +167,12 @@ def _configs() -> dict[str, ConfigDict]:
     configs, config = {}, c150.get_config("article")
     for name, _, changes in ladder():
         config = configs[name] = _changed(config, changes)
-    best = configs[BEST]
+    best = config = configs[BEST]
+    for name, _, changes in recipe():
+        config = configs[name] = _changed(config, changes)
+    for kind in NORMS_NOW:
+        changes = {"model.norm": kind} | ({"optimizer.lr": _peak()} if kind == "none" else {})
+        configs[_norm_now(kind)] = _changed(config, changes)
     side: dict[str, dict[str, Any]] = {
         _context(T, carried): {"data.seq_len": T, "data.regime": "stream" if carried else "window"}
         for carried in (False, True)
@@ -157,6 +203,10 @@ def _context(T: int, carried: bool) -> str:
 
 def _norm(kind: str) -> str:
     return BEST if kind == "none" else f"norm-{kind}"
+
+
+def _norm_now(kind: str) -> str:
+    return f"now-{kind}"
 
 
 def _rate(lr: float) -> str:

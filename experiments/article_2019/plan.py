@@ -1,17 +1,22 @@
-"""The number of training steps of each setting: measured once, kept in plan.json, the same for all its seeds."""
+"""The number of training steps of each setting: measured once, kept in plan.json, the same for all its seeds.
+
+Settings that are added to a study of another machine get the time that its settings had there: their steps are those of
+REFERENCE times how much faster they train than REFERENCE on this machine.
+"""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from etils import epath
 
 from experiments.article_2019 import results
-from experiments.article_2019.experiments import same_cost_as
+from experiments.article_2019.experiments import BEST, same_cost_as
 from lovecraft_jax.runtime.files import write_json
 
 FILE = "plan.json"
+REFERENCE = BEST
 DISPATCH = 20
 """Steps of a dispatch. The steps of every run are a multiple of it."""
 
@@ -43,10 +48,21 @@ class Plan:
         """Returns the steps of a run, or None while the setting's throughput is unknown."""
         return self._steps.get(same_cost_as(setting))
 
-    def add(self, setting: str, steps_per_second: float) -> None:
-        """Sets the steps of all settings that cost the same: as many as fit into the time at this throughput."""
-        dispatches = max(1, round(self._about["seconds"] * steps_per_second / DISPATCH))
-        self._steps[same_cost_as(setting)] = dispatches * DISPATCH
+    def to_measure(self, settings: Iterable[str]) -> list[str]:
+        """Returns the settings whose throughput the steps of all `settings` need: one for all that cost the same."""
+        unknown = list(dict.fromkeys(same_cost_as(setting) for setting in settings if not self.steps(setting)))
+        return [REFERENCE, *unknown] if unknown and self.steps(REFERENCE) else unknown
+
+    def add(self, throughputs: Mapping[str, float]) -> None:
+        """Sets the steps of settings that have none, and of all that cost the same, by their throughputs in steps per
+        second: as many as fit into the time; none while the throughput of a REFERENCE that has steps is unknown."""
+        of_reference = self.steps(REFERENCE)
+        if of_reference and REFERENCE not in throughputs:
+            return
+        seconds = of_reference / throughputs[REFERENCE] if of_reference else self._about["seconds"]
+        for setting, steps_per_second in throughputs.items():
+            if not self.steps(setting):
+                self._steps[same_cost_as(setting)] = max(1, round(seconds * steps_per_second / DISPATCH)) * DISPATCH
         self._save()
 
     def _save(self) -> None:

@@ -18,15 +18,14 @@ from lovecraft_jax.data.batches import Batches
 from lovecraft_jax.inference.generate import Sampling
 from lovecraft_jax.inference.scoring import Scorer
 from lovecraft_jax.run import Run, load_run
-from lovecraft_jax.runtime.errors import DONE, INTERRUPTED
+from lovecraft_jax.runtime.errors import DONE, RunError
 from lovecraft_jax.runtime.files import read_rows, write_json
-from lovecraft_jax.runtime.signals import collect_signals
 from lovecraft_jax.stylometry.authorship import Author
 from lovecraft_jax.stylometry.overlap import Overlap
-from lovecraft_jax.training import loop, metrics
+from lovecraft_jax.sweep.runs import Outcome, train_runs
+from lovecraft_jax.training import metrics
 from lovecraft_jax.training.compiled import dispatch_steps, make_program
 from lovecraft_jax.training.progress import Progress
-from lovecraft_jax.training.stacked import train_stacked
 
 EVALUATIONS, SAVES = 4, 10
 """Scheduled evaluations and checkpoints of a run."""
@@ -57,7 +56,8 @@ def steps_per_second(config: ConfigDict, least_seconds: float) -> float:
 
 
 def train(setting: str, config: ConfigDict, seconds: float, folder: Path, stacked: str, seeds: Sequence[int]) -> int:
-    """Trains or resumes the seeds and measures each; returns an exit code.
+    """Trains or resumes the seeds as a sweep does and measures each; returns an exit code. Raises RunError where the
+    loss of one is not finite.
 
     `seconds`: how long the steps should take, for the rows. `stacked`: "yes" trains the seeds as one program, "no" one
     after another, "auto" as one program on an accelerator.
@@ -66,24 +66,20 @@ def train(setting: str, config: ConfigDict, seconds: float, folder: Path, stacke
     config.train.steps_per_dispatch = DISPATCH
     config.train.eval_every = _multiple(steps / EVALUATIONS)
     config.train.checkpoint_every = _multiple(steps / SAVES)
-    configs = {folder / f"{setting}-{seed}": _with_seed(config, seed) for seed in seeds}
-    left = {workdir: config for workdir, config in configs.items() if not (workdir / MEASURED).exists()}
-    stack = stacked == "yes" or (stacked == "auto" and jax.default_backend() != "cpu")
-    if stack and len(left) > 1 and (code := train_stacked(left)) != DONE:
-        return code
-    for workdir, config in left.items():
-        with collect_signals() as signals:  # during its final scores the loop does not report them
-            code = loop.train(config, str(workdir))
-        if code != DONE or signals:
-            return code or INTERRUPTED
-        write_json(epath.Path(workdir / MEASURED), measure(setting, workdir, seconds))
-    return DONE
+    typed = Config.of(config)
+    runs = {str(folder / f"{setting}-{seed}"): typed.replace(seed=seed) for seed in seeds}
 
+    def measure_finished() -> None:
+        for workdir in map(Path, runs):
+            if Outcome.of(str(workdir)).is_finished and not (workdir / MEASURED).exists():
+                write_json(epath.Path(workdir / MEASURED), measure(setting, workdir, seconds))
 
-def _with_seed(config: ConfigDict, seed: int) -> ConfigDict:
-    seeded = config.copy_and_resolve_references()
-    seeded.seed = seed
-    return seeded
+    code = train_runs(runs, {"yes": len(runs), "no": 1, "auto": 0}[stacked], False, measure_finished)
+    if code == DONE:
+        measure_finished()  # what an interrupted command had trained
+        if failed := [workdir for workdir in runs if not Outcome.of(workdir).is_finished]:
+            raise RunError(f"{', '.join(failed)}: the loss or its gradient is not finite")
+    return code
 
 
 def _multiple(steps: float) -> int:
@@ -137,7 +133,7 @@ def _bce(run: Run, split: str) -> results.Row:
     text, data = run.split(split), run.config.data
     values: results.Row = {"bce": run.score(text, bce=True).bce}
     if data.regime == "window":
-        rows = run.config.train.eval_lanes or 1
+        rows = run.config.train.eval_lanes
         scorer = Scorer(run.model, run.tokenizer.start_id)
         score = scorer.windows(run.variables, text, rows, data.seq_len, bce=True)
         values["bce_window"] = score.bce

@@ -24,7 +24,14 @@ CHANGED = {
 }
 CHANGED["schedule"] = {f"optimizer.{key}" for key in ("lr", "schedule", "warmup", "beta2", "eps", "eps_hat")}
 CHANGED["schedule"] |= {"data.batch_size"}
-"""The fields that each rung of the ladder changes."""
+CHANGED |= {
+    "start": {"model.init_scale"},
+    "capped": {"model.input_gate"},
+    "gates": {"model.norm"},
+    "decay": {"optimizer.name", "optimizer.lr", "optimizer.weight_decay"},
+    "average": {"train.average"},
+}
+"""The fields that each rung of the ladder and of the recipe changes."""
 
 
 def test_each_rung_of_the_ladder_changes_only_its_own_fields() -> None:
@@ -38,14 +45,25 @@ def test_each_rung_of_the_ladder_changes_only_its_own_fields() -> None:
     assert [line.partition(":")[0] for line in differences] == ["train.epochs"]  # the study sets steps instead
 
 
-def test_side_questions_change_one_field_of_c150_or_two_for_the_context() -> None:
-    best = flatten(Config.of(experiments.get_config(experiments.BEST)))
-    ladder = {name for name, _, _ in experiments.ladder()}
-    for name in set(experiments.settings()) - ladder:
+def test_the_recipe_leads_from_plain_to_c150_with_one_change_a_rung() -> None:
+    names = [experiments.BEST, *(name for name, _, _ in experiments.recipe())]
+    flat = {name: flatten(Config.of(experiments.get_config(name))) for name in names}
+    for before, name in itertools.pairwise(names):
+        assert {key for key in flat[name] if flat[name][key] != flat[before][key]} == CHANGED[name], name
+    differences = Config.of(experiments.get_config(experiments.RECIPE)).differences(Config.of(c150.get_config()))
+    dropout = [f"model.dropout{name}: None -> 0.0" for name in ("_input", "_recurrent", "")]
+    assert differences == [*dropout, "train.epochs: None -> 850.0"]  # the study sets steps instead
+
+
+def test_side_questions_change_one_field_or_two_that_belong_together() -> None:
+    best, now = (flatten(Config.of(experiments.get_config(name))) for name in (experiments.BEST, experiments.RECIPE))
+    rungs = {name for name, _, _ in (*experiments.ladder(), *experiments.recipe())}
+    for name in set(experiments.settings()) - rungs:
         config = flatten(Config.of(experiments.get_config(name)))
-        changed = {key for key in config if config[key] != best.get(key)}
+        changed = {key for key in config if config[key] != (now if name.startswith("now-") else best)[key]}
         assert changed, name
-        assert changed <= {"data.seq_len", "data.regime"} or len(changed) == 1, (name, changed)
+        pairs = {"data.seq_len", "data.regime"}, {"model.norm", "optimizer.lr"}
+        assert len(changed) == 1 or changed in pairs, (name, changed)
 
 
 def test_steps_come_from_finished_rows_or_the_throughput_and_are_kept(tmp_path: Path) -> None:
@@ -53,10 +71,19 @@ def test_steps_come_from_finished_rows_or_the_throughput_and_are_kept(tmp_path: 
     first = plan.Plan(tmp_path, about, [row | {"steps": 700} for row in rows_of("tales-10", [2.0])])
     assert (first.steps("rate-0.001"), first.steps("clip")) == (700, None)
     assert plan.Plan(tmp_path, about, []).steps("embedding") == 700
-    first.add("clip", 3.3)
-    first.add("carry", 0.01)
+    assert first.to_measure(["rate-0.001", "clip", "carry"]) == ["embedding", "clip", "carry"]
+    first.add({"clip": 3.3})  # without the reference nothing says how fast the rows' machine is
+    assert first.steps("clip") is None
+    first.add({"embedding": 7.0, "clip": 3.4, "carry": 0.01})  # its 700 steps take 100 s here
     again = plan.Plan(tmp_path, about, [])
-    assert [again.steps(name) for name in ("embedding", "clip", "carry")] == [700, 40, 20]
+    assert [again.steps(name) for name in ("embedding", "clip", "carry")] == [700, 340, 20]
+
+
+def test_without_rows_the_steps_are_those_that_fit_into_the_time_here(tmp_path: Path) -> None:
+    new = plan.Plan(tmp_path, {"corpus": "0123", "seconds": 10.0}, [])
+    assert new.to_measure(["clip", "tales-10"]) == ["clip", "embedding"]
+    new.add({"clip": 3.3, "embedding": 70.0})
+    assert [new.steps(name) for name in ("clip", "rate-0.001")] == [40, 700]
 
 
 def test_gain_and_its_interval_are_those_of_welch() -> None:
