@@ -15,11 +15,13 @@ from benchmarks.turns import Measured, machine
 OURS = "lovecraft_jax"
 
 
-def parser(description: str | None, systems: Sequence[str], sizes: Iterable[str]) -> argparse.ArgumentParser:
-    """Returns a parser with the flags that the benchmarks share."""
+def parser(
+    description: str | None, systems: Sequence[str], sizes: Iterable[str], more: Sequence[str] = ()
+) -> argparse.ArgumentParser:
+    """Returns a parser with the flags that the benchmarks share. `more` systems are measured where they are named."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--sizes", nargs="+", default=["c150"], choices=list(sizes))
-    made.add_argument("--systems", nargs="+", default=list(systems), choices=list(systems))
+    made.add_argument("--systems", nargs="+", default=list(systems), choices=[*systems, *more])
     made.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
     made.add_argument("--rounds", type=int, default=7, choices=range(1, 1000), metavar="N", help="turns of each system")
     made.add_argument("--seconds", type=float, default=2.0, help="duration of a turn")

@@ -2,10 +2,13 @@
 characters of each stream. A peer's library is imported only in the process that runs it.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
+
+from benchmarks import workloads
 
 Run = Callable[[int], None]
 
@@ -40,6 +43,11 @@ def _matmuls() -> Any:
     return matmuls
 
 
+def _train_variant(name: str, config: ConfigDict) -> Run:
+    run: Run = _ours().train(workloads.with_recipe(config, name))
+    return run
+
+
 TRAIN: dict[str, Callable[[ConfigDict], Run]] = {
     "lovecraft_jax": lambda config: _ours().train(config),
     "PyTorch, eager": lambda config: _pytorch().train(config, compiled=False),
@@ -49,6 +57,11 @@ TRAIN: dict[str, Callable[[ConfigDict], Run]] = {
     "Keras, XLA": lambda config: _keras().train_at_best(config, xla=True),
     "Flax, plain": lambda config: _flax().train(config),
 }
+
+VARIANTS: dict[str, Callable[[ConfigDict], Run]] = {
+    f"lovecraft_jax, {name}": functools.partial(_train_variant, name) for name in workloads.VARIANTS
+}
+"""The recipe of configs/c150.py, and it with other cells; what stands above trains c150:plain."""
 
 MATMULS: dict[str, Callable[[ConfigDict], Run]] = {
     "matmul in numpy": lambda config: _matmuls().in_numpy(config),

@@ -2,12 +2,13 @@
 
 Needs the peers of benchmarks/requirements.txt; a peer that is not installed is left out with a warning. Every system
 runs in its own process with the same cores, tokens and recipe, for seven turns, one system after the other
-(A B C A B C ...).
+(A B C A B C ...). The first system is configs/c150.py:plain, what all peers compute; "lovecraft_jax, recipe" and its
+variants are measured where --systems names them.
 """
 
 from benchmarks import report, workloads
 from benchmarks.peers import matmuls
-from benchmarks.systems import MATMULS, TRAIN
+from benchmarks.systems import MATMULS, TRAIN, VARIANTS
 from benchmarks.turns import Measured, Plan, measure_in_turns
 
 HEADER = ("system", "ms a step (range)", "characters/s", "times ours (range)", "share of the matmul peak", "peak MB")
@@ -15,7 +16,7 @@ HEADER = ("system", "ms a step (range)", "characters/s", "times ours (range)", "
 
 def main() -> None:
     """Measures, prints the tables, and saves JSON and a plot."""
-    args = report.parser(__doc__, [*TRAIN, *MATMULS], workloads.SIZES).parse_args()
+    args = report.parser(__doc__, [*TRAIN, *MATMULS], workloads.SIZES, list(VARIANTS)).parse_args()
     args.to.mkdir(parents=True, exist_ok=True)
     results = {}
     for sizes in args.sizes:

@@ -21,6 +21,15 @@ SIZES = {
 }
 """Sizes of two LSTM layers between an embedding of 64 and a softmax. The carry is passed on from step to step."""
 
+VARIANTS = {
+    "recipe": {},
+    "layer_gates": {"norm": "layer_gates"},
+    "coupled": {"input_gate": "coupled"},
+    "skip": {"skip": True},
+    "dropout": {"dropout": 0.2, "dropout_input": 0.05, "dropout_recurrent": 0.1},
+}
+"""What differs in config.model from the recipe of configs/c150.py."""
+
 CHARACTERS_A_CALL = 1000
 """Characters of each stream that one call generates."""
 
@@ -32,6 +41,16 @@ def get_config(name: str) -> ConfigDict:
     config.train.steps_per_dispatch = 20 if SIZES[name]["units"] < 512 else 4
     for section in (config.model, config.data):
         section.update({key: size for key, size in SIZES[name].items() if key in section})
+    return config
+
+
+def with_recipe(config: ConfigDict, variant: str) -> ConfigDict:
+    """Returns a copy of `config` with the recipe that configs/c150.py has now, but for what VARIANTS changes."""
+    config, recipe = config.copy_and_resolve_references(), c150.get_config("quick")
+    config.optimizer, config.train.average = recipe.optimizer, recipe.train.average
+    for name in ("norm", "input_gate", "init_scale"):
+        config.model[name] = recipe.model[name]
+    config.model.update(VARIANTS[variant])
     return config
 
 

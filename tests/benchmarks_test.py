@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_training_is_measured_in_turns_and_a_missing_peer_is_left_out(tmp_path: Path) -> None:
-    systems = "lovecraft_jax", "PyTorch, eager", "matmul in numpy"
+    systems = "lovecraft_jax", "lovecraft_jax, recipe", "PyTorch, eager", "matmul in numpy"
     done = benchmark("train_step", tmp_path, "--systems", *systems, "--sizes", "c100")
     (result,) = (json.loads(path.read_text()) for path in tmp_path.glob("train_step-c100-*.json"))
     left_out = re.findall("left out: (PyTorch, eager): the worker exited with 1", done.stderr)
