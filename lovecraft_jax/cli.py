@@ -181,7 +181,9 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
     except SystemExit:  # --help and the like, for which absl exits with 1
         sys.exit(report_errors(lambda: 0))
     except _PARSE_ERRORS as error:
-        sys.exit(_report_error(error, WRONG_INPUT))
+        is_list = re.match(r"flag --config\.[^=]+=[^:]*,", str(error))
+        hint = "; python -m lovecraft_jax.sweep takes several values" if is_list else ""
+        sys.exit(_report_error(f"{_one_line(error)}{hint}", WRONG_INPUT))
 
 
 class _ConfigFile(flags.ArgumentParser):

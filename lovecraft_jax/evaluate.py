@@ -28,7 +28,8 @@ def main() -> int:
     else:
         what, text = {"split": F.split}, run.split(F.split)
     score = run.score(text, F.bce, F.adaptive)
-    scoring = {"scoring": "adaptive"} | run.adaptive_rates._asdict() if F.adaptive else {"scoring": "static"}
+    rates = {"tuned_on": "valid"} | run.adaptive_rates._asdict() if F.adaptive else {}
+    scoring = {"scoring": "adaptive" if F.adaptive else "static"} | rates
     read = {"tokens": score.tokens, "characters": score.chars, "step": run.steps}
     print(json.dumps(strict(what | scoring | score.values() | read)))
     return 0

@@ -28,6 +28,10 @@ WRONG: dict[str, tuple[str, list[str]]] = {
     "a config that ends Python": ("train --config={files}/ends.py", ["ends.py", "SystemExit: 3"]),
     "a config that returns nothing": ("train --config={files}/nothing.py", ["nothing.py", "get_config", "NoneType"]),
     "a word for a number": ("train {tiny} --config.model.units=banana", ["config.model.units", "banana"]),
+    "a list of values": (
+        "train {tiny} --config.optimizer.lr=0.1,0.2",
+        ["0.1,0.2", "lovecraft_jax.sweep takes several"],
+    ),
     "more rows than the text has tokens": ("train {tiny} --config.data.batch_size=100000", ["800,000", "173,390"]),
     "unknown flag": ("train {tiny} --fast", ["fast"]),
     "no such corpus": ("train {tiny} --config.data.corpus={files}/nowhere.txt", ["{files}/nowhere.txt"]),
@@ -65,6 +69,7 @@ WRONG: dict[str, tuple[str, list[str]]] = {
     ),
     "a sweep of no seeds": ("sweep {tiny} --seeds=0", ["--seeds=0"]),
     "a sweep in a workdir in use": ("sweep {tiny} --workdir={held}", ["--workdir={held}", "in use"]),
+    "a run in a sweep's workdir": ("train {tiny} --workdir={files}/sweep", ["{files}/sweep: a sweep is in it"]),
     "a sweep in a run's workdir": ("sweep {tiny} --workdir={trained}", ["--workdir={trained}", "a run is in it"]),
     "a stack of less than a run": ("sweep {tiny} --stack=-1", ["stack"]),
     "no workdir": ("sample", ["--workdir"]),
@@ -226,6 +231,8 @@ def _make_files(folder: Path, trained: Path) -> None:
     (folder / "nothing.py").write_text("def get_config():\n    pass")
     (folder / "other.txt").write_text("The house stood where no house could be.\n" * 100)
     (folder / "greek.txt").write_text("ἄνδρα μοι ἔννεπε, μοῦσα, πολύτροπον " * 100)
+    (folder / "sweep").mkdir()
+    (folder / "sweep" / "results.json").write_text("[]")
     fresh = folder / "fresh"
     fresh.mkdir()
     for name in ("config", "vocab", "corpus"):

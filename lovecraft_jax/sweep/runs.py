@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -44,6 +45,8 @@ class Outcome:
     test: float | None = None
     adaptive_test: float | None = None
     minutes: float = 0.0
+    is_guess: bool = False
+    """Whether the valid score is no better than where all characters are equally likely."""
 
     @property
     def is_finished(self) -> bool:
@@ -72,11 +75,18 @@ class Outcome:
             test=final.get("test"),
             adaptive_test=adaptive.get("test"),
             minutes=_progress(path).seconds(trained) / 60,
+            is_guess=final.get("valid", 0.0) >= _uniform(path),
         )
 
 
 def _bpc(row: Row) -> float:
     return math.inf if row["bpc"] is None else row["bpc"]
+
+
+def _uniform(path: epath.Path) -> float:
+    """The uniform baseline of a run; infinite where it has none yet."""
+    file = path / "baselines.json"
+    return float(json.loads(file.read_text())["uniform"]) if file.exists() else math.inf
 
 
 def _progress(path: epath.Path) -> Progress:

@@ -62,13 +62,15 @@ class Result:
 
     @property
     def remark(self) -> str:
-        """What became of the seeds that have no final score, "" where all have one."""
+        """What became of the seeds that have no final score, or one that says nothing; "" where all have learnt."""
         remarks = []
         for seed, outcome in self.outcomes.items():
             if not outcome.is_finite:
                 remarks.append(f"seed {seed}: not finite at step {outcome.step:,}")
             elif not outcome.is_finished:
                 remarks.append(f"seed {seed}: at step {outcome.step:,}")
+            elif outcome.is_guess:
+                remarks.append(f"seed {seed}: no better than guessing")
         return "; ".join(remarks)
 
 

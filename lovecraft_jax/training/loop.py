@@ -59,9 +59,15 @@ def train(config: ConfigDict | Config, workdir: str, take_over: bool = False, pr
         distributed.on_all_processes(
             lambda: stack.enter_context(locked_workdir(workdir, take_over)) if distributed.is_main_process() else None
         )
+        distributed.on_all_processes(lambda: _check_folder(path))
         training = Training(typed, path, signals, stack, profile)
         with training.report_disk_errors():
             return training.run()
+
+
+def _check_folder(path: epath.Path) -> None:
+    if (path / "results.json").exists() and not (path / "config.json").exists():
+        raise UserError(f"--workdir={path}: a sweep is in it; give the run a folder of its own, as {path / 'best'}")
 
 
 class Training:

@@ -45,6 +45,11 @@ def test_the_table_has_a_line_a_point_and_says_which_seeds_failed() -> None:
     ]
 
 
+def test_a_seed_that_is_no_better_than_guessing_is_named() -> None:
+    learnt, guess = (Outcome(40, valid=valid, test=7.0, is_guess=valid > 6) for valid in (2.0, 6.5))
+    assert Result(Point("", (), {}, {}), {0: learnt, 3: guess}).remark == "seed 3: no better than guessing"
+
+
 def test_the_best_point_is_compared_with_the_others() -> None:
     assert compare_best([result(0.2, 1.5, 1.501)]) == []
     (line,) = compare_best([result(0.2, 1.5, 1.501), result(0.3, 1.505, 1.507), result(0.4, 1.9, 1.901)])
