@@ -26,7 +26,7 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config.seed = 0
 
     config.data.corpus = "auto"  # the 67 tales if they can be downloaded, else the bundled ones; or a path
-    config.data.level = "chars"  # what a token is
+    config.data.level = "chars"  # what a token is; or "bpe", "words" (docs/commands.md)
     config.data.alphabet = "ascii"  # "unicode" keeps every character
     config.data.share = 1.0  # share of the training tales; lower values show what more text would bring
     config.data.regime = "stream"  # "window" is the article's: independent slices, no carry between them

@@ -70,7 +70,10 @@ class DataConfig:
 
     # On resume the text itself is compared, by its hash.
     corpus: str = setting("auto, a dataset of data/corpus.py, or a path", bool, resume="free")
-    level: str = one_of("chars")
+    level: str = one_of("chars", "bpe", "words")
+    vocab_size: int = at_least(2, default=2000, most=2**20)  # ids at most, of all levels but chars
+    min_count: int = at_least(1, default=2)  # of level="words": how often a word with an id of its own occurs
+    rare: str = one_of("spell", "class", "unk", "drop", default="spell")  # what becomes of the other words
     regime: str = one_of("stream", "window")
     alphabet: str = one_of("ascii", "unicode")
     share: float = share(default=1.0)
@@ -102,6 +105,8 @@ class ModelConfig:
     mogrify: int = at_least(0, default=0, most=100)  # each is compiled on its own
     norm: str = one_of("none", "layer", "batch_input", "batch", *NORMS_OF_GATES, default="none")
     tie: bool = flag()
+    # The number of frequent ids that an adaptive softmax always computes (model/adaptive_softmax.py); 0: all ids.
+    softmax_head: int = at_least(0, default=0, most=2**20)
     # Every layer takes the token too, and the head takes the outputs of all layers (Graves 2013).
     skip: bool = flag(default=False)
     remat: int = at_least(0, default=0, resume="free")
@@ -138,6 +143,11 @@ class ModelConfig:
             raise UserError(
                 "config.model.tie=True with skip=True: the head takes all layers' outputs, which are wider than the "
                 "embedding; use one of them"
+            )
+        if self.softmax_head and self.tie:
+            raise UserError(
+                f"config.model.softmax_head={self.softmax_head} with tie=True: an adaptive softmax has kernels of its "
+                "own; use one of them"
             )
         if self.tie and self.embed != self.units:
             raise UserError(

@@ -17,10 +17,11 @@ from flax.traverse_util import flatten_dict
 from lovecraft_jax.config import Config
 from lovecraft_jax.data import dataset
 from lovecraft_jax.data.cleaning import clean_all
+from lovecraft_jax.data.encoded import Encoded
 from lovecraft_jax.data.splits import PARTS
-from lovecraft_jax.data.tokenizer import Encoded, Tokenizer
+from lovecraft_jax.data.tokenizer import Tokenizer
 from lovecraft_jax.inference.adaptive import AdaptiveScorer, Rates
-from lovecraft_jax.inference.generate import Sampling, check_limits, encode_prompt, generate_tokens, most_likely_next
+from lovecraft_jax.inference.generate import Sampling, check_limits, encode_prompt, generate_texts, most_likely_next
 from lovecraft_jax.inference.scoring import Score, Scorer
 from lovecraft_jax.model.backend import fastest_backend
 from lovecraft_jax.model.ensemble import Model, make_ensemble
@@ -61,8 +62,8 @@ class Run:
         self, prompt: str = "", length: int = 1000, seed: int = 0, sampling: Sampling | None = None, samples: int = 1
     ) -> list[str]:
         """Returns `samples` texts of `length` new tokens each, without the prompt."""
-        parts = list(self.stream(prompt, length, seed, sampling, samples, chunk=None))
-        return [self.tokenizer.decode(ids) for ids in np.concatenate(parts, axis=1)]
+        (texts,) = self.stream(prompt, length, seed, sampling, samples, chunk=None)
+        return texts
 
     write = generate  # its name in earlier versions
 
@@ -74,14 +75,16 @@ class Run:
         sampling: Sampling | None = None,
         samples: int = 1,
         chunk: int | None = STREAM_CHUNK,
-    ) -> Iterator[np.ndarray]:
-        """Yields the same texts as ids [S, <= chunk], while they are generated; `chunk` of None is all at once. Raises
+    ) -> Iterator[list[str]]:
+        """Yields the same texts in pieces of `chunk` tokens, while they are generated; None is all at once. Raises
         UserError when it is called."""
         check_limits(length=length, seed=seed, samples=samples)
         checked("chunk", chunk or 1, int, "a whole number of at least 1, or None", lambda tokens: tokens >= 1)
         sampling = checked("sampling", Sampling() if sampling is None else sampling, Sampling, "a Sampling")
-        ids = encode_prompt(self.tokenizer, prompt)
-        return generate_tokens(self.model, self.variables, ids, length, seed, sampling, samples, chunk)
+        encoded = encode_prompt(self.tokenizer, prompt)
+        return generate_texts(
+            self.model, self.variables, self.tokenizer, encoded, length, seed, sampling, samples, chunk
+        )
 
     def teacher_forced(self, ids: np.ndarray, seq_len: int = 0) -> np.ndarray:
         """Returns the likeliest token after each of `ids` [N] but the last [N - 1], given the true ones before it. The

@@ -39,8 +39,8 @@ def main() -> int:
         return _teacher_forced(run)
     if F.stream:
         sys.stdout.write(show(F.prompt))
-        for ids_SN in run.stream(F.prompt, F.length, F.seed, sampling):
-            sys.stdout.write(show(run.tokenizer.decode(ids_SN[0])))
+        for (piece,) in run.stream(F.prompt, F.length, F.seed, sampling):
+            sys.stdout.write(show(piece))
             sys.stdout.flush()
         sys.stdout.write("\n")
         return 0
@@ -57,6 +57,10 @@ def _teacher_forced(run: Run) -> int:
     is a part of a split, at an offset drawn with --seed, or the beginning of a file; without --length, a text shorter
     than its default is taken whole."""
     F = flags.FLAGS
+    if run.tokenizer.level != "chars":
+        raise UserError(
+            f"--mode=teacher_forced with data.level={run.tokenizer.level}: expected chars, as in the article"
+        )
     if (file := cli.optional_flag("text")) is not None:
         source, text = file, run.encode(read_text(Path(expand_home(file))))
     else:

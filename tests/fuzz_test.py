@@ -21,7 +21,7 @@ from configs import tiny
 from lovecraft_jax.config import Config, all_settings
 from lovecraft_jax.data import dataset
 from lovecraft_jax.data.batches import Batches
-from lovecraft_jax.data.tokenizer import UNKNOWN_ID
+from lovecraft_jax.data.encoded import UNKNOWN_ID
 from lovecraft_jax.inference.generate import Sampling, encode_prompt, sample_token
 from lovecraft_jax.run import Run, load_run
 from lovecraft_jax.runtime.errors import UserError
@@ -111,8 +111,8 @@ def test_any_name_of_a_corpus_raises_where_there_is_no_such_file(name: str) -> N
 @fuzz(0.1)
 @given(TEXT)
 def test_any_text_is_a_prompt_and_has_a_score_or_raises(run: Run, text: str) -> None:
-    ids = result(encode_prompt, run.tokenizer, text)
-    if ids is not None and len(ids) == 1:  # each length is compiled anew
+    prompt = result(encode_prompt, run.tokenizer, text)
+    if prompt is not None and len(prompt.ids) == 1:  # each length is compiled anew
         assert len(run.generate(text, length=2)[0]) == 2
     encoded = result(run.encode, text)
     score = encoded and result(run.score, encoded)
@@ -185,7 +185,7 @@ def _begin(config: Config, data: dataset.Data, run: Run) -> None:
     sample = config.sample
     prompt = encode_prompt(run.tokenizer, sample.prompt, "config.sample.prompt")
     assert run.stream("", sample.length, config.seed, Sampling(sample.temperature, sample.top_k, sample.top_p))
-    assert len(prompt)
+    assert len(prompt.ids)
 
 
 @pytest.mark.slow

@@ -34,7 +34,7 @@ def generate(config: ConfigDict, streams: int, printing: bool) -> Callable[[int]
     """Texts as `sample` generates them, all at once or printed as they are generated."""
     tokenizer, model = text().tokenizer, make_model(config, text().tokenizer.size)
     variables = jax.jit(lambda: model.init(jax.random.key(0), model.initial_carry(1), jnp.zeros((1, 1), jnp.int32)))()
-    prompt = encode_prompt(tokenizer, config.sample.prompt)
+    prompt = encode_prompt(tokenizer, config.sample.prompt).ids
     chunk = STREAM_CHUNK if printing else None
     out = open(os.devnull, "w")
 

@@ -15,10 +15,12 @@ def pieces(text: str) -> Iterator[str]:
 
 
 def whole_lines(text: str) -> Iterator[str]:
-    """The text in pieces of about PIECE characters, each of whole lines."""
+    """The text in pieces of about PIECE characters, each of whole lines and with all newlines that follow."""
     start = 0
     while start < len(text):
         end = text.find("\n", start + PIECE) + 1 or len(text)
+        while text[end : end + 1] == "\n":
+            end += 1
         yield text[start:end]
         start = end
 
@@ -29,6 +31,11 @@ def distinct(text: str) -> str:
     for piece in pieces(text):
         seen[code_points(piece)] = True
     return "".join(map(chr, np.flatnonzero(seen)))
+
+
+def lone_surrogates(text: str) -> list[str]:
+    """The code points of a text that are no characters, each once: bytes of a command line that are not UTF-8."""
+    return [char for char in dict.fromkeys(text) if "\ud800" <= char <= "\udfff"]
 
 
 def code_points(text: str) -> np.ndarray:

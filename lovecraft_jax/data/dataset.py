@@ -3,16 +3,20 @@
 import dataclasses
 from typing import Any
 
+import tokenizers
+
 from lovecraft_jax.config import Config, DataConfig
 from lovecraft_jax.data import corpus, token_cache
 from lovecraft_jax.data.cleaning import Cleaning, make_cleaning
 from lovecraft_jax.data.corpus import RULE, Corpus
+from lovecraft_jax.data.encoded import Encoded
 from lovecraft_jax.data.splits import PARTS, REPEATED, Splits, describe, split
-from lovecraft_jax.data.tokenizer import Encoded, Tokenizer, build_tokenizer
+from lovecraft_jax.data.tokenizer import Tokenizer, build_tokenizer
 from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import UserError
 
 CACHE_FROM_BYTES = 16 << 20  # smaller corpora are cleaned and encoded anew at every start, in a few tenths of a second
+LIBRARY = tokenizers.__version__  # another one may learn other merges
 UNRELATED_TO_TOKENS = ("corpus", "regime", "seq_len", "batch_size")  # settings of config.data
 
 
@@ -41,7 +45,7 @@ def prepare(config: Config, recorded: dict[str, Any] | None = None, tokenizer: T
         splits = Splits(entry.tales, entry.counts, entry.facts, again)
     else:
         splits = split(found, cleaning, config.data.share, rule)
-        built = tokenizer or build_tokenizer(config.data.level, splits.join("train"), cleaning)
+        built = tokenizer or build_tokenizer(config.data, splits.join("train"), cleaning)
         encoded = {part: built.encode(splits.join(part)) for part in PARTS}
         entry = token_cache.Entry(built, splits.tales, splits.counts, splits.facts, encoded)
         if key:
@@ -76,4 +80,4 @@ def _cache_key(found: Corpus, cleaning: Cleaning, data: DataConfig, rule: int) -
     settings = {name: value for name, value in dataclasses.asdict(data).items() if name not in UNRELATED_TO_TOKENS}
     files, row = [tale.name for tale in found.tales], found.dataset
     held_out = [row.valid, row.test] if row else None
-    return token_cache.entry_key([found.sha256, files, held_out, dataclasses.asdict(cleaning), settings, rule])
+    return token_cache.entry_key([found.sha256, files, held_out, dataclasses.asdict(cleaning), settings, rule, LIBRARY])

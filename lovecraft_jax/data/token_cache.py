@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from lovecraft_jax.data.cleaning import Counts
+from lovecraft_jax.data.encoded import Encoded, Spelled
 from lovecraft_jax.data.splits import PARTS
-from lovecraft_jax.data.tokenizer import Encoded, Tokenizer, load_tokenizer
+from lovecraft_jax.data.tokenizer import Tokenizer, load_tokenizer
 from lovecraft_jax.runtime.cache import cache_folder
 
 MAX_BYTES = 4 << 30
@@ -67,6 +68,10 @@ def save(key: str, tokenizer: Tokenizer | None, entry: Entry) -> None:
         "facts": entry.facts,
         "dtype": arrays[0].dtype.str,
         "parts": {part: (len(text.ids), text.n_chars, text.extra_nats) for part, text in entry.encoded.items()},
+        "spelled": {
+            part: (text.spelled.at_R.tolist(), list(text.spelled.texts), text.spelled.nats_R.tolist())
+            for part, text in entry.encoded.items()
+        },
     }
     line = json.dumps(header).encode()
     before = hashlib.sha256().digest_size * 2 + 1
@@ -105,7 +110,9 @@ def _read(path: Path, tokenizer: Tokenizer | None) -> Entry | None:
     encoded, start = {}, 0
     for part in PARTS:
         count, n_chars, extra_nats = header["parts"][part]
-        encoded[part] = Encoded(ids[start : start + count], n_chars, extra_nats)
+        at, texts, nats = header["spelled"][part]
+        spelled = Spelled(np.array(at, int), texts, np.array(nats, float))
+        encoded[part] = Encoded(ids[start : start + count], n_chars, extra_nats, spelled)
         start += count
     tokenizer = tokenizer or load_tokenizer(header["tokenizer"])
     return Entry(tokenizer, header["tales"], Counts(**header["counts"]), header["facts"], encoded)

@@ -22,11 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from lovecraft_jax.data.batches import Batch
-from lovecraft_jax.data.tokenizer import Encoded
-from lovecraft_jax.inference.scoring import CHUNK, Costs, Method, Score, Scorer, Step, fold, single_row
+from lovecraft_jax.data.encoded import Encoded
+from lovecraft_jax.inference.scoring import CHUNK, Method, Score, Scorer, Step, fold, single_row
 from lovecraft_jax.model.ensemble import Model
-from lovecraft_jax.model.lm import Carry, Variables, forward, reset_carry
-from lovecraft_jax.model.losses import token_cross_entropy
+from lovecraft_jax.model.lm import Carry, Variables, reset_carry
+from lovecraft_jax.model.losses import Costs, forward_costs
 
 SEGMENT = 100
 """Tokens between two updates. With 50 a model of 2 x 150 gains as much, and takes a third more time."""
@@ -96,7 +96,7 @@ class AdaptiveScorer:
         """
         part = valid
         if len(valid.ids) > TUNING_TOKENS:
-            part = dataclasses.replace(valid, ids=valid.ids[:TUNING_TOKENS], n_chars=TUNING_TOKENS, extra_nats=0.0)
+            part = Encoded(valid.ids[:TUNING_TOKENS], TUNING_TOKENS, 0.0)
 
         @functools.cache
         def score(lr: int, decay: int) -> Score:
@@ -190,9 +190,8 @@ def _make_gradient(model: Model) -> Any:
     """Returns a function to ((loss, (carry, nats_BT)), gradient); the loss is a segment's nats per token."""
 
     def loss(params: Variables, variables: Variables, carry: Carry, part: Batch) -> tuple[jax.Array, Any]:
-        carry, logits_BTV = forward(model, variables | {"params": params}, carry, part.x_BT)
-        nats_BT = token_cross_entropy(logits_BTV, part)
-        return jnp.sum(nats_BT) / SEGMENT, (carry, nats_BT)
+        carry, costs = forward_costs(model, variables | {"params": params}, carry, part)
+        return jnp.sum(costs.nats_BT) / SEGMENT, (carry, costs.nats_BT)
 
     return jax.value_and_grad(loss, has_aux=True)
 

@@ -20,9 +20,9 @@ from collections.abc import Mapping
 
 import pyppmd
 
+from lovecraft_jax.data.char_tokenizer import CharTokenizer
 from lovecraft_jax.data.cleaning import Cleaning
 from lovecraft_jax.data.splits import PARTS
-from lovecraft_jax.data.tokenizer import build_tokenizer
 from lovecraft_jax.inference.ngram import best_order
 from lovecraft_jax.runtime.cache import cache_folder
 from lovecraft_jax.runtime.files import write_json
@@ -56,7 +56,7 @@ def ngram(train: str, valid: str, test: str, cleaning: Cleaning) -> dict[str, fl
     than NGRAM_CHARS. An unknown character costs what it costs a model: its token, and its spelling."""
     if len(train) > NGRAM_CHARS:
         return {}
-    tokenizer = build_tokenizer("chars", train, cleaning)
+    tokenizer = CharTokenizer.of(train, cleaning)
     known, of_valid, of_test = (tokenizer.encode(text) for text in (train, valid, test))
     order, *nats = best_order(known.ids, of_valid.ids, of_test.ids, tokenizer.size, tokenizer.start_id)
     scored = zip(("ngram", "ngram_test"), nats, (of_valid, of_test), strict=True)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from lovecraft_jax.config import NORMS_IN_CELL, NORMS_OF_GATES
+from lovecraft_jax.model.adaptive_softmax import AdaptiveSoftmax
 from lovecraft_jax.model.cell import FoldedLayer, LayerCarry
 from lovecraft_jax.model.ensemble import Ensemble, Model, join_outputs
 from lovecraft_jax.model.lm import Carry, LanguageModel, Variables, forward
@@ -19,10 +20,11 @@ from lovecraft_jax.model.native import ops
 
 class Folded(NamedTuple):
     """A model's weights, folded for decoding (cell.py): its layers, and the head's kernel [H, V], with skip connections
-    [L * H, V], and bias [V]. For tokens that are decoded in C++ the kernels are packed as native/ops.py packs them."""
+    [L * H, V], and bias [V]. For tokens that are decoded in C++ the kernels are packed as native/ops.py packs them.
+    Instead of the latter an adaptive softmax has its parameters."""
 
     layers: tuple[FoldedLayer, ...]
-    head: tuple[jax.Array, jax.Array]
+    head: Any
 
 
 Decoder = Any
@@ -46,6 +48,8 @@ def make_decoder(model: Model, variables: Variables) -> Decoder:
                 table_VD = model.embedding if model.embed else None
                 token_gates_VG = cell.look_up(jnp.arange(model.vocab_size), table_VD, rows=slice(K, None))
             layers.append(cell.fold(token_gates_VG, slice(K)))
+        if model.is_adaptive:
+            return Folded(tuple(layers), model.head.variables["params"])
         head_HV = model.embedding.T if model.tie else model.head_kernel
         if model.backend == "native":
             gates = model.cell_class.gates
@@ -65,7 +69,7 @@ def decode(model: Model, decoder: Decoder, carry: Carry, ids_S: jax.Array) -> tu
     if not isinstance(decoder, Folded):
         carry, logits_S1V = forward(model, decoder, carry, ids_S[:, None])
         return carry, logits_S1V[:, 0]
-    if model.backend == "native":
+    if model.backend == "native" and not model.is_adaptive:
         layers = [(layer.start, layer.kernel, *(layer.after_norm or ())) for layer in decoder.layers]
         norm = model.norm if model.norm in NORMS_OF_GATES else "none"  # another is in the kernel
         return ops.token(ids_S, layers, decoder.head, carry, model.input_gate, norm)
@@ -77,6 +81,10 @@ def decode(model: Model, decoder: Decoder, carry: Carry, ids_S: jax.Array) -> tu
         gates_SF += start[ids_S] if len(start) > 1 else start
         new_carry.append(cell.folded_step(layer_carry, gates_SF, after_norm, model.norm))
         outputs.append(cell.output(new_carry[-1]))
-    head_HV, bias_V = decoder.head
     top_SH = jnp.concatenate(outputs, axis=-1) if model.skip else outputs[-1]
+    if model.is_adaptive:
+        softmax = AdaptiveSoftmax(model.vocab_size, model.softmax_head, model.head_width, model.dtype, in_cpp=False)
+        log_probs_SV: Any = softmax.apply({"params": decoder.head}, top_SH, method="log_probs")
+        return tuple(new_carry), log_probs_SV
+    head_HV, bias_V = decoder.head
     return tuple(new_carry), dot(top_SH, head_HV, model.dtype) + bias_V[None]

@@ -1,5 +1,6 @@
 """Generation: prefills the carry with a prompt, then samples tokens inside one compiled scan."""
 
+import codecs
 import dataclasses
 import functools
 import math
@@ -10,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lovecraft_jax.data.tokenizer import UNKNOWN_ID, Tokenizer
+from lovecraft_jax.data.encoded import UNKNOWN_ID, Cut, Prompt
+from lovecraft_jax.data.tokenizer import Tokenizer
 from lovecraft_jax.inference.decoder import Decoder, decode, make_decoder
 from lovecraft_jax.model.ensemble import Model
 from lovecraft_jax.model.lm import Carry, Variables, forward
@@ -53,16 +55,66 @@ def check_limits(**values: Any) -> None:
         checked(f"--{name}", value, int, f"a whole number from {low} to {high}", LIMITS[name].__contains__)
 
 
-def encode_prompt(tokenizer: Tokenizer, prompt: str, name: str = "--prompt") -> np.ndarray:
-    """Returns the ids of a prompt [N], a newline for an empty one. Raises UserError, whose message calls the prompt
-    `name`, if it has characters (or words) that the training text does not contain."""
+def encode_prompt(tokenizer: Tokenizer, prompt: str, name: str = "--prompt") -> Prompt:
+    """Returns a prompt as tokens, a newline for an empty one. Raises UserError, whose message calls the prompt `name`,
+    if it has characters that the training text does not contain."""
     cleaned, _ = tokenizer.cleaning.apply(checked(name, prompt, str, "text"))
     if unseen := tokenizer.cleaning.lost(prompt) + tokenizer.unseen(cleaned):
         parts = " ".join(map(repr, unseen[:20])) + (f" and {len(unseen) - 20} more" if len(unseen) > 20 else "")
         raise UserError(
             f"{name}={shown(prompt)}: the training text does not contain {parts}; give a prompt of its characters"
         )
-    return tokenizer.encode(cleaned).ids if cleaned else np.array([tokenizer.start_id])
+    return tokenizer.encode_prompt(cleaned)
+
+
+def generate_texts(
+    model: Model,
+    variables: Variables,
+    tokenizer: Tokenizer,
+    prompt: Prompt,
+    length: int,
+    seed: int,
+    sampling: Sampling,
+    samples: int = 1,
+    chunk: int | None = None,
+) -> Iterator[list[str]]:
+    """Yields the S samples that `generate_tokens` yields as text, what each adds to the prompt; a character whose bytes
+    are not complete comes with the next ones."""
+    decoders = [codecs.getincrementaldecoder("utf-8")("replace") for _ in range(samples)]
+    ids, begun, first_V = _choose_cut(model, variables, prompt)
+    start = 0
+    for ids_SN in generate_tokens(model, variables, ids, length, seed, sampling, samples, chunk, first_V):
+        texts = [tokenizer.generated_bytes(ids_N, (seed, sample), start) for sample, ids_N in enumerate(ids_SN)]
+        parts = [text[len(begun) :] for text in texts]
+        start, begun = start + ids_SN.shape[1], b""
+        yield [decoder.decode(part, bool(start == length)) for decoder, part in zip(decoders, parts, strict=True)]
+
+
+def _choose_cut(model: Model, variables: Variables, prompt: Prompt) -> tuple[np.ndarray, bytes, np.ndarray | None]:
+    """Returns the ids to continue, and the `begun` and `first_V` of the prompt's likeliest cut: that with the largest
+    probability of the ids up to it, times that of a token after it which begins as the rest of the prompt does."""
+    if not prompt.cuts:
+        return prompt.ids, b"", None
+    first = min(cut.kept for cut in prompt.cuts) - 1  # what is before it is common to all
+    carry = model.initial_carry(1)
+    if first:
+        carry, _ = _forward(model, variables, prompt.ids[None, :first], carry)
+    _, logits_BNV = _forward(model, variables, prompt.ids[None, first:], carry)
+    log_probs_NV = np.asarray(jax.nn.log_softmax(logits_BNV[0]), np.float64)
+    of_ids_N = log_probs_NV[np.arange(len(log_probs_NV) - 1), prompt.ids[first + 1 :]]
+    log_prob_N = np.concatenate([[0.0], np.cumsum(of_ids_N)])
+
+    def log_prob(cut: Cut) -> float:
+        n = cut.kept - 1 - first
+        return float(log_prob_N[n] + np.logaddexp.reduce(log_probs_NV[n][cut.first_V]))
+
+    chosen = max(prompt.cuts, key=log_prob)
+    return prompt.ids[: chosen.kept], chosen.begun, chosen.first_V
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _forward(model: Model, variables: Variables, x_BT: jax.Array, carry: Carry) -> tuple[Carry, jax.Array]:
+    return forward(model, variables, carry, x_BT)
 
 
 def generate_tokens(
@@ -74,8 +126,10 @@ def generate_tokens(
     sampling: Sampling,
     samples: int = 1,
     chunk: int | None = None,
+    first_V: np.ndarray | None = None,
 ) -> Iterator[np.ndarray]:
-    """Yields the ids [S, <= chunk] of S samples that continue one prompt, `length` new tokens each.
+    """Yields the ids [S, <= chunk] of S samples that continue the ids `prompt` [N], `length` new tokens each. The
+    tokens that may come first are those of which `first_V` is true; None: all.
 
     `chunk` tokens are yielded at a time (None: all at once), while the next chunk is computed. A sample depends on
     neither `chunk` nor S: each sample has its own random key, from which one is folded for each position.
@@ -83,6 +137,8 @@ def generate_tokens(
     chunk = min(chunk or length, length)
     prompt_SN = np.broadcast_to(prompt.astype(np.int32), (samples, len(prompt)))
     decoder, keys_S, carry, logits_SV = _prefill(model, variables, prompt_SN, np.uint32(seed))
+    if first_V is not None:
+        logits_SV = jnp.where(first_V, logits_SV, -jnp.inf)
     sampled: jax.Array | None = None
     for start in range(0, length, chunk):
         previous = sampled

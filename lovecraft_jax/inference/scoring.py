@@ -20,10 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from lovecraft_jax.data.batches import Batch
-from lovecraft_jax.data.tokenizer import Encoded
+from lovecraft_jax.data.encoded import Encoded
 from lovecraft_jax.model.ensemble import Model
-from lovecraft_jax.model.lm import Carry, Variables, forward, reset_carry
-from lovecraft_jax.model.losses import token_binary_cross_entropy, token_cross_entropy
+from lovecraft_jax.model.lm import Carry, Variables, reset_carry
+from lovecraft_jax.model.losses import Costs, forward_costs
 from lovecraft_jax.runtime import distributed
 from lovecraft_jax.runtime.files import Row
 
@@ -31,14 +31,6 @@ WARM_UP = 1000
 """Unscored tokens before a row of a scheduled score, where there are as many."""
 CHUNK = 500
 """Tokens of a row in one dispatch."""
-
-
-class Costs(NamedTuple):
-    """Cross-entropy of every target in nats, and where asked for its binary cross-entropy, summed over the vocabulary;
-    0 at positions of weight 0."""
-
-    nats_BT: jax.Array
-    binary_BT: jax.Array | None = None
 
 
 Step = Callable[[Any, Batch], tuple[Any, Costs]]
@@ -64,9 +56,8 @@ def static(model: Model, bce: bool = False) -> Method:
 
     def step(state: tuple[Variables, Carry], chunk: Batch) -> tuple[tuple[Variables, Carry], Costs]:
         variables, carry = state
-        carry, logits_BTV = forward(model, variables, reset_carry(carry, chunk.reset_B), chunk.x_BT)
-        binary_BT = token_binary_cross_entropy(logits_BTV, chunk) if bce else None
-        return (variables, carry), Costs(token_cross_entropy(logits_BTV, chunk), binary_BT)
+        carry, costs = forward_costs(model, variables, reset_carry(carry, chunk.reset_B), chunk, bce)
+        return (variables, carry), costs
 
     return Method(init, step, 2 if bce else 1)
 

@@ -13,13 +13,14 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from lovecraft_jax.config import Config
+from lovecraft_jax.model import adaptive_softmax
+from lovecraft_jax.model.adaptive_softmax import AdaptiveSoftmax
 from lovecraft_jax.model.backend import resolve_backend, run_layer
 from lovecraft_jax.model.cell import Cell, LayerCarry
 from lovecraft_jax.model.cells import cell_class
 from lovecraft_jax.model.dropout import NO_DROPOUT, DropoutMasks, DropoutRates, draw_masks
 from lovecraft_jax.model.layer_input import LayerInput, Tokens
 from lovecraft_jax.model.matmul import add_bias, dense
-from lovecraft_jax.model.normalization import STATISTICS
 from lovecraft_jax.runtime.errors import UserError
 
 Carry = tuple[LayerCarry, ...]
@@ -37,6 +38,7 @@ class LanguageModel(nn.Module):
     scale of the initial embedding and kernels of the input.
     `embed=0` feeds tokens as one-hot vectors; `tie` uses the embedding as the head's kernel (Press and Wolf 2017).
     With `skip` every layer also takes the token, and the head takes the outputs of all layers (Graves 2013).
+    `softmax_head` above 0, and below V, makes the head an adaptive softmax (adaptive_softmax.py).
     Only training uses two fields (training/step.py): `remat`, the number of tokens between two carries that are saved
     for the backward pass (0 saves everything), and `loss`, "cross_entropy" or "binary_cross_entropy".
     """
@@ -57,6 +59,7 @@ class LanguageModel(nn.Module):
     input_gate: str = "own"
     mogrify: int = 0
     init_scale: str = "glorot"
+    softmax_head: int = 0
 
     def setup(self) -> None:
         is_unit = self.init_scale == "unit" and not self.tie
@@ -84,13 +87,36 @@ class LanguageModel(nn.Module):
             self.cell_class(D, *settings, std, self.mogrify, name=f"{self.cell}_{n}")
             for n, (D, std) in enumerate(zip(widths, stds, strict=True))
         ]
+        if self.tie and self.softmax_head:
+            raise ValueError(f"tie with softmax_head={self.softmax_head}: an adaptive softmax has kernels of its own")
+        if self.is_adaptive:
+            self.head = AdaptiveSoftmax(self.vocab_size, self.softmax_head, self.head_width, self.dtype, in_cpp)
+            return
         if not self.tie:
-            shape = (self._head_width(), self.vocab_size)
+            shape = (self.head_width, self.vocab_size)
             self.head_kernel = self.param("head_kernel", nn.initializers.lecun_normal(), shape)
         self.head_bias = self.param("head_bias", nn.initializers.zeros, (self.vocab_size,))
 
     def __call__(self, carry: Carry, x_BT: jax.Array, masks: DropoutMasks = NO_DROPOUT) -> tuple[Carry, jax.Array]:
         """The carry after ids [B, T], and the logits of the token after each, [B, T, V], float32."""
+        carry, top_TBH = self.hidden(carry, x_BT, masks)
+        if self.is_adaptive:
+            return carry, self.head.log_probs(top_TBH).swapaxes(0, 1)
+        kernel_HV = self.embedding.T if self.tie else self.head_kernel
+        logits_TBV = add_bias(dense(top_TBH, kernel_HV, self.dtype, self.backend == "native"), self.head_bias)
+        return carry, logits_TBV.swapaxes(0, 1)
+
+    def nats(
+        self, carry: Carry, x_BT: jax.Array, y_BT: jax.Array, masks: DropoutMasks = NO_DROPOUT
+    ) -> tuple[Carry, jax.Array]:
+        """The carry, and the cross-entropy of the targets `y_BT` [B, T], for an adaptive softmax only: without the
+        logits [B, T, V]."""
+        carry, top_TBH = self.hidden(carry, x_BT, masks)
+        nats_N = self.head.nats(top_TBH.reshape(-1, top_TBH.shape[-1]), y_BT.T.ravel())
+        return carry, nats_N.reshape(x_BT.T.shape).T
+
+    def hidden(self, carry: Carry, x_BT: jax.Array, masks: DropoutMasks = NO_DROPOUT) -> tuple[Carry, jax.Array]:
+        """The carry after ids [B, T], and what the head takes after each, [T, B, H]."""
         recurrent, output, weights = (
             kind or (None,) * self.layers for kind in (masks.recurrent, masks.output, masks.weights)
         )
@@ -103,10 +129,7 @@ class LanguageModel(nn.Module):
             layer_carry, h_TBH = run_layer(cell, layer_carry, inputs, self.backend, recurrent[n], weights[n])
             outputs.append(h_TBH if (mask_BH := output[n]) is None else h_TBH * mask_BH[None])
             new_carry.append(layer_carry)
-        top_TBH = jnp.concatenate(outputs, axis=-1) if self.skip else outputs[-1]
-        kernel_HV = self.embedding.T if self.tie else self.head_kernel
-        logits_TBV = add_bias(dense(top_TBH, kernel_HV, self.dtype, self.backend == "native"), self.head_bias)
-        return tuple(new_carry), logits_TBV.swapaxes(0, 1)
+        return tuple(new_carry), jnp.concatenate(outputs, axis=-1) if self.skip else outputs[-1]
 
     def initial_carry(self, batch: int) -> Carry:
         return tuple(self.cell_class.initial_carry(batch, self.units) for _ in range(self.layers))
@@ -118,12 +141,19 @@ class LanguageModel(nn.Module):
     def flops_per_token(self) -> int:
         """FLOPs of the matmuls of one token's forward pass, of which a one-hot input, a lookup, needs none."""
         layers = sum(self.cell_class.flops_per_token(D, self.units, self.mogrify) for D in self._widths(self.embed))
-        return layers + 2 * self._head_width() * self.vocab_size
+        if self.is_adaptive:
+            return layers + adaptive_softmax.flops_per_token(self.head_width, self.vocab_size, self.softmax_head)
+        return layers + 2 * self.head_width * self.vocab_size
 
     def dropout_masks(self, rng: jax.Array, rates: DropoutRates, batch: int) -> DropoutMasks:
         """The dropout masks of one training step, whose key is `rng`, for a batch of that many rows."""
         D, G = self.embed or self.vocab_size, self.cell_class.gates * self.units
         return draw_masks(rng, rates, batch, self.vocab_size, D, self.units, G, self.layers)
+
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether the head is an adaptive softmax."""
+        return 0 < self.softmax_head < self.vocab_size
 
     @property
     def cell_class(self) -> type[Cell]:
@@ -133,7 +163,9 @@ class LanguageModel(nn.Module):
         """The width of each layer's input, where that of a token's vector is `token`."""
         return [token] + [self.units + (token if self.skip else 0)] * (self.layers - 1)
 
-    def _head_width(self) -> int:
+    @property
+    def head_width(self) -> int:
+        """The width of what the head takes."""
         return self.units * (self.layers if self.skip else 1)
 
 
@@ -144,16 +176,6 @@ def forward(
     their running statistics."""
     result: Any = model.apply(variables, carry, jnp.asarray(x_BT, jnp.int32), masks)
     return result
-
-
-def forward_in_training(
-    model: LanguageModel, variables: Mapping[str, Any], carry: Carry, x_BT: ArrayLike, masks: DropoutMasks = NO_DROPOUT
-) -> tuple[Carry, jax.Array, dict[str, Any]]:
-    """The carry, the logits, and the collections that a training step changes: running statistics, if there are any.
-    Norms of the batch use the statistics of this batch, over all devices: call it inside `mesh.shard_rows`."""
-    x_BT = jnp.asarray(x_BT, jnp.int32)
-    (carry, logits_BTV), changed = model.apply(variables, carry, x_BT, masks, mutable=[STATISTICS])
-    return carry, logits_BTV, dict(changed)
 
 
 def reset_carry(carry: Carry, reset_B: ArrayLike) -> Carry:
@@ -184,4 +206,5 @@ def make_model(config: Config, vocab_size: int, backend: str = "") -> LanguageMo
         input_gate=model.input_gate,
         mogrify=model.mogrify,
         init_scale=model.init_scale,
+        softmax_head=model.softmax_head,
     )

@@ -1,12 +1,63 @@
 """The losses: cross-entropy, and Keras's binary cross-entropy, which the 2019 article used."""
 
+from typing import Any, NamedTuple
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
 from lovecraft_jax.data.batches import Batch
+from lovecraft_jax.model.dropout import NO_DROPOUT, DropoutMasks
+from lovecraft_jax.model.lm import Carry, LanguageModel, Variables
+from lovecraft_jax.model.normalization import STATISTICS
 
 KERAS_EPSILON = 1e-7
+
+
+class Costs(NamedTuple):
+    """Cross-entropy of every target in nats, and where asked for its binary cross-entropy, summed over the vocabulary;
+    0 at positions of weight 0."""
+
+    nats_BT: jax.Array
+    binary_BT: jax.Array | None = None
+
+
+def forward_costs(
+    model: nn.Module, variables: Variables, carry: Carry, batch: Batch, binary: bool = False
+) -> tuple[Carry, Costs]:
+    """The carry after a batch, and its costs, of a LanguageModel or an Ensemble; norms use their running statistics."""
+    carry, costs, _ = _apply(model, variables, carry, batch, NO_DROPOUT, binary, mutable=False)
+    return carry, costs
+
+
+def forward_costs_in_training(
+    model: LanguageModel, variables: Variables, carry: Carry, batch: Batch, masks: DropoutMasks, binary: bool
+) -> tuple[Carry, Costs, dict[str, Any]]:
+    """The carry, the costs, and the collections that a training step changes: running statistics, if there are any.
+    Norms of the batch use the statistics of this batch, over all devices: call it inside `mesh.shard_rows`."""
+    return _apply(model, variables, carry, batch, masks, binary, mutable=[STATISTICS])
+
+
+def _apply(
+    model: nn.Module,
+    variables: Variables,
+    carry: Carry,
+    batch: Batch,
+    masks: DropoutMasks,
+    binary: bool,
+    mutable: list[str] | bool,
+) -> tuple[Carry, Costs, dict[str, Any]]:
+    x_BT, y_BT = (jnp.asarray(ids_BT, jnp.int32) for ids_BT in (batch.x_BT, batch.y_BT))
+    if without_logits := isinstance(model, LanguageModel) and model.is_adaptive and not binary:
+        result: Any = model.apply(variables, carry, x_BT, y_BT, masks, method="nats", mutable=mutable)
+    else:
+        result = model.apply(variables, carry, x_BT, masks, mutable=mutable)
+    (carry, found), changed = result if mutable else (result, {})
+    if without_logits:
+        return carry, Costs(found * batch.weight_BT.astype(jnp.float32)), dict(changed)
+    costs = token_cross_entropy(found, batch), token_binary_cross_entropy(found, batch) if binary else None
+    return carry, Costs(*costs), dict(changed)
 
 
 def token_cross_entropy(logits_BTV: jax.Array, batch: Batch) -> jax.Array:

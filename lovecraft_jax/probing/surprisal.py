@@ -1,6 +1,7 @@
 """The surprisal of each token, in bits: the score of every held-out tale, and one passage token by token."""
 
 import dataclasses
+import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,6 @@ import jax
 import numpy as np
 import optax
 
-from lovecraft_jax.data.tokenizer import UNKNOWN_ID
 from lovecraft_jax.inference.forward_texts import forward_texts
 from lovecraft_jax.model.lm import Carry
 from lovecraft_jax.run import Run
@@ -60,15 +60,12 @@ def analyze(run: Run, tales: Mapping[str, Mapping[str, str]]) -> Surprisal:
 
 
 def token_surprisals(run: Run, texts: Sequence[str]) -> list[np.ndarray]:
-    """Returns the surprisal of each token of each cleaned text in bits [N]. That of an unknown token includes what
-    spelling it costs, so the sum over a text is its final score (scoring.py)."""
+    """Returns the surprisal of each token of each cleaned text in bits [N]. That of a token without an id of its own
+    includes what spelling it costs, so the sum over a text is its final score (scoring.py)."""
     encoded = [run.tokenizer.encode(text) for text in texts]
-    inputs = [np.concatenate([[run.tokenizer.start_id], text.ids[:-1]]) for text in encoded]
+    inputs = [np.concatenate([[run.tokenizer.start_id], text.ids])[: len(text.ids)] for text in encoded]
     nats = forward_texts(run.model, run.variables, inputs, [text.ids for text in encoded], _nats)
-    for nats_N, text in zip(nats, encoded, strict=True):
-        unknown = text.ids == UNKNOWN_ID
-        nats_N[unknown] += text.extra_nats / max(1, int(np.count_nonzero(unknown)))
-    return [nats_N / math.log(2) for nats_N in nats]
+    return [(nats_N + text.extra_nats_N) / math.log(2) for nats_N, text in zip(nats, encoded, strict=True)]
 
 
 def _nats(carry: Carry, logits_BV: jax.Array, y_B: jax.Array) -> jax.Array:
@@ -79,9 +76,9 @@ def _nats(carry: Carry, logits_BV: jax.Array, y_B: jax.Array) -> jax.Array:
 def _typical_passage(run: Run, tale: str, text: str, bits_N: np.ndarray) -> Passage:
     """The passage of about PASSAGE characters, from the start of a paragraph to the end of a word, whose mean surprisal
     is nearest to the tale's."""
-    ids = run.tokenizer.encode(text).ids
-    tokens = list(text) if len(ids) == len(text) else [run.tokenizer.decode(ids[n : n + 1]) for n in range(len(ids))]
-    char_at = np.cumsum([0] + [len(token) for token in tokens])  # where each token starts, and the end of the text
+    lengths = run.tokenizer.lengths(run.tokenizer.encode(text))
+    char_at = np.concatenate([[0], np.cumsum(lengths)])  # where each token starts, and the end of the text
+    tokens = [text[start:end] for start, end in itertools.pairwise(char_at)]
     paragraphs = [0] + [match.end() for match in re.finditer(r"\n+", text)]
     starts = [start for start in paragraphs if start + PASSAGE <= len(text)] or [0]
     ends = [max(text.rfind(" ", start + PASSAGE // 2, start + PASSAGE), 0) or start + PASSAGE for start in starts]

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from scipy.special import logsumexp
 
-from lovecraft_jax.data.tokenizer import UNKNOWN_ID
+from lovecraft_jax.data.encoded import UNKNOWN_ID
 from lovecraft_jax.inference.decoder import Decoder, decode
 from lovecraft_jax.inference.forward_texts import Tokens, jitted_make_decoder, scan_tokens
 from lovecraft_jax.model.lm import Carry, LanguageModel

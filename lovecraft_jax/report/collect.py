@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from lovecraft_jax.probing import rare_words, surprisal, units
 from lovecraft_jax.probing.rare_words import RareWords
 from lovecraft_jax.probing.surprisal import Surprisal
 from lovecraft_jax.probing.units import UnitExcerpt
-from lovecraft_jax.run import load_run
+from lovecraft_jax.run import Run, load_run
 from lovecraft_jax.runtime.console import log, visible
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.runtime.files import Row, read_rows, resolve_path
@@ -26,7 +27,8 @@ from lovecraft_jax.training.progress import Progress
 
 TEMPERATURES = (0.4, 0.7, 1.0)
 SAMPLES = 8  # at each temperature
-LENGTH = 10_000  # tokens of each: with characters, the longest piece that authorship.py uses
+LENGTH = 10_000  # characters of each: the longest piece that authorship.py uses
+MARGIN = 1.2  # how many more tokens are generated than such a piece of the training text has, where they are longer
 SHOWN_SAMPLES = 5  # samples from training on the page
 ROW_KEYS = {  # those that a report needs in the rows of metrics.jsonl, by their split
     "train": {"step", "bpc", "chars_per_second"},
@@ -145,10 +147,7 @@ def collect_run(workdir: str, checkpoint: str, name: str, corpus: str | None = N
     author = Author(tales["train"] | held_out, held_out.keys())
     training_samples = _training_samples(path / "samples", rows, run.config.sample.prompt, author, overlap)
     log(f"{name}: generating {SAMPLES} samples at each of {len(TEMPERATURES)} temperatures")
-    generated = [
-        _compare(temperature, run.generate("", LENGTH, 0, Sampling(temperature), SAMPLES), overlap, author)
-        for temperature in TEMPERATURES
-    ]
+    generated = [_compare(temperature, _generate(run, temperature), overlap, author) for temperature in TEMPERATURES]
     log(f"{name}: analysing rare words, single units and held-out tales")
     all_texts = [text for texts in generated for text in texts.texts]
     chars, no_words = run.tokenizer.level == "chars", author.reference.why_no_words
@@ -177,6 +176,13 @@ def collect_run(workdir: str, checkpoint: str, name: str, corpus: str | None = N
         units=units.analyze(run, tales, not no_words) if chars else None,
         surprisal=surprisal.analyze(run, tales),
     )
+
+
+def _generate(run: Run, temperature: float) -> list[str]:
+    """Returns SAMPLES texts of LENGTH characters."""
+    tokens = run.corpus.get("tokens", run.corpus["characters"])["train"] / run.corpus["characters"]["train"]
+    length = LENGTH if tokens == 1 else math.ceil(MARGIN * LENGTH * tokens)
+    return [text[:LENGTH] for text in run.generate("", length, 0, Sampling(temperature), SAMPLES)]
 
 
 def _compare(temperature: float, texts: list[str], overlap: Overlap, author: Author) -> GeneratedTexts:

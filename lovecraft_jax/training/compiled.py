@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from lovecraft_jax.config import Config
 from lovecraft_jax.data.batches import Batch
-from lovecraft_jax.data.tokenizer import smallest_uint
+from lovecraft_jax.data.encoded import smallest_uint
 from lovecraft_jax.model import backend
 from lovecraft_jax.model.dropout import DropoutRates
 from lovecraft_jax.model.lm import LanguageModel, make_model

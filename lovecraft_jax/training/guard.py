@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 
-from lovecraft_jax.data.tokenizer import Encoded
+from lovecraft_jax.data.encoded import Encoded
 from lovecraft_jax.runtime.files import Row
 
 WORSE_AFTER, WORSE_BY = 3, 0.01

@@ -7,11 +7,11 @@ from threading import Thread
 from typing import Any, ParamSpec
 
 import jax
-import numpy as np
 from etils import epath
 
 from lovecraft_jax.config import Config
 from lovecraft_jax.data.dataset import Data
+from lovecraft_jax.data.encoded import Prompt
 from lovecraft_jax.inference import generate
 from lovecraft_jax.inference.baselines import Baselines, labelled, to_compare
 from lovecraft_jax.model.lm import LanguageModel
@@ -41,10 +41,10 @@ def _main_process_only(method: Callable[Given, None]) -> Callable[Given, None]:
 
 
 class Logger:
-    """Writes and shows what happens in the run in `path`. `prompt`: ids that samples continue. `chosen`: what
-    recipe.py chose for this run, as a line."""
+    """Writes and shows what happens in the run in `path`. `prompt`: what samples continue. `chosen`: what recipe.py
+    chose for this run, as a line."""
 
-    def __init__(self, path: epath.Path, config: Config, data: Data, prompt: np.ndarray, chosen: str) -> None:
+    def __init__(self, path: epath.Path, config: Config, data: Data, prompt: Prompt, chosen: str) -> None:
         self._path, self._config, self._data, self._prompt, self._chosen = path, config, data, prompt, chosen
         self.record = run_record(config, data)
         self.progress = Progress.of(config.data.batch_size, config.data.seq_len, self.record["corpus"])
@@ -115,8 +115,10 @@ class Logger:
         """Generates a text with config.sample, writes it to a file, and returns it without the prompt."""
         config = self._config.sample
         sampling, seed = generate.Sampling(config.temperature, config.top_k, config.top_p), self._config.seed
-        (ids,) = generate.generate_tokens(model, dict(variables), self._prompt, config.length, seed, sampling)
-        text = self._data.tokenizer.decode(ids[0])
+        tokenizer = self._data.tokenizer
+        ((text,),) = generate.generate_texts(
+            model, dict(variables), tokenizer, self._prompt, config.length, seed, sampling
+        )
         (self._path / "samples").mkdir(exist_ok=True)
         write_text(self._path / "samples" / name, config.prompt + text + "\n")
         return text

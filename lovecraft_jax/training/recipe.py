@@ -11,10 +11,10 @@ from lovecraft_jax.model.lm import make_model
 from lovecraft_jax.training.progress import Progress
 from lovecraft_jax.training.state import weights_target
 
-EPOCHS, CHARACTERS = 16.0, 2_600_000
+EPOCHS, CHARACTERS, MOST_EPOCHS = 16.0, 2_600_000, 64.0
 """Epochs over a training text of so many characters, about the tales'. A shorter text is read more often, by the square
-root of how much shorter it is, and so in fewer steps, by that root too."""
-DROPOUT, PER_DOUBLING = 0.2, 0.06
+root of how much shorter it is, but not more often than MOST_EPOCHS times."""
+DROPOUT, PER_DOUBLING = 0.2, 0.08
 """The dropout rate where the model has one parameter for each training character, and what each doubling adds."""
 DROPOUT_UNIT, MOST_DROPOUT = 0.05, 0.5
 OF_INPUT, OF_RECURRENT = 0.25, 0.5
@@ -42,7 +42,7 @@ def choose_settings(config: Config, data: Data) -> tuple[Config, str]:
 
 def choose_epochs(characters: int) -> float:
     """Returns the epochs over a training text of so many characters, at least one."""
-    return float(max(1, round(EPOCHS * math.sqrt(CHARACTERS / characters))))
+    return float(max(1, round(min(MOST_EPOCHS, EPOCHS * math.sqrt(CHARACTERS / characters)))))
 
 
 def choose_dropout(parameters_per_character: float) -> float:

@@ -11,8 +11,8 @@ from jax.typing import ArrayLike
 
 from lovecraft_jax.data.batches import Batch
 from lovecraft_jax.model.dropout import DropoutMasks, DropoutRates
-from lovecraft_jax.model.lm import Carry, LanguageModel, Variables, forward_in_training, reset_carry
-from lovecraft_jax.model.losses import token_binary_cross_entropy, token_cross_entropy
+from lovecraft_jax.model.lm import Carry, LanguageModel, Variables, reset_carry
+from lovecraft_jax.model.losses import forward_costs_in_training
 from lovecraft_jax.runtime.mesh import BY_ROW, REPLICATED, shard_rows, sum_over_devices
 from lovecraft_jax.training.optimizer import Optimizer, global_norm, learning_rate
 from lovecraft_jax.training.state import TrainState
@@ -50,12 +50,9 @@ def make_gradient(
                 x_BT, y_BT, weight_BT = tokens
                 part = Batch(x_BT, y_BT, weight_BT, batch.reset_B)
                 given = variables | {"params": params}
-                after, logits_BTV, changed = forward_in_training(model, given, start, part.x_BT, masks)
-                nats, weight = (
-                    jnp.sum(token_cross_entropy(logits_BTV, part)),
-                    jnp.sum(part.weight_BT.astype(jnp.float32)),
-                )
-                bce = jnp.sum(token_binary_cross_entropy(logits_BTV, part)) / model.vocab_size if is_binary else None
+                after, costs, changed = forward_costs_in_training(model, given, start, part, masks, is_binary)
+                nats, weight = jnp.sum(costs.nats_BT), jnp.sum(part.weight_BT.astype(jnp.float32))
+                bce = None if costs.binary_BT is None else jnp.sum(costs.binary_BT) / model.vocab_size
                 return after, (Sums(nats, weight, {}, bce), changed)
 
             start, tokens = reset_carry(carry, batch.reset_B), (batch.x_BT, batch.y_BT, batch.weight_BT)

@@ -9,9 +9,10 @@ from ml_collections import ConfigDict
 
 from lovecraft_jax.config import Config
 from lovecraft_jax.data import dataset, token_cache
+from lovecraft_jax.data.char_tokenizer import CharTokenizer
 from lovecraft_jax.data.dataset import Data
 from lovecraft_jax.data.splits import PARTS
-from lovecraft_jax.data.tokenizer import CharTokenizer, Tokenizer
+from lovecraft_jax.data.tokenizer import Tokenizer
 from lovecraft_jax.runtime.errors import UserError
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from experiments.article_2019 import counts, epochs, results
 from lovecraft_jax.data import corpus
+from lovecraft_jax.data.char_tokenizer import CharTokenizer
 from lovecraft_jax.data.cleaning import make_cleaning
-from lovecraft_jax.data.tokenizer import build_tokenizer
 from lovecraft_jax.runtime.errors import WRONG_INPUT
 from lovecraft_jax.stylometry.features import FEATURES
 from lovecraft_jax.stylometry.text import words
@@ -88,7 +88,7 @@ def test_wrong_input_is_an_error_of_one_line(
 
 def save_run(folder: Path, rows: list[dict]) -> None:
     """Saves the files of a run that `epochs` reads, with a vocabulary of ten."""
-    tokenizer = build_tokenizer("chars", "abcdefghi", make_cleaning("ascii"))  # and the unknown token
+    tokenizer = CharTokenizer.of("abcdefghi", make_cleaning("ascii"))  # and the unknown token
     (folder / "vocab.json").write_text(tokenizer.dumps())
     (folder / "config.json").write_text(json.dumps({"data": {"seq_len": 5, "batch_size": 2}}))
     (folder / "corpus.json").write_text(json.dumps({"characters": {"train": 109}}))

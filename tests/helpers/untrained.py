@@ -8,8 +8,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from configs import tiny
+from lovecraft_jax.data.char_tokenizer import CharTokenizer
 from lovecraft_jax.data.cleaning import make_cleaning
-from lovecraft_jax.data.tokenizer import build_tokenizer
 from lovecraft_jax.model.lm import LanguageModel, make_model
 from lovecraft_jax.run import Run
 
@@ -17,7 +17,7 @@ from lovecraft_jax.run import Run
 def untrained_run(text: str, seed: int = 0, scale: float = 0.8) -> Run:
     """A run of a small model. Its vocabulary is that of `text`; its weights let tokens of long ago still matter."""
     config = tiny.get_config()
-    tokenizer = build_tokenizer("chars", text, make_cleaning("ascii"))
+    tokenizer = CharTokenizer.of(text, make_cleaning("ascii"))
     model = make_model(config, tokenizer.size)
     return Run(config, tokenizer, model, random_variables(model, scale, seed), 0, {})
 

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from configs import tiny
 from lovecraft_jax.data.batches import Batch
-from lovecraft_jax.data.tokenizer import Encoded
+from lovecraft_jax.data.encoded import Encoded
 from lovecraft_jax.inference import adaptive, scoring
 from lovecraft_jax.inference.adaptive import DECAYS, FIRST_TRY, LEARNING_RATES, SEGMENT, AdaptiveScorer, Rates
 from lovecraft_jax.inference.scoring import CHUNK, Score, Scorer, single_row, static

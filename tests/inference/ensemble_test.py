@@ -12,10 +12,11 @@ import pytest
 from etils import epath
 
 from configs import tiny
+from lovecraft_jax.data.char_tokenizer import CharTokenizer
 from lovecraft_jax.data.cleaning import make_cleaning
-from lovecraft_jax.data.tokenizer import UNKNOWN_ID, build_tokenizer
+from lovecraft_jax.data.encoded import UNKNOWN_ID
 from lovecraft_jax.inference.adaptive import AdaptiveScorer, Rates, adaptive
-from lovecraft_jax.inference.generate import Sampling
+from lovecraft_jax.inference.generate import Sampling, generate_tokens
 from lovecraft_jax.inference.scoring import CHUNK, Scorer, fold, single_row
 from lovecraft_jax.model.lm import forward, make_model
 from lovecraft_jax.run import Run, ensemble, load_run
@@ -70,7 +71,8 @@ def test_samples_have_the_distribution_of_the_mean(runs: list[Run]) -> None:
     probs[UNKNOWN_ID] = 0
     probs /= probs.sum()
     draws = 4000
-    (first,) = both.stream("the ol", 1, 3, Sampling(1.0), draws)
+    prompt = both.encode("the ol").ids
+    (first,) = generate_tokens(both.model, both.variables, prompt, 1, 3, Sampling(1.0), draws)
     shares = np.bincount(first[:, 0], minlength=len(probs)) / draws
     assert np.all(np.abs(shares - probs) <= 4.5 * np.sqrt(probs * (1 - probs) / draws))
 
@@ -177,7 +179,7 @@ def mean_log_probs(runs: Sequence[Run], ids: np.ndarray) -> np.ndarray:
 def untrained(seed: int, text: str = TEXT, alphabet: str = "ascii", **changes: Any) -> Run:
     config = tiny.get_config()
     config.model.update(changes)
-    tokenizer = build_tokenizer("chars", text, make_cleaning(alphabet))
+    tokenizer = CharTokenizer.of(text, make_cleaning(alphabet))
     model = make_model(config, tokenizer.size)
     variables = random_variables(model, 1.5, seed)
     variables["params"]["head_bias"][:] = 0  # or the likeliest token would always be the same

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from configs import tiny
+from lovecraft_jax.data.char_tokenizer import CharTokenizer
 from lovecraft_jax.data.cleaning import make_cleaning
-from lovecraft_jax.data.tokenizer import UNKNOWN_ID, build_tokenizer
+from lovecraft_jax.data.encoded import UNKNOWN_ID
 from lovecraft_jax.inference.generate import Sampling, encode_prompt, generate_tokens, sample_token
 from lovecraft_jax.model.lm import LanguageModel, forward, make_model
 from lovecraft_jax.runtime.errors import UserError
@@ -19,7 +20,7 @@ V, LENGTH = 11, 12
 PROMPT = np.array([4, 1, 9], np.uint8)
 PLAIN = Sampling(temperature=1.0)
 GREEDY = Sampling(temperature=0.0)
-LETTERS = build_tokenizer("chars", 'the cafe\n"ae"', make_cleaning("ascii"))
+LETTERS = CharTokenizer.of('the cafe\n"ae"', make_cleaning("ascii"))
 
 # Five tokens, of which the first is the unknown: without it the others have 40, 30, 20 and 10 percent.
 PROBS = [0.5, 0.2, 0.15, 0.1, 0.05]
@@ -144,7 +145,7 @@ def test_sampling_parameters_out_of_range_raise(settings: dict[str, Any], messag
     ],
 )
 def test_prompts_are_cleaned_like_the_training_text(prompt: str, cleaned: str) -> None:
-    assert LETTERS.decode(encode_prompt(LETTERS, prompt)) == cleaned
+    assert LETTERS.decode(encode_prompt(LETTERS, prompt).ids) == cleaned
 
 
 @pytest.mark.parametrize(

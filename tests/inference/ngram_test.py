@@ -10,8 +10,9 @@ import pytest
 
 from lovecraft_jax.data import corpus
 from lovecraft_jax.data.characters import code_points
+from lovecraft_jax.data.kneser_ney import DISCOUNTS, discounts
 from lovecraft_jax.inference import ngram
-from lovecraft_jax.inference.ngram import best_order, discounts, token_probs
+from lovecraft_jax.inference.ngram import best_order, token_probs
 
 ORDERS = 6
 
@@ -50,8 +51,8 @@ def test_discounts_follow_from_the_counts_of_counts() -> None:
     counts = np.repeat([0, 1, 2, 3, 4, 9], [7, 4, 3, 2, 1, 5])
     assert discounts(counts) == pytest.approx((1 - 0.8 * 3 / 4, 2 - 1.2 * 2 / 3, 3 - 1.6 * 1 / 2), rel=1e-12)
     for missing in (1, 2, 3, 4):
-        assert discounts(counts[counts != missing]) == ngram.DISCOUNTS
-    assert discounts(np.repeat([1, 2, 3, 4], [9, 1, 9, 1])) == ngram.DISCOUNTS  # the second would be below 0
+        assert discounts(counts[counts != missing]) == DISCOUNTS
+    assert discounts(np.repeat([1, 2, 3, 4], [9, 1, 9, 1])) == DISCOUNTS  # the second would be below 0
 
 
 def test_every_order_is_that_of_a_slow_reference(prose: tuple[np.ndarray, np.ndarray, int]) -> None:

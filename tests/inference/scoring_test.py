@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from configs import tiny
-from lovecraft_jax.data.tokenizer import Encoded
+from lovecraft_jax.data.encoded import Encoded
 from lovecraft_jax.inference.scoring import CHUNK, WARM_UP, Score, Scorer
 from lovecraft_jax.model.lm import make_model
 from lovecraft_jax.runtime import distributed

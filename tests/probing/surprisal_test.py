@@ -6,7 +6,8 @@ import re
 import numpy as np
 import pytest
 
-from lovecraft_jax.data.tokenizer import Encoded, Tokenizer
+from lovecraft_jax.data.encoded import Encoded
+from lovecraft_jax.data.tokenizer import Tokenizer
 from lovecraft_jax.inference.forward_texts import CHUNK, pack
 from lovecraft_jax.probing import surprisal
 from lovecraft_jax.probing.surprisal import PASSAGE, token_surprisals
@@ -102,6 +103,9 @@ class PairTokenizer:
 
     def encode(self, text: str) -> Encoded:
         return Encoded(self.single.encode(text[::2]).ids, len(text), 0.0)
+
+    def lengths(self, encoded: Encoded) -> np.ndarray:
+        return np.full(len(encoded.ids), 2)
 
     def decode(self, ids: np.ndarray) -> str:
         return "".join(2 * char for char in self.single.decode(ids))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from configs import tiny
-from lovecraft_jax.data.tokenizer import Encoded
+from lovecraft_jax.data.encoded import Encoded
 from lovecraft_jax.run import load_run
 from lovecraft_jax.runtime.errors import DONE
 from lovecraft_jax.training.guard import ValidScores, final_warnings, uniform_bpc

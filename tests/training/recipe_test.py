@@ -15,15 +15,17 @@ from lovecraft_jax.training import loop, recipe
 
 
 @pytest.mark.parametrize(
-    ("characters", "epochs"), [(2_600_000, 16), (650_000, 32), (26_000, 160), (26_000_000, 5), (10**12, 1)]
+    ("characters", "epochs"), [(2_600_000, 16), (650_000, 32), (162_500, 64), (1000, 64), (26_000_000, 5), (10**12, 1)]
 )
-def test_a_quarter_of_the_text_is_read_twice_as_often(characters: int, epochs: float) -> None:
+def test_a_quarter_of_the_text_is_read_twice_as_often_but_none_more_than_64_times(
+    characters: int, epochs: float
+) -> None:
     assert recipe.choose_epochs(characters) == epochs
 
 
 @pytest.mark.parametrize(
     ("parameters_per_character", "rate"),
-    [(1.0, 0.2), (4.0, 0.3), (0.5, 0.1), (0.13, 0.0), (1e-6, 0.0), (6.0, 0.35), (1e6, 0.5)],
+    [(1.0, 0.2), (4.0, 0.35), (0.5, 0.1), (0.13, 0.0), (1e-6, 0.0), (6.0, 0.4), (1e6, 0.5)],
 )
 def test_dropout_grows_with_the_parameters_per_character(parameters_per_character: float, rate: float) -> None:
     assert recipe.choose_dropout(parameters_per_character) == rate
@@ -51,7 +53,7 @@ def test_the_line_says_what_was_chosen_and_why() -> None:
     _, line = recipe.choose_settings(config, data)
     assert line == (
         f"{recipe.choose_epochs(characters):g} epochs, because the training text has {characters:,} characters; "
-        f"dropout 0.45 (input 0.1125, h 0.225), because the model has {size:.2f} parameters for each of them; "
+        f"dropout 0.5 (input 0.125, h 0.25), because the model has {size:.2f} parameters for each of them; "
         "a score every 300 steps"
     )
 

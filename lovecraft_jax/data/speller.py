@@ -1,0 +1,166 @@
+"""A model of how words are spelt: an interpolated Kneser-Ney n-gram of the characters of many words, by class of word.
+
+It says what the words cost that a vocabulary lacks, and generates new ones. With modified smoothing (kneser_ney.py),
+
+    p(c | h) = (n(h c) - D(n(h c))) / n(h .) + g(h) p(c | h'),    g(h) = sum over c of D(n(h c)) / n(h .)
+
+h is the word's class and at most LETTERS characters before c; h' is h without the class, then without its first
+character, and so on. n counts occurrences where h has the class; elsewhere what different characters or classes stand
+before h c (Kneser and Ney 1995). In the end all characters are equally likely.
+Axes in names: N symbols of all words, W words, M places of a context, V symbols that can follow, R rows of a table.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from lovecraft_jax.data.characters import code_points, distinct
+from lovecraft_jax.data.kneser_ney import discounts
+
+LETTERS = 5
+END, OTHER, FIRST_LETTER = 0, 1, 2
+"""Symbols: before a word's first character and after its last, a character that no training word has, the first that
+one has."""
+
+
+class Speller:
+    """The model of `words`, whose classes are numbers below `n_classes`. A text may have any of `alphabet_size`
+    characters, of which OTHER is one. Without `context` it is a unigram model of characters."""
+
+    def __init__(
+        self, words: Sequence[str], classes: Sequence[int], n_classes: int, alphabet_size: int, context: bool = True
+    ) -> None:
+        self._letters, self._alphabet_size = distinct("".join(words)), alphabet_size
+        self._size = FIRST_LETTER + len(self._letters)  # symbols that can follow; those of classes come after them
+        symbols_N, begins_W = self._symbols(words, classes)
+        contexts_NM = _contexts(symbols_N, begins_W)[:, : None if context else 0]
+        is_given_N = np.isin(np.arange(len(symbols_N)), begins_W)  # the classes
+        self._tables = _fit(symbols_N[~is_given_N], contexts_NM[~is_given_N], self._size, self._size + n_classes)
+
+    def nats(self, words: Sequence[str], classes: Sequence[int]) -> np.ndarray:
+        """Returns what each word, of a character or more, costs, given its class and its end included: [W]."""
+        symbols_N, begins_W = self._symbols(words, classes)
+        contexts_NM = _contexts(symbols_N, begins_W)
+        nats_N = -np.log(self._probs(symbols_N, contexts_NM))
+        firsts_W = begins_W + 1  # no word is empty
+        nats_N[firsts_W] += np.log1p(-self._probs(np.full(len(firsts_W), END), contexts_NM[firsts_W]))
+        nats_N += np.where(symbols_N == OTHER, math.log(self._alphabet_size), 0.0)
+        nats_N[begins_W] = 0.0
+        return np.add.reduceat(nats_N, begins_W) if len(begins_W) else np.zeros(0)
+
+    def write(self, classes: Sequence[int], uniform_WL: np.ndarray) -> list[str]:
+        """Returns a new word of each class, drawn from the model but without OTHER. `uniform_WL` has a random number
+        from 0 to 1 for each of its characters; after L of them it is cut."""
+        words, going = [""] * len(classes), list(range(len(classes)))
+        for length in range(uniform_WL.shape[1]):
+            if not going:
+                break
+            symbols_N, begins_W = self._symbols([words[n] for n in going], [classes[n] for n in going])
+            next_WM = _contexts(symbols_N, begins_W)[begins_W + length + 1]
+            every_N = np.tile(np.arange(self._size), len(going))
+            probs_WV = self._probs(every_N, np.repeat(next_WM, self._size, axis=0)).reshape(len(going), self._size)
+            probs_WV[:, [OTHER, END] if length == 0 else OTHER] = 0.0
+            cumulative_WV = np.cumsum(probs_WV, axis=1)
+            drawn_W = np.sum(cumulative_WV <= uniform_WL[going, length, None] * cumulative_WV[:, -1:], axis=1)
+            drawn = {n: int(symbol) for n, symbol in zip(going, drawn_W, strict=True) if symbol != END}
+            for n, symbol in drawn.items():
+                words[n] += self._letters[symbol - FIRST_LETTER]
+            going = list(drawn)
+        return words
+
+    def _symbols(self, words: Sequence[str], classes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the class, the characters and the END of each word, one after another [N], and where each begins
+        [W]."""
+        lengths_W = np.array([len(word) for word in words], int)
+        begins_W = np.cumsum(lengths_W + 2) - lengths_W - 2
+        symbols_N = np.full(int(lengths_W.sum()) + 2 * len(words), END)
+        symbols_N[begins_W] = self._size + np.asarray(classes, int)
+        known, text = code_points(self._letters), code_points("".join(words))
+        places = np.searchsorted(known, text)
+        is_known = np.append(known, 0)[places] == text if len(known) else np.zeros(len(text), bool)
+        is_letter_N = ~np.isin(np.arange(len(symbols_N)), np.concatenate([begins_W, begins_W + lengths_W + 1]))
+        symbols_N[is_letter_N] = np.where(is_known, FIRST_LETTER + places, OTHER)
+        return symbols_N, begins_W
+
+    def _probs(self, symbols_N: np.ndarray, contexts_NM: np.ndarray) -> np.ndarray:
+        """Returns the probability of each symbol in its context."""
+        probs_N, numbers_N = np.full(len(symbols_N), 1 / self._size), np.zeros(len(symbols_N), int)
+        for length, table in enumerate(self._tables):
+            if length:
+                numbers_N = table.find(numbers_N, contexts_NM[:, length - 1])
+            probs_N = table.interpolate(numbers_N, symbols_N, probs_N)
+        return probs_N
+
+
+class _Table(NamedTuple):
+    """The n-grams of one length: contexts by their number, and the counts of what follows each."""
+
+    size: int  # symbols that can follow
+    n_symbols: int  # with those of classes
+    keys: np.ndarray  # of each context, sorted: the number of the one without its first symbol * n_symbols + that
+    grams_R: np.ndarray  # sorted: the number of the context * size + the symbol after it
+    counts_R: np.ndarray
+    total: np.ndarray  # of the counts of each context
+    left: np.ndarray  # of each context: what the discounts take from it
+    discount: np.ndarray  # by count, up to 3
+
+    def find(self, shorter_N: np.ndarray, first_N: np.ndarray) -> np.ndarray:
+        """Returns the numbers of contexts, from those of the contexts without their first symbols; -1 where the
+        training words have none."""
+        wanted_N = shorter_N * self.n_symbols + first_N
+        places_N = np.searchsorted(self.keys, wanted_N)
+        is_there_N = np.append(self.keys, -1)[places_N] == wanted_N
+        return np.where(is_there_N & (shorter_N >= 0) & (first_N >= 0), places_N, -1)
+
+    def interpolate(self, numbers_N: np.ndarray, symbols_N: np.ndarray, lower_N: np.ndarray) -> np.ndarray:
+        """Returns the probabilities of symbols in contexts, from those in the contexts without their first symbols."""
+        wanted_N = numbers_N * self.size + symbols_N
+        places_N = np.searchsorted(self.grams_R, wanted_N)
+        is_there_N = np.append(self.grams_R, -1)[places_N] == wanted_N
+        counts_N = np.where(is_there_N, np.append(self.counts_R, 0)[places_N], 0)
+        total_N, left_N = np.append(self.total, 0)[numbers_N], np.append(self.left, 0)[numbers_N]
+        kept_N = counts_N - self.discount[np.minimum(counts_N, 3)]
+        return np.where(total_N > 0, (kept_N + left_N * lower_N) / np.maximum(total_N, 1), lower_N)
+
+
+def _fit(symbols_N: np.ndarray, contexts_NM: np.ndarray, size: int, n_symbols: int) -> list[_Table]:
+    """Returns a table for each length of the context, from 0 on."""
+    tables, keys, numbers_N = [], np.zeros(1, int), np.zeros(len(symbols_N), int)
+    for length in range(contexts_NM.shape[1] + 1):
+        grams_N = numbers_N * size + symbols_N
+        grams_R, rows_N, counts_R = np.unique(grams_N, return_inverse=True, return_counts=True)
+        longer = length < contexts_NM.shape[1]
+        if longer:
+            first_N = contexts_NM[:, length]
+            is_longer_N = first_N >= 0  # all of an n-gram are, or none: where its context has the class
+            longer_keys = np.unique((numbers_N * n_symbols + first_N)[is_longer_N])
+            longer_N = np.searchsorted(longer_keys, (numbers_N * n_symbols + first_N)[is_longer_N])
+            # Each n-gram counts once for each different symbol before it.
+            _, once = np.unique(longer_N * size + symbols_N[is_longer_N], return_index=True)
+            preceded_R = np.bincount(rows_N[is_longer_N][once], minlength=len(grams_R))
+            counts_R = np.where(preceded_R > 0, preceded_R, counts_R)
+        discount, of_R = np.array([0.0, *discounts(counts_R)]), grams_R // size
+        total = np.bincount(of_R, counts_R, len(keys))
+        left = np.bincount(of_R, discount[np.minimum(counts_R, 3)], len(keys))
+        tables.append(_Table(size, n_symbols, keys, grams_R, counts_R, total, left, discount))
+        if longer:
+            symbols_N, contexts_NM = symbols_N[is_longer_N], contexts_NM[is_longer_N]
+            numbers_N, keys = longer_N, longer_keys
+    return tables
+
+
+def _contexts(symbols_N: np.ndarray, begins_W: np.ndarray) -> np.ndarray:
+    """Returns the symbols before each [N, LETTERS + 1], the nearest first: up to LETTERS characters, of which an END
+    stands before the word's first; then the class; then -1."""
+    N = len(symbols_N)
+    begin_N = np.repeat(begins_W, np.diff(np.append(begins_W, N)))
+    place_N = np.arange(N) - begin_N  # 0: the class
+    contexts_NM = np.full((N, LETTERS + 1), -1)
+    for n in range(LETTERS):
+        letter_N = np.where(place_N == n + 1, END, np.roll(symbols_N, n + 1))
+        contexts_NM[:, n] = np.where(n < place_N, letter_N, -1)
+    is_letter_N = place_N > 0
+    contexts_NM[is_letter_N, np.minimum(LETTERS, place_N[is_letter_N])] = symbols_N[begin_N[is_letter_N]]
+    return contexts_NM

@@ -1,0 +1,128 @@
+"""Adaptive softmax: a softmax over a large vocabulary, most of whose time goes to the frequent tokens.
+
+Edouard Grave et al., Efficient softmax approximation for GPUs (ICML 2017). Frequent ids should come first. The head has
+a logit for each of the first ids and one for each tail; a tail has the next ids, four times as many as all before it,
+from a projection of the hidden state that is four times as narrow as that of the part before it. A token's probability
+is its tail's times its own within it, exactly normalised.
+
+Axes: N tokens, H hidden, V vocabulary, C tokens of a tail, E width of a tail.
+"""
+
+import itertools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from lovecraft_jax.model.matmul import add_bias, dense
+
+SHARES = (0.25, 0.125)
+"""The share of the tokens of a batch for which the first tail, and each later one, is computed, if so few are in it."""
+NARROWEST = 16
+
+
+class AdaptiveSoftmax(nn.Module):
+    """The head of a language model of `vocab_size` ids, of which the first `head` are in none of the tails."""
+
+    vocab_size: int
+    head: int
+    width: int  # of the hidden state
+    dtype: jnp.dtype
+    in_cpp: bool
+
+    def setup(self) -> None:
+        kernel, zeros = nn.initializers.lecun_normal(), nn.initializers.zeros
+        edges = tail_edges(self.vocab_size, self.head)
+        size = self.head + len(edges) - 1
+        self.head_kernel = self.param("head_kernel", kernel, (self.width, size))
+        self.head_bias = self.param("head_bias", zeros, (size,))
+        tails = []
+        for n, (low, high) in enumerate(itertools.pairwise(edges)):
+            E = tail_width(self.width, n)
+            down = self.param(f"tail_{n}_projection", kernel, (self.width, E))
+            up = self.param(f"tail_{n}_kernel", kernel, (E, high - low))
+            tails.append((low, high, down, up, self.param(f"tail_{n}_bias", zeros, (high - low,))))
+        self.tails = tails
+
+    def log_probs(self, hidden: jax.Array) -> jax.Array:
+        """The log-probability of every id [..., V] after hidden states [..., H]."""
+        logs = jax.nn.log_softmax(self._head_logits(hidden))
+        parts = [logs[..., : self.head]]
+        for n, tail in enumerate(self.tails):
+            parts.append(jax.nn.log_softmax(self._tail_logits(hidden, *tail[2:])) + logs[..., self.head + n, None])
+        return jnp.concatenate(parts, axis=-1)
+
+    def nats(self, hidden_NH: jax.Array, y_N: jax.Array) -> jax.Array:
+        """The cross-entropy of each target [N]. A tail is computed for its own tokens only, unless they are more than
+        their share, and then for all."""
+        y_N = y_N.astype(jnp.int32)
+        part_N = y_N
+        for n, (low, high, *_) in enumerate(self.tails):
+            part_N = jnp.where((y_N >= low) & (y_N < high), self.head + n, part_N)
+        nats_N = _cross_entropy(self._head_logits(hidden_NH), part_N)
+        for n, (low, high, *weights) in enumerate(self.tails):
+            nats_N += self._tail_nats(hidden_NH, y_N - low, (y_N >= low) & (y_N < high), SHARES[min(n, 1)], *weights)
+        return nats_N
+
+    def _tail_nats(
+        self,
+        hidden_NH: jax.Array,
+        y_N: jax.Array,
+        in_tail_N: jax.Array,
+        share: float,
+        down_HE: jax.Array,
+        up_EV: jax.Array,
+        bias_V: jax.Array,
+    ) -> jax.Array:
+        """The cross-entropy of the targets `y_N` within a tail, 0 for tokens outside of it."""
+        N = len(y_N)
+        C = max(1, int(share * N))
+
+        def of_all() -> jax.Array:
+            logits_NV = self._tail_logits(hidden_NH, down_HE, up_EV, bias_V)
+            return jnp.where(in_tail_N, _cross_entropy(logits_NV, jnp.where(in_tail_N, y_N, 0)), 0.0)
+
+        def of_its_own() -> jax.Array:
+            (places_C,) = jnp.nonzero(in_tail_N, size=C, fill_value=N)  # N: none
+            hidden_CH = hidden_NH.at[places_C].get(mode="fill", fill_value=0.0)
+            logits_CV = self._tail_logits(hidden_CH, down_HE, up_EV, bias_V)
+            nats_C = _cross_entropy(logits_CV, y_N.at[places_C].get(mode="fill", fill_value=0))
+            return jnp.zeros(N).at[places_C].add(nats_C, mode="drop")
+
+        # Without checkpoints the backward pass would be given the logits of both, of one of them zeros.
+        return jax.lax.cond(jnp.sum(in_tail_N) <= C, jax.checkpoint(of_its_own), jax.checkpoint(of_all))
+
+    def _head_logits(self, hidden: jax.Array) -> jax.Array:
+        return add_bias(dense(hidden, self.head_kernel, self.dtype, self.in_cpp), self.head_bias)
+
+    def _tail_logits(self, hidden: jax.Array, down_HE: jax.Array, up_EV: jax.Array, bias_V: jax.Array) -> jax.Array:
+        narrow = dense(hidden, down_HE, self.dtype, self.in_cpp)
+        return add_bias(dense(narrow, up_EV, self.dtype, self.in_cpp), bias_V)
+
+
+def tail_edges(vocab_size: int, head: int) -> list[int]:
+    """Where each tail begins, and the end of the last: [head, 5 * head, 25 * head, ..., vocab_size]."""
+    edges = [head]
+    while edges[-1] < vocab_size:
+        edges.append(min(vocab_size, 5 * edges[-1]))
+    return edges
+
+
+def tail_width(hidden: int, tail: int) -> int:
+    """The width of the projection of tail 0, 1, ..."""
+    return max(min(NARROWEST, hidden), hidden // 4 ** (tail + 1))
+
+
+def flops_per_token(hidden: int, vocab_size: int, head: int) -> int:
+    """FLOPs of the matmuls of a token's forward pass, where each tail is computed for its share of the tokens."""
+    edges = tail_edges(vocab_size, head)
+    flops = 2.0 * hidden * (head + len(edges) - 1)
+    for n, (low, high) in enumerate(itertools.pairwise(edges)):
+        E = tail_width(hidden, n)
+        flops += SHARES[min(n, 1)] * 2 * (hidden * E + E * (high - low))
+    return int(flops)
+
+
+def _cross_entropy(logits_NV: jax.Array, y_N: jax.Array) -> jax.Array:
+    return optax.softmax_cross_entropy_with_integer_labels(logits_NV, y_N)

@@ -1,0 +1,135 @@
+"""Words as tokens: lossless for every text and policy, rare words paid for, the same text written in any chunks."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lovecraft_jax.data.cleaning import make_cleaning
+from lovecraft_jax.data.encoded import UNKNOWN_ID
+from lovecraft_jax.data.pretokens import Pretokens
+from lovecraft_jax.data.tokenizer import load_tokenizer
+from lovecraft_jax.data.word_classes import FORMS, classify, compose
+from lovecraft_jax.data.word_tokenizer import WordTokenizer
+from lovecraft_jax.runtime.errors import UserError
+
+UNICODE = make_cleaning("unicode")
+TRAIN = "The old house by the sea.\n\n\nThe house was dark, and nobody walked to the sea.\n\n\nA Ghost walked there.\n"
+TEXTS = st.text() | st.lists(
+    st.sampled_from(["the", " house", " sea", "\n\n\n", " walking", " Xy'z", ",", " 1928", " ", "é"])
+).map("".join)
+POLICIES = [("spell", 2), ("class", 2), ("unk", 2), ("drop", 2), ("spell", 1), ("drop", 1), ("unk", 1)]
+BUILT = {policy: WordTokenizer.of(TRAIN, UNICODE, *policy, 1000) for policy in POLICIES}
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@settings(deadline=None, max_examples=40)
+@given(text=TEXTS)
+def test_every_text_survives_encoding_and_decoding_and_its_characters_are_counted(
+    policy: tuple[str, int], text: str
+) -> None:
+    built = BUILT[policy]
+    encoded = built.encode(text)
+    assert built.decode(encoded.ids, encoded.spelled) == text
+    assert encoded.n_chars == len(text)
+    assert UNKNOWN_ID not in encoded.ids
+    if len(encoded.ids):
+        assert built.lengths(encoded).sum() == len(text)
+        assert encoded.extra_nats_N.sum() == pytest.approx(encoded.extra_nats, abs=1e-9)
+    assert encoded.extra_nats >= encoded.spelled.nats_R.sum() - 1e-9 >= -1e-9
+    again = load_tokenizer(built.dumps()).encode(text)
+    assert (again.ids.tolist(), again.extra_nats) == (encoded.ids.tolist(), encoded.extra_nats)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_forms_are_names_of_distinct_classes(form: str) -> None:
+    assert FORMS.count(form) == 1
+
+
+@given(TEXTS.filter(bool))
+def test_class_and_stem_together_are_the_word(word: str) -> None:
+    assert compose(*classify(word)) == word
+
+
+@pytest.mark.parametrize(
+    ("word", "form", "stem"),
+    [
+        (" walking", " ing", "walk"),
+        ("Ghost", "Capital", "Ghost"),
+        (" NASA", " capitals", "NASA"),
+        (" I", " Capital", "I"),
+        (" 1928", " number", "1928"),
+        (" --", " marks", "--"),
+        ("it's", "apostrophe", "it's"),
+        ("\n\n", "newlines", "\n\n"),
+        (" ", "spaces", " "),
+        (" ring", " word", "ring"),  # an ending needs a word before it
+    ],
+)
+def test_a_class_is_the_form_of_a_word(word: str, form: str, stem: str) -> None:
+    assert classify(word) == (FORMS.index(form), stem)
+
+
+def test_words_with_ids_are_the_frequent_ones_and_a_newline_starts_a_text() -> None:
+    built = BUILT["spell", 2]
+    words = [built.decode(np.array([n])) for n in range(1 + len(FORMS), built.size)]
+    assert set(words) == {".", "\n\n\n", " house", " sea", " the", " walked", "The"}
+    assert built.decode(np.array([built.start_id])) == "\n\n\n"
+    few = WordTokenizer.of(TRAIN, UNICODE, "unk", 2, 5)
+    assert few.size == 5
+
+
+def test_a_rare_word_is_cheaper_where_its_spelling_is_modelled() -> None:
+    prices = {policy: BUILT[policy].encode(" ghosts talked").extra_nats for policy in POLICIES}
+    assert prices["spell", 2] < prices["class", 2]
+    assert prices["spell", 2] < prices["unk", 2]
+
+
+def test_what_is_left_out_costs_its_share_of_the_training_text() -> None:
+    """Good and Turing: of the tokens of the training text, those that occur once with min_count=1."""
+    built = BUILT["drop", 1]
+    once = sum(count == 1 for count in built.counts.values())
+    share = once / sum(built.counts.values())
+    assert built.rare_share == pytest.approx(share)
+    known = built.encode("The house was old")
+    assert known.extra_nats == pytest.approx(-4 * math.log1p(-share))
+    rare = built.encode("The haunted house was old")
+    assert len(rare.ids) == 4
+    spelling = rare.spelled.nats_R[0] + math.log(share)
+    assert rare.extra_nats == pytest.approx(known.extra_nats - math.log(share) + spelling)
+
+
+@pytest.mark.parametrize("rare", ["spell", "class", "unk"])
+def test_rare_words_are_generated_and_the_same_in_any_chunks(rare: str) -> None:
+    built = BUILT[rare, 2]
+    ids = built.encode("The walking Ghost by the 1928 sea of nobody").ids
+    whole = built.generated_bytes(ids, (0, 1)).decode()
+    assert "\N{REPLACEMENT CHARACTER}" not in whole
+    assert len(Pretokens(whole).index_N) >= 5
+    parts = ((ids[:4], 0), (ids[4:], 4))
+    assert "".join(built.generated_bytes(part, (0, 1), start).decode() for part, start in parts) == whole
+    assert len({built.generated_bytes(ids, (seed,)) for seed in range(5)}) > 1
+
+
+def test_a_full_vocabulary_leaves_rare_words_to_train_the_classes() -> None:
+    built = WordTokenizer.of(TRAIN, UNICODE, "spell", 1, len(FORMS) + 4)
+    ids = built.encode(TRAIN).ids
+    assert built.size == len(FORMS) + 4
+    assert np.count_nonzero(ids <= len(FORMS)) > 5
+    with pytest.raises(UserError, match=f"vocab_size={len(FORMS) + 1} with level='words': expected more than"):
+        WordTokenizer.of(TRAIN, UNICODE, "spell", 1, len(FORMS) + 1)
+
+
+def test_a_prompt_whose_last_word_may_go_on_can_become_any_word_that_begins_so() -> None:
+    built = BUILT["spell", 2]
+    complete, longer = built.encode_prompt("by the old ho").cuts
+    first = [built.decode(np.array([n])) for n in np.flatnonzero(longer.first_V)]
+    assert (first, longer.begun) == ([" house"], b" ho")
+    assert complete.kept == longer.kept + 1 == len(built.encode_prompt("by the old ho").ids)
+    (known,) = built.encode_prompt("by the old house").cuts
+    assert np.flatnonzero(known.first_V).tolist() == built.encode(" house").ids.tolist()
+    (rare,) = built.encode_prompt("by Xyz").cuts
+    assert (rare.begun, np.count_nonzero(~rare.first_V)) == (b"", 1)
+    assert BUILT["drop", 2].encode_prompt("nobody Xyz").cuts[0].kept == 1  # neither has an id

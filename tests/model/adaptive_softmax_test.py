@@ -1,0 +1,71 @@
+"""The adaptive softmax: normalised, the same cost by both ways, its gradients those of the whole softmax."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lovecraft_jax.inference.decoder import decode, make_decoder
+from lovecraft_jax.model.adaptive_softmax import AdaptiveSoftmax, flops_per_token, tail_edges, tail_width
+from lovecraft_jax.model.lm import LanguageModel, forward
+
+H, V, HEAD, N = 24, 173, 6, 64
+SOFTMAX = AdaptiveSoftmax(V, HEAD, H, jnp.dtype("float32"), in_cpp=False)
+
+
+def test_tails_are_four_times_as_long_and_as_narrow_as_what_is_before_them() -> None:
+    assert tail_edges(173, 6) == [6, 30, 150, 173]
+    assert [tail_width(1024, n) for n in range(4)] == [256, 64, 16, 16]
+    assert flops_per_token(1024, 100, 100) == 2 * 1024 * 100  # nothing but the head
+
+
+@pytest.fixture(scope="module")
+def params() -> Any:
+    params = SOFTMAX.init(jax.random.key(0), jnp.zeros((1, H)), method="log_probs")["params"]
+    keys = jax.random.split(jax.random.key(1), len(jax.tree.leaves(params)))
+    leaves = [
+        leaf + 0.5 * jax.random.normal(key, leaf.shape) for leaf, key in zip(jax.tree.leaves(params), keys, strict=True)
+    ]
+    return jax.tree.unflatten(jax.tree.structure(params), leaves)
+
+
+@pytest.mark.parametrize("highest", [HEAD, 30, V])
+def test_costs_are_the_log_probabilities_however_many_tokens_are_in_a_tail(params: Any, highest: int) -> None:
+    """Targets below HEAD leave the tails empty; of all ids alike, they fill more than their share."""
+    hidden_NH = jax.random.normal(jax.random.key(2), (N, H))
+    y_N = jax.random.randint(jax.random.key(3), (N,), 0, highest)
+    logs_NV = SOFTMAX.apply({"params": params}, hidden_NH, method="log_probs")
+    np.testing.assert_allclose(jnp.sum(jnp.exp(logs_NV), axis=1), 1.0, rtol=1e-5)
+    expected_N = -jnp.take_along_axis(logs_NV, y_N[:, None], axis=1)[:, 0]
+    nats_N = SOFTMAX.apply({"params": params}, hidden_NH, y_N, method="nats")
+    np.testing.assert_allclose(nats_N, expected_N, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("highest", [30, V])
+def test_gradients_are_those_of_the_log_probabilities(params: Any, highest: int) -> None:
+    hidden_NH = jax.random.normal(jax.random.key(2), (N, H))
+    y_N = jax.random.randint(jax.random.key(3), (N,), 0, highest)
+
+    def by_costs(params: Any, hidden_NH: jax.Array) -> jax.Array:
+        return jnp.sum(SOFTMAX.apply({"params": params}, hidden_NH, y_N, method="nats"))
+
+    def by_logs(params: Any, hidden_NH: jax.Array) -> jax.Array:
+        logs_NV = SOFTMAX.apply({"params": params}, hidden_NH, method="log_probs")
+        return -jnp.sum(jnp.take_along_axis(logs_NV, y_N[:, None], axis=1))
+
+    found, expected = (jax.grad(cost, (0, 1))(params, hidden_NH) for cost in (by_costs, by_logs))
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4 * float(jnp.max(jnp.abs(other))))
+
+
+def test_decoding_equals_forward() -> None:
+    model = LanguageModel(vocab_size=V, layers=2, units=H, embed=8, softmax_head=HEAD, norm="rms_gates", skip=True)
+    x_BT = jax.random.randint(jax.random.key(4), (3, 5), 0, V)
+    variables = model.init(jax.random.key(5), model.initial_carry(3), x_BT)
+    _, logits_BTV = forward(model, variables, model.initial_carry(3), x_BT)
+    decoder, carry = make_decoder(model, variables), model.initial_carry(3)
+    for t in range(5):
+        carry, logits_BV = decode(model, decoder, carry, x_BT[:, t])
+        np.testing.assert_allclose(logits_BV, logits_BTV[:, t], rtol=1e-4, atol=1e-4)
