@@ -35,7 +35,7 @@ def v5e() -> Iterator[Topology]:
 
 
 def test_c150_has_one_all_reduce_of_all_gradients_a_step_outside_of_its_loops_and_fits(v5e: Topology) -> None:
-    config = Config.of(c150.get_config()).replace(**{"data.batch_size": 64 * v5e.chips})
+    config = Config.of(c150.get_config("quick")).replace(**{"data.batch_size": 64 * v5e.chips})
     compiled, model = ahead.compile_config(config, V, STEPS, v5e), config.model
     widths = [model.embed] + [model.units] * (model.layers - 1)
     parameters = sum((width + model.units + 2) * 4 * model.units for width in widths)
