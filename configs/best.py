@@ -13,7 +13,7 @@ from configs import c150
 
 
 def get_config(variant: str | None = None) -> ConfigDict:
-    """Returns c150's recipe for 1,024 units in bfloat16, with longer windows and much dropout."""
+    """Returns c150's recipe for 1,024 units in bfloat16, with longer windows; its size gives it much dropout."""
     if variant is not None:
         raise ValueError(f"unknown variant {variant!r} of this config; it has none")
     config = c150.get_config()

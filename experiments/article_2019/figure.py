@@ -34,6 +34,10 @@ def draw(path: Path, lines: Sequence[Line]) -> None:
     for axes, panel in zip(all_axes, panels, strict=True):
         _panel(axes, panel)
     all_axes[-1].set_xlabel(LEGEND, fontsize=9, color=LIGHT["ink"])
+    figure.draw_without_rendering()  # which lays it out
+    figure.set_layout_engine("none")
+    for axes in all_axes:  # the same names of clip paths each time need the same digits
+        axes.set_position([round(edge, 6) for edge in axes.get_position().bounds])
     with matplotlib.rc_context({"svg.hashsalt": path.name}):
         figure.savefig(path, metadata={"Date": None})
 

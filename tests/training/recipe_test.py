@@ -76,7 +76,7 @@ def test_a_run_keeps_what_it_chose_when_it_resumes(
     recorded = json.loads((tmp_path / "config.json").read_text())
     rates = {name: recorded["model"][name] for name in ("dropout", "dropout_input", "dropout_recurrent")}
     assert rates == {"dropout": 0.2, "dropout_input": 0.05, "dropout_recurrent": 0.1}
-    assert (recorded["train"]["epochs"], recorded["train"]["eval_every"]) == (epochs, 1000)
+    assert (epochs, recorded["train"]["epochs"], recorded["train"]["eval_every"]) == (64, 64, 600)  # of 8,000 steps
 
     config.train.stop_at_step = 20
     assert loop.train(config, str(tmp_path)) == DONE
