@@ -75,6 +75,7 @@ def test_a_generated_text_completes_the_last_word_of_its_prompt_and_a_stream_is_
     assert all(any(text.startswith(completion) for completion in completions) for text in texts)
 
 
+@pytest.mark.parametrize("trained_on_words", ["words"], indirect=True)
 def test_a_report_can_be_made(trained_on_words: Path) -> None:
     page = render([collect_run(str(trained_on_words), "best", "a run")])
     assert f"data.level={trained_on_words.name}" in page  # why there is no section on rare words
