@@ -58,10 +58,10 @@ TRAIN: dict[str, Callable[[ConfigDict], Run]] = {
     "Flax, plain": lambda config: _flax().train(config),
 }
 
-VARIANTS: dict[str, Callable[[ConfigDict], Run]] = {
+TRAIN_VARIANTS: dict[str, Callable[[ConfigDict], Run]] = {
     f"lovecraft_jax, {name}": functools.partial(_train_variant, name) for name in workloads.VARIANTS
 }
-"""The recipe of configs/c150.py, and it with other cells; what stands above trains c150:plain."""
+"""TRAIN's systems train c150:plain; these train the recipe of configs/c150.py, or one change of it."""
 
 MATMULS: dict[str, Callable[[ConfigDict], Run]] = {
     "matmul in numpy": lambda config: _matmuls().in_numpy(config),

@@ -8,7 +8,7 @@ variants are measured where --systems names them.
 
 from benchmarks import report, workloads
 from benchmarks.peers import matmuls
-from benchmarks.systems import MATMULS, TRAIN, VARIANTS
+from benchmarks.systems import MATMULS, TRAIN, TRAIN_VARIANTS
 from benchmarks.turns import Measured, Plan, measure_in_turns
 
 HEADER = ("system", "ms a step (range)", "characters/s", "times ours (range)", "share of the matmul peak", "peak MB")
@@ -16,7 +16,7 @@ HEADER = ("system", "ms a step (range)", "characters/s", "times ours (range)", "
 
 def main() -> None:
     """Measures, prints the tables, and saves JSON and a plot."""
-    args = report.parser(__doc__, [*TRAIN, *MATMULS], workloads.SIZES, list(VARIANTS)).parse_args()
+    args = report.parser(__doc__, [*TRAIN, *MATMULS], workloads.SIZES, list(TRAIN_VARIANTS)).parse_args()
     args.to.mkdir(parents=True, exist_ok=True)
     results = {}
     for sizes in args.sizes:

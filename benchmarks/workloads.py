@@ -46,7 +46,7 @@ def get_config(name: str) -> ConfigDict:
 
 def with_recipe(config: ConfigDict, variant: str) -> ConfigDict:
     """Returns a copy of `config` with the recipe that configs/c150.py has now, but for what VARIANTS changes."""
-    config, recipe = config.copy_and_resolve_references(), c150.get_config("quick")
+    config, recipe = config.copy_and_resolve_references(), c150.get_config()
     config.optimizer, config.train.average = recipe.optimizer, recipe.train.average
     for name in ("norm", "input_gate", "init_scale"):
         config.model[name] = recipe.model[name]

@@ -43,7 +43,7 @@ def get_config(variant: str | None = None) -> ConfigDict:
     # "unit": embedding and kernel_x begin so that what the input adds to a gate has variance 1; "glorot": as in Keras.
     config.model.init_scale = "unit"
     # Shares that are dropped, the same at all time steps of a window; weight decay does more for a model this small.
-    # None: by the size of the text and of the model (training/recipe.py), none of the tales'.
+    # None: chosen by the sizes of text and model (training/recipe.py), 0 for the full corpus.
     config.model.dropout_embedding = 0.0  # of the vocabulary
     config.model.dropout_input = None  # of a token's vector
     config.model.dropout_recurrent = None  # of h, before the matmul with kernel_h
@@ -73,14 +73,14 @@ def get_config(variant: str | None = None) -> ConfigDict:
 
     # "binary_cross_entropy" is the article's: a yes-or-no decision for every character of the vocabulary.
     config.train.loss = "cross_entropy"
-    config.train.epochs = None  # over the training text; None: by its size, 16 of the tales
+    config.train.epochs = None  # over the training text; None: by its size, 16 for the full corpus
     config.train.steps = 0  # above 0: used instead of epochs
     config.train.stop_at_step = 0  # ends early without changing the schedule; 0: does not
     config.train.average = 0.999  # decay of the averaged weights at each step, which scores and samples use; 0: none
     config.train.patience = 0  # ends a run after so many evaluations without an improvement; 0: never
     config.train.steps_per_dispatch = 20  # steps that the device runs without the host
     config.train.log_every = 100  # steps
-    config.train.eval_every = None  # steps; None: so that there are about 13
+    config.train.eval_every = None  # steps; None: a 13th of the run, from 100 to 1,000
     config.train.eval_lanes = None  # rows of the scheduled score; None: 32, fewer if the text is short
     config.train.checkpoint_every = 500  # steps; every evaluation saves as well
     config.train.keep = 2  # latest checkpoints; the best is kept as well

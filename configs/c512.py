@@ -1,4 +1,4 @@
-"""Two LSTM layers of 512 units for an hour on two cores: c150's recipe, with dropout for the tales (.2: recipe.py).
+"""Two LSTM layers of 512 units for an hour on two cores: c150's recipe, which for their size has a dropout of .2.
 
 python -m lovecraft_jax.train --config=configs/c512.py
 

@@ -34,8 +34,8 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, default=Path("runs/text_size"))
     parser.add_argument("--corpus", default="lovecraft", help="as data.corpus: what the parts are cut from")
     parser.add_argument("--sizes", nargs="+", type=int, default=[60_000, 300_000], help="characters")
-    parser.add_argument("--cuts", nargs="+", type=int, default=[0, 1, 2], help="which of the three parts of a size")
-    parser.add_argument("--flags", nargs="*", default=[], help="of lovecraft_jax.sweep, for all runs")
+    which = "which parts of a size: the first, the middle, the last"
+    parser.add_argument("--cuts", nargs="+", type=int, default=[0, 1, 2], choices=(0, 1, 2), help=which)
     args = parser.parse_args()
     args.workdir.mkdir(parents=True, exist_ok=True)
     texts = dataset.prepare(_config(args.corpus)).splits.text
@@ -58,7 +58,7 @@ def _measure(args: argparse.Namespace, text: str, held_out: str, size: int, cut:
     dropouts = [round(D + offset, 2) for offset in OFFSETS if D + offset >= 0]
     rows: dict[str, Row] = {}
     for epochs, rates in [([E * factor for factor in FACTORS], [D]), ([E], dropouts)]:
-        for point in _sweep(file, folder, epochs, rates, args.flags):
+        for point in _sweep(file, folder, epochs, rates):
             settings = {name: float(point["settings"][name]) for name in SETTINGS}
             (run,) = point["runs"]
             relative = (settings["train.epochs"] / E, round(settings["model.dropout"] - D, 2))
@@ -67,13 +67,15 @@ def _measure(args: argparse.Namespace, text: str, held_out: str, size: int, cut:
     return list(rows.values())
 
 
-def _sweep(file: Path, folder: Path, epochs: list[float], dropouts: list[float], flags: list[str]) -> list[Row]:
-    """Trains the points of a grid that are not trained yet, and returns the sweep's results."""
+def _sweep(file: Path, folder: Path, epochs: list[float], dropouts: list[float]) -> list[Row]:
+    """Trains the points of a grid that are not trained yet, and returns the sweep's results. Exits as the sweep does
+    where it fails or is interrupted."""
     line = [sys.executable, "-m", "lovecraft_jax.sweep", "--config=configs/c150.py", f"--workdir={folder}"]
     grid = {"train.epochs": epochs, "model.dropout": dropouts}
     line += [f"--config.{name}={','.join(f'{value:g}' for value in values)}" for name, values in grid.items()]
-    line += [f"--config.data.corpus={file}", "--config.train.adaptive=false", *flags]
-    subprocess.run(line, check=True, stdout=sys.stderr)
+    line += [f"--config.data.corpus={file}", "--config.train.adaptive=false"]
+    if code := subprocess.run(line, check=False, stdout=sys.stderr).returncode:
+        sys.exit(code)
     return json.loads((folder / "results.json").read_text())
 
 
@@ -81,7 +83,7 @@ def _held_out_row(file: Path, run: Row, known: Row, held_out: str) -> Row:
     """Returns `known` with the score of a run on the held-out tales, from the file of rows if it is there."""
     for line in file.read_text().splitlines() if file.exists() else []:
         if (row := json.loads(line))["workdir"] == run["workdir"]:
-            return row
+            return row | known
     trained = load_run(run["workdir"])
     score = trained.score(trained.encode(held_out))
     row = known | {"bpc": score.bpc, "valid": run["valid"], "minutes": run["minutes"], "workdir": run["workdir"]}

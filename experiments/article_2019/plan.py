@@ -1,7 +1,8 @@
 """The number of training steps of each setting: measured once, kept in plan.json, the same for all its seeds.
 
-Settings that are added to a study of another machine get the time that its settings had there: their steps are those of
-REFERENCE times how much faster they train than REFERENCE on this machine.
+Settings that are added later, perhaps on another machine, are trained for as long as the steps of a setting that is
+known (REFERENCE, if it is) take on this one: their steps are its steps times their throughput over its throughput, both
+measured here.
 """
 
 import json
@@ -51,19 +52,25 @@ class Plan:
     def to_measure(self, settings: Iterable[str]) -> list[str]:
         """Returns the settings whose throughput the steps of all `settings` need: one for all that cost the same."""
         unknown = list(dict.fromkeys(same_cost_as(setting) for setting in settings if not self.steps(setting)))
-        return [REFERENCE, *unknown] if unknown and self.steps(REFERENCE) else unknown
+        return [self._reference, *unknown] if unknown and self._reference else unknown
 
     def add(self, throughputs: Mapping[str, float]) -> None:
         """Sets the steps of settings that have none, and of all that cost the same, by their throughputs in steps per
-        second: as many as fit into the time; none while the throughput of a REFERENCE that has steps is unknown."""
-        of_reference = self.steps(REFERENCE)
-        if of_reference and REFERENCE not in throughputs:
-            return
-        seconds = of_reference / throughputs[REFERENCE] if of_reference else self._about["seconds"]
+        second. Does nothing where another setting has steps but its throughput could not be measured."""
+        reference, seconds = self._reference, self._about["seconds"]
+        if reference:
+            if reference not in throughputs:
+                return
+            seconds = self._steps[reference] / throughputs[reference]
         for setting, steps_per_second in throughputs.items():
             if not self.steps(setting):
                 self._steps[same_cost_as(setting)] = max(1, round(seconds * steps_per_second / DISPATCH)) * DISPATCH
         self._save()
+
+    @property
+    def _reference(self) -> str:
+        """A setting that has steps; "" where none has."""
+        return REFERENCE if REFERENCE in self._steps else next(iter(self._steps), "")
 
     def _save(self) -> None:
         write_json(epath.Path(self._path), self._about | {"steps": self._steps})

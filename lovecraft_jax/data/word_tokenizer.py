@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -77,18 +78,15 @@ class WordTokenizer:
         pretokens = Pretokens(text)
         ids_of_types = np.array([self._ids.get(word, UNKNOWN_ID) for word in pretokens.types], int)
         rare_types = np.flatnonzero(ids_of_types == UNKNOWN_ID)
-        rare = [self._classify(pretokens.types[n]) for n in rare_types]
-        classes, stems = [number for number, _ in rare], [stem for _, stem in rare]
-        ids_of_types[rare_types] = np.array(classes, int) + 1
+        rare = [pretokens.types[n] for n in rare_types]
+        ids_of_types[rare_types] = [self._classify(word)[0] + 1 for word in rare]
         nats_of_types = np.zeros(len(pretokens.types))
-        nats_of_types[rare_types] = self._speller.nats(stems, classes) if rare else 0.0
+        nats_of_types[rare_types] = self._nats(rare)
         is_rare_N = np.isin(np.arange(len(pretokens.types)), rare_types)[pretokens.index_N]
         places = np.flatnonzero(is_rare_N)
         extra_nats = 0.0
         if self._leaves_out:
-            share = self.rare_share
-            nats_of_types[rare_types] -= math.log(share)
-            extra_nats = -math.log1p(-share) * int(np.count_nonzero(~is_rare_N))
+            extra_nats = -math.log1p(-self.rare_share) * int(np.count_nonzero(~is_rare_N))
         kept_N = ~is_rare_N if self._leaves_out else np.ones(len(is_rare_N), bool)
         before_N = np.cumsum(kept_N) - kept_N  # ids before each pretoken
         types_R = pretokens.index_N[places]
@@ -104,11 +102,12 @@ class WordTokenizer:
             return Prompt(ids)
         last, first_V = pretokens[-1], np.zeros(self.size, bool)
         first_V[self._first_word :] = [word.startswith(last) for word in self._words]
-        longer = Cut(len(ids) - (kept[-1:] == [last]), last.encode(), first_V)
+        known = -math.log1p(-self.rare_share) if self._leaves_out else 0.0
+        longer = Cut(len(ids) - (kept[-1:] == [last]), last.encode(), first_V, known)
         if last in self._ids:
             return Prompt(ids, (longer,))
         # A rare word may be complete, or the beginning of a frequent one.
-        complete = Cut(len(ids), b"", np.arange(self.size) > UNKNOWN_ID)
+        complete = Cut(len(ids), b"", np.arange(self.size) > UNKNOWN_ID, self._nats([last])[0])
         return Prompt(ids, (complete, longer) if first_V.any() else (complete,))
 
     def decode(self, ids: np.ndarray, spelled: Spelled | None = None) -> str:
@@ -205,6 +204,14 @@ class WordTokenizer:
         classes, stems = zip(*map(self._classify, words), strict=True)
         n_classes = max(1, len(self._classes))
         return Speller(stems, classes, n_classes, self.cleaning.alphabet_size, context=self.rare == "spell")
+
+    def _nats(self, rare: Sequence[str]) -> list[float]:
+        """What rare words cost on top of their ids."""
+        if not rare:
+            return []
+        classes, stems = zip(*map(self._classify, rare), strict=True)
+        flag = -math.log(self.rare_share) if self._leaves_out else 0.0
+        return (self._speller.nats(stems, classes) + flag).tolist()
 
     def _draw(self, number: int, uniform: float) -> str:
         """A rare word of the training text of this class, by its frequency; of any class where this has none."""

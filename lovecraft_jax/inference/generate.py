@@ -106,7 +106,7 @@ def _choose_cut(model: Model, variables: Variables, prompt: Prompt) -> tuple[np.
 
     def log_prob(cut: Cut) -> float:
         n = cut.kept - 1 - first
-        return float(log_prob_N[n] + np.logaddexp.reduce(log_probs_NV[n][cut.first_V]))
+        return float(log_prob_N[n] + np.logaddexp.reduce(log_probs_NV[n][cut.first_V])) - cut.nats
 
     chosen = max(prompt.cuts, key=log_prob)
     return prompt.ids[: chosen.kept], chosen.begun, chosen.first_V

@@ -41,6 +41,7 @@ def main(given: Given) -> int:
     with locked_workdir(folder, flags.FLAGS.take_over) as path:
         check_runs(runs)
         report = lambda: write_results(path, results(), workdirs)  # noqa: E731
+        report()  # so that the folder is known as a sweep's
         code = train_runs(runs, flags.FLAGS.stack, flags.FLAGS.take_over, report)
         report()
         if code != DONE:

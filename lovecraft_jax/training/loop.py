@@ -112,7 +112,7 @@ class Training:
         self.batches = Batches(ids, config.data.batch_size, config.data.seq_len, config.data.regime, config.seed)
         tokens, rows = len(self.data.encoded["valid"].ids), config.train.eval_lanes
         if rows > tokens:
-            raise UserError(f"config.train.eval_lanes={rows}: valid has {tokens:,} tokens; use fewer, or None")
+            raise UserError(f"config.train.eval_lanes={rows}: valid has {tokens:,} tokens; use fewer, or leave it out")
         prompt = generate.encode_prompt(self.data.tokenizer, config.sample.prompt, "config.sample.prompt")
         self.logger = Logger(self.path, config, self.data, prompt, chosen)
         self.total = self.logger.progress.total_steps(config.train)

@@ -11,28 +11,33 @@ from lovecraft_jax.model.lm import make_model
 from lovecraft_jax.training.progress import Progress
 from lovecraft_jax.training.state import weights_target
 
-EPOCHS, CHARACTERS, MOST_EPOCHS = 16.0, 2_600_000, 64.0
-"""Epochs over a training text of so many characters, about the tales'. A shorter text is read more often, by the square
-root of how much shorter it is, but not more often than MOST_EPOCHS times."""
-DROPOUT, PER_DOUBLING = 0.2, 0.08
-"""The dropout rate where the model has one parameter for each training character, and what each doubling adds."""
+EPOCHS_OF_TALES, CHARACTERS_OF_TALES, MOST_EPOCHS = 16.0, 2_600_000, 64.0
+"""A training text of CHARACTERS_OF_TALES characters is read for EPOCHS_OF_TALES epochs; another one for as many times
+sqrt(CHARACTERS_OF_TALES / its characters), at most MOST_EPOCHS."""
+DROPOUT, DROPOUT_PER_DOUBLING = 0.2, 0.08
+"""The dropout rate of the outputs where the model has one parameter for each training character, and what each doubling
+of that adds."""
 DROPOUT_UNIT, MOST_DROPOUT = 0.05, 0.5
-OF_INPUT, OF_RECURRENT = 0.25, 0.5
-"""The dropout rates of the input and of h, as shares of the outputs' rate."""
+"""The rate is a multiple of the first, and at most the second."""
+INPUT_SHARE, RECURRENT_SHARE = 0.25, 0.5
+"""The dropout rates of the input and of h, as shares of that of the outputs."""
 EVALUATIONS, EVAL_UNIT, MOST_EVAL_EVERY = 13, 100, 1000
+"""The evaluations of a run, if the steps between two, a multiple of EVAL_UNIT, are then at most MOST_EVAL_EVERY."""
 EVAL_ROWS = 32
+"""Rows in which a scheduled score reads valid, if it has as many tokens."""
+RATES = {"dropout": "of outputs", "dropout_input": "of the input", "dropout_recurrent": "of h"}
 
 
 def choose_settings(config: Config, data: Data) -> tuple[Config, str]:
-    """Returns `config` with a value for every setting that is None, and a line that says what was chosen and why; ""
-    where the config gives epochs and dropout."""
+    """Returns `config` with a value for every setting that is None (epochs, dropout rates, steps between evaluations,
+    rows of scheduled scores), and a line that says what was chosen and why; "" where the config gives the first two."""
     text, open_settings = data.encoded["train"], config.open_settings
     if not open_settings:
         return config, ""
     size = count_parameters(config, data.tokenizer.size) / text.n_chars
     epochs = 0.0 if config.train.steps else choose_epochs(text.n_chars)
     config = _fill(config, {"train.epochs": epochs, "model.dropout": choose_dropout(size)})
-    rates = {"model.dropout_input": OF_INPUT, "model.dropout_recurrent": OF_RECURRENT}
+    rates = {"model.dropout_input": INPUT_SHARE, "model.dropout_recurrent": RECURRENT_SHARE}
     config = _fill(config, {name: round(share * config.model.dropout, 6) for name, share in rates.items()})
     progress = Progress(config.data.batch_size, config.data.seq_len, len(text.ids), text.n_chars)
     every, rows = choose_eval_every(progress.total_steps(config.train)), min(EVAL_ROWS, len(data.encoded["valid"].ids))
@@ -42,12 +47,12 @@ def choose_settings(config: Config, data: Data) -> tuple[Config, str]:
 
 def choose_epochs(characters: int) -> float:
     """Returns the epochs over a training text of so many characters, at least one."""
-    return float(max(1, round(min(MOST_EPOCHS, EPOCHS * math.sqrt(CHARACTERS / characters)))))
+    return float(max(1, round(min(MOST_EPOCHS, EPOCHS_OF_TALES * math.sqrt(CHARACTERS_OF_TALES / characters)))))
 
 
 def choose_dropout(parameters_per_character: float) -> float:
     """Returns the dropout rate of the layers' outputs, rounded down to a multiple of DROPOUT_UNIT."""
-    rate = DROPOUT + PER_DOUBLING * math.log2(parameters_per_character)
+    rate = DROPOUT + DROPOUT_PER_DOUBLING * math.log2(parameters_per_character)
     units = math.floor(max(0.0, min(MOST_DROPOUT, rate)) / DROPOUT_UNIT + 1e-9)
     return round(units * DROPOUT_UNIT, 6)
 
@@ -73,9 +78,8 @@ def _describe(config: Config, chosen: Sequence[str], characters: int, size: floa
     model, parts = config.model, []
     if "train.epochs" in chosen and not config.train.steps:
         parts.append(f"{config.train.epochs:g} epochs, because the training text has {characters:,} characters")
-    if "model.dropout" in chosen:
-        others = f" (input {model.dropout_input:g}, h {model.dropout_recurrent:g})" if model.dropout else ""
-        parts.append(f"dropout {model.dropout:g}{others}, because the model has {size:.2f} parameters for each of them")
+    if rates := [f"{getattr(model, key):g} {label}" for key, label in RATES.items() if f"model.{key}" in chosen]:
+        parts.append(f"dropout {', '.join(rates)}, because the model has {size:.2f} parameters for each character")
     if parts and "train.eval_every" in chosen:
         parts.append(f"a score every {config.train.eval_every:,} steps")
     return "; ".join(parts)

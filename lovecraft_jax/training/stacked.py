@@ -66,8 +66,8 @@ def train_stacked(configs: Mapping[Any, Config | ConfigDict], take_over: bool = 
 
 
 def program_settings(config: Config) -> dict[str, Any]:
-    """Returns the settings that runs must share to be trained as one program: whether a rate is above 0 in place of
-    those that may differ where they are. Rates that are None are chosen by size, which is the same for all."""
+    """Returns the settings that must be equal in runs trained as one program. Of a dropout rate only whether it is
+    above 0, or None, must be equal; the values chosen for None are compared once the runs are prepared."""
     settings = {name: value for name, value in flatten(config).items() if name not in MAY_DIFFER}
     rates = {name: settings[name] for name in MAY_DIFFER_ABOVE_0}
     return settings | {name: rate if rate is None else rate > 0 for name, rate in rates.items()}
@@ -95,6 +95,7 @@ def _train_steps(configs: Mapping[str, Config], signals: list[int], take_over: b
             workdir: Training(config, stack.enter_context(locked_workdir(workdir, take_over)), signals, stack)
             for workdir, config in configs.items()
         }
+        _check_configs({workdir: run.config for workdir, run in runs.items()})  # with what each chose or had recorded
         stacked = _Stack(list(runs.values()), signals)
         stacked.train()
         return {workdir: stacked.failures[run] for workdir, run in runs.items() if run in stacked.failures}

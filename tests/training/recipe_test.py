@@ -53,7 +53,8 @@ def test_the_line_says_what_was_chosen_and_why() -> None:
     _, line = recipe.choose_settings(config, data)
     assert line == (
         f"{recipe.choose_epochs(characters):g} epochs, because the training text has {characters:,} characters; "
-        f"dropout 0.5 (input 0.125, h 0.25), because the model has {size:.2f} parameters for each of them; "
+        f"dropout 0.5 of outputs, 0.125 of the input, 0.25 of h, because the model has {size:.2f} parameters for each "
+        "character; "
         "a score every 300 steps"
     )
 
