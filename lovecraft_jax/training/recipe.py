@@ -79,7 +79,10 @@ def _describe(config: Config, chosen: Sequence[str], characters: int, size: floa
     if "train.epochs" in chosen and not config.train.steps:
         parts.append(f"{config.train.epochs:g} epochs, because the training text has {characters:,} characters")
     if rates := [f"{getattr(model, key):g} {label}" for key, label in RATES.items() if f"model.{key}" in chosen]:
-        parts.append(f"dropout {', '.join(rates)}, because the model has {size:.2f} parameters for each character")
+        why = f"the model has {size:.2f} parameters for each character"
+        if "model.dropout" not in chosen:
+            why = f"that of outputs is {model.dropout:g}"
+        parts.append(f"dropout {', '.join(rates)}, because {why}")
     if parts and "train.eval_every" in chosen:
         parts.append(f"a score every {config.train.eval_every:,} steps")
     return "; ".join(parts)

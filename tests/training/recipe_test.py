@@ -42,7 +42,8 @@ def test_a_value_that_is_given_stays_and_the_rates_of_input_and_h_follow_the_dro
     chosen, line = recipe.choose_settings(config, dataset.prepare(config))
     assert (chosen.model.dropout, chosen.model.dropout_input, chosen.model.dropout_recurrent) == (0.4, 0.1, 0.0)
     assert (chosen.train.epochs, chosen.train.steps, chosen.train.eval_every) == (0.0, 7, 100)
-    assert (chosen.open_settings, line) == ([], "")
+    said = "dropout 0.1 of the input, because that of outputs is 0.4; a score every 100 steps"
+    assert (chosen.open_settings, line) == ([], said)
 
 
 def test_the_line_says_what_was_chosen_and_why() -> None:
