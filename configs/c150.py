@@ -7,8 +7,9 @@ python -m lovecraft_jax.train --config=configs/c150.py:article
 
 The first takes 5 min 20 s on two cores of an AMD EPYC (Zen 5), its adaptive scores included, and gives valid
 1.740 bpc, test 1.757, adaptive test 1.692 (medians of seeds 0 to 2; the full Lovecraft corpus, jax 0.10.2). The
-second takes half a minute and gives valid 2.179, test 2.471 on the bundled tales. The third took 5 min 40 s and gives
-1.937 and 1.946. The fourth is the article's own recipe, for 850 epochs; `--config.train.stop_at_step` ends it earlier.
+second takes half a minute and gives valid 2.179, test 2.471 on the bundled tales; on Zen 4, where sums have another
+order, 2.189 and 2.502. The third took 5 min 40 s and gives 1.937 and 1.946. The fourth is the article's own recipe, for
+850 epochs; `--config.train.stop_at_step` ends it earlier.
 """
 
 from ml_collections import ConfigDict

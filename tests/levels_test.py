@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -10,7 +11,9 @@ from ml_collections import ConfigDict
 from configs import tiny
 from lovecraft_jax.config import Config
 from lovecraft_jax.data import dataset
-from lovecraft_jax.inference.generate import Sampling
+from lovecraft_jax.data.encoded import Cut
+from lovecraft_jax.inference.generate import Sampling, _choose_cut
+from lovecraft_jax.model.lm import forward
 from lovecraft_jax.probing.surprisal import token_surprisals
 from lovecraft_jax.probing.word_costs import LEAST, costs_by_frequency
 from lovecraft_jax.report.collect import collect_run
@@ -21,6 +24,8 @@ from lovecraft_jax.training import loop
 from tests.helpers.runs import assert_same_run, rows
 
 pytestmark = pytest.mark.slow
+
+jitted_forward = jax.jit(forward, static_argnums=0)
 
 LEVELS = ("bpe", "words")
 
@@ -73,6 +78,21 @@ def test_a_generated_text_completes_the_last_word_of_its_prompt_and_a_stream_is_
         for first in np.flatnonzero(cut.first_V)
     }
     assert all(any(text.startswith(completion) for completion in completions) for text in texts)
+
+
+def test_of_the_ways_to_go_on_with_a_prompt_the_likeliest_is_taken(run: Run) -> None:
+    for text in ("It was the ho", "It was the house", "a strange mur"):
+        prompt = run.tokenizer.encode_prompt(text)
+        _, logits_BNV = jitted_forward(run.model, run.variables, run.model.initial_carry(1), prompt.ids[None])
+        logs_NV = np.asarray(jax.nn.log_softmax(logits_BNV[0]), np.float64)
+
+        def log_prob(cut: Cut, ids: np.ndarray = prompt.ids, logs_NV: np.ndarray = logs_NV) -> float:
+            of_ids = sum(float(logs_NV[n - 1, ids[n]]) for n in range(1, cut.kept))
+            return of_ids + math.log(np.exp(logs_NV[cut.kept - 1])[cut.first_V].sum()) - cut.nats
+
+        best = max(prompt.cuts, key=log_prob)
+        ids, begun, _ = _choose_cut(run.model, run.variables, prompt)
+        assert (len(ids), begun) == (best.kept, best.begun)
 
 
 @pytest.mark.parametrize("trained_on_words", ["words"], indirect=True)

@@ -130,7 +130,7 @@ def ladder() -> tuple[tuple[str, str, dict[str, Any]], ...]:
 
 @functools.cache
 def recipe() -> tuple[tuple[str, str, dict[str, Any]], ...]:
-    """Returns the same of the rungs from c150:plain to c150 as it is now."""
+    """Returns name, label and changes of each rung from c150:plain to c150 as it is now."""
     now = c150.get_config()
     decay = {f"optimizer.{key}": now.optimizer[key] for key in ("name", "lr", "weight_decay")}
     return (

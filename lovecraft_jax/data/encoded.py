@@ -11,9 +11,9 @@ UNKNOWN_ID = 0  # never generated; where a tokenizer has tokens that it does not
 
 @dataclasses.dataclass(frozen=True)
 class Spelled:
-    """The tokens of a text that have no id of their own: their `texts`, and what each costs on top of its id in
-    `nats_R`. `at_R`: the places of these ids among the text's; for a tokenizer that leaves such tokens out, the places
-    before which they were."""
+    """The R tokens of a text that have no id of their own: their `texts`, and in `nats_R` what each costs on top of
+    its id. `at_R` has the index of each among the text's ids; for a tokenizer that leaves such tokens out, the index of
+    the id that follows."""
 
     at_R: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, int))
     texts: Sequence[str] = ()

@@ -50,7 +50,7 @@ class Speller:
         nats_N[begins_W] = 0.0
         return np.add.reduceat(nats_N, begins_W) if len(begins_W) else np.zeros(0)
 
-    def write(self, classes: Sequence[int], uniform_WL: np.ndarray) -> list[str]:
+    def generate(self, classes: Sequence[int], uniform_WL: np.ndarray) -> list[str]:
         """Returns a new word of each class, drawn from the model but without OTHER. `uniform_WL` has a random number
         from 0 to 1 for each of its characters; after L of them it is cut."""
         words, going = [""] * len(classes), list(range(len(classes)))

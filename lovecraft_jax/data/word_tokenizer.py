@@ -124,7 +124,7 @@ class WordTokenizer:
         classes = (np.asarray(ids)[places] - 1).tolist()
         uniform = [np.random.default_rng((*seed, start + n)).random(LONGEST) for n in places.tolist()]
         if self.rare == "spell":
-            stems = self._speller.write(classes, np.array(uniform).reshape(-1, LONGEST)) if classes else []
+            stems = self._speller.generate(classes, np.array(uniform).reshape(-1, LONGEST)) if classes else []
             words = [compose(number, stem) for number, stem in zip(classes, stems, strict=True)]
         else:
             words = [self._draw(number, float(draws[0])) for number, draws in zip(classes, uniform, strict=True)]
