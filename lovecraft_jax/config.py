@@ -139,21 +139,8 @@ class ModelConfig:
                 f"config.model.remat={self.remat} with norm={self.norm!r}: its statistics are those of all time steps, "
                 "not of a chunk; use remat=0, or norm='layer'"
             )
-        if self.tie and self.skip:
-            raise UserError(
-                "config.model.tie=True with skip=True: the head takes all layers' outputs, which are wider than the "
-                "embedding; use one of them"
-            )
-        if self.softmax_head and self.tie:
-            raise UserError(
-                f"config.model.softmax_head={self.softmax_head} with tie=True: an adaptive softmax has kernels of its "
-                "own; use one of them"
-            )
-        if self.tie and self.embed != self.units:
-            raise UserError(
-                f"config.model.tie=True with embed={self.embed} and units={self.units}: "
-                "tied weights need embed equal to units"
-            )
+        if self.tie and not self.embed:
+            raise UserError("config.model.tie=True with embed=0: there is no embedding to share; use embed above 0")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,10 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from lovecraft_jax.config import NORMS_IN_CELL, NORMS_OF_GATES
-from lovecraft_jax.model.adaptive_softmax import AdaptiveSoftmax
 from lovecraft_jax.model.cell import FoldedLayer, LayerCarry
 from lovecraft_jax.model.ensemble import Ensemble, Model, join_outputs
-from lovecraft_jax.model.lm import Carry, LanguageModel, Variables, forward
+from lovecraft_jax.model.lm import Carry, LanguageModel, Variables, forward, make_adaptive_softmax
 from lovecraft_jax.model.matmul import dot
 from lovecraft_jax.model.native import ops
 
@@ -21,7 +20,7 @@ from lovecraft_jax.model.native import ops
 class Folded(NamedTuple):
     """A model's weights, folded for decoding (cell.py): its layers, and the head's kernel [H, V], with skip connections
     [L * H, V], and bias [V]. For tokens that are decoded in C++ the kernels are packed as native/ops.py packs them.
-    Instead of the latter an adaptive softmax has its parameters."""
+    Instead of the latter an adaptive softmax has its parameters, and the projection and embedding if it shares this."""
 
     layers: tuple[FoldedLayer, ...]
     head: Any
@@ -48,9 +47,12 @@ def make_decoder(model: Model, variables: Variables) -> Decoder:
                 table_VD = model.embedding if model.embed else None
                 token_gates_VG = cell.look_up(jnp.arange(model.vocab_size), table_VD, rows=slice(K, None))
             layers.append(cell.fold(token_gates_VG, slice(K)))
+        projection_HD = model.head_projection if model.is_projected else None
         if model.is_adaptive:
-            return Folded(tuple(layers), model.head.variables["params"])
+            return Folded(tuple(layers), (model.head.variables["params"], projection_HD, model.tied_table))
         head_HV = model.embedding.T if model.tie else model.head_kernel
+        if projection_HD is not None:
+            head_HV = projection_HD @ head_HV
         if model.backend == "native":
             gates = model.cell_class.gates
             layers = [layer._replace(kernel=ops.pack_gates(layer.kernel, gates)) for layer in layers]
@@ -83,8 +85,11 @@ def decode(model: Model, decoder: Decoder, carry: Carry, ids_S: jax.Array) -> tu
         outputs.append(cell.output(new_carry[-1]))
     top_SH = jnp.concatenate(outputs, axis=-1) if model.skip else outputs[-1]
     if model.is_adaptive:
-        softmax = AdaptiveSoftmax(model.vocab_size, model.softmax_head, model.head_width, model.dtype, in_cpp=False)
-        log_probs_SV: Any = softmax.apply({"params": decoder.head}, top_SH, method="log_probs")
+        params, projection_HD, table_VD = decoder.head
+        if projection_HD is not None:
+            top_SH = dot(top_SH, projection_HD, model.dtype)
+        softmax = make_adaptive_softmax(model, in_cpp=False)
+        log_probs_SV: Any = softmax.apply({"params": params}, top_SH, table_VD, method="log_probs")
         return tuple(new_carry), log_probs_SV
     head_HV, bias_V = decoder.head
     return tuple(new_carry), dot(top_SH, head_HV, model.dtype) + bias_V[None]

@@ -23,46 +23,57 @@ NARROWEST = 16
 
 
 class AdaptiveSoftmax(nn.Module):
-    """The head of a language model of `vocab_size` ids, of which the first `head` are in none of the tails."""
+    """The head of a language model of `vocab_size` ids, of which the first `head` are in none of the tails.
+
+    Where it is `tied`, every method also takes the embedding `table_VD`, and the kernels of all ids are its rows, which
+    are as wide as the hidden state: no tail is narrower.
+    """
 
     vocab_size: int
     head: int
     width: int  # of the hidden state
     dtype: jnp.dtype
     in_cpp: bool
+    tied: bool = False
 
     def setup(self) -> None:
         kernel, zeros = nn.initializers.lecun_normal(), nn.initializers.zeros
-        edges = tail_edges(self.vocab_size, self.head)
-        size = self.head + len(edges) - 1
-        self.head_kernel = self.param("head_kernel", kernel, (self.width, size))
+        self.ranges = list(itertools.pairwise(tail_edges(self.vocab_size, self.head)))
+        size = self.head + len(self.ranges)
+        if self.tied:
+            self.tails_kernel = self.param("tails_kernel", kernel, (self.width, len(self.ranges)))
+        else:
+            self.head_kernel = self.param("head_kernel", kernel, (self.width, size))
         self.head_bias = self.param("head_bias", zeros, (size,))
-        tails = []
-        for n, (low, high) in enumerate(itertools.pairwise(edges)):
-            E = tail_width(self.width, n)
-            down = self.param(f"tail_{n}_projection", kernel, (self.width, E))
-            up = self.param(f"tail_{n}_kernel", kernel, (E, high - low))
-            tails.append((low, high, down, up, self.param(f"tail_{n}_bias", zeros, (high - low,))))
-        self.tails = tails
+        kernels, biases = [], []
+        for n, (low, high) in enumerate(self.ranges):
+            if not self.tied:
+                E = tail_width(self.width, n)
+                down = self.param(f"tail_{n}_projection", kernel, (self.width, E))
+                kernels.append((down, self.param(f"tail_{n}_kernel", kernel, (E, high - low))))
+            biases.append(self.param(f"tail_{n}_bias", zeros, (high - low,)))
+        self.kernels, self.biases = kernels, biases
 
-    def log_probs(self, hidden: jax.Array) -> jax.Array:
+    def log_probs(self, hidden: jax.Array, table_VD: jax.Array | None = None) -> jax.Array:
         """The log-probability of every id [..., V] after hidden states [..., H]."""
-        logs = jax.nn.log_softmax(self._head_logits(hidden))
+        logs = jax.nn.log_softmax(self._head_logits(hidden, table_VD))
         parts = [logs[..., : self.head]]
-        for n, tail in enumerate(self.tails):
-            parts.append(jax.nn.log_softmax(self._tail_logits(hidden, *tail[2:])) + logs[..., self.head + n, None])
+        for n in range(len(self.ranges)):
+            tail = jax.nn.log_softmax(self._tail_logits(hidden, *self._tail(n, table_VD)))
+            parts.append(tail + logs[..., self.head + n, None])
         return jnp.concatenate(parts, axis=-1)
 
-    def nats(self, hidden_NH: jax.Array, y_N: jax.Array) -> jax.Array:
+    def nats(self, hidden_NH: jax.Array, y_N: jax.Array, table_VD: jax.Array | None = None) -> jax.Array:
         """The cross-entropy of each target [N]. A tail is computed for its own tokens only, unless they are more than
         their share, and then for all."""
         y_N = y_N.astype(jnp.int32)
         part_N = y_N
-        for n, (low, high, *_) in enumerate(self.tails):
+        for n, (low, high) in enumerate(self.ranges):
             part_N = jnp.where((y_N >= low) & (y_N < high), self.head + n, part_N)
-        nats_N = _cross_entropy(self._head_logits(hidden_NH), part_N)
-        for n, (low, high, *weights) in enumerate(self.tails):
-            nats_N += self._tail_nats(hidden_NH, y_N - low, (y_N >= low) & (y_N < high), SHARES[min(n, 1)], *weights)
+        nats_N = _cross_entropy(self._head_logits(hidden_NH, table_VD), part_N)
+        for n, (low, high) in enumerate(self.ranges):
+            in_tail_N = (y_N >= low) & (y_N < high)
+            nats_N += self._tail_nats(hidden_NH, y_N - low, in_tail_N, SHARES[min(n, 1)], *self._tail(n, table_VD))
         return nats_N
 
     def _tail_nats(
@@ -71,7 +82,7 @@ class AdaptiveSoftmax(nn.Module):
         y_N: jax.Array,
         in_tail_N: jax.Array,
         share: float,
-        down_HE: jax.Array,
+        down_HE: jax.Array | None,
         up_EV: jax.Array,
         bias_V: jax.Array,
     ) -> jax.Array:
@@ -93,11 +104,22 @@ class AdaptiveSoftmax(nn.Module):
         # Without checkpoints the backward pass would be given the logits of both, of one of them zeros.
         return jax.lax.cond(jnp.sum(in_tail_N) <= C, jax.checkpoint(of_its_own), jax.checkpoint(of_all))
 
-    def _head_logits(self, hidden: jax.Array) -> jax.Array:
-        return add_bias(dense(hidden, self.head_kernel, self.dtype, self.in_cpp), self.head_bias)
+    def _head_logits(self, hidden: jax.Array, table_VD: jax.Array | None) -> jax.Array:
+        kernel = (
+            self.head_kernel if table_VD is None else jnp.concatenate([table_VD[: self.head].T, self.tails_kernel], 1)
+        )
+        return add_bias(dense(hidden, kernel, self.dtype, self.in_cpp), self.head_bias)
 
-    def _tail_logits(self, hidden: jax.Array, down_HE: jax.Array, up_EV: jax.Array, bias_V: jax.Array) -> jax.Array:
-        narrow = dense(hidden, down_HE, self.dtype, self.in_cpp)
+    def _tail(self, n: int, table_VD: jax.Array | None) -> tuple[jax.Array | None, jax.Array, jax.Array]:
+        """What a tail's logits come from: a projection, if it has one, a kernel and a bias."""
+        if table_VD is None:
+            return *self.kernels[n], self.biases[n]
+        return None, table_VD[slice(*self.ranges[n])].T, self.biases[n]
+
+    def _tail_logits(
+        self, hidden: jax.Array, down_HE: jax.Array | None, up_EV: jax.Array, bias_V: jax.Array
+    ) -> jax.Array:
+        narrow = hidden if down_HE is None else dense(hidden, down_HE, self.dtype, self.in_cpp)
         return add_bias(dense(narrow, up_EV, self.dtype, self.in_cpp), bias_V)
 
 
@@ -114,13 +136,14 @@ def tail_width(hidden: int, tail: int) -> int:
     return max(min(NARROWEST, hidden), hidden // 4 ** (tail + 1))
 
 
-def flops_per_token(hidden: int, vocab_size: int, head: int) -> int:
+def flops_per_token(hidden: int, vocab_size: int, head: int, tied: bool = False) -> int:
     """FLOPs of the matmuls of a token's forward pass, where each tail is computed for its share of the tokens."""
     edges = tail_edges(vocab_size, head)
     flops = 2.0 * hidden * (head + len(edges) - 1)
     for n, (low, high) in enumerate(itertools.pairwise(edges)):
         E = tail_width(hidden, n)
-        flops += SHARES[min(n, 1)] * 2 * (hidden * E + E * (high - low))
+        weights = hidden * (high - low) if tied else hidden * E + E * (high - low)
+        flops += SHARES[min(n, 1)] * 2 * weights
     return int(flops)
 
 

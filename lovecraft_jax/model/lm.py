@@ -36,7 +36,8 @@ class LanguageModel(nn.Module):
     `cell` and `input_gate` name the cell (cells.py), `backend` what runs it (backend.py), `norm` what it normalises
     (normalization.py), `mogrify` the rounds of the Mogrifier (mogrifier.py), which needs an embedding, `init_scale` the
     scale of the initial embedding and kernels of the input.
-    `embed=0` feeds tokens as one-hot vectors; `tie` uses the embedding as the head's kernel (Press and Wolf 2017).
+    `embed=0` feeds tokens as one-hot vectors. `tie` uses the embedding as the head's kernel (Press and Wolf 2017), with
+    a projection before it where its width is not `head_width`.
     With `skip` every layer also takes the token, and the head takes the outputs of all layers (Graves 2013).
     `softmax_head` above 0, and below V, makes the head an adaptive softmax (adaptive_softmax.py).
     Only training uses two fields (training/step.py): `remat`, the number of tokens between two carries that are saved
@@ -72,8 +73,8 @@ class LanguageModel(nn.Module):
         in_cpp = self.backend == "native"
         if in_cpp and self.dtype != jnp.float32:
             raise ValueError(f"backend='native' computes in float32, not in {self.dtype}")
-        if self.tie and self.skip:
-            raise ValueError("tie and skip: the head of all layers is wider than the embedding")
+        if self.tie and not self.embed:
+            raise ValueError("tie with embed=0: there is no embedding to share")
         if self.mogrify and not self.embed:
             raise ValueError(f"mogrify={self.mogrify} modulates an embedding, got embed=0")
         # "unit": kernel_x starts with variance 1 / E[|x|^2] for a layer's input x, so that x @ kernel_x has variance 1.
@@ -87,10 +88,11 @@ class LanguageModel(nn.Module):
             self.cell_class(D, *settings, std, self.mogrify, name=f"{self.cell}_{n}")
             for n, (D, std) in enumerate(zip(widths, stds, strict=True))
         ]
-        if self.tie and self.softmax_head:
-            raise ValueError(f"tie with softmax_head={self.softmax_head}: an adaptive softmax has kernels of its own")
+        if self.is_projected:
+            shape = (self.head_width, self.embed)
+            self.head_projection = self.param("head_projection", nn.initializers.lecun_normal(), shape)
         if self.is_adaptive:
-            self.head = AdaptiveSoftmax(self.vocab_size, self.softmax_head, self.head_width, self.dtype, in_cpp)
+            self.head = make_adaptive_softmax(self, in_cpp)
             return
         if not self.tie:
             shape = (self.head_width, self.vocab_size)
@@ -101,7 +103,7 @@ class LanguageModel(nn.Module):
         """The carry after ids [B, T], and the logits of the token after each, [B, T, V], float32."""
         carry, top_TBH = self.hidden(carry, x_BT, masks)
         if self.is_adaptive:
-            return carry, self.head.log_probs(top_TBH).swapaxes(0, 1)
+            return carry, self.head.log_probs(top_TBH, self.tied_table).swapaxes(0, 1)
         kernel_HV = self.embedding.T if self.tie else self.head_kernel
         logits_TBV = add_bias(dense(top_TBH, kernel_HV, self.dtype, self.backend == "native"), self.head_bias)
         return carry, logits_TBV.swapaxes(0, 1)
@@ -112,7 +114,7 @@ class LanguageModel(nn.Module):
         """The carry, and the cross-entropy of the targets `y_BT` [B, T], for an adaptive softmax only: without the
         logits [B, T, V]."""
         carry, top_TBH = self.hidden(carry, x_BT, masks)
-        nats_N = self.head.nats(top_TBH.reshape(-1, top_TBH.shape[-1]), y_BT.T.ravel())
+        nats_N = self.head.nats(top_TBH.reshape(-1, top_TBH.shape[-1]), y_BT.T.ravel(), self.tied_table)
         return carry, nats_N.reshape(x_BT.T.shape).T
 
     def hidden(self, carry: Carry, x_BT: jax.Array, masks: DropoutMasks = NO_DROPOUT) -> tuple[Carry, jax.Array]:
@@ -129,7 +131,10 @@ class LanguageModel(nn.Module):
             layer_carry, h_TBH = run_layer(cell, layer_carry, inputs, self.backend, recurrent[n], weights[n])
             outputs.append(h_TBH if (mask_BH := output[n]) is None else h_TBH * mask_BH[None])
             new_carry.append(layer_carry)
-        return tuple(new_carry), jnp.concatenate(outputs, axis=-1) if self.skip else outputs[-1]
+        top_TBH = jnp.concatenate(outputs, axis=-1) if self.skip else outputs[-1]
+        if self.is_projected:
+            top_TBH = dense(top_TBH, self.head_projection, self.dtype, self.backend == "native")
+        return tuple(new_carry), top_TBH
 
     def initial_carry(self, batch: int) -> Carry:
         return tuple(self.cell_class.initial_carry(batch, self.units) for _ in range(self.layers))
@@ -141,9 +146,11 @@ class LanguageModel(nn.Module):
     def flops_per_token(self) -> int:
         """FLOPs of the matmuls of one token's forward pass, of which a one-hot input, a lookup, needs none."""
         layers = sum(self.cell_class.flops_per_token(D, self.units, self.mogrify) for D in self._widths(self.embed))
+        layers += 2 * self.head_width * self.embed if self.is_projected else 0
+        width = self.embed if self.tie else self.head_width
         if self.is_adaptive:
-            return layers + adaptive_softmax.flops_per_token(self.head_width, self.vocab_size, self.softmax_head)
-        return layers + 2 * self.head_width * self.vocab_size
+            return layers + adaptive_softmax.flops_per_token(width, self.vocab_size, self.softmax_head, self.tie)
+        return layers + 2 * width * self.vocab_size
 
     def dropout_masks(self, rng: jax.Array, rates: DropoutRates, batch: int) -> DropoutMasks:
         """The dropout masks of one training step, whose key is `rng`, for a batch of that many rows."""
@@ -156,6 +163,16 @@ class LanguageModel(nn.Module):
         return 0 < self.softmax_head < self.vocab_size
 
     @property
+    def tied_table(self) -> jax.Array | None:
+        """The embedding [V, D] of a model whose head shares it."""
+        return self.embedding if self.tie else None
+
+    @property
+    def is_projected(self) -> bool:
+        """Whether what the layers give is projected to the width of the embedding that the head shares."""
+        return self.tie and self.embed != self.head_width
+
+    @property
     def cell_class(self) -> type[Cell]:
         return cell_class(self.cell, self.input_gate)
 
@@ -165,8 +182,14 @@ class LanguageModel(nn.Module):
 
     @property
     def head_width(self) -> int:
-        """The width of what the head takes."""
+        """The width of what the layers give to the head."""
         return self.units * (self.layers if self.skip else 1)
+
+
+def make_adaptive_softmax(model: LanguageModel, in_cpp: bool) -> AdaptiveSoftmax:
+    """The head of a model that `is_adaptive`, without its parameters."""
+    width = model.embed if model.tie else model.head_width
+    return AdaptiveSoftmax(model.vocab_size, model.softmax_head, width, model.dtype, in_cpp, model.tie)
 
 
 def forward(

@@ -61,12 +61,30 @@ def test_gradients_are_those_of_the_log_probabilities(params: Any, highest: int)
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4 * float(jnp.max(jnp.abs(other))))
 
 
-def test_decoding_equals_forward() -> None:
-    model = LanguageModel(vocab_size=V, layers=1, units=H, embed=8, softmax_head=HEAD)
+@pytest.mark.parametrize("settings", [{}, {"tie": True}, {"tie": True, "skip": True, "backend": "native"}], ids=str)
+def test_decoding_equals_forward_and_the_costs(settings: dict[str, Any]) -> None:
+    model = LanguageModel(vocab_size=V, layers=2, units=H, embed=8, softmax_head=HEAD, **settings)
     x_BT = jax.random.randint(jax.random.key(4), (3, 5), 0, V)
     variables = model.init(jax.random.key(5), model.initial_carry(3), x_BT)
     _, logits_BTV = forward(model, variables, model.initial_carry(3), x_BT)
+    y_BT = jax.random.randint(jax.random.key(6), (3, 5), 0, V)
+    _, nats_BT = model.apply(variables, model.initial_carry(3), x_BT, y_BT, method="nats")
+    np.testing.assert_allclose(-nats_BT, jnp.take_along_axis(logits_BTV, y_BT[..., None], 2)[..., 0], rtol=1e-4)
     decoder, carry = make_decoder(model, variables), model.initial_carry(3)
     for t in range(5):
         carry, logits_BV = jitted_decode(model, decoder, carry, x_BT[:, t])
         np.testing.assert_allclose(logits_BV, logits_BTV[:, t], rtol=1e-4, atol=1e-4)
+
+
+def test_a_tied_softmax_has_the_embedding_for_all_ids() -> None:
+    tied = SOFTMAX.clone(tied=True)
+    table_VD, hidden_NH = (jax.random.normal(jax.random.key(key), (size, H)) for key, size in ((7, V), (8, N)))
+    variables = tied.init(jax.random.key(9), hidden_NH, table_VD, method="log_probs")
+    sizes = {name: leaf.shape for name, leaf in variables["params"].items() if "bias" not in name}
+    assert sizes == {"tails_kernel": (H, 3)}
+    logs_NV = tied.apply(variables, hidden_NH, table_VD, method="log_probs")
+    np.testing.assert_allclose(jnp.sum(jnp.exp(logs_NV), axis=1), 1.0, rtol=1e-5)
+    for low, high in (0, HEAD), (HEAD, 30), (30, 150), (150, V):  # within a part as in a softmax over it
+        expected_NV = jax.nn.log_softmax(hidden_NH @ table_VD[low:high].T)
+        found_NV = jax.nn.log_softmax(logs_NV[:, low:high])
+        np.testing.assert_allclose(found_NV, expected_NV, rtol=1e-4, atol=1e-4)

@@ -15,7 +15,6 @@ from lovecraft_jax.config import Config
 from lovecraft_jax.model.dropout import DropoutRates, Rate
 from lovecraft_jax.model.lm import LanguageModel, forward, make_model
 from lovecraft_jax.model.native.build import COMPILERS
-from lovecraft_jax.runtime.errors import UserError
 from tests.helpers.trees import assert_close
 from tests.helpers.untrained import random_variables
 
@@ -95,10 +94,14 @@ def test_every_backend_gives_the_same_logits_and_gradients(settings: dict[str, A
         assert_close(gradients(variables, start, scan.clone(backend=backend)), expected)
 
 
-def test_tied_weights_are_the_embedding() -> None:
-    tied, untied, x_BT = make(embed=H, tie=True), make(embed=H), ids()
-    variables = random_variables(tied)
-    same = {"params": variables["params"] | {"head_kernel": variables["params"]["embedding"].T}}
+@pytest.mark.parametrize(("embed", "skip"), [(H, False), (6, False), (6, True)])
+def test_tied_weights_are_the_embedding(embed: int, skip: bool) -> None:
+    tied, untied = (make(embed=embed, skip=skip, tie=tie) for tie in (True, False))
+    x_BT, variables = ids(), random_variables(tied)
+    head_HV = variables["params"]["embedding"].T
+    if embed != H:
+        head_HV = variables["params"]["head_projection"] @ head_HV
+    same = {"params": variables["params"] | {"head_kernel": head_HV}}
     start = tied.initial_carry(B)
     assert_close(run(tied, variables, start, x_BT), run(untied, same, start, x_BT))
 
@@ -132,21 +135,17 @@ def test_flops_per_token_are_two_per_weight_of_every_matmul() -> None:
         {"embed": 6, "skip": True},
         {"embed": 6, "cell": "gru"},
         {"embed": H, "tie": True},
+        {"embed": 6, "tie": True, "skip": True},
         {"embed": 6, "mogrify": 3},
     ):
         model = make(**settings)
         leaves = jax.tree_util.tree_leaves_with_path(shapes_of(model)["params"])
-        weights = sum(leaf.size for path, leaf in leaves if re.search("kernel|mogrify", jax.tree_util.keystr(path)))
-        assert model.flops_per_token() == 2 * (weights + (H * V if model.tie else 0))
+        weights = sum(
+            leaf.size for path, leaf in leaves if re.search("kernel|projection|mogrify", jax.tree_util.keystr(path))
+        )
+        assert model.flops_per_token() == 2 * (weights + (settings["embed"] * V if model.tie else 0))
     difference = make(embed=6).flops_per_token() - make().flops_per_token()
     assert difference == 2 * 6 * 4 * H, "a one-hot input is a lookup"
-
-
-def test_tie_and_skip_exclude_each_other() -> None:
-    with pytest.raises(UserError, match=r"config\.model\.tie=True with skip=True"):
-        Config.of(config_of(embed=H, tie=True, skip=True))
-    with pytest.raises(ValueError, match="tie and skip"):
-        shapes_of(LanguageModel(V, 2, H, embed=H, tie=True, skip=True))
 
 
 def test_bfloat16_gives_float32_logits_and_carry_close_to_float32() -> None:
