@@ -7,7 +7,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lovecraft_jax.inference.generate import Sampling
+    from lovecraft_jax.inference.sampling import Sampling
     from lovecraft_jax.run import Run, load_run
 else:
 
@@ -15,7 +15,7 @@ else:
         """Imports what `__all__` names; Python calls this for names that the module does not have."""
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from lovecraft_jax.inference.generate import Sampling
+        from lovecraft_jax.inference.sampling import Sampling
         from lovecraft_jax.run import Run, load_run
 
         globals().update(Run=Run, Sampling=Sampling, load_run=load_run)

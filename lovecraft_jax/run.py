@@ -21,7 +21,8 @@ from lovecraft_jax.data.encoded import Encoded
 from lovecraft_jax.data.splits import PARTS
 from lovecraft_jax.data.tokenizer import Tokenizer
 from lovecraft_jax.inference.adaptive import AdaptiveScorer, Rates
-from lovecraft_jax.inference.generate import Sampling, check_limits, encode_prompt, generate_texts, most_likely_next
+from lovecraft_jax.inference.generate import check_limits, encode_prompt, generate_texts, most_likely_next
+from lovecraft_jax.inference.sampling import Sampling
 from lovecraft_jax.inference.scoring import Score, Scorer
 from lovecraft_jax.model.backend import fastest_backend
 from lovecraft_jax.model.ensemble import Model, make_ensemble

@@ -9,7 +9,8 @@ from absl import flags
 
 from lovecraft_jax import cli
 from lovecraft_jax.data.corpus import read_text
-from lovecraft_jax.inference.generate import Sampling, check_limits
+from lovecraft_jax.inference.generate import check_limits
+from lovecraft_jax.inference.sampling import Sampling
 from lovecraft_jax.run import Run, load_run
 from lovecraft_jax.runtime.console import log, show
 from lovecraft_jax.runtime.errors import UserError

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lovecraft_jax import cli
-from lovecraft_jax.inference.generate import Sampling
+from lovecraft_jax.inference.sampling import Sampling
 from lovecraft_jax.inference.scoring import Score
 from lovecraft_jax.run import load_run
 from tests.conftest import ROOT

@@ -22,7 +22,8 @@ from lovecraft_jax.config import Config, all_settings
 from lovecraft_jax.data import dataset
 from lovecraft_jax.data.batches import Batches
 from lovecraft_jax.data.encoded import UNKNOWN_ID
-from lovecraft_jax.inference.generate import Sampling, encode_prompt, sample_token
+from lovecraft_jax.inference.generate import encode_prompt
+from lovecraft_jax.inference.sampling import Sampling, sample_token
 from lovecraft_jax.run import Run, load_run
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.training import loop

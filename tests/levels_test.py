@@ -12,7 +12,8 @@ from configs import tiny
 from lovecraft_jax.config import Config
 from lovecraft_jax.data import dataset
 from lovecraft_jax.data.encoded import Cut
-from lovecraft_jax.inference.generate import Sampling, _choose_cut
+from lovecraft_jax.inference.generate import _choose_cut
+from lovecraft_jax.inference.sampling import Sampling
 from lovecraft_jax.model.lm import forward
 from lovecraft_jax.probing.surprisal import token_surprisals
 from lovecraft_jax.probing.word_costs import LEAST, costs_by_frequency

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lovecraft_jax.inference.generate import Sampling
+from lovecraft_jax.inference.sampling import Sampling
 from lovecraft_jax.report import collect
 from lovecraft_jax.report.page import render
 from lovecraft_jax.run import load_run

@@ -17,7 +17,7 @@ from etils import epath
 import lovecraft_jax
 from configs import tiny
 from lovecraft_jax.data.corpus import DATASETS
-from lovecraft_jax.inference.generate import Sampling
+from lovecraft_jax.inference.sampling import Sampling
 from lovecraft_jax.run import Run, load_run
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.training import loop

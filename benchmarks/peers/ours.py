@@ -9,7 +9,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from benchmarks.workloads import CHARACTERS_A_CALL, batches, text
-from lovecraft_jax.inference.generate import Sampling, encode_prompt, generate_tokens
+from lovecraft_jax.inference.generate import encode_prompt, generate_tokens
+from lovecraft_jax.inference.sampling import Sampling
 from lovecraft_jax.model.lm import make_model
 from lovecraft_jax.run import STREAM_CHUNK
 from lovecraft_jax.training.compiled import COMPILER_OPTIONS, make_program

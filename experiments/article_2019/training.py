@@ -15,7 +15,7 @@ from experiments.article_2019.plan import DISPATCH
 from lovecraft_jax.config import Config
 from lovecraft_jax.data import dataset
 from lovecraft_jax.data.batches import Batches
-from lovecraft_jax.inference.generate import Sampling
+from lovecraft_jax.inference.sampling import Sampling
 from lovecraft_jax.inference.scoring import Scorer
 from lovecraft_jax.run import Run, load_run
 from lovecraft_jax.runtime.errors import DONE, RunError

@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from lovecraft_jax.config import NORMS_IN_CELL, NORMS_OF_GATES
+from lovecraft_jax.model.adaptive_softmax import Tail, join_log_probs
 from lovecraft_jax.model.cell import FoldedLayer, LayerCarry
 from lovecraft_jax.model.ensemble import Ensemble, Model, join_outputs
-from lovecraft_jax.model.lm import Carry, LanguageModel, Variables, forward, make_adaptive_softmax
+from lovecraft_jax.model.lm import Carry, LanguageModel, Variables, forward
 from lovecraft_jax.model.matmul import dot
 from lovecraft_jax.model.native import ops
 
@@ -20,10 +21,11 @@ from lovecraft_jax.model.native import ops
 class Folded(NamedTuple):
     """A model's weights, folded for decoding (cell.py): its layers, and the head's kernel [H, V], with skip connections
     [L * H, V], and bias [V]. For tokens that are decoded in C++ the kernels are packed as native/ops.py packs them.
-    Instead of the latter an adaptive softmax has its parameters, and the projection and embedding if it shares this."""
+    An adaptive softmax has P logits in the head, those of its first ids and of its tails, and `tails`."""
 
     layers: tuple[FoldedLayer, ...]
-    head: Any
+    head: tuple[jax.Array, jax.Array]
+    tails: tuple[Tail, ...] = ()
 
 
 Decoder = Any
@@ -47,17 +49,20 @@ def make_decoder(model: Model, variables: Variables) -> Decoder:
                 table_VD = model.embedding if model.embed else None
                 token_gates_VG = cell.look_up(jnp.arange(model.vocab_size), table_VD, rows=slice(K, None))
             layers.append(cell.fold(token_gates_VG, slice(K)))
-        projection_HD = model.head_projection if model.is_projected else None
+        tails: list[Tail] = []
         if model.is_adaptive:
-            return Folded(tuple(layers), (model.head.variables["params"], projection_HD, model.tied_table))
-        head_HV = model.embedding.T if model.tie else model.head_kernel
-        if projection_HD is not None:
-            head_HV = projection_HD @ head_HV
+            head_HV, bias_V = model.head.head_weights(model.tied_table)
+            tails = model.head.tails(model.tied_table)
+        else:
+            head_HV, bias_V = model.embedding.T if model.tie else model.head_kernel, model.head_bias
+        if model.is_projected:
+            head_HV = model.head_projection @ head_HV
+            tails = [tail._replace(down=model.head_projection) for tail in tails]
         if model.backend == "native":
             gates = model.cell_class.gates
             layers = [layer._replace(kernel=ops.pack_gates(layer.kernel, gates)) for layer in layers]
             head_HV = ops.pack_head(head_HV, model.units)
-        return Folded(tuple(layers), (head_HV, model.head_bias))
+        return Folded(tuple(layers), (head_HV, bias_V), tuple(tails))
 
     folded: Any = model.apply(variables, method=fold)
     return folded
@@ -71,25 +76,41 @@ def decode(model: Model, decoder: Decoder, carry: Carry, ids_S: jax.Array) -> tu
     if not isinstance(decoder, Folded):
         carry, logits_S1V = forward(model, decoder, carry, ids_S[:, None])
         return carry, logits_S1V[:, 0]
-    if model.backend == "native" and not model.is_adaptive:
+    carry, logits_SP, top_SH = decode_head(model, decoder, carry, ids_S)
+    if not decoder.tails:
+        return carry, logits_SP
+    return carry, join_log_probs(logits_SP, [tail_logits(tail, top_SH, model.dtype) for tail in decoder.tails])
+
+
+def decode_head(
+    model: LanguageModel, decoder: Folded, carry: Carry, ids_S: jax.Array
+) -> tuple[Carry, jax.Array, jax.Array]:
+    """The carry after one token of each stream, the logits of the head [S, P], and what it took [S, H]."""
+    cell = model.cell_class
+    if model.backend == "native":
         layers = [(layer.start, layer.kernel, *(layer.after_norm or ())) for layer in decoder.layers]
         norm = model.norm if model.norm in NORMS_OF_GATES else "none"  # another is in the kernel
-        return ops.token(ids_S, layers, decoder.head, carry, model.input_gate, norm)
-    cell = model.cell_class
+        carry, logits_SP = ops.token(ids_S, layers, decoder.head, carry, model.input_gate, norm)
+        outputs = [cell.output(layer_carry) for layer_carry in carry]
+        return carry, logits_SP, _top(model, outputs)
     new_carry: list[LayerCarry] = []
-    outputs = [jnp.zeros((len(ids_S), 0))]  # nothing is below the first layer
+    outputs = []
     for layer_carry, (start, kernel, after_norm) in zip(carry, decoder.layers, strict=True):
-        gates_SF = dot(jnp.concatenate([outputs[-1], cell.output(layer_carry)], axis=-1), kernel, model.dtype)
+        below = outputs[-1:]  # nothing is below the first layer
+        gates_SF = dot(jnp.concatenate([*below, cell.output(layer_carry)], axis=-1), kernel, model.dtype)
         gates_SF += start[ids_S] if len(start) > 1 else start
         new_carry.append(cell.folded_step(layer_carry, gates_SF, after_norm, model.norm))
         outputs.append(cell.output(new_carry[-1]))
-    top_SH = jnp.concatenate(outputs, axis=-1) if model.skip else outputs[-1]
-    if model.is_adaptive:
-        params, projection_HD, table_VD = decoder.head
-        if projection_HD is not None:
-            top_SH = dot(top_SH, projection_HD, model.dtype)
-        softmax = make_adaptive_softmax(model, in_cpp=False)
-        log_probs_SV: Any = softmax.apply({"params": params}, top_SH, table_VD, method="log_probs")
-        return tuple(new_carry), log_probs_SV
-    head_HV, bias_V = decoder.head
-    return tuple(new_carry), dot(top_SH, head_HV, model.dtype) + bias_V[None]
+    top_SH, (head_HP, bias_P) = _top(model, outputs), decoder.head
+    return tuple(new_carry), dot(top_SH, head_HP, model.dtype) + bias_P[None], top_SH
+
+
+def tail_logits(tail: Tail, top_SH: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """The logits of the ids of a tail [S, C], after what the head takes."""
+    narrow = top_SH if tail.down is None else dot(top_SH, tail.down, dtype)
+    return dot(narrow, tail.up, dtype) + tail.bias[None]
+
+
+def _top(model: LanguageModel, outputs: list[jax.Array]) -> jax.Array:
+    """What the head takes, of the outputs of all layers."""
+    return jnp.concatenate(outputs, axis=-1) if model.skip else outputs[-1]

@@ -9,6 +9,8 @@ Axes: N tokens, H hidden, V vocabulary, C tokens of a tail, E width of a tail.
 """
 
 import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -20,6 +22,14 @@ from lovecraft_jax.model.matmul import add_bias, dense
 SHARES = (0.25, 0.125)
 """The share of the tokens of a batch for which the first tail, and each later one, is computed, if so few are in it."""
 NARROWEST = 16
+
+
+class Tail(NamedTuple):
+    """What the logits of a tail's C ids come from: a projection [H, E], if it has one, a kernel [E, C], a bias [C]."""
+
+    down: jax.Array | None
+    up: jax.Array
+    bias: jax.Array
 
 
 class AdaptiveSoftmax(nn.Module):
@@ -56,12 +66,8 @@ class AdaptiveSoftmax(nn.Module):
 
     def log_probs(self, hidden: jax.Array, table_VD: jax.Array | None = None) -> jax.Array:
         """The log-probability of every id [..., V] after hidden states [..., H]."""
-        logs = jax.nn.log_softmax(self._head_logits(hidden, table_VD))
-        parts = [logs[..., : self.head]]
-        for n in range(len(self.ranges)):
-            tail = jax.nn.log_softmax(self._tail_logits(hidden, *self._tail(n, table_VD)))
-            parts.append(tail + logs[..., self.head + n, None])
-        return jnp.concatenate(parts, axis=-1)
+        tails = [self._tail_logits(hidden, *tail) for tail in self.tails(table_VD)]
+        return join_log_probs(self._head_logits(hidden, table_VD), tails)
 
     def nats(self, hidden_NH: jax.Array, y_N: jax.Array, table_VD: jax.Array | None = None) -> jax.Array:
         """The cross-entropy of each target [N]. A tail is computed for its own tokens only, unless they are more than
@@ -71,10 +77,22 @@ class AdaptiveSoftmax(nn.Module):
         for n, (low, high) in enumerate(self.ranges):
             part_N = jnp.where((y_N >= low) & (y_N < high), self.head + n, part_N)
         nats_N = _cross_entropy(self._head_logits(hidden_NH, table_VD), part_N)
-        for n, (low, high) in enumerate(self.ranges):
+        for n, ((low, high), tail) in enumerate(zip(self.ranges, self.tails(table_VD), strict=True)):
             in_tail_N = (y_N >= low) & (y_N < high)
-            nats_N += self._tail_nats(hidden_NH, y_N - low, in_tail_N, SHARES[min(n, 1)], *self._tail(n, table_VD))
+            nats_N += self._tail_nats(hidden_NH, y_N - low, in_tail_N, SHARES[min(n, 1)], *tail)
         return nats_N
+
+    def head_weights(self, table_VD: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+        """The kernel [H, P] and the bias [P] of the logits of the first ids and of the tails."""
+        kernel = self.head_kernel if table_VD is None else jnp.hstack([table_VD[: self.head].T, self.tails_kernel])
+        return kernel, self.head_bias
+
+    def tails(self, table_VD: jax.Array | None) -> list[Tail]:
+        """What each tail's logits come from."""
+        if table_VD is None:
+            return [Tail(*kernels, bias) for kernels, bias in zip(self.kernels, self.biases, strict=True)]
+        ranges = zip(self.ranges, self.biases, strict=True)
+        return [Tail(None, table_VD[low:high].T, bias) for (low, high), bias in ranges]
 
     def _tail_nats(
         self,
@@ -105,22 +123,22 @@ class AdaptiveSoftmax(nn.Module):
         return jax.lax.cond(jnp.sum(in_tail_N) <= C, jax.checkpoint(of_its_own), jax.checkpoint(of_all))
 
     def _head_logits(self, hidden: jax.Array, table_VD: jax.Array | None) -> jax.Array:
-        kernel = (
-            self.head_kernel if table_VD is None else jnp.concatenate([table_VD[: self.head].T, self.tails_kernel], 1)
-        )
-        return add_bias(dense(hidden, kernel, self.dtype, self.in_cpp), self.head_bias)
-
-    def _tail(self, n: int, table_VD: jax.Array | None) -> tuple[jax.Array | None, jax.Array, jax.Array]:
-        """What a tail's logits come from: a projection, if it has one, a kernel and a bias."""
-        if table_VD is None:
-            return *self.kernels[n], self.biases[n]
-        return None, table_VD[slice(*self.ranges[n])].T, self.biases[n]
+        kernel, bias = self.head_weights(table_VD)
+        return add_bias(dense(hidden, kernel, self.dtype, self.in_cpp), bias)
 
     def _tail_logits(
         self, hidden: jax.Array, down_HE: jax.Array | None, up_EV: jax.Array, bias_V: jax.Array
     ) -> jax.Array:
         narrow = hidden if down_HE is None else dense(hidden, down_HE, self.dtype, self.in_cpp)
         return add_bias(dense(narrow, up_EV, self.dtype, self.in_cpp), bias_V)
+
+
+def join_log_probs(head_logits: jax.Array, tail_logits: Sequence[jax.Array]) -> jax.Array:
+    """The log-probability of every id [..., V], from the logits of the head and those within each tail."""
+    logs = jax.nn.log_softmax(head_logits)
+    head = logs.shape[-1] - len(tail_logits)
+    tails = [jax.nn.log_softmax(tail) + logs[..., head + n, None] for n, tail in enumerate(tail_logits)]
+    return jnp.concatenate([logs[..., :head], *tails], axis=-1)
 
 
 def tail_edges(vocab_size: int, head: int) -> list[int]:

@@ -92,7 +92,8 @@ class LanguageModel(nn.Module):
             shape = (self.head_width, self.embed)
             self.head_projection = self.param("head_projection", nn.initializers.lecun_normal(), shape)
         if self.is_adaptive:
-            self.head = make_adaptive_softmax(self, in_cpp)
+            width = self.embed if self.tie else self.head_width
+            self.head = AdaptiveSoftmax(self.vocab_size, self.softmax_head, width, self.dtype, in_cpp, self.tie)
             return
         if not self.tie:
             shape = (self.head_width, self.vocab_size)
@@ -184,12 +185,6 @@ class LanguageModel(nn.Module):
     def head_width(self) -> int:
         """The width of what the layers give to the head."""
         return self.units * (self.layers if self.skip else 1)
-
-
-def make_adaptive_softmax(model: LanguageModel, in_cpp: bool) -> AdaptiveSoftmax:
-    """The head of a model that `is_adaptive`, without its parameters."""
-    width = model.embed if model.tie else model.head_width
-    return AdaptiveSoftmax(model.vocab_size, model.softmax_head, width, model.dtype, in_cpp, model.tie)
 
 
 def forward(

@@ -9,7 +9,7 @@ import jax
 from etils import epath
 
 from lovecraft_jax.data import dataset
-from lovecraft_jax.inference.generate import Sampling
+from lovecraft_jax.inference.sampling import Sampling
 from lovecraft_jax.probing import rare_words, surprisal, units
 from lovecraft_jax.probing.rare_words import RareWords
 from lovecraft_jax.probing.surprisal import Surprisal

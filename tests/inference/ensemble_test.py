@@ -16,7 +16,8 @@ from lovecraft_jax.data.char_tokenizer import CharTokenizer
 from lovecraft_jax.data.cleaning import make_cleaning
 from lovecraft_jax.data.encoded import UNKNOWN_ID
 from lovecraft_jax.inference.adaptive import AdaptiveScorer, Rates, adaptive
-from lovecraft_jax.inference.generate import Sampling, generate_tokens
+from lovecraft_jax.inference.generate import generate_tokens
+from lovecraft_jax.inference.sampling import Sampling
 from lovecraft_jax.inference.scoring import CHUNK, Scorer, fold, single_row
 from lovecraft_jax.model.lm import forward, make_model
 from lovecraft_jax.run import Run, ensemble, load_run

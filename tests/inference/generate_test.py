@@ -11,7 +11,8 @@ from configs import tiny
 from lovecraft_jax.data.char_tokenizer import CharTokenizer
 from lovecraft_jax.data.cleaning import make_cleaning
 from lovecraft_jax.data.encoded import UNKNOWN_ID
-from lovecraft_jax.inference.generate import Sampling, encode_prompt, generate_tokens, sample_token
+from lovecraft_jax.inference.generate import encode_prompt, generate_tokens
+from lovecraft_jax.inference.sampling import Sampling, sample_token
 from lovecraft_jax.model.lm import LanguageModel, forward, make_model
 from lovecraft_jax.runtime.errors import UserError
 from tests.helpers.untrained import random_variables
