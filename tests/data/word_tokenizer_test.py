@@ -166,7 +166,7 @@ def test_clusters_are_learnt_from_contexts_and_known_by_the_spelling() -> None:
     assert min(map(len, rare.values())) > 20
     assert all(new[kind][0] in classes[kind] for kind in new)
     mixed = classes[first] & classes[second]
-    assert mixed.total() < 0.05 * min(map(Counter.total, classes.values()))
+    assert mixed.total() < 0.2 * min(map(Counter.total, classes.values()))
 
 
 def test_a_full_vocabulary_leaves_rare_words_to_train_the_classes() -> None:
