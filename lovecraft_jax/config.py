@@ -73,7 +73,7 @@ class DataConfig:
     level: str = one_of("chars", "bpe", "words")
     vocab_size: int = at_least(2, default=2000, most=2**20)  # ids at most, of all levels but chars
     min_count: int = at_least(1, default=2)  # of level="words": how often a word with an id of its own occurs
-    rare: str = one_of("spell", "class", "unk", "drop", default="spell")  # what becomes of the other words
+    rare: str = one_of("spell", "cluster", "class", "unk", "drop", default="spell")  # what the others become
     regime: str = one_of("stream", "window")
     alphabet: str = one_of("ascii", "unicode")
     share: float = share(default=1.0)

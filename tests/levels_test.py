@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 jitted_forward = jax.jit(forward, static_argnums=0)
 
-LEVELS = ("bpe", "words")
+LEVELS = ("bpe", "words", "words-cluster")
 
 
 @pytest.fixture(scope="module", params=LEVELS)
@@ -115,6 +115,7 @@ def test_what_words_cost_by_their_frequency_adds_up_to_the_score(run: Run) -> No
 
 def _config(level: str) -> ConfigDict:
     config = tiny.get_config()
-    config.data.level, config.data.vocab_size, config.sample.length = level, 400, 20
-    config.train.average, config.model.softmax_head = 0.9, 100 if level == "words" else 0
+    config.data.level, _, config.data.rare = (level if "-" in level else f"{level}-spell").partition("-")
+    config.data.vocab_size, config.sample.length = 400, 20
+    config.train.average, config.model.softmax_head = 0.9, 100 if config.data.level == "words" else 0
     return config

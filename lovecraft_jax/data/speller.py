@@ -7,7 +7,8 @@ It says what the words cost that a vocabulary lacks, and generates new ones. Wit
 h is the word's class and at most LETTERS characters before c; h' is h without the class, then without its first
 character, and so on. n counts occurrences where h has the class; elsewhere what different characters or classes stand
 before h c (Kneser and Ney 1995). In the end all characters are equally likely.
-Axes in names: N symbols of all words, W words, M places of a context, V symbols that can follow, R rows of a table.
+Axes in names: N symbols of all words, W words, C classes, M places of a context, V symbols that can
+follow, R rows of a table.
 """
 
 import math
@@ -20,6 +21,7 @@ from lovecraft_jax.data.characters import code_points, distinct
 from lovecraft_jax.data.kneser_ney import discounts
 
 LETTERS = 5
+CHUNK = 2000  # words that are classified at a time, which bounds memory
 END, OTHER, FIRST_LETTER = 0, 1, 2
 """Symbols: before a word's first character and after its last, a character that no training word has, the first that
 one has."""
@@ -33,6 +35,7 @@ class Speller:
         self, words: Sequence[str], classes: Sequence[int], n_classes: int, alphabet_size: int, context: bool = True
     ) -> None:
         self._letters, self._alphabet_size = distinct("".join(words)), alphabet_size
+        self._words_C = np.bincount(np.asarray(classes, int), minlength=n_classes)
         self._size = FIRST_LETTER + len(self._letters)  # symbols that can follow; those of classes come after them
         symbols_N, begins_W = self._symbols(words, classes)
         contexts_NM = _contexts(symbols_N, begins_W)[:, : None if context else 0]
@@ -49,6 +52,17 @@ class Speller:
         nats_N += np.where(symbols_N == OTHER, math.log(self._alphabet_size), 0.0)
         nats_N[begins_W] = 0.0
         return np.add.reduceat(nats_N, begins_W) if len(begins_W) else np.zeros(0)
+
+    def likeliest_classes(self, words: Sequence[str]) -> list[int]:
+        """Returns the class that each word is most likely to have by its spelling and the sizes of the classes."""
+        n_classes, found = len(self._words_C), list[int]()
+        prior_C = np.log(self._words_C + 0.5)  # a class may have no words
+        for start in range(0, len(words), CHUNK):
+            chunk = words[start : start + CHUNK]
+            each = np.repeat(np.arange(n_classes), len(chunk)).tolist()
+            nats_CW = self.nats(list(chunk) * n_classes, each).reshape(n_classes, len(chunk))
+            found += np.argmax(prior_C[:, None] - nats_CW, axis=0).tolist()
+        return found
 
     def generate(self, classes: Sequence[int], uniform_WL: np.ndarray) -> list[str]:
         """Returns a new word of each class, drawn from the model but without OTHER. `uniform_WL` has a random number

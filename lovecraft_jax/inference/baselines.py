@@ -1,4 +1,4 @@
-"""Scores to compare a loss with, in bits per character: uniform, unigram, n-gram, PPMd.
+"""Scores to compare a loss with, in bits per character: uniform, unigram, n-grams, PPMd.
 
 All but PPMd are static, as a run's own scores are: what they know is from the training text. PPMd is adaptive: it
 learns from the text that it is scored on. A static score is never compared with an adaptive one.
@@ -23,14 +23,20 @@ import pyppmd
 from lovecraft_jax.data.char_tokenizer import CharTokenizer
 from lovecraft_jax.data.cleaning import Cleaning
 from lovecraft_jax.data.splits import PARTS
-from lovecraft_jax.inference.ngram import best_order
+from lovecraft_jax.data.word_tokenizer import WordTokenizer
+from lovecraft_jax.inference.ngram import MAX_ORDER, best_order
 from lovecraft_jax.runtime.cache import cache_folder
 from lovecraft_jax.runtime.files import write_json
 
 PPMD_ORDER = 8
 PPMD_MEMORY = 1 << 28  # bytes; enough that three million characters never restart its model
 NGRAM_CHARS = 10_000_000
-"""The longest training text that gets an n-gram baseline, which takes about 100 bytes of memory for a character."""
+"""The longest training text that gets n-gram baselines, which take about 100 bytes of memory for a character."""
+WORD_ORDER, WORD_COUNT, WORD_IDS = 5, 2, 1 << 20
+"""Of the n-gram of words: the longest that is tried, how often a word with an id of its own occurs, how many have one;
+whatever a run's own settings are, so that all runs on a corpus compare with the same."""
+VERSION = 2
+"""Part of the name in the cache. One more makes all baselines be computed again; when one is added, say."""
 
 
 def uniform(train: str) -> float:
@@ -51,36 +57,43 @@ def ppmd(train: str, valid: str) -> float:
 
 
 def ngram(train: str, valid: str, test: str, cleaning: Cleaning) -> dict[str, float]:
-    """Returns the bpc of valid and test ("ngram", "ngram_test") by a character n-gram with Kneser-Ney smoothing, and
-    its order ("ngram_order"), which is that with the best score on valid; nothing where the training text is longer
-    than NGRAM_CHARS. An unknown character costs what it costs a model: its token, and its spelling."""
+    """Returns the bpc of valid and test by n-grams with Kneser-Ney smoothing, one of characters ("ngram", "ngram_test")
+    and one of words ("words", "words_test"), and their orders ("ngram_order", "words_order"), which are those with the
+    best scores on valid; nothing where the training text is longer than NGRAM_CHARS. What training never showed costs
+    what it costs a model: its token, and its spelling."""
     if len(train) > NGRAM_CHARS:
         return {}
-    tokenizer = CharTokenizer.of(train, cleaning)
-    known, of_valid, of_test = (tokenizer.encode(text) for text in (train, valid, test))
-    order, *nats = best_order(known.ids, of_valid.ids, of_test.ids, tokenizer.size, tokenizer.start_id)
-    scored = zip(("ngram", "ngram_test"), nats, (of_valid, of_test), strict=True)
-    bpc = {name: (cost + text.extra_nats) / text.n_chars / math.log(2) for name, cost, text in scored}
-    return bpc | {"ngram_order": order}
+    chars = CharTokenizer.of(train, cleaning)
+    words = WordTokenizer.of(train, cleaning, "spell", WORD_COUNT, WORD_IDS)
+    found: dict[str, float] = {}
+    for name, tokenizer, max_order in (("ngram", chars, MAX_ORDER), ("words", words, WORD_ORDER)):
+        known, of_valid, of_test = (tokenizer.encode(text) for text in (train, valid, test))
+        ids = known.ids, of_valid.ids, of_test.ids
+        order, *nats = best_order(*ids, tokenizer.size, tokenizer.start_id, max_order)
+        for key, cost, text in zip((name, f"{name}_test"), nats, (of_valid, of_test), strict=True):
+            found[key] = (cost + text.extra_nats) / text.n_chars / math.log(2)
+        found[f"{name}_order"] = order
+    return found
 
 
 def labelled(known: Mapping[str, float]) -> dict[str, float]:
     """Returns the scores on valid by the names that logs and pages show, which say what is static and what adaptive.
-    `known`: what baselines.json has; that of earlier runs has no n-gram."""
-    names = {"uniform": "uniform", "unigram": "unigram", "ngram": _ngram_name(known), "ppmd": "PPMd (adaptive)"}
+    `known`: what baselines.json has; that of earlier runs has no n-grams, or only that of characters."""
+    names = {"uniform": "uniform", "unigram": "unigram"} | _ngram_names(known) | {"ppmd": "PPMd (adaptive)"}
     return {name: known[key] for key, name in names.items() if key in known}
 
 
 def to_compare(known: Mapping[str, float]) -> list[str]:
     """Returns the baselines on valid and test to log beside final scores, a line each. Static final scores compare with
-    the n-gram only."""
-    names = {"ngram": _ngram_name(known), "ppmd": "PPMd (adaptive: it learns from the text that it is scored on)"}
+    the n-grams only."""
+    names = _ngram_names(known) | {"ppmd": "PPMd (adaptive: it learns from the text that it is scored on)"}
     there = {key: name for key, name in names.items() if f"{key}_test" in known}
     return [f"{name}: valid {known[key]:.4f}, test {known[f'{key}_test']:.4f} bpc" for key, name in there.items()]
 
 
-def _ngram_name(known: Mapping[str, float]) -> str:
-    return f"{known.get('ngram_order', 0):.0f}-gram (static)"
+def _ngram_names(known: Mapping[str, float]) -> dict[str, str]:
+    tokens = {"ngram": "characters", "words": "words"}
+    return {key: f"{known.get(f'{key}_order', 0):.0f}-gram of {name} (static)" for key, name in tokens.items()}
 
 
 def _compressed(text: str) -> int:
@@ -100,7 +113,7 @@ class Baselines:
 
     def __init__(self, texts: Mapping[str, str], cleaning: Cleaning) -> None:
         parts, rules = [texts[part] for part in PARTS], dataclasses.asdict(cleaning)
-        key = hashlib.sha256("\0".join([*parts, json.dumps(rules)]).encode()).hexdigest()[:24]
+        key = hashlib.sha256("\0".join([*parts, json.dumps(rules), str(VERSION)]).encode()).hexdigest()[:24]
         self._cached = cache_folder() / "baselines" / f"{key}.json"
         self._result: dict[str, float] | None = None
         with contextlib.suppress(OSError, ValueError):
@@ -115,8 +128,8 @@ class Baselines:
             self._thread.start()
 
     def result(self) -> dict[str, float] | None:
-        """Returns {"uniform": ..., "unigram": ..., "ngram": ..., "ngram_test": ..., "ngram_order": ..., "ppmd": ...,
-        "ppmd_test": ...} in bits per character, those of valid without a suffix; or None."""
+        """Returns {"uniform": ..., "unigram": ..., "ppmd": ..., "ppmd_test": ...} and what `ngram` does, in bits per
+        character, those of valid without a suffix; or None."""
         return self._result
 
     def wait(self, seconds: float) -> dict[str, float] | None:

@@ -19,15 +19,20 @@ MAX_ORDER = 12
 
 
 def best_order(
-    train: np.ndarray, valid: np.ndarray, test: np.ndarray, vocab_size: int, start_id: int
+    train: np.ndarray,
+    valid: np.ndarray,
+    test: np.ndarray,
+    vocab_size: int,
+    start_id: int,
+    max_order: int = MAX_ORDER,
 ) -> tuple[int, float, float]:
-    """Returns the order with the best score on `valid`, at most MAX_ORDER, and what `valid` and `test` cost then, in
+    """Returns the order with the best score on `valid`, at most `max_order`, and what `valid` and `test` cost then, in
     nats. Counts and discounts are those of `train`: the texts that are scored change nothing."""
     nats = [
         [-float(np.log(probs).sum()) for probs in of_texts]
-        for of_texts in token_probs(train, (valid, test), vocab_size, start_id, MAX_ORDER)
+        for of_texts in token_probs(train, (valid, test), vocab_size, start_id, max_order)
     ]
-    order = min(range(MAX_ORDER), key=lambda n: nats[n][0])
+    order = min(range(max_order), key=lambda n: nats[n][0])
     return order + 1, nats[order][0], nats[order][1]
 
 

@@ -1,6 +1,9 @@
 """Words as tokens: lossless for every text and policy, rare words paid for, the same text written in any chunks."""
 
+import dataclasses
+import itertools
 import math
+from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
@@ -21,7 +24,8 @@ TRAIN = "The old house by the sea.\n\n\nThe house was dark, and nobody walked to
 TEXTS = st.text() | st.lists(
     st.sampled_from(["the", " house", " sea", "\n\n\n", " walking", " Xy'z", ",", " 1928", " ", "é"])
 ).map("".join)
-POLICIES = [("spell", 2), ("class", 2), ("unk", 2), ("drop", 2), ("spell", 1), ("drop", 1), ("unk", 1)]
+RARE = ("spell", "cluster", "class", "unk", "drop")
+POLICIES = [(rare, 2) for rare in RARE] + [(rare, 1) for rare in ("spell", "cluster", "drop", "unk")]
 BUILT = {policy: WordTokenizer.of(TRAIN, UNICODE, *policy, 1000) for policy in POLICIES}
 
 
@@ -86,6 +90,24 @@ def test_a_rare_word_is_cheaper_where_its_spelling_is_modelled() -> None:
     prices = {policy: BUILT[policy].encode(" ghosts talked").extra_nats for policy in POLICIES}
     assert prices["spell", 2] < prices["class", 2]
     assert prices["spell", 2] < prices["unk", 2]
+    assert prices["cluster", 2] < prices["unk", 2]
+
+
+@pytest.mark.parametrize(("rare", "min_count"), POLICIES)
+def test_what_is_spelled_has_probabilities_that_sum_to_at_most_one_for_each_id(rare: str, min_count: int) -> None:
+    """Over all words of a small alphabet with a space before them: from its id and its spelling a decoder knows it."""
+    cleaning = dataclasses.replace(make_cleaning("ascii"), keep="ab \n")
+    built = WordTokenizer.of("ab abab aba\nab aba bab\nab abba\nabab b a aab bab\n", cleaning, rare, min_count, 1000)
+    every = [" " + "".join(letters) for n in range(1, 9) for letters in itertools.product("abz", repeat=n)]
+    encoded = built.encode("".join(every))
+    is_left_out = len(encoded.ids) < len(every)
+    totals: defaultdict[int, float] = defaultdict(float)
+    for at, word, nats in zip(encoded.spelled.at_R, encoded.spelled.texts, encoded.spelled.nats_R, strict=True):
+        # "z" stands for any of the characters, at most all four, that no training word has.
+        totals[UNKNOWN_ID if is_left_out else encoded.ids[at]] += math.exp(-nats) * 4 ** word.count("z")
+    most = max(totals.values()) / (built.rare_share if is_left_out else 1)
+    assert 0 < most <= 1 + 1e-9
+    assert (rare, min_count) != ("spell", 2) or most > 0.8  # the rest: longer words, and those of other classes
 
 
 def test_what_is_left_out_costs_its_share_of_the_training_text() -> None:
@@ -100,10 +122,12 @@ def test_what_is_left_out_costs_its_share_of_the_training_text() -> None:
     assert len(rare.ids) == 4
     unigrams = Speller(list(built.counts), [0] * len(built.counts), 1, UNICODE.alphabet_size, context=False)
     (spelling,) = unigrams.nats([" haunted"], [0])
+    words = list(built.counts)  # all have ids: none is spelled
+    spelling += math.log1p(-np.exp(-unigrams.nats(words, [0] * len(words))).sum())
     assert rare.extra_nats == pytest.approx(known.extra_nats - math.log(share) + spelling)
 
 
-@pytest.mark.parametrize("rare", ["spell", "class", "unk"])
+@pytest.mark.parametrize("rare", ["spell", "cluster", "class", "unk"])
 def test_rare_words_are_generated_and_the_same_in_any_chunks(rare: str) -> None:
     built = BUILT[rare, 2]
     ids = built.encode("The walking Ghost by the 1928 sea of nobody").ids
@@ -113,6 +137,36 @@ def test_rare_words_are_generated_and_the_same_in_any_chunks(rare: str) -> None:
     parts = ((ids[:4], 0), (ids[4:], 4))
     assert "".join(built.generated_bytes(part, (0, 1), start).decode() for part, start in parts) == whole
     assert len({built.generated_bytes(ids, (seed,)) for seed in range(5)}) > 1
+
+
+@pytest.mark.parametrize("rare", ["spell", "cluster"])
+def test_a_word_that_has_an_id_is_not_spelled(rare: str) -> None:
+    text = "ab abab aba\nab aba bab\nab abba\nabab b a aab bab\n"  # so few letters that many words would
+    built = WordTokenizer.of(text, UNICODE, rare, 2, 1000)
+    (of_class,) = built.encode(" abba").ids
+    for seed in range(60):
+        word = built.generated_bytes(np.array([of_class]), (seed,)).decode()
+        assert built.encode(word).spelled.texts
+
+
+def test_clusters_are_learnt_from_contexts_and_known_by_the_spelling() -> None:
+    """Two kinds of words, of different letters, each where the other never is."""
+    random, first, second = np.random.default_rng(0), "aeioub", "lmnrst"
+    lines = [
+        f"the {''.join(random.choice(list(first), 3))} was {''.join(random.choice(list(second), 3))}"
+        for _ in range(600)
+    ]
+    built = WordTokenizer.of("\n".join(lines), UNICODE, "cluster", 3, 1000)
+    rare = {
+        kind: {word for word, count in built.counts.items() if count < 3 and set(word) <= set(" " + kind)}
+        for kind in (first, second)
+    }
+    classes = {kind: Counter(built.encode("".join(sorted(words))).ids.tolist()) for kind, words in rare.items()}
+    new = {kind: built.encode(text).ids.tolist() for kind, text in ((first, " aeiouaeiou"), (second, " lmnrstlmn"))}
+    assert min(map(len, rare.values())) > 20
+    assert all(new[kind][0] in classes[kind] for kind in new)
+    mixed = classes[first] & classes[second]
+    assert mixed.total() < 0.2 * min(map(Counter.total, classes.values()))
 
 
 def test_a_full_vocabulary_leaves_rare_words_to_train_the_classes() -> None:

@@ -11,8 +11,10 @@ import pytest
 
 from lovecraft_jax.data import corpus
 from lovecraft_jax.data.cleaning import make_cleaning
+from lovecraft_jax.data.word_tokenizer import WordTokenizer
 from lovecraft_jax.inference import baselines
 from lovecraft_jax.inference.baselines import Baselines
+from lovecraft_jax.inference.ngram import token_probs
 
 
 @pytest.fixture
@@ -49,31 +51,52 @@ def test_ppmd_of_noise_is_its_entropy() -> None:
     assert baselines.ppmd(noise[:10_000], noise[10_000:]) == pytest.approx(2.0, rel=0.1)
 
 
-def test_an_unknown_character_costs_the_ngram_its_token_and_its_spelling() -> None:
+def test_an_unknown_character_costs_the_ngrams_its_token_and_its_spelling() -> None:
     train, ascii = "abba" * 20, make_cleaning("ascii")
     known = baselines.ngram(train, "z", "zaz", ascii)
     # Both tokenized texts differ from those of a smaller alphabet in nothing but what spelling costs.
     other = dataclasses.replace(ascii, keep="abz")
     spelt = baselines.ngram(train, "z", "zaz", other)
     assert len(ascii.keep) == 96
-    assert known["ngram"] - spelt["ngram"] == pytest.approx(math.log2(96 / 3), rel=1e-12)
-    assert known["ngram_test"] - spelt["ngram_test"] == pytest.approx(math.log2(96 / 3) * 2 / 3, rel=1e-12)
+    for name in ("ngram", "words"):
+        assert known[name] - spelt[name] == pytest.approx(math.log2(96 / 3), rel=1e-12)
+        assert known[f"{name}_test"] - spelt[f"{name}_test"] == pytest.approx(math.log2(96 / 3) * 2 / 3, rel=1e-12)
     assert known["ngram"] > math.log2(96) + 1
 
 
-def test_a_text_that_is_too_long_for_the_ngram_has_the_other_baselines(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_ngram_of_words_needs_the_bits_of_its_ids_and_of_what_is_spelled(tales: list[str]) -> None:
+    train, test, ascii = "".join(tales[:15]), tales[16], make_cleaning("ascii")
+    valid = train[20_000:22_000]  # known, for which the longest context is best
+    known, tokenizer = baselines.ngram(train, valid, test, ascii), WordTokenizer.of(train, ascii, "spell", 2, 1 << 20)
+    bits = {}
+    for order in range(1, 6):
+        for name, text in (("words", valid), ("words_test", test)):
+            encoded = tokenizer.encode(text)
+            given = tokenizer.encode(train).ids, [encoded.ids], tokenizer.size, tokenizer.start_id, order
+            *_, (probs,) = token_probs(*given)
+            bits[name, order] = (encoded.extra_nats - np.log(probs).sum()) / math.log(2) / len(text)
+    assert known["words_order"] == min(range(1, 6), key=lambda order: bits["words", order]) == 5
+    for name in ("words", "words_test"):
+        assert known[name] == pytest.approx(bits[name, known["words_order"]], rel=1e-12)
+
+
+def test_a_text_that_is_too_long_for_the_ngrams_has_the_other_baselines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(baselines, "NGRAM_CHARS", 79)
     assert baselines.ngram("abba" * 20, "a", "b", make_cleaning("ascii")) == {}
 
 
-def test_labels_say_what_adapts_and_those_of_earlier_runs_have_no_ngram() -> None:
+def test_labels_say_what_adapts_and_those_of_earlier_runs_have_no_ngrams() -> None:
     earlier = {"uniform": 6.0, "unigram": 4.0, "ppmd": 1.5}
     assert baselines.labelled(earlier) == {"uniform": 6.0, "unigram": 4.0, "PPMd (adaptive)": 1.5}
     assert baselines.to_compare(earlier) == []
     known = earlier | {"ngram": 1.75, "ngram_test": 1.8, "ngram_order": 8, "ppmd_test": 1.6}
-    assert baselines.labelled(known) == baselines.labelled(earlier) | {"8-gram (static)": 1.75}
-    static, adaptive = baselines.to_compare(known)
-    assert static == "8-gram (static): valid 1.7500, test 1.8000 bpc"
+    assert baselines.labelled(known) == baselines.labelled(earlier) | {"8-gram of characters (static)": 1.75}
+    assert len(baselines.to_compare(known)) == 2
+    known |= {"words": 1.7, "words_test": 1.9, "words_order": 4}
+    assert list(baselines.labelled(known).values()) == [6.0, 4.0, 1.75, 1.7, 1.5]
+    static, of_words, adaptive = baselines.to_compare(known)
+    assert static == "8-gram of characters (static): valid 1.7500, test 1.8000 bpc"
+    assert of_words == "4-gram of words (static): valid 1.7000, test 1.9000 bpc"
     assert adaptive.startswith("PPMd (adaptive: it learns ")
 
 

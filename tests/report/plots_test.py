@@ -17,10 +17,10 @@ def test_the_curve_has_the_baselines_that_all_runs_share() -> None:
     rows = [{"step": step, "split": "train", "bpc": 5.0 - step} for step in (1, 2, 3)]
     known = {"unigram": 3.0, "ngram": 2.5, "ngram_test": 2.75, "ngram_order": 2, "ppmd": 2.25, "ppmd_test": 1.0}
     earlier = {"unigram": 3.0, "ppmd": 2.25}
-    names = {"unigram 3.000", "2-gram (static) 2.500", "PPMd (adaptive) 2.250"}
+    names = {"unigram 3.000", "2-gram of characters (static) 2.500", "PPMd (adaptive) 2.250"}
     for others, expected in (
         ([], names),
-        ([earlier], names - {"2-gram (static) 2.500"}),
+        ([earlier], names - {"2-gram of characters (static) 2.500"}),
         ([known | {"ppmd": 2.0}], names - {"PPMd (adaptive) 2.250"}),
     ):
         curves = [TrainingCurve("a", rows, 64.0, baselines) for baselines in (known, *others)]

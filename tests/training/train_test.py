@@ -113,13 +113,14 @@ def test_results_go_to_standard_output_and_a_summary_and_progress_to_standard_er
 
 
 def test_baselines_are_logged_and_stand_beside_the_final_scores(windows: tuple) -> None:
-    shown = r"uniform (\S+), unigram (\S+), (\d+)-gram \(static\) (\S+), PPMd \(adaptive\) (\S+)\n"
+    ngrams = r"(\d+)-gram of characters \(static\) (\S+), \d-gram of words \(static\) \S+"
+    shown = rf"uniform (\S+), unigram (\S+), {ngrams}, PPMd \(adaptive\) (\S+)\n"
     logged = re.search(rf"baselines on valid: {shown}", windows[1].stderr)
     assert logged is not None
     assert logged[1] == f"{math.log2(80):.3f}"
     assert 1 < float(logged[5]) < float(logged[4]) < float(logged[2]) < float(logged[1])
     known = _json(windows[0] / "baselines.json")
-    beside_final_scores = f"\n{logged[3]}-gram (static): valid {known['ngram']:.4f}, test "
+    beside_final_scores = f"\n{logged[3]}-gram of characters (static): valid {known['ngram']:.4f}, test "
     assert beside_final_scores in windows[1].stderr
 
 
