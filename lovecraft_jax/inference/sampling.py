@@ -15,8 +15,10 @@ from lovecraft_jax.runtime.checks import checked
 MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-30, 1e30
 """Other temperatures become the nearer of these, greedy and uniform in effect: where 1 / temperature is no normal
 float32, XLA divides -inf, the logit of what must not be sampled, to NaN."""
-TOGETHER = 8
+TOGETHER = 4
 """The share of the streams, one in so many, whose tails are computed at once."""
+BLOCK = 128
+"""Weights of a block in a long cumulative sum."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,59 +86,47 @@ class Parts(NamedTuple):
     dtype: jnp.dtype
 
 
-class _Drawing(NamedTuple):
-    """Streams whose token is still to be drawn: where `part_S` is a tail, its tail was drawn, but not accepted yet."""
-
-    part_S: jax.Array
-    ids_S: jax.Array
-    attempt_S: jax.Array
-
-
 def sample_by_parts(parts: Parts, keys_S: jax.Array, uniform_S: jax.Array, temperature: float) -> jax.Array:
     """Returns one token per row [S], never the unknown one, drawn as `sample_token` draws from the log-probabilities of
-    all ids, but hardly ever computing them all: rejection sampling. `keys_S`: keys for more random numbers.
+    all ids, but computing a stream's tails only where one is proposed. `keys_S`: the keys that `uniform_S` is drawn with.
 
     With a temperature t the weight of a tail of probability p is p^(1/t) times Z, the sum of q^(1/t) over the
     probabilities q within it. Z is at most 1, or C^(1 - 1/t) for a tail of C ids where t is above 1. A part is drawn
-    with the bound for Z. Where it is a tail, Z is computed, and the tail is accepted with probability Z / bound; if it
-    is not, a part is drawn anew.
+    with this bound for Z. A tail is accepted with probability Z / bound (rejection sampling); otherwise a part is drawn
+    by the weights themselves, which are known by then.
     """
     logits_SP, top_SH, tails, dtype = parts
     temperature = _bounded(temperature)
     S, P = logits_SP.shape
     head = P - len(tails)
-    log_bounds = jnp.array([max(0.0, 1 - 1 / temperature) * math.log(len(tail.bias)) for tail in tails])
+    log_bound_N = jnp.array([max(0.0, 1 - 1 / temperature) * math.log(len(tail.bias)) for tail in tails])
     logs_SP = jnp.where(jnp.arange(P)[None] == UNKNOWN_ID, -jnp.inf, jax.nn.log_softmax(logits_SP)) / temperature
-    logs_SP = logs_SP.at[:, head:].add(log_bounds[None])
+    logs_SP = logs_SP.at[:, head:].add(log_bound_N[None])
     weights_SP = jnp.exp(logs_SP - jnp.max(logs_SP, axis=-1, keepdims=True))
-    starts = jnp.cumsum(jnp.array([head, *(len(tail.bias) for tail in tails)]))[:-1]  # the first id of each tail
+    ids_S = _draw(weights_SP, uniform_S)  # those of tails are still to be drawn
     C = -(-S // TOGETHER)
 
-    def is_waiting(drawing: _Drawing) -> jax.Array:
-        return drawing.part_S >= head
-
-    def draw_within(drawing: _Drawing) -> _Drawing:
-        (places_C,) = jnp.nonzero(is_waiting(drawing), size=C, fill_value=S)  # S: none
-        part_C, attempt_C = (leaf.at[places_C].get(mode="clip") for leaf in (drawing.part_S, drawing.attempt_S))
-        again_C = jax.vmap(jax.random.fold_in)(keys_S.at[places_C].get(mode="clip"), attempt_C)
-        accept_C, within_C, next_C = jax.vmap(lambda key: jax.random.uniform(key, (3,)))(again_C).T
-        top_CH = top_SH.at[places_C].get(mode="clip")
-        log_z_C, drawn_C = jnp.zeros(C), part_C
-        for n, tail in enumerate(tails):
+    def draw_within(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        ids_S, in_tail_S = state
+        (places_C,) = jnp.nonzero(in_tail_S, size=C, fill_value=S)  # S: none
+        keys_C, top_CH, ids_C, weights_CP = (leaf[places_C] for leaf in (keys_S, top_SH, ids_S, weights_SP))
+        more_C = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 1), (3,)))(keys_C)
+        accept_C, again_C, within_C = more_C.T
+        z_CN, drawn_CN, first = [], [], head
+        for tail, log_bound in zip(tails, log_bound_N, strict=True):
             logs_CV = jax.nn.log_softmax(tail_logits(tail, top_CH, dtype)) / temperature
-            is_this_C = part_C == head + n
-            log_z_C = jnp.where(is_this_C, jax.nn.logsumexp(logs_CV, axis=-1) - log_bounds[n], log_z_C)
-            within = _draw(jnp.exp(logs_CV - jnp.max(logs_CV, axis=-1, keepdims=True)), within_C)
-            drawn_C = jnp.where(is_this_C, starts[n] + within, drawn_C)
-        accepted_C = jnp.log(accept_C) < log_z_C
-        anew_C = _draw(weights_SP.at[places_C].get(mode="clip"), next_C)
-        ids_C, part_C = jnp.where(accepted_C, drawn_C, anew_C), jnp.where(accepted_C, 0, anew_C)
-        updates = zip(drawing, (part_C, ids_C, attempt_C + 1), strict=True)
-        return _Drawing(*(leaf_S.at[places_C].set(leaf_C, mode="drop") for leaf_S, leaf_C in updates))
+            z_CN.append(jnp.exp(jax.nn.logsumexp(logs_CV, axis=-1) - log_bound))
+            largest_C = jnp.max(logs_CV, axis=-1, keepdims=True)
+            drawn_CN.append(first + _draw(jnp.exp(logs_CV - largest_C), within_C))
+            first += logs_CV.shape[-1]
+        all_z_CP = jnp.concatenate([jnp.ones((C, head)), jnp.stack(z_CN, axis=1)], axis=1)
+        accepted_C = accept_C < jnp.take_along_axis(all_z_CP, ids_C[:, None], axis=1)[:, 0]
+        part_C = jnp.where(accepted_C, ids_C, _draw(weights_CP * all_z_CP, again_C))
+        of_tail_C = jnp.take_along_axis(jnp.stack(drawn_CN, axis=1), jnp.maximum(part_C - head, 0)[:, None], axis=1)
+        ids_C = jnp.where(part_C < head, part_C, of_tail_C[:, 0])
+        return ids_S.at[places_C].set(ids_C, mode="drop"), in_tail_S.at[places_C].set(False, mode="drop")
 
-    part_S = _draw(weights_SP, uniform_S)
-    first = _Drawing(part_S, part_S, jnp.zeros(S, jnp.int32))
-    return jax.lax.while_loop(lambda drawing: jnp.any(is_waiting(drawing)), draw_within, first).ids_S
+    return jax.lax.while_loop(lambda state: jnp.any(state[1]), draw_within, (ids_S, ids_S >= head))[0]
 
 
 def _bounded(temperature: float) -> float:
@@ -144,6 +134,22 @@ def _bounded(temperature: float) -> float:
 
 
 def _draw(weights_SV: jax.Array, uniform_S: jax.Array) -> jax.Array:
-    """Returns an index per row, drawn by the weights: their cumulative sum, inverted at `uniform_S` in [0, 1)."""
-    cumulative_SV = jnp.cumsum(weights_SV, axis=-1)
-    return jnp.sum(cumulative_SV <= uniform_S[:, None] * cumulative_SV[:, -1:], axis=-1).astype(jnp.int32)
+    """Returns an index per row, drawn by the weights: their cumulative sum, inverted at `uniform_S` in [0, 1). Of many
+    weights first a block, then one in it, since XLA's cumulative sum takes long."""
+    (S, V), B = weights_SV.shape, BLOCK
+    if V <= 2 * B:
+        cumulative_SV = jnp.cumsum(weights_SV, axis=-1)
+        return _count_until(cumulative_SV, uniform_S * cumulative_SV[:, -1])
+    blocks_SNB = jnp.pad(weights_SV, ((0, 0), (0, -V % B))).reshape(S, -1, B)
+    cumulative_SN = jnp.cumsum(jnp.sum(blocks_SNB, axis=-1), axis=-1)
+    wanted_S = uniform_S * cumulative_SN[:, -1]
+    block_S = _count_until(cumulative_SN, wanted_S)
+    before_S = jnp.take_along_axis(jnp.pad(cumulative_SN, ((0, 0), (1, 0))), block_S[:, None], axis=1)[:, 0]
+    cumulative_SB = jnp.cumsum(jnp.take_along_axis(blocks_SNB, block_S[:, None, None], axis=1)[:, 0], axis=-1)
+    within_S = _count_until(cumulative_SB, jnp.minimum(wanted_S - before_S, jnp.nextafter(cumulative_SB[:, -1], 0.0)))
+    return block_S * B + within_S
+
+
+def _count_until(cumulative_SV: jax.Array, wanted_S: jax.Array) -> jax.Array:
+    """The first index of each row whose cumulative sum is above what is wanted, which is below the whole sum."""
+    return jnp.sum(cumulative_SV <= wanted_S[:, None], axis=-1).astype(jnp.int32)
