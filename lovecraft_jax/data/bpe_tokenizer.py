@@ -35,7 +35,7 @@ class BpeTokenizer:
     def of(cls, train_text: str, cleaning: Cleaning, vocab_size: int) -> "BpeTokenizer":
         """The tokenizer that a cleaned training text gives, always the same, with up to `vocab_size` ids. Raises
         UserError where these are too few for the alphabet."""
-        letters = _byte_characters()
+        letters = byte_characters()
         alphabet = [letters[byte] for byte in (range(256) if cleaning.keep is None else cleaning.keep.encode())]
         if vocab_size < (least := 1 + len(alphabet)):
             raise UserError(
@@ -112,7 +112,7 @@ class BpeTokenizer:
     @functools.cached_property
     def _bytes(self) -> list[bytes]:
         """The bytes of each id."""
-        byte_of = {char: byte for byte, char in enumerate(_byte_characters())}
+        byte_of = {char: byte for byte, char in enumerate(byte_characters())}
         by_id = sorted(self._tokenizer.get_vocab().items(), key=lambda item: item[1])
         return [b"" if token == UNUSED else bytes(byte_of[char] for char in token) for token, _ in by_id]
 
@@ -122,7 +122,7 @@ class BpeTokenizer:
         return np.array([sum(byte & 0xC0 != 0x80 for byte in token) for token in self._bytes])
 
 
-def _byte_characters() -> list[str]:
+def byte_characters() -> list[str]:
     """The character that stands for each byte in the library's JSON, as in GPT-2: itself if it can be seen."""
     visible = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(256, 512))
