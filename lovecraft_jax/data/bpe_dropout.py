@@ -18,12 +18,10 @@ import numpy as np
 
 from lovecraft_jax.data.bpe_tokenizer import BpeTokenizer, byte_characters
 from lovecraft_jax.data.encoded import UNKNOWN_ID, smallest_uint
-from lovecraft_jax.data.pretokens import Pretokens
+from lovecraft_jax.data.pretokens import AT_ONCE, Pretokens
 
 LONGEST = 100
 """Bytes of the longest pretoken whose merges are dropped: the time grows with the square, and more is no word."""
-PIECE = 1 << 17
-"""Pretokens that are segmented at once."""
 STREAM = 1
 """Keeps the random numbers apart from those of batches.py, which (seed, epoch) gives."""
 
@@ -83,7 +81,7 @@ class _Text:
 
     def segment(self, probability: float, rng: np.random.Generator) -> np.ndarray:
         """Returns the ids of the whole text."""
-        pieces = (self._index[start : start + PIECE] for start in range(0, len(self._index), PIECE))
+        pieces = (self._index[start : start + AT_ONCE] for start in range(0, len(self._index), AT_ONCE))
         parts = [self._segment_piece(index_N, probability, rng) for index_N in pieces]
         return np.concatenate([np.zeros(0, self._dtype), *parts])
 

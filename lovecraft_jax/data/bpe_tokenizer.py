@@ -16,7 +16,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from lovecraft_jax.data.characters import lone_surrogates
 from lovecraft_jax.data.cleaning import Cleaning
 from lovecraft_jax.data.encoded import Cut, Encoded, Prompt, Spelled, smallest_uint
-from lovecraft_jax.data.pretokens import PATTERN, Pretokens, expand, split, split_prompt
+from lovecraft_jax.data.pretokens import AT_ONCE, PATTERN, Pretokens, expand, split, split_prompt
 from lovecraft_jax.runtime.errors import UserError
 
 UNUSED = "<unused>"
@@ -74,7 +74,10 @@ class BpeTokenizer:
 
     def encode(self, text: str) -> Encoded:
         pretokens = Pretokens(text)
-        ids_of_types = [encoding.ids for encoding in self._tokenizer.encode_batch(pretokens.types)]
+        types, encode = pretokens.types, self._tokenizer.encode_batch
+        # An encoding of the library takes a kilobyte and more.
+        batches = (types[start : start + AT_ONCE] for start in range(0, len(types), AT_ONCE))
+        ids_of_types = [encoding.ids for batch in batches for encoding in encode(batch)]
         return Encoded(expand(ids_of_types, pretokens.index_N, smallest_uint(self.size)), len(text), 0.0)
 
     def encode_prompt(self, text: str) -> Prompt:
