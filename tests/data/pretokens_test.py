@@ -71,7 +71,7 @@ def test_the_last_pretoken_of_a_prompt_may_go_on(text: str, expected: list[str])
     assert split_prompt(text) == expected
 
 
-@pytest.mark.parametrize("at_once", [2, 100])
+@pytest.mark.parametrize("at_once", [3, 100])
 def test_the_ids_of_pretokens_are_put_together_in_order(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretokens_module, "AT_ONCE", at_once)
     ids = expand([[7], [], [1, 2, 3]], np.array([2, 0, 1, 0, 2]), np.dtype(np.uint8))
