@@ -41,6 +41,7 @@ def test_the_saved_json_is_the_librarys_own_and_gives_the_same_ids(text: str) ->
     assert library.encode(text).ids == BUILT.encode(text).ids.tolist()
     with mock.patch.object(bpe_tokenizer, "AT_ONCE", 2):
         assert library.encode(text).ids == BUILT.encode(text).ids.tolist()
+        assert BUILT.decode(BUILT.encode(text).ids) == text
     assert library.decode(BUILT.encode(text).ids.tolist()) == text
     assert load_tokenizer(saved).encode(text).ids.tolist() == BUILT.encode(text).ids.tolist()
 
