@@ -7,8 +7,8 @@ from ml_collections import ConfigDict
 
 from configs import c150
 from lovecraft_jax.config import Config
-from lovecraft_jax.data.batches import Batch, Batches
-from lovecraft_jax.data.dataset import Data, prepare
+from lovecraft_jax.data.batches import Batch
+from lovecraft_jax.data.dataset import Data, make_batches, prepare
 from lovecraft_jax.model.lm import make_model
 
 SIZES = {
@@ -62,8 +62,7 @@ def text() -> Data:
 
 def batches(config: ConfigDict, steps_per_call: int) -> Iterator[Batch]:
     """Yields the training batches in order, `steps_per_call` stacked, each built when it is needed."""
-    data = config.data
-    all_batches = Batches(text().encoded["train"].ids, data.batch_size, data.seq_len, data.regime, config.seed)
+    all_batches = make_batches(Config.of(config), text())
     step = 0
     while True:
         yield all_batches.at(step, steps_per_call)

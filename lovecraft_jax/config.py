@@ -74,11 +74,21 @@ class DataConfig:
     vocab_size: int = at_least(2, default=2000, most=2**20)  # ids at most, of all levels but chars
     min_count: int = at_least(1, default=2)  # of level="words": how often a word with an id of its own occurs
     rare: str = one_of("spell", "cluster", "class", "unk", "drop", default="spell")  # what the others become
+    # Of level="bpe": how likely a merge of the training text is dropped, by other draws in each epoch
+    # (data/bpe_dropout.py).
+    bpe_dropout: float = probability(default=0.0)
     regime: str = one_of("stream", "window")
     alphabet: str = one_of("ascii", "unicode")
     share: float = share(default=1.0)
     seq_len: int = at_least(1)
     batch_size: int = at_least(1)
+
+    def __post_init__(self) -> None:
+        if self.bpe_dropout and self.level != "bpe":
+            raise UserError(
+                f"config.data.bpe_dropout={self.bpe_dropout} with level={self.level!r}: only level='bpe' has merges to "
+                "drop; use that, or bpe_dropout=0"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

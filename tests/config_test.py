@@ -107,6 +107,12 @@ def test_tied_weights_need_an_embedding_as_wide_as_the_layers_and_chunks_of_time
     Config.of(_with(config, "model.remat", 4))
 
 
+def test_only_merges_can_be_dropped(config: ConfigDict) -> None:
+    dropped = _with(config, "data.bpe_dropout", 0.1)
+    _refused(dropped, r"data\.bpe_dropout=0\.1 with level='chars': only level='bpe' has merges")
+    Config.of(_with(dropped, "data.level", "bpe"))
+
+
 FREE = {"data.corpus", "model.backend", "model.remat"}
 FREE |= {f"train.{name}" for name in ("stop_at_step", "steps_per_dispatch", "log_every", "log_tensors", "eval_every")}
 FREE |= {f"train.{name}" for name in ("checkpoint_every", "keep", "watchdog", "patience", "adaptive")}
@@ -115,6 +121,7 @@ FREE |= {f"sample.{name}" for name in ("prompt", "length", "temperature", "top_k
 
 def test_every_setting_that_changes_what_is_learnt_counts_as_a_difference_and_no_other(config: ConfigDict) -> None:
     config.optimizer.name = "adamw"  # so that weight_decay may be above 0
+    config.data.level = "bpe"  # and bpe_dropout
     old = Config.of(_with(config, "model.embed", 16))  # so that tie may be either
     assert old.differences(old) == []
     for key in KEYS:

@@ -176,7 +176,7 @@ def _value(name: str) -> st.SearchStrategy:
 def _begin(config: Config, data: dataset.Data, run: Run) -> None:
     """What `loop.Training` does before it compiles."""
     ids, section = data.encoded["train"].ids, config.data
-    batches = Batches(ids, section.batch_size, section.seq_len, section.regime, config.seed)
+    batches = dataset.make_batches(config, data)
     total = Progress(section.batch_size, section.seq_len, len(ids), len(ids)).total_steps(config.train)
     assert total >= 1
     assert batches.at(total - 1, 1).x_BT.shape == (1, section.batch_size, section.seq_len)

@@ -118,4 +118,6 @@ def _config(level: str) -> ConfigDict:
     config.data.level, _, config.data.rare = (level if "-" in level else f"{level}-spell").partition("-")
     config.data.vocab_size, config.sample.length = 400, 20
     config.train.average, config.model.softmax_head = 0.9, 100 if config.data.level == "words" else 0
+    if level == "bpe":  # with ids of its own in each epoch, which begin at steps 0, 18 and 36
+        config.data.bpe_dropout, config.data.batch_size, config.data.seq_len = 0.1, 64, 64
     return config

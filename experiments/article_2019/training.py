@@ -14,7 +14,6 @@ from experiments.article_2019 import experiments, results
 from experiments.article_2019.plan import DISPATCH
 from lovecraft_jax.config import Config
 from lovecraft_jax.data import dataset
-from lovecraft_jax.data.batches import Batches
 from lovecraft_jax.inference.sampling import Sampling
 from lovecraft_jax.inference.scoring import Scorer
 from lovecraft_jax.run import Run, load_run
@@ -41,8 +40,8 @@ def steps_per_second(config: ConfigDict, least_seconds: float) -> float:
     0.1 quantile of their times.
     """
     typed = Config.of(config)
-    data, section = dataset.prepare(typed), typed.data
-    batches = Batches(data.encoded["train"].ids, section.batch_size, section.seq_len, section.regime, typed.seed)
+    data = dataset.prepare(typed)
+    batches = dataset.make_batches(typed, data)
     program = make_program(typed, data.tokenizer.size, 10**6)
     clock = time.process_time if program.devices[0].platform == "cpu" else time.perf_counter
     state, K = program.init(typed.seed), dispatch_steps(typed)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +27,9 @@ class Batches:
     - "stream": B contiguous rows; every step is the next T tokens of each, and the carry is reset only where an epoch
       begins (truncated backpropagation through time).
     - "window": independent slices of T tokens in an order drawn from (seed, epoch), each from a zero carry.
+
+    Where `ids_of_epoch` gives each epoch ids of its own, as BPE dropout does, an epoch has as many steps as `ids` make
+    in any case: its batches are cut in the same way from its own ids, and more of these are left out.
     """
 
     ids: np.ndarray  # [N]; may be memory-mapped: it is only ever sliced
@@ -33,6 +37,7 @@ class Batches:
     seq_len: int
     regime: str
     seed: int
+    ids_of_epoch: Callable[[int], np.ndarray] | None = None
 
     def __post_init__(self) -> None:
         if self.steps_per_epoch == 0 or len(self.ids) <= self.seq_len:
@@ -48,25 +53,32 @@ class Batches:
 
     def at(self, step: int, count: int, rows: slice = slice(None)) -> Batch:
         """Returns the batches of steps step .. step + count - 1, stacked: x_KBT. `rows` picks those of one process."""
-        starts_KB = np.stack([self._starts(k)[rows] for k in range(step, step + count)])
-        tokens_KBT = self.ids[(starts_KB[..., None] + np.arange(self.seq_len + 1)) % len(self.ids)]
+        tokens_KBT = np.stack([self._tokens(k, rows) for k in range(step, step + count)])
         resets = [self.regime == "window" or k % self.steps_per_epoch == 0 for k in range(step, step + count)]
         return Batch(
             x_BT=tokens_KBT[..., :-1],
             y_BT=tokens_KBT[..., 1:],
             weight_BT=np.ones(tokens_KBT[..., 1:].shape, np.uint8),
-            reset_B=np.broadcast_to(np.array(resets)[:, None], starts_KB.shape).copy(),
+            reset_B=np.broadcast_to(np.array(resets)[:, None], tokens_KBT.shape[:2]).copy(),
         )
 
-    def _starts(self, step: int) -> np.ndarray:
-        """The position of each row's first token [B], to be taken modulo the length of the text."""
+    def _tokens(self, step: int, rows: slice) -> np.ndarray:
+        """The tokens of a step and the one after each row [B, T + 1]."""
         epoch, within = divmod(step, self.steps_per_epoch)
+        ids = self.ids_of_epoch(epoch) if self.ids_of_epoch else self.ids
+        starts_B = self._starts(epoch, within, len(ids))[rows]
+        return ids[(starts_B[:, None] + np.arange(self.seq_len + 1)) % len(ids)]
+
+    def _starts(self, epoch: int, within: int, length: int) -> np.ndarray:
+        """The position of each row's first token [B], to be taken modulo the length of the text."""
         rows = np.arange(self.batch_size)
         if self.regime == "stream":
-            offset, _ = _order(self.seed, epoch, len(self.ids), 0)
+            offset, _ = _order(self.seed, epoch, length, 0)
             return offset + (rows * self.steps_per_epoch + within) * self.seq_len
-        offset, slices = _order(self.seed, epoch, len(self.ids), len(self.ids) // self.seq_len)
-        return offset + slices[within * self.batch_size + rows] * self.seq_len
+        # An epoch's own ids may be fewer than `ids`: then some slices begin again at the start of the text.
+        slices = max(length // self.seq_len, self.steps_per_epoch * self.batch_size)
+        offset, order = _order(self.seed, epoch, length, slices)
+        return offset + order[within * self.batch_size + rows] * self.seq_len
 
 
 def steps_per_epoch(tokens: int, batch_size: int, seq_len: int) -> int:

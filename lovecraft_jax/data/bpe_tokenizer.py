@@ -16,7 +16,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from lovecraft_jax.data.characters import lone_surrogates
 from lovecraft_jax.data.cleaning import Cleaning
 from lovecraft_jax.data.encoded import Cut, Encoded, Prompt, Spelled, smallest_uint
-from lovecraft_jax.data.pretokens import PATTERN, Pretokens, expand, split, split_prompt
+from lovecraft_jax.data.pretokens import AT_ONCE, PATTERN, Pretokens, expand, split, split_prompt
 from lovecraft_jax.runtime.errors import UserError
 
 UNUSED = "<unused>"
@@ -35,7 +35,7 @@ class BpeTokenizer:
     def of(cls, train_text: str, cleaning: Cleaning, vocab_size: int) -> "BpeTokenizer":
         """The tokenizer that a cleaned training text gives, always the same, with up to `vocab_size` ids. Raises
         UserError where these are too few for the alphabet."""
-        letters = _byte_characters()
+        letters = byte_characters()
         alphabet = [letters[byte] for byte in (range(256) if cleaning.keep is None else cleaning.keep.encode())]
         if vocab_size < (least := 1 + len(alphabet)):
             raise UserError(
@@ -74,7 +74,10 @@ class BpeTokenizer:
 
     def encode(self, text: str) -> Encoded:
         pretokens = Pretokens(text)
-        ids_of_types = [encoding.ids for encoding in self._tokenizer.encode_batch(pretokens.types)]
+        types, encode = pretokens.types, self._tokenizer.encode_batch
+        # An encoding of the library takes a kilobyte and more.
+        batches = (types[start : start + AT_ONCE] for start in range(0, len(types), AT_ONCE))
+        ids_of_types = [encoding.ids for batch in batches for encoding in encode(batch)]
         return Encoded(expand(ids_of_types, pretokens.index_N, smallest_uint(self.size)), len(text), 0.0)
 
     def encode_prompt(self, text: str) -> Prompt:
@@ -92,7 +95,9 @@ class BpeTokenizer:
         return self.generated_bytes(ids).decode(errors="replace")
 
     def generated_bytes(self, ids: np.ndarray, seed: tuple[int, ...] = (), start: int = 0) -> bytes:
-        return b"".join([self._bytes[i] for i in ids])
+        # Of many at once: a join needs 80 bytes of memory for each.
+        pieces = (ids[begin : begin + AT_ONCE] for begin in range(0, len(ids), AT_ONCE))
+        return b"".join([b"".join([self._bytes[i] for i in piece]) for piece in pieces])
 
     def lengths(self, encoded: Encoded) -> np.ndarray:
         return self._lengths[encoded.ids]
@@ -112,7 +117,7 @@ class BpeTokenizer:
     @functools.cached_property
     def _bytes(self) -> list[bytes]:
         """The bytes of each id."""
-        byte_of = {char: byte for byte, char in enumerate(_byte_characters())}
+        byte_of = {char: byte for byte, char in enumerate(byte_characters())}
         by_id = sorted(self._tokenizer.get_vocab().items(), key=lambda item: item[1])
         return [b"" if token == UNUSED else bytes(byte_of[char] for char in token) for token, _ in by_id]
 
@@ -122,7 +127,7 @@ class BpeTokenizer:
         return np.array([sum(byte & 0xC0 != 0x80 for byte in token) for token in self._bytes])
 
 
-def _byte_characters() -> list[str]:
+def byte_characters() -> list[str]:
     """The character that stands for each byte in the library's JSON, as in GPT-2: itself if it can be seen."""
     visible = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(256, 512))

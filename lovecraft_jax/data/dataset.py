@@ -7,6 +7,9 @@ import tokenizers
 
 from lovecraft_jax.config import Config, DataConfig
 from lovecraft_jax.data import corpus, token_cache
+from lovecraft_jax.data.batches import Batches
+from lovecraft_jax.data.bpe_dropout import BpeDropout
+from lovecraft_jax.data.bpe_tokenizer import BpeTokenizer
 from lovecraft_jax.data.cleaning import Cleaning, make_cleaning
 from lovecraft_jax.data.corpus import RULE, Corpus
 from lovecraft_jax.data.encoded import Encoded
@@ -17,7 +20,7 @@ from lovecraft_jax.runtime.errors import UserError
 
 CACHE_FROM_BYTES = 16 << 20  # smaller corpora are cleaned and encoded anew at every start, in a few tenths of a second
 LIBRARY = tokenizers.__version__  # another one may learn other merges
-UNRELATED_TO_TOKENS = ("corpus", "regime", "seq_len", "batch_size")  # settings of config.data
+UNRELATED_TO_TOKENS = ("corpus", "bpe_dropout", "regime", "seq_len", "batch_size")  # settings of config.data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Data:
     splits: Splits  # where the tokens came from the cache, its texts are read when they are first asked for
     tokenizer: Tokenizer
     encoded: dict[str, Encoded]  # "train", "valid" and "test"
+    dropout: BpeDropout | None = None  # what training reads instead of encoded["train"], other ids in each epoch
 
 
 def prepare(config: Config, recorded: dict[str, Any] | None = None, tokenizer: Tokenizer | None = None) -> Data:
@@ -56,7 +60,17 @@ def prepare(config: Config, recorded: dict[str, Any] | None = None, tokenizer: T
             f"WARNING: data.corpus={found.name}: {describe(splits.facts)}, which flatters its scores: copies, a header "
             "that many files have, or a text that repeats itself"
         )
-    return Data(found.name, found.sha256, found.path, splits, entry.tokenizer, entry.encoded)
+    dropout, probability = None, config.data.bpe_dropout
+    if probability and isinstance(entry.tokenizer, BpeTokenizer):
+        tokens = recorded.get("tokens_with_dropout") if recorded else None
+        dropout = BpeDropout(entry.tokenizer, entry.encoded["train"].ids, probability, config.seed, tokens)
+    return Data(found.name, found.sha256, found.path, splits, entry.tokenizer, entry.encoded, dropout)
+
+
+def make_batches(config: Config, data: Data) -> Batches:
+    """Returns the batches on which `config` trains. Raises UserError where the text is too short for one."""
+    ids, section = data.encoded["train"].ids, config.data
+    return Batches(ids, section.batch_size, section.seq_len, section.regime, config.seed, data.dropout)
 
 
 def _find_again(name: str, recorded: dict[str, Any], rule: int) -> Corpus:

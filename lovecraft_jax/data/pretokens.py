@@ -12,6 +12,8 @@ import numpy as np
 
 from lovecraft_jax.data.characters import distinct, whole_lines
 
+AT_ONCE = 1 << 17  # pretokens that are worked on at once: the memory for it stays bounded
+
 _WHITE = r"\s\x1c-\x1f"
 _LETTER = r"\p{L}\p{M}\p{Nl}\p{No}"
 PATTERN = (
@@ -55,11 +57,15 @@ def expand(ids_of_types: Sequence[Sequence[int]], index_N: np.ndarray, dtype: np
     """Returns the ids of a text from those of its different pretokens and the index of each pretoken's."""
     lengths = np.array([len(ids) for ids in ids_of_types], np.int64)
     flat = np.array([one for ids in ids_of_types for one in ids], dtype)
-    starts, lengths_N = (np.cumsum(lengths) - lengths)[index_N], lengths[index_N]
-    ends_N = np.cumsum(lengths_N)
-    # Within each pretoken's ids the place in `flat` counts up from its start.
-    places = np.arange(ends_N[-1] if len(ends_N) else 0) + np.repeat(starts - (ends_N - lengths_N), lengths_N)
-    return flat[places]
+    starts, parts = np.cumsum(lengths) - lengths, [flat[:0]]
+    for begin in range(0, len(index_N), AT_ONCE):
+        types_N = index_N[begin : begin + AT_ONCE]
+        lengths_N = lengths[types_N]
+        ends_N = np.cumsum(lengths_N)
+        # Within each pretoken's ids the place in `flat` counts up from its start.
+        places = np.arange(ends_N[-1]) + np.repeat(starts[types_N] - (ends_N - lengths_N), lengths_N)
+        parts.append(flat[places])
+    return np.concatenate(parts)
 
 
 @functools.lru_cache(maxsize=16)

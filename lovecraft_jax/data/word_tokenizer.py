@@ -175,7 +175,13 @@ class WordTokenizer:
         return lone_surrogates(text)
 
     def dumps(self) -> str:
-        return json.dumps(dataclasses.asdict(self), ensure_ascii=False, indent=1)
+        return self._saved
+
+    @functools.cached_property
+    def _saved(self) -> str:
+        # `asdict` with `counts`, and indented JSON, would take seconds for a million words.
+        others = dataclasses.asdict(dataclasses.replace(self, counts={}))
+        return json.dumps({**others, "counts": self.counts}, ensure_ascii=False)
 
     @functools.cached_property
     def rare_share(self) -> float:

@@ -88,7 +88,7 @@ class Parts(NamedTuple):
 
 def sample_by_parts(parts: Parts, keys_S: jax.Array, uniform_S: jax.Array, temperature: float) -> jax.Array:
     """Returns one token per row [S], never the unknown one, drawn as `sample_token` draws from the log-probabilities of
-    all ids, but computing a stream's tails only where one is proposed. `keys_S`: the keys that `uniform_S` is drawn with.
+    all ids, but computing a stream's tails only where one is proposed. `uniform_S` is drawn with `keys_S`.
 
     With a temperature t the weight of a tail of probability p is p^(1/t) times Z, the sum of q^(1/t) over the
     probabilities q within it. Z is at most 1, or C^(1 - 1/t) for a tail of C ids where t is above 1. A part is drawn

@@ -12,7 +12,6 @@ from etils import epath
 
 from lovecraft_jax.config import Config
 from lovecraft_jax.data import dataset
-from lovecraft_jax.data.batches import Batches
 from lovecraft_jax.inference.generate import encode_prompt
 from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import DONE, INTERRUPTED, RunError, UserError
@@ -116,10 +115,9 @@ def check_runs(runs: Runs) -> None:
 
 def _check_data(config: Config) -> tuple[str, str]:
     """Returns the name and the hash of the text that a run of `config` would train on. Raises UserError."""
-    section = config.data
-    make_mesh(section.batch_size)
+    make_mesh(config.data.batch_size)
     data = dataset.prepare(config)
-    Batches(data.encoded["train"].ids, section.batch_size, section.seq_len, section.regime, config.seed)
+    dataset.make_batches(config, data)
     encode_prompt(data.tokenizer, config.sample.prompt, "config.sample.prompt")
     return data.name, data.sha256
 

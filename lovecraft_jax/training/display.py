@@ -49,6 +49,8 @@ def startup_summary(
 ) -> list[str]:
     """Returns a few lines on the text, the model, the steps and the devices of a run."""
     lengths = ", ".join(f"{split} {encoded.n_chars:,}" for split, encoded in data.encoded.items())
+    longer = progress.tokens_with_dropout / progress.tokens - 1
+    dropped = f"; bpe_dropout makes {longer:.0%} more tokens of the training text" if data.dropout else ""
     model, share, counts = config.model, config.data.share, data.splits.counts
     part = f"; data.share={share:g} of its training tales" if share < 1 else ""
     facts = describe(data.splits.facts)
@@ -60,7 +62,7 @@ def startup_summary(
         *([f"splits      {facts}"] if facts else []),
         f"cleaning    {counts.read:,} characters read, {counts.folded:,} folded, {counts.dropped:,} dropped "
         f"(alphabet {config.data.alphabet})",
-        f"vocabulary  {data.tokenizer.size} {data.tokenizer.level}",
+        f"vocabulary  {data.tokenizer.size} {data.tokenizer.level}{dropped}",
         f"model       {layers}{f' ({more})' if more else ''}, {parameters:,} parameters, "
         f"{parameters / data.encoded['train'].n_chars:.3f} per training character",
         f"steps       {steps:,} of {config.data.batch_size} x {config.data.seq_len} tokens, "

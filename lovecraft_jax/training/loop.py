@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 
 from lovecraft_jax.config import Config, flatten
 from lovecraft_jax.data import dataset
-from lovecraft_jax.data.batches import Batches
 from lovecraft_jax.inference import generate
 from lovecraft_jax.inference.adaptive import MOST_TOKENS, AdaptiveScorer
 from lovecraft_jax.inference.scoring import Scorer, score_row
@@ -108,8 +107,7 @@ class Training:
         self.data = dataset.prepare(config, corpus, tokenizer)
         config, chosen = choose_settings(config, self.data)
         self.config = config
-        ids = self.data.encoded["train"].ids
-        self.batches = Batches(ids, config.data.batch_size, config.data.seq_len, config.data.regime, config.seed)
+        self.batches = dataset.make_batches(config, self.data)
         tokens, rows = len(self.data.encoded["valid"].ids), config.train.eval_lanes
         if rows > tokens:
             raise UserError(f"config.train.eval_lanes={rows}: valid has {tokens:,} tokens; use fewer, or leave it out")

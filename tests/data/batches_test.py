@@ -34,6 +34,25 @@ def test_streams_cover_the_text_in_order_and_windows_are_slices_of_it(
 
 
 @REGIMES
+@pytest.mark.parametrize("more", [-15, 0, 30])
+def test_where_epochs_have_their_own_ids_each_is_cut_from_them_and_has_as_many_steps(regime: str, more: int) -> None:
+    def ids_of_epoch(epoch: int) -> np.ndarray:
+        return 1000 * epoch + np.arange(103 + more * epoch, dtype=np.uint16)
+
+    batches = Batches(ids_of_epoch(0), 4, 5, regime, 3, ids_of_epoch)
+    assert batches.steps_per_epoch == 5
+    x_KBT = batches.at(0, 15).x_BT.astype(int)
+    for epoch in range(3):
+        own_KBT, N = x_KBT[5 * epoch : 5 * epoch + 5] - 1000 * epoch, 103 + more * epoch
+        assert own_KBT.min() >= 0
+        assert own_KBT.max() < N
+        np.testing.assert_array_equal(own_KBT, (own_KBT[..., :1] + np.arange(5)) % N)
+        assert len(np.unique(own_KBT)) == min(100, N)
+        joined = own_KBT.transpose(1, 0, 2).ravel()
+        assert regime == "window" or list(joined) == list((joined[0] + np.arange(100)) % N)
+
+
+@REGIMES
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint32])
 def test_targets_are_the_inputs_shifted_by_one(regime: str, dtype: type) -> None:
     batch = Batches(np.arange(103, dtype=dtype), 4, 5, regime, 3).at(0, 12)

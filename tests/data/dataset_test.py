@@ -221,6 +221,25 @@ def test_a_run_keeps_the_rule_of_its_split_and_one_from_before_there_were_rules_
     assert sorted(names) == sorted([*OTHERS, "a", "z"])
 
 
+def test_dropout_gives_training_other_tokens_and_nothing_else(config: ConfigDict) -> None:
+    config.data.level, config.data.vocab_size = "bpe", 300
+    plain, config.data.bpe_dropout = prepare(config), 0.3
+    dropped = prepare(config)
+    assert dropped.tokenizer == plain.tokenizer
+    for part in PARTS:
+        np.testing.assert_array_equal(dropped.encoded[part].ids, plain.encoded[part].ids, strict=True)
+    batches = dataset.make_batches(Config.of(config), dropped)
+    assert batches.steps_per_epoch == dataset.make_batches(Config.of(config), plain).steps_per_epoch
+    rows = [row.tobytes() for row in batches.at(batches.steps_per_epoch, 1).x_BT[0]]
+    in_epoch, in_plain = (np.tile(ids, 2).tobytes() for ids in (dropped.dropout(1), plain.encoded["train"].ids))
+    assert all(row in in_epoch for row in rows)
+    assert not all(row in in_plain for row in rows)
+    recorded = run_record(Config.of(config), dropped)["corpus"]
+    assert recorded["tokens_with_dropout"] > 1.1 * recorded["tokens"]["train"]
+    resumed = prepare(config, recorded | {"tokens_with_dropout": 123}, plain.tokenizer)
+    assert resumed.dropout.tokens == 123
+
+
 def test_a_resumed_run_refuses_another_text(config: ConfigDict, folder: Path) -> None:
     began = prepare(config)
     (folder / "tale07.txt").write_text("Another text.")

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
 
 from lovecraft_jax.data import characters
+from lovecraft_jax.data import pretokens as pretokens_module
 from lovecraft_jax.data.pretokens import PATTERN, Pretokens, expand, split, split_prompt
 
 TEXTS = st.text() | st.text(st.sampled_from("ab' \n\t1²Ⅷ_-—é\u0301\u093f\u0915\u00a0\x1c\x85\u2028.٣\U0001f419"))
@@ -70,7 +71,9 @@ def test_the_last_pretoken_of_a_prompt_may_go_on(text: str, expected: list[str])
     assert split_prompt(text) == expected
 
 
-def test_the_ids_of_pretokens_are_put_together_in_order() -> None:
+@pytest.mark.parametrize("at_once", [3, 100])
+def test_the_ids_of_pretokens_are_put_together_in_order(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretokens_module, "AT_ONCE", at_once)
     ids = expand([[7], [], [1, 2, 3]], np.array([2, 0, 1, 0, 2]), np.dtype(np.uint8))
     assert (ids.tolist(), ids.dtype) == ([1, 2, 3, 7, 7, 1, 2, 3], np.uint8)
     assert expand([], np.zeros(0, int), np.dtype(np.uint8)).tolist() == []

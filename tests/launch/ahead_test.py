@@ -17,7 +17,6 @@ from launch.ahead.hlo import Collective
 from launch.ahead.topologies import Topology, find
 from lovecraft_jax.config import Config
 from lovecraft_jax.data import dataset
-from lovecraft_jax.data.batches import Batches
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.runtime.mesh import AXIS, BY_ROW, REPLICATED, make_mesh, shard_rows
 
@@ -112,8 +111,8 @@ def test_a_program_larger_than_the_data_sheets_memory_does_not_fit(v5e: Topology
 
 def test_total_steps_are_those_of_the_training_loop_and_at_least_one_an_epoch() -> None:
     config = Config.of(c150.get_config()).replace(**{"data.corpus": "bundled", "train.epochs": 2.5})
-    ids = dataset.prepare(config).encoded["train"].ids
-    batches = Batches(ids, config.data.batch_size, config.data.seq_len, config.data.regime, config.seed)
+    data = dataset.prepare(config)
+    ids, batches = data.encoded["train"].ids, dataset.make_batches(config, data)
     assert ahead.total_steps(config, len(ids)) == -(-5 * batches.steps_per_epoch // 2)
     config = config.replace(**{"data.batch_size": len(ids)})
     assert ahead.total_steps(config, len(ids)) == 3

@@ -32,6 +32,12 @@ def test_characters_and_epochs_are_those_of_the_tokens_that_the_batches_make(cap
     assert capsys.readouterr().err == "step 12/16  epoch 1.50  train 2.000 bpc  90 chars/s  0:00:16 left\n"
 
 
+def test_of_the_shorter_tokens_of_dropout_a_step_has_fewer_characters_and_an_epoch_as_many_steps() -> None:
+    progress = Progress.of(4, 30, CORPUS | {"tokens_with_dropout": 1500})
+    assert (progress.tokens_per_step, progress.chars_per_step, progress.steps_per_epoch) == (120, 240, 8)
+    assert progress.bpc(2 * math.log(2)) == pytest.approx(1)
+
+
 def test_a_corpus_json_without_tokens_is_one_of_characters() -> None:
     old = Progress.of(4, 25, {"characters": CORPUS["characters"]})
     assert (old.tokens, old.chars_per_step, old.steps_per_epoch) == (3000, 100, 30)
