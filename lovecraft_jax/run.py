@@ -6,7 +6,7 @@ import functools
 import itertools
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,6 +21,7 @@ from lovecraft_jax.data.encoded import Encoded
 from lovecraft_jax.data.splits import PARTS
 from lovecraft_jax.data.tokenizer import Tokenizer
 from lovecraft_jax.inference.adaptive import AdaptiveScorer, Rates
+from lovecraft_jax.inference.cache import CacheRates, CacheScorer
 from lovecraft_jax.inference.generate import check_limits, encode_prompt, generate_texts, most_likely_next
 from lovecraft_jax.inference.sampling import Sampling
 from lovecraft_jax.inference.scoring import Score, Scorer
@@ -33,7 +34,7 @@ from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.runtime.files import resolve_path
 from lovecraft_jax.runtime.quiet import silence_libraries
 from lovecraft_jax.training.checkpoint import Checkpoints
-from lovecraft_jax.training.run_files import read_rates, read_run_files, write_rates
+from lovecraft_jax.training.run_files import AnyRates, read_rates, read_run_files, write_rates
 from lovecraft_jax.training.state import weights_target
 
 STREAM_CHUNK = 100  # tokens at a time, where a text is shown while it is generated
@@ -99,28 +100,38 @@ class Run:
         x_BT.flat[:after] = ids[:after]
         return most_likely_next(self.model, self.variables, x_BT).ravel()[:after]
 
-    def score(self, text: Encoded, bce: bool = False, adaptive: bool = False) -> Score:
+    def score(self, text: Encoded, bce: bool = False, adaptive: bool = False, cache: bool = False) -> Score:
         """The final score of an encoded text; with `bce` also Keras's binary cross-entropy, which takes more time.
 
-        An `adaptive` score is that of a model which learns from the text while it reads it, with `adaptive_rates`: not
-        to be compared with the other, static one. This run stays as it is."""
+        An `adaptive` score is that of a model which learns from the text while it reads it, with `adaptive_rates`; with
+        `cache` it is that of a model with a cache of what it has read, with `cache_rates`. Neither is to be compared
+        with the other, static one. This run stays as it is."""
         checked("text", text, Encoded, "what encode or split returns")
         if not len(self._checked_ids(text.ids)):
             raise UserError("the text has nothing to score: expected one character or more; give a longer text")
-        if bce and adaptive:
-            raise UserError("bce=True with adaptive=True: an adaptive score has no binary cross-entropy; leave one out")
+        check_one_scoring({"bce=True": bce, "adaptive=True": adaptive, "cache=True": cache})
         if adaptive:
             return self._adaptive_scorer.score(text, self.adaptive_rates)
-        return Scorer(self.model, self.tokenizer.start_id).final(self.variables, text, bce)
+        if cache:
+            return self._cache_scorer.score(text, self.cache_rates)
+        return self._scorer.final(self.variables, text, bce)
 
     @functools.cached_property
     def adaptive_rates(self) -> Rates:
         """The rates of dynamic evaluation for this checkpoint: those that its folder has, otherwise tuned on valid and
         saved there, if it can be written to."""
-        if self.workdir and (saved := read_rates(self.workdir, self.step)):
+        return self._saved_or_tuned(Rates, lambda: self._adaptive_scorer.tune(self._encoded["valid"])[0])
+
+    @functools.cached_property
+    def cache_rates(self) -> CacheRates:
+        """The rates of the neural cache for this checkpoint, as `adaptive_rates`."""
+        return self._saved_or_tuned(CacheRates, lambda: self._cache_scorer.tune(self._encoded["valid"])[0])
+
+    def _saved_or_tuned(self, kind: type[AnyRates], tune: Callable[[], AnyRates]) -> AnyRates:
+        if self.workdir and (saved := read_rates(self.workdir, self.step, kind)):
             return saved
         log("tuning the rates of adaptive scores on valid")
-        rates, _ = self._adaptive_scorer.tune(self._encoded["valid"])
+        rates = tune()
         try:
             if self.workdir:
                 write_rates(self.workdir, self.step, rates)
@@ -128,10 +139,17 @@ class Run:
             log(f"the adaptive rates are not saved: {error.filename or self.workdir}: {error.strerror or error}")
         return rates
 
+    @property
+    def _scorer(self) -> Scorer:
+        return Scorer(self.model, self.tokenizer.start_id)
+
     @functools.cached_property
     def _adaptive_scorer(self) -> AdaptiveScorer:
-        scorer = Scorer(self.model, self.tokenizer.start_id)
-        return AdaptiveScorer.of(scorer, self.variables, self._encoded["train"])
+        return AdaptiveScorer.of(self._scorer, self.variables, self._encoded["train"])
+
+    @property
+    def _cache_scorer(self) -> CacheScorer:
+        return CacheScorer(self._scorer, self.variables)
 
     @functools.cached_property
     def _encoded(self) -> dict[str, Encoded]:
@@ -157,6 +175,13 @@ class Run:
         expected = f"an array [N] of whole numbers from 0 to {V - 1}, as encode returns"
         allowed = lambda ids: ids.ndim == 1 and ids.dtype.kind in "iu" and not np.any((ids < 0) | (ids >= V))  # noqa: E731
         return np.asarray(checked("ids", ids, np.ndarray | jax.Array, expected, allowed))
+
+
+def check_one_scoring(given: Mapping[str, bool]) -> None:
+    """Raises UserError where more than one of these is true; the keys are what the user wrote."""
+    if len(both := [name for name, is_given in given.items() if is_given]) > 1:
+        why = "only a static score has a binary cross-entropy, and a cache is used with a model that stays as it is"
+        raise UserError(f"{' with '.join(both)}: {why}; give one of them")
 
 
 Workdir = str | os.PathLike[str]

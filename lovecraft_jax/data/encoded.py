@@ -12,12 +12,13 @@ UNKNOWN_ID = 0  # never generated; where a tokenizer has tokens that it does not
 @dataclasses.dataclass(frozen=True)
 class Spelled:
     """The R tokens of a text that have no id of their own: their `texts`, and in `nats_R` what each costs on top of
-    its id. `at_R` has the index of each among the text's ids; for a tokenizer that leaves such tokens out, the index of
+    its id. `at_R` has the index of each among the text's ids; where such tokens are `left_out` of these, the index of
     the id that follows."""
 
     at_R: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, int))
     texts: Sequence[str] = ()
     nats_R: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
+    left_out: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

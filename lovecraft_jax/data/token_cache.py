@@ -69,8 +69,8 @@ def save(key: str, tokenizer: Tokenizer | None, entry: Entry) -> None:
         "dtype": arrays[0].dtype.str,
         "parts": {part: (len(text.ids), text.n_chars, text.extra_nats) for part, text in entry.encoded.items()},
         "spelled": {
-            part: (text.spelled.at_R.tolist(), list(text.spelled.texts), text.spelled.nats_R.tolist())
-            for part, text in entry.encoded.items()
+            part: (spelled.at_R.tolist(), list(spelled.texts), spelled.nats_R.tolist(), spelled.left_out)
+            for part, spelled in ((part, text.spelled) for part, text in entry.encoded.items())
         },
     }
     line = json.dumps(header).encode()
@@ -110,8 +110,8 @@ def _read(path: Path, tokenizer: Tokenizer | None) -> Entry | None:
     encoded, start = {}, 0
     for part in PARTS:
         count, n_chars, extra_nats = header["parts"][part]
-        at, texts, nats = header["spelled"][part]
-        spelled = Spelled(np.array(at, int), texts, np.array(nats, float))
+        at, texts, nats, left_out = header["spelled"][part]
+        spelled = Spelled(np.array(at, int), texts, np.array(nats, float), left_out)
         encoded[part] = Encoded(ids[start : start + count], n_chars, extra_nats, spelled)
         start += count
     tokenizer = tokenizer or load_tokenizer(header["tokenizer"])

@@ -119,7 +119,8 @@ class WordTokenizer:
         kept_N = ~is_rare_N if self._leaves_out else np.ones(len(is_rare_N), bool)
         before_N = np.cumsum(kept_N) - kept_N  # ids before each pretoken
         types_R = pretokens.index_N[places]
-        spelled = Spelled(before_N[places], [pretokens.types[one] for one in types_R], nats_of_types[types_R])
+        texts = [pretokens.types[one] for one in types_R]
+        spelled = Spelled(before_N[places], texts, nats_of_types[types_R], self._leaves_out)
         ids = ids_of_types[pretokens.index_N[kept_N]].astype(smallest_uint(self.size))
         return Encoded(ids, len(text), extra_nats + float(spelled.nats_R.sum()), spelled)
 

@@ -5,7 +5,8 @@
 - `windows`: every T tokens from a zero carry, as a model in the window regime was trained.
 
 Each is a fold over chunks of the text by a Method: `static` never changes the variables; that of adaptive.py lets the
-model learn from what it has read. Scores of the two are never compared with each other.
+model learn from what it has read, that of cache.py remembers it. Scores of these two are adaptive, and never compared
+with static ones.
 """
 
 import dataclasses
@@ -34,13 +35,14 @@ CHUNK = 500
 
 
 Step = Callable[[Any, Batch], tuple[Any, Costs]]
-"""Reads a chunk of a text: takes a method's state before it, returns that after it and the costs."""
+"""Reads a chunk of a text: takes a method's state before it, returns that after it and the costs [..., rows, tokens]:
+those of several scores at once, where they have more axes."""
 
 
 class Method(NamedTuple):
     """A way to score a text: `init(variables, rows)` is the state before the first token, `step` reads a chunk of it. A
     method that adapts to the text is another pair of functions, with whatever it keeps in its state. `costs` is the
-    number of Costs that `step` computes."""
+    number of costs of a token that `step` computes."""
 
     init: Callable[[Variables, int], Any]
     step: Step
@@ -125,6 +127,11 @@ class Scorer:
         """Scores as `final` does, by another method than `static`."""
         return self._score(method, variables, text, 1)
 
+    def by_all(self, method: Method, variables: Variables, text: Encoded) -> list[Score]:
+        """Scores as `by` does, by a method that computes the costs of several scores at once."""
+        sums = self._sums(method, variables, text, 1)
+        return [Score(nats + text.extra_nats, len(text.ids), text.n_chars, self.model.vocab_size) for nats in sums]
+
     def scheduled(self, variables: Variables, text: Encoded, rows: int, bce: bool = False) -> Score:
         """Scores the whole text in `rows` rows, each warmed up on up to WARM_UP tokens before it."""
         return self._score(static(self.model, bce), variables, text, rows)
@@ -134,6 +141,11 @@ class Scorer:
         return self._score(static(self.model, bce), variables, text, rows, window=seq_len)
 
     def _score(self, method: Method, variables: Variables, text: Encoded, rows: int, window: int = 0) -> Score:
+        nats, *binary = self._sums(method, variables, text, rows, window)
+        return Score(nats + text.extra_nats, len(text.ids), text.n_chars, self.model.vocab_size, *binary)
+
+    def _sums(self, method: Method, variables: Variables, text: Encoded, rows: int, window: int = 0) -> list[float]:
+        """The sums of the method's costs over the text, without `extra_nats`, which is nats."""
         unit, chunk, warm_up = (window, window, 0) if window else (1, CHUNK, WARM_UP)
         length = len(text.ids)
         # Where rows of nearly equal length begin and end: each but the last is a multiple of the window.
@@ -145,8 +157,8 @@ class Scorer:
             batch = _rows(text.ids, self.start_id, own, chunk, warm_up)
             batch = batch._replace(reset_B=np.full(len(own) - 1, window > 0))
             _, sums = fold(method.step, method.init(variables, len(own) - 1), batch, chunk)
-        nats, *binary = np.sum(distributed.gather(sums), axis=0).tolist()
-        return Score(nats + text.extra_nats, len(text.ids), text.n_chars, self.model.vocab_size, *binary)
+        total: list[float] = np.sum(distributed.gather(sums), axis=0).tolist()
+        return total
 
 
 def fold(step: Step, state: Any, text: Batch, chunk: int) -> tuple[Any, list[float]]:
@@ -156,15 +168,15 @@ def fold(step: Step, state: Any, text: Batch, chunk: int) -> tuple[Any, list[flo
         part = slice(start, start + chunk)
         batch = Batch(text.x_BT[:, part], text.y_BT[:, part], text.weight_BT[:, part], text.reset_B)
         state, sums = _step_and_sum(step, state, batch)
-        costs.append(jax.tree.leaves(sums))
+        costs.append(sums)
     # Summed in float64 on the host; within a chunk float32 is exact enough.
     return state, np.array(jax.device_get(costs), np.float64).sum(axis=0).tolist()
 
 
 @functools.partial(jax.jit, static_argnames="step")
-def _step_and_sum(step: Step, state: Any, batch: Batch) -> tuple[Any, Costs]:
+def _step_and_sum(step: Step, state: Any, batch: Batch) -> tuple[Any, jax.Array]:
     state, costs = step(state, batch)
-    return state, jax.tree.map(jnp.sum, costs)
+    return state, jnp.concatenate([jnp.sum(cost, axis=(-2, -1)).ravel() for cost in jax.tree.leaves(costs)])
 
 
 def single_row(ids: np.ndarray, start_id: int, chunk: int) -> Batch:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from lovecraft_jax.model.dropout import NO_DROPOUT, DropoutMasks
 from lovecraft_jax.model.lm import Carry, LanguageModel, Variables
@@ -24,6 +26,18 @@ class Ensemble(nn.Module):
         pairs = zip(self.members, carry, strict=True)
         return join_outputs([member(member_carry, x_BT, masks) for member, member_carry in pairs])
 
+    def hidden(self, carry: Carry, x_BT: jax.Array) -> tuple[Carry, jax.Array]:
+        """The carry after ids [B, T], and what the members' heads take after each, side by side, [T, B, H]."""
+        outputs = [member.hidden(member_carry, x_BT) for member, member_carry in zip(self.members, carry, strict=True)]
+        carries, tops = zip(*outputs, strict=True)
+        return tuple(carries), jnp.concatenate([top_TBH.astype(jnp.float32) for top_TBH in tops], axis=-1)
+
+    def logits(self, top_TBH: jax.Array) -> jax.Array:
+        """The logits of the token after each of what the heads take, [B, T, V], float32."""
+        edges = np.cumsum([member.head_width for member in self.members])[:-1]
+        tops = jnp.split(top_TBH, edges, axis=-1)
+        return _mean([member.logits(part_TBH) for member, part_TBH in zip(self.members, tops, strict=True)])
+
     def initial_carry(self, batch: int) -> Carry:
         return tuple(member.initial_carry(batch) for member in self.members)
 
@@ -36,6 +50,11 @@ class Ensemble(nn.Module):
     def vocab_size(self) -> int:
         return self.members[0].vocab_size
 
+    @property
+    def head_width(self) -> int:
+        """The width of what the members' heads take, side by side."""
+        return sum(member.head_width for member in self.members)
+
 
 Model = LanguageModel | Ensemble
 """What scores and generates."""
@@ -44,7 +63,7 @@ Model = LanguageModel | Ensemble
 def join_outputs(outputs: Sequence[tuple[Carry, jax.Array]]) -> tuple[Carry, jax.Array]:
     """The carry and the logits of an ensemble, from those of each member."""
     carries, logits = zip(*outputs, strict=True)
-    return tuple(carries), sum(logits[1:], start=logits[0]) / len(logits)
+    return tuple(carries), _mean(logits)
 
 
 def make_ensemble(models: Sequence[Model], variables: Sequence[Variables]) -> tuple[Ensemble, Variables]:
@@ -54,3 +73,7 @@ def make_ensemble(models: Sequence[Model], variables: Sequence[Variables]) -> tu
         kind: {f"members_{n}": of_one[kind] for n, of_one in enumerate(variables) if kind in of_one} for kind in kinds
     }
     return Ensemble(tuple(model.clone() for model in models)), joined
+
+
+def _mean(logits: Sequence[jax.Array]) -> jax.Array:
+    return sum(logits[1:], start=logits[0]) / len(logits)

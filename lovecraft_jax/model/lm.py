@@ -103,11 +103,7 @@ class LanguageModel(nn.Module):
     def __call__(self, carry: Carry, x_BT: jax.Array, masks: DropoutMasks = NO_DROPOUT) -> tuple[Carry, jax.Array]:
         """The carry after ids [B, T], and the logits of the token after each, [B, T, V], float32."""
         carry, top_TBH = self.hidden(carry, x_BT, masks)
-        if self.is_adaptive:
-            return carry, self.head.log_probs(top_TBH, self.tied_table).swapaxes(0, 1)
-        kernel_HV = self.embedding.T if self.tie else self.head_kernel
-        logits_TBV = add_bias(dense(top_TBH, kernel_HV, self.dtype, self.backend == "native"), self.head_bias)
-        return carry, logits_TBV.swapaxes(0, 1)
+        return carry, self.logits(top_TBH)
 
     def nats(
         self, carry: Carry, x_BT: jax.Array, y_BT: jax.Array, masks: DropoutMasks = NO_DROPOUT
@@ -115,8 +111,7 @@ class LanguageModel(nn.Module):
         """The carry, and the cross-entropy of the targets `y_BT` [B, T], for an adaptive softmax only: without the
         logits [B, T, V]."""
         carry, top_TBH = self.hidden(carry, x_BT, masks)
-        nats_N = self.head.nats(top_TBH.reshape(-1, top_TBH.shape[-1]), y_BT.T.ravel(), self.tied_table)
-        return carry, nats_N.reshape(x_BT.T.shape).T
+        return carry, self.nats_after(top_TBH, y_BT)
 
     def hidden(self, carry: Carry, x_BT: jax.Array, masks: DropoutMasks = NO_DROPOUT) -> tuple[Carry, jax.Array]:
         """The carry after ids [B, T], and what the head takes after each, [T, B, H]."""
@@ -136,6 +131,19 @@ class LanguageModel(nn.Module):
         if self.is_projected:
             top_TBH = dense(top_TBH, self.head_projection, self.dtype, self.backend == "native")
         return tuple(new_carry), top_TBH
+
+    def logits(self, top_TBH: jax.Array) -> jax.Array:
+        """The logits of the token after each of what the head takes, [B, T, V], float32."""
+        if self.is_adaptive:
+            return self.head.log_probs(top_TBH, self.tied_table).swapaxes(0, 1)
+        kernel_HV = self.embedding.T if self.tie else self.head_kernel
+        logits_TBV = add_bias(dense(top_TBH, kernel_HV, self.dtype, self.backend == "native"), self.head_bias)
+        return logits_TBV.swapaxes(0, 1)
+
+    def nats_after(self, top_TBH: jax.Array, y_BT: jax.Array) -> jax.Array:
+        """The cross-entropy of the targets `y_BT` [B, T] from what the head takes, for an adaptive softmax only."""
+        nats_N = self.head.nats(top_TBH.reshape(-1, top_TBH.shape[-1]), y_BT.T.ravel(), self.tied_table)
+        return nats_N.reshape(y_BT.T.shape).T
 
     def initial_carry(self, batch: int) -> Carry:
         return tuple(self.cell_class.initial_carry(batch, self.units) for _ in range(self.layers))

@@ -9,6 +9,7 @@ import optax
 
 from lovecraft_jax.data.batches import Batch
 from lovecraft_jax.model.dropout import NO_DROPOUT, DropoutMasks
+from lovecraft_jax.model.ensemble import Model
 from lovecraft_jax.model.lm import Carry, LanguageModel, Variables
 from lovecraft_jax.model.normalization import STATISTICS
 
@@ -29,6 +30,20 @@ def forward_costs(
     """The carry after a batch, and its costs, of a LanguageModel or an Ensemble; norms use their running statistics."""
     carry, costs, _ = _apply(model, variables, carry, batch, NO_DROPOUT, binary, mutable=False)
     return carry, costs
+
+
+def forward_hidden_and_costs(
+    model: Model, variables: Variables, carry: Carry, batch: Batch
+) -> tuple[Carry, jax.Array, Costs]:
+    """The carry after a batch, what the head takes at each token [T, B, H], and the costs, as of `forward_costs`."""
+    x_BT, y_BT = (jnp.asarray(ids_BT, jnp.int32) for ids_BT in (batch.x_BT, batch.y_BT))
+    result: Any = model.apply(variables, carry, x_BT, method="hidden")
+    carry, top_TBH = result
+    if isinstance(model, LanguageModel) and model.is_adaptive:
+        found: Any = model.apply(variables, top_TBH, y_BT, method="nats_after")
+        return carry, top_TBH, Costs(found * batch.weight_BT.astype(jnp.float32))
+    found = model.apply(variables, top_TBH, method="logits")
+    return carry, top_TBH, Costs(token_cross_entropy(found, batch))
 
 
 def forward_costs_in_training(

@@ -126,8 +126,8 @@ class RunReport:
         return feature.startswith("letters") or not (self.no_words or (feature == "capitals" and not self.has_case))
 
     def final(self, split: str, scoring: str = "final") -> float | None:
-        """Returns the final score in bits per character, static or "adaptive"; None if it was not computed from this
-        checkpoint."""
+        """Returns the final score in bits per character, static, "adaptive" or with a "cache"; None if it was not
+        computed from this checkpoint."""
         final = [row for row in self.rows if row["split"] == split and row.get("scoring") == scoring]
         return final[-1]["bpc"] if final and final[-1]["checkpoint"] == self.step else None
 

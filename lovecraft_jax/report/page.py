@@ -42,6 +42,9 @@ def render(runs: Sequence[RunReport]) -> str:
     )
     filters = (mark_spans, split_activations, split_words, shorten, number, strip_position, duration, odds)
     environment.filters |= {function.__name__: function for function in (*filters, describe, labelled)}
+    scorings = {"final": "", "adaptive": ", adaptive"}
+    if any(run.final("test", "cache") is not None for run in runs):
+        scorings["cache"] = ", neural cache"
     curves = [plots.TrainingCurve(run.name, run.rows, run.progress.chars_per_step, run.baselines) for run in runs]
     scores = {run.name: {score.tale: score.bpc for score in run.surprisal.scores} for run in runs}
     ranges = [f"{name} from {min(of.values()):.3f} to {max(of.values()):.3f}" for name, of in scores.items()]
@@ -49,6 +52,7 @@ def render(runs: Sequence[RunReport]) -> str:
     curve_label = f"Bits per character over the characters read. {'; '.join(map(_curve_label, runs))}."
     page = environment.get_template("report.html").render(
         runs=[(run, colour, _plots(run, colour)) for run, colour in zip(runs, RUNS, strict=False)],
+        scorings=scorings,
         min_span=MIN_SPAN,
         max_letters=MAX_LETTERS,
         max_tales=plots.MAX_TALES,

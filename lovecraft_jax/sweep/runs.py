@@ -20,7 +20,7 @@ from lovecraft_jax.runtime.mesh import make_mesh
 from lovecraft_jax.runtime.signals import collect_signals
 from lovecraft_jax.training import loop
 from lovecraft_jax.training.checkpoint import saved_steps
-from lovecraft_jax.training.metrics import FILE, FINAL
+from lovecraft_jax.training.metrics import FILE
 from lovecraft_jax.training.optimizer import make_optimizer
 from lovecraft_jax.training.progress import Progress
 from lovecraft_jax.training.run_files import check_same_run, read_run_files
@@ -64,7 +64,8 @@ class Outcome:
         if not rows:
             return cls()
         final, adaptive = (
-            {row["split"]: _bpc(row) for row in rows if row.get("scoring") == scoring} for scoring in FINAL
+            {row["split"]: _bpc(row) for row in rows if row.get("scoring") == scoring}
+            for scoring in ("final", "adaptive")
         )
         trained = [row for row in rows if row["split"] == "train"]
         return cls(

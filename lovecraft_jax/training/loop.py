@@ -14,6 +14,7 @@ from lovecraft_jax.config import Config, flatten
 from lovecraft_jax.data import dataset
 from lovecraft_jax.inference import generate
 from lovecraft_jax.inference.adaptive import MOST_TOKENS, AdaptiveScorer
+from lovecraft_jax.inference.cache import CacheScorer
 from lovecraft_jax.inference.scoring import Scorer, score_row
 from lovecraft_jax.model import backend
 from lovecraft_jax.model.lm import Variables
@@ -298,14 +299,22 @@ class Training:
         return DONE
 
     def _adaptive_rows(self, variables: Variables, checkpoint: int) -> list[Row]:
-        """Tunes the rates of dynamic evaluation on valid, saves them, and returns both adaptive scores."""
+        """Tunes the rates of adaptive scores on valid, saves them, and returns the scores of valid and test: by dynamic
+        evaluation, and where tokens are longer than characters by a neural cache."""
         texts = self.data.encoded
         if (tokens := len(texts["valid"].ids) + len(texts["test"].ids)) > MOST_TOKENS:
             why = f"valid and test have {tokens:,} tokens, over {MOST_TOKENS:,}"
-            self.logger.log(f"no adaptive scores: {why}; evaluate --adaptive computes them")
+            self.logger.log(f"no adaptive scores: {why}; evaluate --adaptive and --cache compute them")
             return []
         self.logger.log("tuning the rates of the adaptive scores on valid")
-        scorer = AdaptiveScorer.of(self.scorer, variables, texts["train"])
+        rows = self._tuned_rows("adaptive", AdaptiveScorer.of(self.scorer, variables, texts["train"]), checkpoint)
+        if self.config.data.level != "chars":
+            rows += self._tuned_rows("cache", CacheScorer(self.scorer, variables), checkpoint)
+        return rows
+
+    def _tuned_rows(self, scoring: str, scorer: Any, checkpoint: int) -> list[Row]:
+        """The rows of an AdaptiveScorer or a CacheScorer."""
+        texts = self.data.encoded
         self.watchdog.feed()
         (rates, tuned), rows = scorer.tune(texts["valid"], self.watchdog.feed), []
         if distributed.is_main_process():
@@ -313,7 +322,7 @@ class Training:
         for split in ("valid", "test"):
             is_known = split == "valid" and tuned.tokens == len(texts["valid"].ids)
             score = tuned if is_known else scorer.score(texts[split], rates)
-            row = score_row(self.step, split, "adaptive", score)
+            row = score_row(self.step, split, scoring, score)
             rows.append(row | rates._asdict() | {"checkpoint": checkpoint})
             self.watchdog.feed()
         return rows

@@ -14,8 +14,8 @@ from tensorboardX.record_writer import register_writer_factory
 from lovecraft_jax.runtime.files import GrowingFile, Row, on_store, strict, trim_rows
 
 FILE = "metrics.jsonl"
-FINAL = ("final", "adaptive")
-"""The scorings of the rows that a finished run ends with: static and adaptive."""
+FINAL = {"final": "", "adaptive": "adaptive: ", "cache": "adaptive, neural cache: "}
+"""The scorings of the rows that a finished run ends with, static and adaptive, and what the log calls them."""
 
 
 class MetricsWriter:
@@ -46,9 +46,9 @@ class MetricsWriter:
 
 
 def format_scores(rows: list[Row]) -> str:
-    """The bits per character of every split: static scores in one line, and adaptive ones, if any, in another."""
+    """The bits per character of every split: static scores in one line, and adaptive ones, if any, in others."""
     lines = []
-    for scoring, name in zip(FINAL, ("", "adaptive: "), strict=True):
+    for scoring, name in FINAL.items():
         scores = [f"{row['split']} {row['bpc']:.4f} bpc" for row in rows if row["scoring"] == scoring]
         lines += [name + "  ".join(scores)] if scores else []
     return "\n".join(lines)

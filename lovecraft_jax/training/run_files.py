@@ -4,7 +4,7 @@ import contextlib
 import json
 import platform
 from importlib import metadata
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from etils import epath
@@ -14,13 +14,17 @@ from lovecraft_jax.config import Config
 from lovecraft_jax.data.dataset import Data
 from lovecraft_jax.data.tokenizer import Tokenizer, load_tokenizer
 from lovecraft_jax.inference.adaptive import Rates
+from lovecraft_jax.inference.cache import CacheRates
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.runtime.files import write_json, write_text
 from lovecraft_jax.runtime.hardware import cpu_name
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 RATES = "adaptive.json"
-"""The rates of dynamic evaluation by the step of their checkpoint: {"40": {"lr": ..., "decay": ...}}"""
+"""The rates of adaptive scores by the step of their checkpoint: {"40": {"lr": ..., "decay": ..., "theta": ..., "lam":
+...}}, those that were tuned."""
+
+AnyRates = TypeVar("AnyRates", Rates, CacheRates)
 
 
 def run_record(config: Config, data: Data) -> dict[str, Any]:
@@ -69,23 +73,24 @@ def read_run_files(path: epath.Path) -> tuple[Config, Tokenizer, dict[str, Any]]
         raise UserError(f"--workdir={path}: its {name} cannot be read ({error}); name another") from None
 
 
-def read_rates(path: epath.Path, step: int) -> Rates | None:
-    """Returns the rates of dynamic evaluation that were tuned for the checkpoint of `step`, if any were saved. Raises
-    UserError where their file is damaged."""
+def read_rates(path: epath.Path, step: int, kind: type[AnyRates]) -> AnyRates | None:
+    """Returns the rates of this kind that were tuned for the checkpoint of `step`, if any were saved. Raises UserError
+    where their file is damaged."""
     file = path / RATES
     try:
-        tuned = json.loads(file.read_text()).get(str(step)) if file.exists() else None
-        return Rates(float(tuned["lr"]), float(tuned["decay"])) if tuned else None
+        tuned = json.loads(file.read_text()).get(str(step), {}) if file.exists() else {}
+        is_saved = not tuned.keys().isdisjoint(kind._fields)
+        return kind(*(float(tuned[name]) for name in kind._fields)) if is_saved else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file}: cannot be read ({error}); delete it, and the rates are tuned again") from None
 
 
-def write_rates(path: epath.Path, step: int, rates: Rates) -> None:
+def write_rates(path: epath.Path, step: int, rates: Rates | CacheRates) -> None:
     """Adds the rates for the checkpoint of `step` to their file."""
-    file, others = path / RATES, {}
+    file, saved = path / RATES, {}
     with contextlib.suppress(OSError, ValueError, TypeError):  # none, or damaged: written anew
-        others = dict(json.loads(file.read_text()))
-    write_json(file, others | {str(step): rates._asdict()})
+        saved = {key: dict(tuned) for key, tuned in json.loads(file.read_text()).items()}
+    write_json(file, saved | {str(step): saved.get(str(step), {}) | rates._asdict()})
 
 
 def check_same_run(path: epath.Path, old: Config, new: Config) -> None:

@@ -52,6 +52,13 @@ def test_a_second_start_maps_the_same_ids_and_reads_no_text_whatever_the_batches
     assert list(cache.iterdir()) == [entry]
 
 
+def test_words_that_are_left_out_of_the_ids_still_are_at_a_second_start(cache: Path, config: ConfigDict) -> None:
+    config.data.update({"level": "words", "vocab_size": 100, "rare": "drop"})
+    first, second = (prepare(config).encoded["test"].spelled for _ in range(2))
+    assert second.left_out
+    assert first.texts == second.texts != []
+
+
 def test_texts_are_read_when_they_are_asked_for(cache: Path, config: ConfigDict) -> None:
     first, second = prepare(config), prepare(config)
     assert second.splits.text == first.splits.text

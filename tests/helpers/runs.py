@@ -129,6 +129,13 @@ def launch(*flags: str, env: dict[str, str] | None = None) -> subprocess.Complet
     )
 
 
+def evaluate(command: Callable[..., subprocess.CompletedProcess], workdir: Path, *flags: str) -> dict[str, Any]:
+    """The JSON that the command `evaluate` prints."""
+    done = command("evaluate", f"--workdir={workdir}", *flags)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
 def works(*command: str) -> bool:
     """Whether a command exists and succeeds."""
     return bool(shutil.which(command[0])) and not subprocess.run(command, capture_output=True, check=False).returncode

@@ -24,7 +24,7 @@ from lovecraft_jax.run import load_run
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.training import loop
 from tests.conftest import Command
-from tests.helpers.runs import launch, rows
+from tests.helpers.runs import evaluate, launch, rows
 from tests.helpers.untrained import random_variables, sigmoid
 
 V, START = 7, 3
@@ -267,12 +267,6 @@ def explicit_costs(
         logits = h @ p["head_kernel"] + p["head_bias"]
         nats.append(np.log(np.sum(np.exp(logits))) - logits[y])
     return np.array(nats), (c, h)
-
-
-def evaluate(command: Command, workdir: Path, *flags: str) -> dict[str, Any]:
-    done = command("evaluate", f"--workdir={workdir}", *flags)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 def random_text(length: int, seed: int = 1) -> Encoded:

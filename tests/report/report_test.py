@@ -149,6 +149,13 @@ def test_an_adaptive_score_stands_beside_the_static_one(report: RunReport) -> No
     table = render([report, dataclasses.replace(with_compressor, name="other")])
     assert re.search(r'(<td class="n">\u2013</td>){2}', table)
     assert '<td class="n">1.234</td><td class="n">1.567</td>' in table
+    assert "eural cache" not in page + table
+    cache = [row | {"scoring": "cache", "bpc": row["bpc"] - 0.1} for row in adaptive]
+    with_cache = dataclasses.replace(report, name="other", rows=report.rows + adaptive + cache)
+    page = render([report, with_cache])
+    assert '<th scope="col" class="n">Test bpc, neural cache</th>' in page
+    assert '<td class="n">1.567</td><td class="n">1.134</td><td class="n">1.467</td>' in page
+    assert "valid 1.134, test 1.467 bits per character, of the model with a cache" in page
 
 
 @pytest.mark.parametrize(
