@@ -1,43 +1,43 @@
-"""Measures what went wrong in the article of 2019: `python -m experiments.article_2019 [NAME ...]`.
-
-Trains every setting with three seeds and the same time each, counted as the time of one seed on one core. NAME is a
-question or a setting; by default all of them. As many settings train in parallel as there are cores. An interrupted
-command continues where it stopped. Prints how long it will take, and saves the results so far as rows.csv, table.csv,
-table.md and article.svg.
-"""
+"""The command of a study: trains every setting with several seeds, and makes tables and a figure of the results."""
 
 import argparse
 import datetime
 import functools
-import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from experiments.article_2019 import experiments, figure, jobs, results, table
-from experiments.article_2019.options import at_least, folder, not_empty
-from experiments.article_2019.plan import Plan
-from experiments.article_2019.training import MEASURED
+from experiments.study import figure, jobs, results, samples, table
+from experiments.study.options import at_least, folder, not_empty
+from experiments.study.plan import Plan
+from experiments.study.study import Row, Study
+from experiments.study.training import MEASURED
 from lovecraft_jax import cli
 from lovecraft_jax.data import corpus
 from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import DONE, INTERRUPTED, UserError
 from lovecraft_jax.runtime.files import locked_workdir
 
-OVERHEAD = 40.0
-"""Seconds of a core that a run takes besides training: to start, compile, score, generate and measure."""
+ABOUT = """
+Trains every setting with three seeds and the same time each, counted as the time of one seed on one core. NAME is a
+question or a setting; by default all of them. As many settings train in parallel as there are cores. An interrupted
+command continues where it stopped. Prints how long it will take, and saves the results so far as rows.csv, table.csv,
+table.md and a figure.
+"""
 LOGS = "logs"
 THROUGHPUT_SECONDS = 8.0
 """How long the throughput of a setting is measured; as long as a run if runs are shorter."""
-SMOKE = {"seconds": 1.0, "seeds": 1, "corpus": "bundled", "workdir": Path("runs/article-smoke")}
+SMOKE = {"seconds": 1.0, "seeds": 1, "corpus": "bundled"}
 
 
-def main() -> int:
-    """Returns an exit code."""
-    known = [*experiments.questions(), *experiments.settings()]
+def run_study(study: Study, about: str) -> int:
+    """Parses the flags and returns an exit code. `about`: what the study is, for --help."""
+    known = [*(question.name for question in study.questions), *study.configs]
     parser = argparse.ArgumentParser(
-        "python -m experiments.article_2019", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        f"python -m {study.package}",
+        description=about + ABOUT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(known).replace("%", "%%"))
     parser.add_argument("--seconds", type=at_least(0.1, float, 1e6), default=300.0, help="training time of each run")
@@ -46,7 +46,7 @@ def main() -> int:
     parser.add_argument("--corpus", type=not_empty, default="auto", help="as data.corpus")
     stacked = "train the seeds of a setting as one program; auto: on an accelerator, where that is faster"
     parser.add_argument("--stacked", choices=("auto", "yes", "no"), default="auto", help=stacked)
-    parser.add_argument("--workdir", type=folder, default=Path("runs/article"), help="folder of the runs")
+    parser.add_argument("--workdir", type=folder, default=Path(f"runs/{study.name}"), help="folder of the runs")
     parser.add_argument(
         "--to",
         type=folder,
@@ -57,14 +57,14 @@ def main() -> int:
     parser.add_argument("--draw", action="store_true", help="train nothing, redraw table and figure from rows.csv")
     args = parser.parse_args()
     if args.smoke:
-        parser.set_defaults(**SMOKE)
+        parser.set_defaults(**SMOKE, workdir=Path(f"runs/{study.name}-smoke"))
         args = parser.parse_args()
     if unknown := [name for name in args.names if name not in known]:
         parser.error(f"unknown {' '.join(unknown)}: expected some of {', '.join(known)}")
-    return cli.report_errors(lambda: _draw(args) if args.draw else _train_and_draw(args))
+    return cli.report_errors(lambda: _draw(study, args) if args.draw else _train_and_draw(study, args))
 
 
-def _train_and_draw(args: argparse.Namespace) -> int:
+def _train_and_draw(study: Study, args: argparse.Namespace) -> int:
     to, logs = _output_folder(args), args.workdir / LOGS
     with _writing_to(to):
         to.mkdir(parents=True, exist_ok=True)
@@ -73,31 +73,32 @@ def _train_and_draw(args: argparse.Namespace) -> int:
     with locked_workdir(str(args.workdir)):
         with _writing_to(logs):
             logs.mkdir(exist_ok=True)
-        rows = [*results.read(to), *_finished(args.workdir)]
+        rows = [*results.read(study, to), *_finished(study, args.workdir)]
         about = {"corpus": loaded.sha256[: results.SHORT], "seconds": args.seconds}
         for row in rows:
             results.check_same(results.name(row), row, about)
         args.corpus = loaded.name
-        code = _train(_settings(args.names or experiments.questions()), args, Plan(args.workdir, about, rows))
-        results.merge(to, _finished(args.workdir))
-    if results.read(to):
-        _draw(args)
+        code = _train(study, _settings(study, args.names), args, Plan(study, args.workdir, about, rows))
+        results.merge(study, to, _finished(study, args.workdir))
+    if results.read(study, to):
+        _draw(study, args)
     if code == INTERRUPTED:
         log("interrupted and saved: the same command continues")
     return code
 
 
-def _draw(args: argparse.Namespace) -> int:
+def _draw(study: Study, args: argparse.Namespace) -> int:
     to = _output_folder(args)
-    rows = results.read(to)
-    if not (lines := results.lines(rows)):
+    rows = results.read(study, to)
+    if not (lines := results.lines(study, rows)):
         raise UserError(f"{to}: no {results.ROWS} with rows to draw; train first, or name another folder by --to")
     for row in rows:
         results.check_same(results.name(row), row, {key: rows[0].get(key) for key in ("corpus", "seconds")})
     with _writing_to(to):
-        table.write(to, lines)
-        figure.draw(to / figure.FILE, lines)
-    log(f"{to}: {results.ROWS}, {table.FILE}.csv, {table.FILE}.md, {figure.FILE}")
+        table.write(study, to, lines)
+        figure.draw(to / f"{study.name}.svg", lines)
+        samples.write(study, to, rows)
+    log(f"{to}: {results.ROWS}, tables and figure")
     return DONE
 
 
@@ -116,18 +117,18 @@ def _writing_to(folder: Path) -> Iterator[None]:
         raise UserError(f"{reason}; name a folder that you may write to") from None
 
 
-def _settings(names: Iterable[str]) -> list[str]:
-    """Returns the settings of questions and settings, in order, without repetition."""
-    questions = experiments.questions()
-    by_name = ([rung.setting for rung in questions[name].rungs] if name in questions else [name] for name in names)
+def _settings(study: Study, names: Sequence[str]) -> list[str]:
+    """Returns the settings of questions and settings, by default of all questions, in order, without repetition."""
+    by_question = {question.name: [rung.setting for rung in question.rungs] for question in study.questions}
+    by_name = (by_question.get(name, [name]) for name in names or by_question)
     return list(dict.fromkeys(setting for settings in by_name for setting in settings))
 
 
-def _finished(folder: Path) -> list[results.Row]:
-    return [row for path in sorted(folder.glob(f"*/{MEASURED}")) for row in results.read_json(path)]
+def _finished(study: Study, folder: Path) -> list[Row]:
+    return [row for path in sorted(folder.glob(f"*/{MEASURED}")) for row in results.read_json(study, path)]
 
 
-def _train(settings: Sequence[str], args: argparse.Namespace, plan: Plan) -> int:
+def _train(study: Study, settings: Sequence[str], args: argparse.Namespace, plan: Plan) -> int:
     """Measures the throughput of each setting, then trains it for as many steps as fit into --seconds."""
     folder, slots = args.workdir, jobs.find_slots(args.jobs)
     left = {setting: _missing_seeds(folder, setting, args.seeds) for setting in settings}
@@ -135,12 +136,14 @@ def _train(settings: Sequence[str], args: argparse.Namespace, plan: Plan) -> int
 
     def remaining() -> str:
         runs = sum(map(len, left.values()))
-        time = datetime.timedelta(seconds=round(runs * (args.seconds + OVERHEAD) / len(slots)))
+        time = datetime.timedelta(seconds=round(runs * (args.seconds + study.overhead) / len(slots)))
         return f"{runs} runs left, {time} with {len(slots)} in parallel"
 
     def job(task: str, setting: str, on_success: Callable[[str, str], None], *arguments: str) -> jobs.Job:
         log = folder / LOGS / f"{setting}.log"
-        return jobs.Job(task, setting, args.corpus, arguments, log, functools.partial(on_success, setting))
+        return jobs.Job(
+            study.package, task, setting, args.corpus, arguments, log, functools.partial(on_success, setting)
+        )
 
     log(f"{len(settings)} settings, {args.seeds} seeds each, {args.seconds:g} s of training each; {remaining()}")
 
@@ -172,7 +175,3 @@ def _train(settings: Sequence[str], args: argparse.Namespace, plan: Plan) -> int
 
 def _missing_seeds(folder: Path, setting: str, seeds: int) -> list[int]:
     return [seed for seed in range(seeds) if not (folder / f"{setting}-{seed}" / MEASURED).exists()]
-
-
-if __name__ == "__main__":
-    sys.exit(main())
