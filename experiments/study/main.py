@@ -80,7 +80,7 @@ def _train_and_draw(study: Study, args: argparse.Namespace) -> int:
         args.corpus = loaded.name
         code = _train(study, _settings(study, args.names), args, Plan(study, args.workdir, about, rows))
         results.merge(study, to, _finished(study, args.workdir))
-    if results.read(study, to):
+    if results.lines(study, results.read(study, to)):
         _draw(study, args)
     if code == INTERRUPTED:
         log("interrupted and saved: the same command continues")

@@ -74,13 +74,14 @@ def mean(key: str, rows: Sequence[Row]) -> float:
 
 
 def lines(study: Study, rows: Sequence[Row]) -> list[Line]:
-    """Returns the lines of every question: its rungs that have rows. A question of which only the baseline has rows is
-    left out."""
+    """Returns the lines of every question: its rungs that have rows. A question of which only the baseline has rows,
+    or the first rung, compares nothing and is left out."""
     found = []
     for question in study.questions:
         by_rung = {rung: tuple(row for row in rows if _belongs(row, rung)) for rung in question.rungs}
         present = [rung for rung, rung_rows in by_rung.items() if rung_rows]
-        if all(rung.setting == question.baseline for rung in present):
+        start = question.baseline or question.rungs[0].setting
+        if all(rung.setting == start for rung in present):
             continue
         for rung in present:
             other = _compared_with(question, present, rung)

@@ -54,6 +54,11 @@ def test_a_verdict_needs_an_interval_without_zero(bpc: list[float], verdict: str
     assert [line.verdict for line in lines] == ["", verdict]
 
 
+def test_a_question_with_rows_of_its_first_rung_or_baseline_alone_is_left_out() -> None:
+    lines = results.lines(STUDY, rows_of("embedding", [2.0, 2.1]))  # the first of "recipe", the baseline of others
+    assert [line.question.name for line in lines] == ["ladder"]
+
+
 def test_new_rows_replace_those_of_the_same_run_and_keep_the_others(tmp_path: Path) -> None:
     old = [*rows_of("carry", [2.0, 3.0]), *rows_of("article", [4.0]), *rows_of("article", [5.0], "teacher_forced")]
     results.merge(STUDY, tmp_path, old)
