@@ -23,7 +23,7 @@ ABOUT = """
 Trains every setting with three seeds and the same time each, counted as the time of one seed on one core. NAME is a
 question or a setting; by default all of them. As many settings train in parallel as there are cores. An interrupted
 command continues where it stopped. Prints how long it will take, and saves the results so far as rows.csv, table.csv,
-table.md and a figure.
+table.md, a figure and, where the study has samples, samples.md.
 """
 LOGS = "logs"
 THROUGHPUT_SECONDS = 8.0

@@ -23,7 +23,7 @@ from lovecraft_jax.runtime.files import write_text
 
 ROWS = "rows.csv"
 KEY = ("setting", "seed", "text")
-STRINGS = ("setting", "text", "corpus", "jax", "hardware", "sample")
+STRINGS = ("setting", "text", "corpus", "jax", "hardware")
 """Columns that stay strings, even where a value looks like a number."""
 SHORT = 12
 """Digits of the corpus's SHA-256 in a row."""

@@ -14,6 +14,7 @@ from lovecraft_jax.data import dataset
 from lovecraft_jax.data.splits import Splits
 from lovecraft_jax.inference.generate import Sampling
 from lovecraft_jax.model.lm import make_model
+from lovecraft_jax.probing.word_costs import costs_by_frequency
 from lovecraft_jax.run import Run
 from lovecraft_jax.runtime.errors import DONE
 from lovecraft_jax.training.recipe import CHARACTERS_OF_TALES, choose_dropout, count_parameters
@@ -95,8 +96,9 @@ def test_words_are_measured_by_their_frequency_and_drawn_from_the_rows(
     splits = dataset.prepare(run.config).splits
     row = {"setting": "words", "seed": 0, "text": "written", "valid_bpc": run.score(run.split("valid")).bpc}
     row |= STUDY.more_scores(run, splits)
-    by_group = [row[f"bpc_{least}"] for least in (0, 1, 2, 10, 100)]
-    assert min(by_group) < row["valid_bpc"] < max(by_group) == by_group[0]
+    costs = costs_by_frequency(run, splits.text["train"], [splits.text["valid"]])
+    assert [row[f"bpc_{least}"] for least in (0, 1, 2, 10, 100)] == [group.bpc for group in costs]
+    assert sum(group.bits for group in costs) / len(splits.text["valid"]) == pytest.approx(row["valid_bpc"], rel=1e-5)
     assert row["ids"] == run.tokenizer.size
     assert row["sample"].startswith(samples.PROMPT)
     repeated = Splits({}, {}, {}, lambda: {"train": {"itself": row["sample"]}})
