@@ -1,1 +1,1 @@
-"""Studies of more than one run: article_2019 trains many models and writes a page of them."""
+"""Studies of more than one run: article_2019 and words train many models at equal time and compare them (study)."""

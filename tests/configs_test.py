@@ -15,7 +15,8 @@ from lovecraft_jax.config import Config
 from lovecraft_jax.model.lm import make_model
 
 FILES = sorted(path.stem for path in Path(configs.__file__).parent.glob("*.py") if path.stem != "__init__")
-VARIANTS = {name: ["quick", "plain", "article"] for name in FILES} | {"tiny": [], "c512": [], "best": []}
+VARIANTS = {name: ["quick", "plain", "article"] for name in FILES}
+VARIANTS |= {"tiny": [], "c512": [], "best": [], "bpe": ["quick"], "words": ["quick"]}
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.article_2019 import experiments, options, results
+from experiments.article_2019 import settings
+from experiments.study import options, results
 from lovecraft_jax import cli
 from lovecraft_jax.data import corpus
 from lovecraft_jax.data.cleaning import make_cleaning
@@ -20,9 +21,9 @@ from lovecraft_jax.stylometry.reference import Reference
 ARTICLE = {"the": "740", "tion_end": "37", "tion_inside": "3", "ing": "115", "word_length": "mostly 2 to 5"}
 """The article's counts in 10,000 words, of its model with 125 units."""
 TEXTS = (
-    ("the article's recipe, predicting under the true text", experiments.FIRST, "teacher_forced"),
-    ("the same weights, generating", experiments.FIRST, "written"),
-    ("c150, generating", experiments.BEST, "written"),
+    ("the article's recipe, predicting under the true text", settings.FIRST, "teacher_forced"),
+    ("the same weights, generating", settings.FIRST, "written"),
+    ("c150, generating", settings.BEST, "written"),
 )
 """Column header, setting and text of the rows to average."""
 
@@ -38,7 +39,7 @@ def main() -> int:
 
 def _print(folder: Path, corpus_name: str) -> int:
     loaded = corpus.load(corpus_name)
-    rows = results.read(folder)
+    rows = results.read(settings.get_study(), folder)
     for row in rows:
         results.check_same(results.name(row), row, {"corpus": loaded.sha256[: results.SHORT]})
     if not rows:

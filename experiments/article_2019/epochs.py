@@ -14,8 +14,8 @@ import sys
 
 import numpy as np
 
-from experiments.article_2019.options import at_least, not_empty
-from experiments.article_2019.results import report_damage
+from experiments.study.options import at_least, not_empty
+from experiments.study.results import report_damage
 from lovecraft_jax import cli
 from lovecraft_jax.data.tokenizer import load_tokenizer
 from lovecraft_jax.runtime.errors import DONE, UserError

@@ -7,7 +7,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from experiments.article_2019 import counts, epochs, results
+from experiments.article_2019 import counts, epochs
+from experiments.article_2019.settings import get_study
+from experiments.study import results
 from lovecraft_jax.data import corpus
 from lovecraft_jax.data.char_tokenizer import CharTokenizer
 from lovecraft_jax.data.cleaning import make_cleaning
@@ -53,7 +55,7 @@ def test_counts_are_of_all_tales_together_and_means_over_the_seeds(tmp_path: Pat
             ("embedding", 0, "written", 650, 6),
         )
     ]
-    results.merge(tmp_path, rows)
+    results.merge(get_study(), tmp_path, rows)
     _, out, _ = run_main(counts, "--corpus=bundled", f"--rows={tmp_path}")
     table = {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ") for line in out.splitlines()}
     all_words = [word for tale in tales.tales for word in words(tale.text)]

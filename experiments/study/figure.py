@@ -9,11 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from experiments.article_2019.experiments import questions
-from experiments.article_2019.results import Line
+from experiments.study.results import Line, by_question
 from lovecraft_jax.report.palette import LIGHT
 
-FILE = "article.svg"
 LINE, MARGIN = 0.27, 0.75
 """Inches of a line, and of a panel's title and ticks."""
 COLOURS = {"better": LIGHT["run"], "worse": LIGHT["run2"], "no clear difference": LIGHT["author"], "": LIGHT["ink"]}
@@ -26,8 +24,7 @@ LEGEND = (
 
 def draw(path: Path, lines: Sequence[Line]) -> None:
     """Draws the bits per character of the valid tales, lower is better, and saves the figure as an SVG."""
-    panels = [[line for line in lines if line.question == name] for name in questions()]
-    panels = [panel for panel in panels if panel]
+    panels = by_question(lines)
     heights = [LINE * len(panel) + MARGIN for panel in panels]
     figure = Figure(figsize=(9, sum(heights) + 0.3), layout=ConstrainedLayoutEngine(h_pad=0.08))
     all_axes = figure.subplots(len(panels), squeeze=False, height_ratios=heights)[:, 0]
@@ -43,12 +40,11 @@ def draw(path: Path, lines: Sequence[Line]) -> None:
 
 
 def _panel(axes: Axes, panel: Sequence[Line]) -> None:
-    question = questions()[panel[0].question]
     for y, line in enumerate(panel):
         colour, mean = COLOURS[line.verdict], sum(line.bpc) / len(line.bpc)
         axes.errorbar(mean, y, xerr=line.half_width, fmt="|", color=colour, capsize=3, markersize=11)
         axes.plot(line.bpc, [y] * len(line.bpc), "o", color=colour, markersize=3.5, alpha=0.7)
-        if line.rung.setting == question.baseline:
+        if line.rung.setting == line.question.baseline:
             axes.axvline(mean, color=LIGHT["quiet"], linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
     axes.set_yticks(range(len(panel)), [line.rung.label for line in panel])
     axes.set_ylim(len(panel) - 0.4, -0.6)
@@ -56,7 +52,7 @@ def _panel(axes: Axes, panel: Sequence[Line]) -> None:
     right.set_yticks(range(len(panel)), [_gain(line) for line in panel])
     for label, line in zip(right.get_yticklabels(), panel, strict=True):
         label.set_color(COLOURS[line.verdict])
-    axes.set_title(question.title, loc="left", fontsize=10, fontweight="bold", color=LIGHT["ink"])
+    axes.set_title(panel[0].question.title, loc="left", fontsize=10, fontweight="bold", color=LIGHT["ink"])
     axes.grid(axis="both", color=LIGHT["line"], linewidth=0.6)
     axes.set_axisbelow(True)
     for part in (axes, right):

@@ -1,4 +1,4 @@
-"""The runs of the article's study survive interruptions and failing workers."""
+"""The runs of a study, here the article's, survive interruptions and failing workers."""
 
 import json
 import os
@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.article_2019 import jobs, plan, results, training
+from experiments.article_2019.settings import get_study
+from experiments.study import jobs, plan, results, training
 from lovecraft_jax.data import corpus
 from lovecraft_jax.runtime.errors import DONE, INTERRUPTED, WRONG_INPUT, UserError
 from lovecraft_jax.runtime.files import locked_workdir
@@ -16,12 +17,15 @@ from tests.helpers.runs import assert_same_run, rows, started, wait_for
 
 pytestmark = pytest.mark.slow
 
+STUDY = get_study()
+
 
 def test_a_failing_worker_is_logged_and_the_others_continue(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     outputs: list[str] = []
     corpora = {"clip": str(tmp_path / "nowhere"), "carry-10": "bundled"}
     jobs_ = [
-        jobs.Job("throughput", name, of, ("0.1",), tmp_path / name, outputs.append) for name, of in corpora.items()
+        jobs.Job(STUDY.package, "throughput", name, of, ("0.1",), tmp_path / name, outputs.append)
+        for name, of in corpora.items()
     ]
     assert jobs.run(jobs_, [""]) == WRONG_INPUT
     assert [float(output) > 0 for output in outputs] == [True]
@@ -40,7 +44,7 @@ def test_a_killed_and_interrupted_study_resumes_to_the_same_result(tmp_path: Pat
     (folder / plan.FILE).write_text(json.dumps(about | {"steps": {"carry-10": steps}}))
     workdir, undisturbed = folder / "carry-10-0", tmp_path / "undisturbed"
     flags = ["--corpus=bundled", "--seconds=2", "--seeds=1", "--jobs=1", f"--workdir={folder}"]
-    command = ["experiments.article_2019", "carry-10", *flags]
+    command = [STUDY.package, "carry-10", *flags]
 
     with started(*command) as parent:
         wait_for(lambda: (workdir / "metrics.jsonl").exists(), parent)
@@ -62,11 +66,11 @@ def test_a_killed_and_interrupted_study_resumes_to_the_same_result(tmp_path: Pat
     with started(*command) as parent:
         log = parent.communicate()[1]
     assert parent.returncode == DONE, log
-    assert [row["seed"] for row in results.read(folder)] == [0]
+    assert [row["seed"] for row in results.read(STUDY, folder)] == [0]
 
     core = str(min(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ""
     arguments = core, "bundled", str(steps), "2.0", str(undisturbed), "no", "0"
-    with started("experiments.article_2019.worker", "train", "carry-10", *arguments) as process:
+    with started("experiments.study.worker", STUDY.package, "train", "carry-10", *arguments) as process:
         assert process.wait() == DONE
     assert_same_run(workdir, undisturbed / workdir.name)
     measured = (parent / "carry-10-0" / training.MEASURED for parent in (folder, undisturbed))

@@ -1,4 +1,4 @@
-"""Argument types shared by the commands of this package."""
+"""Argument types shared by the commands of the studies."""
 
 import argparse
 from collections.abc import Callable

@@ -18,9 +18,10 @@ POLL = 0.2
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A worker's task, setting, corpus and further arguments. Its standard error goes to the file `log`, its standard
-    output, once it has succeeded, to `on_success`."""
+    """A worker's study (its package), task, setting, corpus and further arguments. Its standard error goes to the file
+    `log`, its standard output, once it has succeeded, to `on_success`."""
 
+    study: str
     task: str
     setting: str
     corpus: str
@@ -83,8 +84,8 @@ def run(jobs: Sequence[Job], slots: Sequence[str]) -> int:
 
 def _start(job: Job, slot: str) -> "subprocess.Popen[str]":
     job.log.parent.mkdir(parents=True, exist_ok=True)
-    worker = [sys.executable, "-m", "experiments.article_2019.worker"]
-    command = [*worker, job.task, job.setting, slot, job.corpus, *job.arguments]
+    worker = [sys.executable, "-m", "experiments.study.worker"]
+    command = [*worker, job.study, job.task, job.setting, slot, job.corpus, *job.arguments]
     with job.log.open("a") as log:
         # In its own session: Ctrl-C reaches only this process, which then terminates the workers.
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True)

@@ -3,8 +3,10 @@
 import csv
 import dataclasses
 import io
+import itertools
 import json
 import math
+import operator
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -15,7 +17,7 @@ import numpy as np
 from etils import epath
 from scipy import stats
 
-from experiments.article_2019.experiments import Question, Rung, questions, settings
+from experiments.study.study import Question, Row, Rung, Study
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.runtime.files import write_text
 
@@ -27,7 +29,6 @@ SHORT = 12
 """Digits of the corpus's SHA-256 in a row."""
 LEVEL = 0.95
 """Confidence level of the intervals."""
-Row = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Line:
     fewer than two seeds.
     """
 
-    question: str
+    question: Question
     rung: Rung
     rows: tuple[Row, ...]
     gain: tuple[float, float, float]
@@ -72,20 +73,26 @@ def mean(key: str, rows: Sequence[Row]) -> float:
     return float(np.mean(values)) if values else math.nan
 
 
-def lines(rows: Sequence[Row]) -> list[Line]:
-    """Returns the lines of every question: its rungs that have rows. A question of which only the baseline has rows is
-    left out."""
+def lines(study: Study, rows: Sequence[Row]) -> list[Line]:
+    """Returns the lines of every question: its rungs that have rows. A question of which only the baseline has rows,
+    or the first rung, compares nothing and is left out."""
     found = []
-    for name, question in questions().items():
+    for question in study.questions:
         by_rung = {rung: tuple(row for row in rows if _belongs(row, rung)) for rung in question.rungs}
         present = [rung for rung, rung_rows in by_rung.items() if rung_rows]
-        if all(rung.setting == question.baseline for rung in present):
+        start = question.baseline or question.rungs[0].setting
+        if all(rung.setting == start for rung in present):
             continue
         for rung in present:
             other = _compared_with(question, present, rung)
             gain = _gain(by_rung[rung], by_rung[other]) if other else (math.nan,) * 3
-            found.append(Line(name, rung, by_rung[rung], gain))
+            found.append(Line(question, rung, by_rung[rung], gain))
     return found
+
+
+def by_question(lines: Sequence[Line]) -> list[list[Line]]:
+    """Returns the lines of each question that has some."""
+    return [list(group) for _, group in itertools.groupby(lines, operator.attrgetter("question"))]
 
 
 def _belongs(row: Row, rung: Rung) -> bool:
@@ -110,7 +117,7 @@ def _gain(rows: Sequence[Row], others: Sequence[Row]) -> tuple[float, float, flo
     return gain, float(low), float(high)
 
 
-def read(folder: Path) -> list[Row]:
+def read(study: Study, folder: Path) -> list[Row]:
     """Returns the rows of rows.csv, numbers as numbers; none if there is no file. Raises UserError if it is damaged."""
     path = folder / ROWS
     if not path.exists():
@@ -119,7 +126,7 @@ def read(folder: Path) -> list[Row]:
         rows = list(csv.DictReader(file, strict=True))
         if any(None in (*row, *row.values()) for row in rows):
             raise ValueError("rows of another length than the header")
-        return _checked([{key: _value(key, text) for key, text in row.items()} for row in rows])
+        return _checked(study, [{key: _value(key, text) for key, text in row.items()} for row in rows])
 
 
 def _value(key: str, text: str) -> Any:
@@ -129,10 +136,10 @@ def _value(key: str, text: str) -> Any:
     return text
 
 
-def read_json(path: Path) -> list[Row]:
+def read_json(study: Study, path: Path) -> list[Row]:
     """Returns the rows of one run. Raises UserError if they are damaged."""
     with report_damage(path, "restore it, or delete it and repeat the command: it is measured again"):
-        return _checked(json.loads(path.read_text()))
+        return _checked(study, json.loads(path.read_text()))
 
 
 @contextmanager
@@ -144,14 +151,14 @@ def report_damage(path: os.PathLike[str], advice: str) -> Iterator[None]:
         raise UserError(f"{os.fspath(path)}: damaged ({type(error).__name__}: {error}); {advice}") from None
 
 
-def _checked(rows: list[Row]) -> list[Row]:
+def _checked(study: Study, rows: list[Row]) -> list[Row]:
     if not (rows and isinstance(rows, list)):
         raise ValueError("no rows")
     for row in rows:
         setting, seed, text = (row[key] for key in KEY)
         is_key = isinstance(setting, str) and isinstance(seed, int) and isinstance(text, str)
         bpc = row["valid_bpc"]
-        if not (is_key and setting in settings() and isinstance(bpc, float) and math.isfinite(bpc)):
+        if not (is_key and setting in study.configs and isinstance(bpc, float) and math.isfinite(bpc)):
             raise ValueError(f"{setting}, {seed}, {text}, {bpc}")
     if len({_key(row) for row in rows}) < len(rows):
         raise ValueError("a seed of a setting twice")
@@ -172,9 +179,9 @@ def check_same(what: str, found: Mapping[str, Any], expected: Mapping[str, Any])
             raise UserError(f"{difference}: give {option}another --workdir and --to")
 
 
-def merge(folder: Path, rows: Sequence[Row]) -> None:
+def merge(study: Study, folder: Path, rows: Sequence[Row]) -> None:
     """Adds rows to rows.csv. They replace rows of the same setting, seed and text; the others stay."""
-    by_key = {_key(row): row for row in [*read(folder), *rows]}
+    by_key = {_key(row): row for row in [*read(study, folder), *rows]}
     if by_key:
         columns = list(dict.fromkeys([*KEY, *(column for row in by_key.values() for column in row)]))
         folder.mkdir(parents=True, exist_ok=True)

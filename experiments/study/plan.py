@@ -1,8 +1,8 @@
 """The number of training steps of each setting: measured once, kept in plan.json, the same for all its seeds.
 
 Settings that are added later, perhaps on another machine, are trained for as long as the steps of a setting that is
-known (REFERENCE, if it is) take on this one: their steps are its steps times their throughput over its throughput, both
-measured here.
+known (the study's reference, if it is) take on this one: their steps are its steps times their throughput over its
+throughput, both measured here.
 """
 
 import json
@@ -12,12 +12,11 @@ from typing import Any
 
 from etils import epath
 
-from experiments.article_2019 import results
-from experiments.article_2019.experiments import BEST, same_cost_as
+from experiments.study import results
+from experiments.study.study import Row, Study
 from lovecraft_jax.runtime.files import write_json
 
 FILE = "plan.json"
-REFERENCE = BEST
 DISPATCH = 20
 """Steps of a dispatch. The steps of every run are a multiple of it."""
 
@@ -29,8 +28,8 @@ class Plan:
     or if a row took another number of steps: runs that trained for different times must not be compared.
     """
 
-    def __init__(self, folder: Path, about: Mapping[str, Any], rows: Sequence[results.Row]) -> None:
-        self._path, self._about = folder / FILE, dict(about)
+    def __init__(self, study: Study, folder: Path, about: Mapping[str, Any], rows: Sequence[Row]) -> None:
+        self._study, self._path, self._about = study, folder / FILE, dict(about)
         self._steps: dict[str, int] = {}
         if self._path.exists():
             with results.report_damage(self._path, "restore it, or give another --workdir"):
@@ -41,17 +40,18 @@ class Plan:
             results.check_same(str(self._path), saved, about)
         for row in rows:
             if taken := row.get("steps"):
-                steps = self._steps.setdefault(same_cost_as(row["setting"]), taken)
+                steps = self._steps.setdefault(study.same_cost_as(row["setting"]), taken)
                 results.check_same(results.name(row), row, {"steps": steps})
         self._save()
 
     def steps(self, setting: str) -> int | None:
         """Returns the steps of a run, or None while the setting's throughput is unknown."""
-        return self._steps.get(same_cost_as(setting))
+        return self._steps.get(self._study.same_cost_as(setting))
 
     def to_measure(self, settings: Iterable[str]) -> list[str]:
         """Returns the settings whose throughput the steps of all `settings` need: one for all that cost the same."""
-        unknown = list(dict.fromkeys(same_cost_as(setting) for setting in settings if not self.steps(setting)))
+        missing = (self._study.same_cost_as(setting) for setting in settings if not self.steps(setting))
+        unknown = list(dict.fromkeys(missing))
         return [self._reference, *unknown] if unknown and self._reference else unknown
 
     def add(self, throughputs: Mapping[str, float]) -> None:
@@ -64,13 +64,14 @@ class Plan:
             seconds = self._steps[reference] / throughputs[reference]
         for setting, steps_per_second in throughputs.items():
             if not self.steps(setting):
-                self._steps[same_cost_as(setting)] = max(1, round(seconds * steps_per_second / DISPATCH)) * DISPATCH
+                steps = max(1, round(seconds * steps_per_second / DISPATCH)) * DISPATCH
+                self._steps[self._study.same_cost_as(setting)] = steps
         self._save()
 
     @property
     def _reference(self) -> str:
         """A setting that has steps; "" where none has."""
-        return REFERENCE if REFERENCE in self._steps else next(iter(self._steps), "")
+        return self._study.reference if self._study.reference in self._steps else next(iter(self._steps), "")
 
     def _save(self) -> None:
         write_json(epath.Path(self._path), self._about | {"steps": self._steps})

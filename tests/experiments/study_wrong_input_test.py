@@ -1,11 +1,11 @@
-"""Wrong input to `experiments.article_2019` is an error of one line and changes no file."""
+"""Wrong input to a study, here `experiments.article_2019`, is an error of one line and changes no file."""
 
 from pathlib import Path
 
 import pytest
 
 from experiments.article_2019 import __main__ as article
-from experiments.article_2019 import jobs, results
+from experiments.study import jobs, results
 from lovecraft_jax.data import corpus
 from lovecraft_jax.runtime.errors import WRONG_INPUT
 from lovecraft_jax.runtime.files import locked_workdir

@@ -1,0 +1,1 @@
+"""Measurements of tokens and of rare words, at equal time: `python -m experiments.words`."""

@@ -1,0 +1,111 @@
+"""The settings of `experiments.words` differ in what its questions ask; runs are measured in characters."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from configs import bpe, c150, tiny, words
+from experiments.study import measure, results, samples
+from experiments.words import __main__ as study_of_words
+from experiments.words.settings import DROPOUT, get_study
+from lovecraft_jax.config import Config, flatten
+from lovecraft_jax.data import dataset
+from lovecraft_jax.data.splits import Splits
+from lovecraft_jax.inference.generate import Sampling
+from lovecraft_jax.model.lm import make_model
+from lovecraft_jax.probing.word_costs import costs_by_frequency
+from lovecraft_jax.run import Run
+from lovecraft_jax.runtime.errors import DONE
+from lovecraft_jax.training.recipe import CHARACTERS_OF_TALES, choose_dropout, count_parameters
+from tests.experiments.conftest import Main
+from tests.helpers.untrained import random_variables
+
+STUDY = get_study()
+ASKED = {
+    "tokens": {"data.vocab_size", "model.softmax_head"},
+    "rare": {"data.rare"},
+    "min-count": {"data.min_count", "data.vocab_size"},
+}
+"""What the settings of each question may change of a config of configs/."""
+
+
+def test_each_setting_differs_from_its_config_only_in_what_its_question_asks() -> None:
+    for question in STUDY.questions:
+        assert question.baseline in {rung.setting for rung in question.rungs}
+        for rung in question.rungs:
+            base = c150 if rung.setting == "chars" else bpe if rung.setting.startswith("bpe") else words
+            found, wanted = (flatten(Config.of(config)) for config in (STUDY.config(rung.setting), base.get_config()))
+            changed = {key for key in found if found[key] != wanted[key]} - {"train.adaptive"}
+            assert changed <= (set(DROPOUT) if base is c150 else ASKED[question.name]), rung.setting
+            assert found["train.adaptive"] is False
+    assert len({json.dumps(flatten(Config.of(config))) for config in STUDY.configs.values()}) == len(STUDY.configs)
+
+
+def test_the_baselines_are_what_their_labels_say() -> None:
+    data = Config.of(STUDY.config("words")).data
+    assert (data.level, data.rare, data.min_count) == ("words", "spell", 2)
+
+
+def test_no_dropout_is_chosen_by_size_and_that_of_characters_is_what_all_tales_give() -> None:
+    for setting, config in STUDY.configs.items():
+        assert not set(Config.of(config).open_settings) & set(DROPOUT), setting
+    chars = Config.of(STUDY.config("chars"))
+    assert chars.model.dropout == choose_dropout(count_parameters(chars, vocab_size=90) / CHARACTERS_OF_TALES)
+
+
+def test_the_policies_for_rare_words_train_for_the_same_steps() -> None:
+    rare = next(question for question in STUDY.questions if question.name == "rare")
+    assert len({STUDY.same_cost_as(rung.setting) for rung in rare.rungs}) == 1
+    assert STUDY.same_cost_as("min-count-3") == "min-count-3"
+
+
+def test_the_samples_are_of_the_first_seed_of_each_setting_that_has_rows(tmp_path: Path) -> None:
+    rows = [
+        {"setting": setting, "seed": seed, "sample": f"{setting} {seed}\n\nnext"}
+        for setting, seed in (("words", 0), ("words", 1), ("chars", 1))
+    ]
+    samples.write(STUDY, tmp_path, rows)
+    blocks = (tmp_path / samples.FILE).read_text().split("```")[1::2]
+    assert blocks == ["text\nchars 1\n\nnext\n", "text\nwords 0\n\nnext\n"]
+
+
+@pytest.fixture(scope="module")
+def run() -> Run:
+    """A run of words that learnt nothing."""
+    config = tiny.get_config()
+    config.data.level, config.data.vocab_size = "words", 400
+    typed = Config.of(config)
+    data = dataset.prepare(typed)
+    model = make_model(typed, data.tokenizer.size)
+    recorded = {"name": data.name, "sha256": data.sha256} | data.splits.facts
+    return Run(typed, data.tokenizer, model, random_variables(model, 0.1), 0, recorded)
+
+
+@pytest.mark.slow
+def test_generated_texts_have_about_as_many_characters_whatever_a_token_is(run: Run) -> None:
+    texts = measure.generate(run, "", 2000, Sampling(1.0), 4)
+    assert all(len(text) <= 2000 for text in texts)
+    assert len("".join(texts)) > 6000
+
+
+@pytest.mark.slow
+def test_words_are_measured_by_their_frequency_and_drawn_from_the_rows(
+    run: Run, tmp_path: Path, run_main: Main
+) -> None:
+    splits = dataset.prepare(run.config).splits
+    row = {"setting": "words", "seed": 0, "text": "written", "valid_bpc": run.score(run.split("valid")).bpc}
+    row |= STUDY.more_scores(run, splits)
+    costs = costs_by_frequency(run, splits.text["train"], [splits.text["valid"]])
+    assert [row[f"bpc_{least}"] for least in (0, 1, 2, 10, 100)] == [group.bpc for group in costs]
+    assert sum(group.bits for group in costs) / len(splits.text["valid"]) == pytest.approx(row["valid_bpc"], rel=1e-5)
+    assert row["ids"] == run.tokenizer.size
+    assert row["sample"].startswith(samples.PROMPT)
+    repeated = Splits({}, {}, {}, lambda: {"train": {"itself": row["sample"]}})
+    assert samples.generate_sample(run, repeated).startswith("[left out: it shares ")
+
+    results.merge(STUDY, tmp_path, [row | {"setting": setting} for setting in ("words", "chars")])
+    assert results.read(STUDY, tmp_path)[1] == row
+    assert run_main(study_of_words, "--draw", f"--to={tmp_path}")[0] == DONE
+    assert (tmp_path / samples.FILE).read_text().count(samples.PROMPT) == 3
+    assert (tmp_path / "words.svg").exists()
