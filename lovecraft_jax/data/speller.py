@@ -64,25 +64,30 @@ class Speller:
             found += np.argmax(prior_C[:, None] - nats_CW, axis=0).tolist()
         return found
 
-    def generate(self, classes: Sequence[int], uniform_WL: np.ndarray) -> list[str]:
-        """Returns a new word of each class, drawn from the model but without OTHER. `uniform_WL` has a random number
-        from 0 to 1 for each of its characters; after L of them it is cut."""
-        words, going = [""] * len(classes), list(range(len(classes)))
-        for length in range(uniform_WL.shape[1]):
-            if not going:
+    def generate(self, number: int, random: np.random.Generator, longest: int) -> str:
+        """Returns a new word of a class, drawn from the model but without OTHER, and cut after `longest` characters."""
+        symbols: list[int] = []
+        while len(symbols) < longest:
+            letters = [*reversed(symbols), END][:LETTERS]
+            symbol = self._draw([*letters, self._size + number], random)
+            if symbol == END and symbols:
                 break
-            symbols_N, begins_W = self._symbols([words[n] for n in going], [classes[n] for n in going])
-            next_WM = _contexts(symbols_N, begins_W)[begins_W + length + 1]
-            every_N = np.tile(np.arange(self._size), len(going))
-            probs_WV = self._probs(every_N, np.repeat(next_WM, self._size, axis=0)).reshape(len(going), self._size)
-            probs_WV[:, [OTHER, END] if length == 0 else OTHER] = 0.0
-            cumulative_WV = np.cumsum(probs_WV, axis=1)
-            drawn_W = np.sum(cumulative_WV <= uniform_WL[going, length, None] * cumulative_WV[:, -1:], axis=1)
-            drawn = {n: int(symbol) for n, symbol in zip(going, drawn_W, strict=True) if symbol != END}
-            for n, symbol in drawn.items():
-                words[n] += self._letters[symbol - FIRST_LETTER]
-            going = list(drawn)
-        return words
+            if symbol not in (OTHER, END):  # else it is drawn again
+                symbols.append(symbol)
+        return "".join(self._letters[symbol - FIRST_LETTER] for symbol in symbols)
+
+    def _draw(self, context: Sequence[int], random: np.random.Generator) -> int:
+        """Draws what follows a context, the nearest symbol first: from its counts or, with what the discounts leave,
+        from those of the context without its last symbol."""
+        numbers = [0]
+        for table, symbol in zip(self._tables[1:], context, strict=False):
+            if (longer := table.find_one(numbers[-1], symbol)) < 0:
+                break
+            numbers.append(longer)
+        for table, context_number in zip(self._tables[len(numbers) - 1 :: -1], reversed(numbers), strict=True):
+            if (symbol := table.draw(context_number, random.random())) >= 0:
+                return symbol
+        return int(random.random() * self._size)
 
     def _symbols(self, words: Sequence[str], classes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Returns the class, the characters and the END of each word, one after another [N], and where each begins
@@ -127,6 +132,21 @@ class _Table(NamedTuple):
         places_N = np.searchsorted(self.keys, wanted_N)
         is_there_N = np.append(self.keys, -1)[places_N] == wanted_N
         return np.where(is_there_N & (shorter_N >= 0) & (first_N >= 0), places_N, -1)
+
+    def find_one(self, shorter: int, first: int) -> int:
+        """`find` for one context that the training words have without its first symbol."""
+        wanted = shorter * self.n_symbols + first
+        place = int(np.searchsorted(self.keys, wanted))
+        return place if place < len(self.keys) and self.keys[place] == wanted else -1
+
+    def draw(self, number: int, uniform: float) -> int:
+        """Returns a symbol after a context by its discounted counts; -1 with the probability that the discounts take
+        from them. `uniform`: a random number from 0 to 1."""
+        begin, end = np.searchsorted(self.grams_R, [number * self.size, (number + 1) * self.size]).tolist()
+        counts = self.counts_R[begin:end]
+        until = np.cumsum(counts - self.discount[np.minimum(counts, 3)])
+        place = int(np.searchsorted(until, uniform * self.total[number], side="right"))
+        return int(self.grams_R[begin + place]) - number * self.size if place < end - begin else -1
 
     def interpolate(self, numbers_N: np.ndarray, symbols_N: np.ndarray, lower_N: np.ndarray) -> np.ndarray:
         """Returns the probabilities of symbols in contexts, from those in the contexts without their first symbols."""

@@ -21,7 +21,7 @@ from lovecraft_jax.runtime.errors import UserError
 
 LONGEST = 40
 """Characters of the longest stem that is generated."""
-TRIES = 8
+TRIES = 20
 """Times that a word is drawn: hardly any has an id so often."""
 SPELLER_WORDS = 200_000
 """The most frequent words, from which the model of spelling learns."""
@@ -155,7 +155,7 @@ class WordTokenizer:
         classes = (np.asarray(ids)[places] - 1).tolist()
         random = [np.random.default_rng((*seed, start + n)) for n in places.tolist()]
         if self.rare in ("spell", "cluster"):
-            words = self._spell(classes, random)
+            words = list(map(self._spell, classes, random))
         else:
             words = [self._draw(number, one.random()) for number, one in zip(classes, random, strict=True)]
         parts = [self._texts[one] for one in ids]
@@ -265,18 +265,15 @@ class WordTokenizer:
         probs = np.exp(-self._speller.nats(stems, classes))
         return np.bincount(classes, probs, max(1, self._first_word - 1))
 
-    def _spell(self, classes: Sequence[int], random: Sequence[np.random.Generator]) -> list[str]:
-        """Generates a word of each class; one with an id is drawn again, up to TRIES times."""
-        words, again = [""] * len(classes), list(range(len(classes)))
+    def _spell(self, number: int, random: np.random.Generator) -> str:
+        """Generates a word of a class. One with an id, or two at once, are drawn again, up to TRIES times."""
+        word = ""
         for _ in range(TRIES):
-            if not again:
+            stem = self._speller.generate(number, random, LONGEST)
+            word = compose(number, stem) if self._has_forms else stem
+            if word not in self._ids and sum(map(len, split(word))) == 1:
                 break
-            numbers = [classes[n] for n in again]
-            stems = self._speller.generate(numbers, np.array([random[n].random(LONGEST) for n in again]))
-            for n, number, stem in zip(again, numbers, stems, strict=True):
-                words[n] = compose(number, stem) if self._has_forms else stem
-            again = [n for n in again if words[n] in self._ids]
-        return words
+        return word
 
     def _draw(self, number: int, uniform: float) -> str:
         """A rare word of the training text of this class, by its frequency; of any class where this has none."""

@@ -105,27 +105,31 @@ def generate_tokens(
     """Yields the ids [S, <= chunk] of S samples that continue the ids `prompt` [N], `length` new tokens each. The
     tokens that may come first are those of which `first_V` is true; None: all.
 
-    `chunk` tokens are yielded at a time (None: all at once), while the next chunk is computed; with `first_V` the first
-    token comes alone. A sample depends on neither `chunk` nor S: each sample has its own random key, from which one is
-    folded for each position.
+    `chunk` tokens are yielded at a time (None: all at once), while the next chunk is computed; with `first_V` one more
+    at first. A sample depends on neither `chunk` nor S: each sample has its own random key, from which one is folded
+    for each position.
     """
-    chunk = min(chunk or length, length)
     prompt_SN = np.broadcast_to(prompt.astype(np.int32), (samples, len(prompt)))
     decoder, keys_S, carry = _prefill(model, variables, prompt_SN[:, :-1], np.uint32(seed))
-    ids_S, start = jnp.asarray(prompt_SN[:, -1]), 0
+    ids_S, begun = jnp.asarray(prompt_SN[:, -1]), np.zeros((samples, 0), np.int32)
     if first_V is not None:
-        carry, ids_SN = _generate_chunk(model, decoder, carry, ids_S, keys_S, jnp.int32(0), sampling, 1, first_V)
-        ids_S, start = ids_SN[:, -1], 1
-        yield np.asarray(ids_SN)
-    ahead: jax.Array | None = None
-    for begin in range(start, length, chunk):
+        carry, first_S1 = _generate_chunk(model, decoder, carry, ids_S, keys_S, jnp.int32(0), sampling, 1, first_V)
+        ids_S, begun = first_S1[:, 0], np.asarray(first_S1)
+    start = begun.shape[1]
+    if start == length:
+        yield begun
+        return
+    chunk, ahead = min(chunk or length, length - start), None
+    for position in range(start, length, chunk):
         before = ahead
-        carry, ahead = _generate_chunk(model, decoder, carry, ids_S, keys_S, jnp.int32(begin), sampling, chunk)
+        carry, ahead = _generate_chunk(model, decoder, carry, ids_S, keys_S, jnp.int32(position), sampling, chunk)
         ids_S = ahead[:, -1]
         if before is not None:
-            yield np.asarray(before)
-    if ahead is not None:
-        yield np.asarray(ahead)[:, : (length - start - 1) % chunk + 1]
+            yield np.concatenate([begun, before], axis=1)
+            begun = begun[:, :0]
+    assert ahead is not None, "something is left to generate"
+    last = np.asarray(ahead)[:, : (length - start - 1) % chunk + 1]
+    yield np.concatenate([begun, last], axis=1)
 
 
 def most_likely_next(model: Model, variables: Variables, x_BT: np.ndarray) -> np.ndarray:

@@ -36,7 +36,8 @@ def test_the_probabilities_of_all_words_up_to_a_length_sum_to_one_less_what_is_l
 
 def test_words_are_generated_with_the_probability_that_their_cost_says() -> None:
     speller, draws = Speller(["a", "ab", "b"], [0, 0, 0], 1, ALPHABET), 20_000
-    generated = Counter(speller.generate([0] * draws, np.random.default_rng(0).random((draws, 8))))
+    random = np.random.default_rng(0)
+    generated = Counter(speller.generate(0, random, 8) for _ in range(draws))
     priced = ("a", "ab", "b", "aa")
     probs = np.exp(-speller.nats(priced, [0] * len(priced)))
     shares = np.array([generated[word] / draws for word in priced])
@@ -44,12 +45,6 @@ def test_words_are_generated_with_the_probability_that_their_cost_says() -> None
     other = 1 - float(np.exp(-speller.nats(["\N{SNOWMAN}"], [0]))[0]) * ALPHABET
     assert other < 1
     np.testing.assert_allclose(shares / shares[0], probs / probs[0], rtol=0.15)
-
-
-def test_a_word_is_the_same_whatever_is_generated_beside_it() -> None:
-    speller, uniform = Speller(WORDS, CLASSES, 4, ALPHABET), np.random.default_rng(1).random((3, 20))
-    together = speller.generate([0, 1, 2], uniform)
-    assert [speller.generate([n], uniform[n : n + 1])[0] for n in range(3)] == together
 
 
 def _nats(word: str, number: int, longest: int) -> float:
