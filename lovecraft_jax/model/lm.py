@@ -127,13 +127,11 @@ class LanguageModel(nn.Module):
             layer_carry, h_TBH = run_layer(cell, layer_carry, inputs, self.backend, recurrent[n], weights[n])
             outputs.append(h_TBH if (mask_BH := output[n]) is None else h_TBH * mask_BH[None])
             new_carry.append(layer_carry)
-        top_TBH = jnp.concatenate(outputs, axis=-1) if self.skip else outputs[-1]
-        if self.is_projected:
-            top_TBH = dense(top_TBH, self.head_projection, self.dtype, self.backend == "native")
-        return tuple(new_carry), top_TBH
+        return tuple(new_carry), jnp.concatenate(outputs, axis=-1) if self.skip else outputs[-1]
 
     def logits(self, top_TBH: jax.Array) -> jax.Array:
         """The logits of the token after each of what the head takes, [B, T, V], float32."""
+        top_TBH = self._projected(top_TBH)
         if self.is_adaptive:
             return self.head.log_probs(top_TBH, self.tied_table).swapaxes(0, 1)
         kernel_HV = self.embedding.T if self.tie else self.head_kernel
@@ -142,8 +140,14 @@ class LanguageModel(nn.Module):
 
     def nats_after(self, top_TBH: jax.Array, y_BT: jax.Array) -> jax.Array:
         """The cross-entropy of the targets `y_BT` [B, T] from what the head takes, for an adaptive softmax only."""
+        top_TBH = self._projected(top_TBH)
         nats_N = self.head.nats(top_TBH.reshape(-1, top_TBH.shape[-1]), y_BT.T.ravel(), self.tied_table)
         return nats_N.reshape(y_BT.T.shape).T
+
+    def _projected(self, top_TBH: jax.Array) -> jax.Array:
+        if not self.is_projected:
+            return top_TBH
+        return dense(top_TBH, self.head_projection, self.dtype, self.backend == "native")
 
     def initial_carry(self, batch: int) -> Carry:
         return tuple(self.cell_class.initial_carry(batch, self.units) for _ in range(self.layers))

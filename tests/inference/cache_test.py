@@ -96,7 +96,8 @@ def test_a_word_is_spelled_out_once_and_again_when_the_cache_has_forgotten_it() 
 
 
 @pytest.mark.parametrize(
-    "changes", [{"softmax_head": 3}, {"skip": True, "norm": "batch_input"}, {"tie": True, "embed": 16}]
+    "changes",
+    [{"softmax_head": 3}, {"skip": True, "norm": "batch_input"}, {"tie": True, "embed": 6, "softmax_head": 3}],
 )
 def test_without_a_share_it_is_the_static_score(changes: dict[str, Any]) -> None:
     scorer, text = small_scorer(layers=2, **changes), encoded(random_types(CHUNK + 30))
