@@ -1,8 +1,8 @@
-"""What a start costs with a large text: `python -m benchmarks.data_start [--megabytes 100] [--rounds 3]`.
+"""What a start costs with a large text: `python -m benchmarks.data_start [--level words]`.
 
-Makes a text of random words, the same every time, and measures `dataset.prepare` (find, hash, clean, split, encode) in
-a new process for each start: cold, with an empty cache folder, and warm, with the token ids that the cold start before
-it has cached. Linux only.
+Makes a text of random words, the same every time, and measures `dataset.prepare` (find, hash, clean, split, learn the
+tokens, encode) in a new process for each start: cold, with an empty cache folder, and warm, with the token ids that the
+cold start before it has cached. Linux only.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,15 +26,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--level", choices=("chars", "bpe", "words"), default="chars", help="as data.level")
+    parser.add_argument("--vocab-size", type=int, default=20_000, help="as data.vocab_size")
     parser.add_argument("--prepare", help=argparse.SUPPRESS)  # the text, in the process that is measured
     given = parser.parse_args()
     if given.prepare:
-        print(json.dumps(_prepare(given.prepare)))
+        settings = {"data.corpus": given.prepare, "data.level": given.level, "data.vocab_size": given.vocab_size}
+        print(json.dumps(_prepare(settings)))
         return
     with tempfile.TemporaryDirectory() as folder:
         text = Path(folder) / "words.txt"
         text.write_text(_random_words(given.megabytes * 1_000_000))
-        starts = [_start(text, Path(folder) / f"cache{number}") for number in range(given.rounds) for _ in "cw"]
+        flags = [f"--prepare={text}", f"--level={given.level}", f"--vocab-size={given.vocab_size}"]
+        starts = [_start(flags, Path(folder) / f"cache{number}") for number in range(given.rounds) for _ in "cw"]
     for name, rows in (("cold", starts[::2]), ("warm", starts[1::2])):
         figures = (_range([row[key] for row in rows]) for key in ("wall_s", "cpu_s", "peak_mb"))
         print("{}: {} s, {} s of CPU, {} MB at its peak".format(name, *figures))
@@ -49,18 +54,18 @@ def _random_words(characters: int) -> str:
     return text[:characters]
 
 
-def _start(text: Path, cache: Path) -> dict[str, float]:
-    line = [sys.executable, "-m", "benchmarks.data_start", f"--prepare={text}"]
+def _start(flags: list[str], cache: Path) -> dict[str, float]:
+    line = [sys.executable, "-m", "benchmarks.data_start", *flags]
     environment = os.environ | {"XDG_CACHE_HOME": str(cache)}
     return dict(json.loads(subprocess.run(line, env=environment, stdout=subprocess.PIPE, check=True).stdout))
 
 
-def _prepare(path: str) -> dict[str, float]:
+def _prepare(settings: dict[str, Any]) -> dict[str, float]:
     from configs import c150
     from lovecraft_jax.config import Config
     from lovecraft_jax.data import dataset
 
-    config = Config.of(c150.get_config()).replace(**{"data.corpus": path})
+    config = Config.of(c150.get_config()).replace(**settings)
     began, cpu = time.perf_counter(), time.process_time()
     dataset.prepare(config)
     # Not getrusage, whose peak is inherited from the process that started this one.
