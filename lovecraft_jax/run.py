@@ -180,8 +180,7 @@ class Run:
 def check_one_scoring(given: Mapping[str, bool]) -> None:
     """Raises UserError where more than one of these is true; the keys are what the user wrote."""
     if len(both := [name for name, is_given in given.items() if is_given]) > 1:
-        why = "only a static score has a binary cross-entropy, and a cache is used with a model that stays as it is"
-        raise UserError(f"{' with '.join(both)}: {why}; give one of them")
+        raise UserError(f"{' with '.join(both)}: they are different scores; give one of them")
 
 
 Workdir = str | os.PathLike[str]

@@ -97,7 +97,7 @@ def test_a_run_needs_a_length(config: ConfigDict) -> None:
     Config.of(_with(nothing, "train.steps", 1))
 
 
-def test_tied_weights_need_an_embedding_as_wide_as_the_layers_and_chunks_of_time_divide_the_window(
+def test_tied_weights_need_an_embedding_and_chunks_of_time_divide_the_window(
     config: ConfigDict,
 ) -> None:
     tied = _with(config, "model.tie", True)

@@ -4,7 +4,7 @@ the model, mixed with those of the tokens that the text had where the model's st
     p(w) = (1 - lam) p_model(w) + lam p_cache(w)
     p_cache(w) proportional to the sum over the last SIZE tokens x_i of 1[w = x_i] exp(theta h . h_i)
 
-h_i is what the model's head took before x_i, h what it takes now; of an ensemble, those of its members side by side.
+h_i is the hidden state before x_i, h the present one; of an ensemble, those of its members side by side.
 Where nothing was read yet, p is p_model. The model stays as it is: what adapts to the text is the cache.
 
 w is a *type*. Each id is one; but a token without an id of its own is of the type of its text, whose p_model is that of
@@ -68,7 +68,7 @@ class State(NamedTuple):
     types: Types
     theta_K: jax.Array
     lam_L: jax.Array
-    keys_BMH: jax.Array  # what the head took before each of the last M tokens
+    keys_BMH: jax.Array  # the hidden states before each of the last M tokens
     types_BM: jax.Array  # the types of these
 
 
@@ -134,24 +134,26 @@ def _cached_step(model: Model) -> Step:
         x_BT, y_BT = (jnp.asarray(types_BT, jnp.int32) for types_BT in (chunk.x_BT, chunk.y_BT))
         carry = reset_carry(state.carry, chunk.reset_B)
         ids = chunk._replace(x_BT=types.ids_W[x_BT], y_BT=types.ids_W[y_BT])
-        carry, top_TBH, costs = forward_hidden_and_costs(model, state.variables, carry, ids)
+        carry, hidden_TBH, costs = forward_hidden_and_costs(model, state.variables, carry, ids)
         model_BT = costs.nats_BT + types.nats_W[y_BT]
 
         # The cache and the chunk, J = M + T tokens, of which each of the chunk may look at the M before it.
         M, T = state.types_BM.shape[1], y_BT.shape[1]
-        top_BTH = top_TBH.swapaxes(0, 1).astype(jnp.float32)
-        keys_BJH = jnp.concatenate([state.keys_BMH, top_BTH], axis=1)
+        hidden_BTH = hidden_TBH.swapaxes(0, 1).astype(jnp.float32)
+        keys_BJH = jnp.concatenate([state.keys_BMH, hidden_BTH], axis=1)
         before_BM = jnp.where(chunk.reset_B[:, None], NONE, state.types_BM)
         types_BJ = jnp.concatenate([before_BM, y_BT], axis=1)
-        ahead_TJ = np.arange(M + T)[None] - np.arange(T)[:, None]
-        seen_BTJ = ((ahead_TJ >= 0) & (ahead_TJ < M))[None] & (types_BJ != NONE)[:, None]
+        offset_TJ = np.arange(M + T)[None] - np.arange(T)[:, None]
+        seen_BTJ = ((offset_TJ >= 0) & (offset_TJ < M))[None] & (types_BJ != NONE)[:, None]
         same_BTJ = seen_BTJ & (types_BJ[:, None] == y_BT[:, :, None])
-        likeness_BTJ = jnp.einsum("bth,bjh->btj", top_BTH, keys_BJH, precision="highest")
+        similarity_BTJ = jnp.einsum("bth,bjh->btj", hidden_BTH, keys_BJH, precision="highest")
 
         def log_prob(theta: jax.Array) -> jax.Array:
             """The log-probability of each target in the cache."""
-            log_sum = lambda of_BTJ: jax.nn.logsumexp(theta * likeness_BTJ, axis=-1, where=of_BTJ)  # noqa: E731
-            return log_sum(same_BTJ) - log_sum(seen_BTJ)
+            of_target_BT, of_all_BT = (
+                jax.nn.logsumexp(theta * similarity_BTJ, axis=-1, where=where_BTJ) for where_BTJ in (same_BTJ, seen_BTJ)
+            )
+            return of_target_BT - of_all_BT
 
         cache_KBT = jnp.where(jnp.any(seen_BTJ, axis=-1)[None], jax.lax.map(log_prob, state.theta_K), -model_BT[None])
         lam_LBT = state.lam_L[:, None, None]

@@ -55,7 +55,7 @@ def make_decoder(model: Model, variables: Variables) -> Decoder:
             tails = model.head.tails(model.tied_table)
         else:
             head_HV, bias_V = model.embedding.T if model.tie else model.head_kernel, model.head_bias
-        if model.is_projected:
+        if model.is_projected:  # C++ computes layers and head in one call, so the head has one kernel
             head_HV = model.head_projection @ head_HV
             tails = [tail._replace(down=model.head_projection) for tail in tails]
         if model.backend == "native":
@@ -76,23 +76,23 @@ def decode(model: Model, decoder: Decoder, carry: Carry, ids_S: jax.Array) -> tu
     if not isinstance(decoder, Folded):
         carry, logits_S1V = forward(model, decoder, carry, ids_S[:, None])
         return carry, logits_S1V[:, 0]
-    carry, logits_SP, top_SH = decode_head(model, decoder, carry, ids_S)
+    carry, logits_SP, hidden_SH = decode_head(model, decoder, carry, ids_S)
     if not decoder.tails:
         return carry, logits_SP
-    return carry, join_log_probs(logits_SP, [tail_logits(tail, top_SH, model.dtype) for tail in decoder.tails])
+    return carry, join_log_probs(logits_SP, [tail_logits(tail, hidden_SH, model.dtype) for tail in decoder.tails])
 
 
 def decode_head(
     model: LanguageModel, decoder: Folded, carry: Carry, ids_S: jax.Array
 ) -> tuple[Carry, jax.Array, jax.Array]:
-    """The carry after one token of each stream, the logits of the head [S, P], and what it took [S, H]."""
+    """The carry after one token of each stream, the logits of the head [S, P], and the hidden states [S, H]."""
     cell = model.cell_class
     if model.backend == "native":
         layers = [(layer.start, layer.kernel, *(layer.after_norm or ())) for layer in decoder.layers]
         norm = model.norm if model.norm in NORMS_OF_GATES else "none"  # another is in the kernel
         carry, logits_SP = ops.token(ids_S, layers, decoder.head, carry, model.input_gate, norm)
         outputs = [cell.output(layer_carry) for layer_carry in carry]
-        return carry, logits_SP, _top(model, outputs)
+        return carry, logits_SP, _hidden(model, outputs)
     new_carry: list[LayerCarry] = []
     outputs = []
     for layer_carry, (start, kernel, after_norm) in zip(carry, decoder.layers, strict=True):
@@ -101,16 +101,16 @@ def decode_head(
         gates_SF += start[ids_S] if len(start) > 1 else start
         new_carry.append(cell.folded_step(layer_carry, gates_SF, after_norm, model.norm))
         outputs.append(cell.output(new_carry[-1]))
-    top_SH, (head_HP, bias_P) = _top(model, outputs), decoder.head
-    return tuple(new_carry), dot(top_SH, head_HP, model.dtype) + bias_P[None], top_SH
+    hidden_SH, (head_HP, bias_P) = _hidden(model, outputs), decoder.head
+    return tuple(new_carry), dot(hidden_SH, head_HP, model.dtype) + bias_P[None], hidden_SH
 
 
-def tail_logits(tail: Tail, top_SH: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """The logits of the ids of a tail [S, C], after what the head takes."""
-    narrow = top_SH if tail.down is None else dot(top_SH, tail.down, dtype)
+def tail_logits(tail: Tail, hidden_SH: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """The logits of the ids of a tail [S, C], after hidden states [S, H]."""
+    narrow = hidden_SH if tail.down is None else dot(hidden_SH, tail.down, dtype)
     return dot(narrow, tail.up, dtype) + tail.bias[None]
 
 
-def _top(model: LanguageModel, outputs: list[jax.Array]) -> jax.Array:
-    """What the head takes, of the outputs of all layers."""
+def _hidden(model: LanguageModel, outputs: list[jax.Array]) -> jax.Array:
+    """The hidden states, of the outputs of all layers."""
     return jnp.concatenate(outputs, axis=-1) if model.skip else outputs[-1]

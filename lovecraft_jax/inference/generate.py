@@ -12,7 +12,7 @@ import numpy as np
 from lovecraft_jax.data.encoded import UNKNOWN_ID, Cut, Prompt
 from lovecraft_jax.data.tokenizer import Tokenizer
 from lovecraft_jax.inference.decoder import Decoder, Folded, decode, decode_head, make_decoder
-from lovecraft_jax.inference.sampling import Parts, Sampling, sample_by_parts, sample_token
+from lovecraft_jax.inference.sampling import AdaptiveLogits, Sampling, sample_adaptive_softmax, sample_token
 from lovecraft_jax.model.ensemble import Model
 from lovecraft_jax.model.lm import Carry, LanguageModel, Variables, forward
 from lovecraft_jax.runtime.checks import checked, shown
@@ -172,22 +172,19 @@ def _generate_chunk(
     """Returns the carry before the last of `length` more tokens, after the token `ids_S` and from position `start` on,
     and their ids [S, length]. Only tokens of which `allowed_V` is true are sampled; None: all."""
 
-    def key_of(key: jax.Array, position: jax.Array) -> jax.Array:
-        return jax.random.fold_in(key, position)
-
     # The random numbers of all positions at once, outside the scan.
-    keys_NS = jax.vmap(jax.vmap(key_of, (0, None)), (None, 0))(keys_S, start + jnp.arange(length))
+    keys_NS = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (None, 0))(keys_S, start + jnp.arange(length))
     uniform_NS = jax.vmap(jax.vmap(jax.random.uniform))(keys_NS)
-    by_parts = allowed_V is None and sampling.is_plain and isinstance(decoder, Folded) and bool(decoder.tails)
+    by_parts = allowed_V is None and sampling.is_unfiltered and isinstance(decoder, Folded) and bool(decoder.tails)
 
     def step(
         state: tuple[Carry, jax.Array], random: tuple[jax.Array, ...]
     ) -> tuple[tuple[Carry, jax.Array], jax.Array]:
         (carry, ids_S), (keys_S, uniform_S) = state, random
         if by_parts and isinstance(model, LanguageModel):
-            carry, logits_SP, top_SH = decode_head(model, decoder, carry, ids_S)
-            parts = Parts(logits_SP, top_SH, decoder.tails, model.dtype)
-            ids_S = sample_by_parts(parts, keys_S, uniform_S, sampling.temperature)
+            carry, logits_SP, hidden_SH = decode_head(model, decoder, carry, ids_S)
+            given = AdaptiveLogits(logits_SP, hidden_SH, decoder.tails, model.dtype)
+            ids_S = sample_adaptive_softmax(given, keys_S, uniform_S, sampling.temperature)
         else:
             carry, logits_SV = decode(model, decoder, carry, ids_S)
             if allowed_V is not None:

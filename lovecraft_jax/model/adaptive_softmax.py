@@ -2,8 +2,8 @@
 
 Edouard Grave et al., Efficient softmax approximation for GPUs (ICML 2017). Frequent ids should come first. The head has
 a logit for each of the first ids and one for each tail; a tail has the next ids, four times as many as all before it,
-from a projection of the hidden state that is four times as narrow as that of the part before it. A token's probability
-is its tail's times its own within it, exactly normalised.
+from a projection of the hidden state that is four times as narrow as that of the part before it, unless the kernels are
+the rows of the embedding. A token's probability is its tail's times its own within it, exactly normalised.
 
 Axes: N tokens, H hidden, V vocabulary, C tokens of a tail, E width of a tail.
 """
@@ -66,7 +66,7 @@ class AdaptiveSoftmax(nn.Module):
 
     def log_probs(self, hidden: jax.Array, table_VD: jax.Array | None = None) -> jax.Array:
         """The log-probability of every id [..., V] after hidden states [..., H]."""
-        tails = [self._tail_logits(hidden, *tail) for tail in self.tails(table_VD)]
+        tails = [self._tail_logits(hidden, tail) for tail in self.tails(table_VD)]
         return join_log_probs(self._head_logits(hidden, table_VD), tails)
 
     def nats(self, hidden_NH: jax.Array, y_N: jax.Array, table_VD: jax.Array | None = None) -> jax.Array:
@@ -79,7 +79,7 @@ class AdaptiveSoftmax(nn.Module):
         nats_N = _cross_entropy(self._head_logits(hidden_NH, table_VD), part_N)
         for n, ((low, high), tail) in enumerate(zip(self.ranges, self.tails(table_VD), strict=True)):
             in_tail_N = (y_N >= low) & (y_N < high)
-            nats_N += self._tail_nats(hidden_NH, y_N - low, in_tail_N, SHARES[min(n, 1)], *tail)
+            nats_N += self._tail_nats(hidden_NH, y_N - low, in_tail_N, SHARES[min(n, 1)], tail)
         return nats_N
 
     def head_weights(self, table_VD: jax.Array | None) -> tuple[jax.Array, jax.Array]:
@@ -95,27 +95,20 @@ class AdaptiveSoftmax(nn.Module):
         return [Tail(None, table_VD[low:high].T, bias) for (low, high), bias in ranges]
 
     def _tail_nats(
-        self,
-        hidden_NH: jax.Array,
-        y_N: jax.Array,
-        in_tail_N: jax.Array,
-        share: float,
-        down_HE: jax.Array | None,
-        up_EV: jax.Array,
-        bias_V: jax.Array,
+        self, hidden_NH: jax.Array, y_N: jax.Array, in_tail_N: jax.Array, share: float, tail: Tail
     ) -> jax.Array:
         """The cross-entropy of the targets `y_N` within a tail, 0 for tokens outside of it."""
         N = len(y_N)
         C = max(1, int(share * N))
 
         def of_all() -> jax.Array:
-            logits_NV = self._tail_logits(hidden_NH, down_HE, up_EV, bias_V)
+            logits_NV = self._tail_logits(hidden_NH, tail)
             return jnp.where(in_tail_N, _cross_entropy(logits_NV, jnp.where(in_tail_N, y_N, 0)), 0.0)
 
         def of_its_own() -> jax.Array:
             (places_C,) = jnp.nonzero(in_tail_N, size=C, fill_value=N)  # N: none
             hidden_CH = hidden_NH.at[places_C].get(mode="fill", fill_value=0.0)
-            logits_CV = self._tail_logits(hidden_CH, down_HE, up_EV, bias_V)
+            logits_CV = self._tail_logits(hidden_CH, tail)
             nats_C = _cross_entropy(logits_CV, y_N.at[places_C].get(mode="fill", fill_value=0))
             return jnp.zeros(N).at[places_C].add(nats_C, mode="drop")
 
@@ -126,11 +119,9 @@ class AdaptiveSoftmax(nn.Module):
         kernel, bias = self.head_weights(table_VD)
         return add_bias(dense(hidden, kernel, self.dtype, self.in_cpp), bias)
 
-    def _tail_logits(
-        self, hidden: jax.Array, down_HE: jax.Array | None, up_EV: jax.Array, bias_V: jax.Array
-    ) -> jax.Array:
-        narrow = hidden if down_HE is None else dense(hidden, down_HE, self.dtype, self.in_cpp)
-        return add_bias(dense(narrow, up_EV, self.dtype, self.in_cpp), bias_V)
+    def _tail_logits(self, hidden: jax.Array, tail: Tail) -> jax.Array:
+        narrow = hidden if tail.down is None else dense(hidden, tail.down, self.dtype, self.in_cpp)
+        return add_bias(dense(narrow, tail.up, self.dtype, self.in_cpp), tail.bias)
 
 
 def join_log_probs(head_logits: jax.Array, tail_logits: Sequence[jax.Array]) -> jax.Array:
@@ -159,8 +150,9 @@ def flops_per_token(hidden: int, vocab_size: int, head: int, tied: bool = False)
     edges = tail_edges(vocab_size, head)
     flops = 2.0 * hidden * (head + len(edges) - 1)
     for n, (low, high) in enumerate(itertools.pairwise(edges)):
-        E = tail_width(hidden, n)
-        weights = hidden * (high - low) if tied else hidden * E + E * (high - low)
+        weights = hidden * (high - low)
+        if not tied:
+            weights = tail_width(hidden, n) * (hidden + high - low)
         flops += SHARES[min(n, 1)] * 2 * weights
     return int(flops)
 

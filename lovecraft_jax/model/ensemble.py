@@ -29,14 +29,14 @@ class Ensemble(nn.Module):
     def hidden(self, carry: Carry, x_BT: jax.Array) -> tuple[Carry, jax.Array]:
         """The carry after ids [B, T], and what the members' heads take after each, side by side, [T, B, H]."""
         outputs = [member.hidden(member_carry, x_BT) for member, member_carry in zip(self.members, carry, strict=True)]
-        carries, tops = zip(*outputs, strict=True)
-        return tuple(carries), jnp.concatenate([top_TBH.astype(jnp.float32) for top_TBH in tops], axis=-1)
+        carries, states = zip(*outputs, strict=True)
+        return tuple(carries), jnp.concatenate([hidden_TBH.astype(jnp.float32) for hidden_TBH in states], axis=-1)
 
-    def logits(self, top_TBH: jax.Array) -> jax.Array:
+    def logits(self, hidden_TBH: jax.Array) -> jax.Array:
         """The logits of the token after each of what the heads take, [B, T, V], float32."""
         edges = np.cumsum([member.head_width for member in self.members])[:-1]
-        tops = jnp.split(top_TBH, edges, axis=-1)
-        return _mean([member.logits(part_TBH) for member, part_TBH in zip(self.members, tops, strict=True)])
+        states = jnp.split(hidden_TBH, edges, axis=-1)
+        return _mean([member.logits(part_TBH) for member, part_TBH in zip(self.members, states, strict=True)])
 
     def initial_carry(self, batch: int) -> Carry:
         return tuple(member.initial_carry(batch) for member in self.members)

@@ -102,19 +102,20 @@ class LanguageModel(nn.Module):
 
     def __call__(self, carry: Carry, x_BT: jax.Array, masks: DropoutMasks = NO_DROPOUT) -> tuple[Carry, jax.Array]:
         """The carry after ids [B, T], and the logits of the token after each, [B, T, V], float32."""
-        carry, top_TBH = self.hidden(carry, x_BT, masks)
-        return carry, self.logits(top_TBH)
+        carry, hidden_TBH = self.hidden(carry, x_BT, masks)
+        return carry, self.logits(hidden_TBH)
 
     def nats(
         self, carry: Carry, x_BT: jax.Array, y_BT: jax.Array, masks: DropoutMasks = NO_DROPOUT
     ) -> tuple[Carry, jax.Array]:
         """The carry, and the cross-entropy of the targets `y_BT` [B, T], for an adaptive softmax only: without the
         logits [B, T, V]."""
-        carry, top_TBH = self.hidden(carry, x_BT, masks)
-        return carry, self.nats_after(top_TBH, y_BT)
+        carry, hidden_TBH = self.hidden(carry, x_BT, masks)
+        return carry, self.nats_after(hidden_TBH, y_BT)
 
     def hidden(self, carry: Carry, x_BT: jax.Array, masks: DropoutMasks = NO_DROPOUT) -> tuple[Carry, jax.Array]:
-        """The carry after ids [B, T], and what the head takes after each, [T, B, H]."""
+        """The carry after ids [B, T], and the hidden states after each, [T, B, H]: the outputs of the last layer, with
+        `skip` those of all layers side by side."""
         recurrent, output, weights = (
             kind or (None,) * self.layers for kind in (masks.recurrent, masks.output, masks.weights)
         )
@@ -129,25 +130,25 @@ class LanguageModel(nn.Module):
             new_carry.append(layer_carry)
         return tuple(new_carry), jnp.concatenate(outputs, axis=-1) if self.skip else outputs[-1]
 
-    def logits(self, top_TBH: jax.Array) -> jax.Array:
-        """The logits of the token after each of what the head takes, [B, T, V], float32."""
-        top_TBH = self._projected(top_TBH)
+    def logits(self, hidden_TBH: jax.Array) -> jax.Array:
+        """The logits of the next token after hidden states [T, B, H]: [B, T, V], float32."""
+        hidden_TBH = self._projected(hidden_TBH)
         if self.is_adaptive:
-            return self.head.log_probs(top_TBH, self.tied_table).swapaxes(0, 1)
+            return self.head.log_probs(hidden_TBH, self.tied_table).swapaxes(0, 1)
         kernel_HV = self.embedding.T if self.tie else self.head_kernel
-        logits_TBV = add_bias(dense(top_TBH, kernel_HV, self.dtype, self.backend == "native"), self.head_bias)
+        logits_TBV = add_bias(dense(hidden_TBH, kernel_HV, self.dtype, self.backend == "native"), self.head_bias)
         return logits_TBV.swapaxes(0, 1)
 
-    def nats_after(self, top_TBH: jax.Array, y_BT: jax.Array) -> jax.Array:
-        """The cross-entropy of the targets `y_BT` [B, T] from what the head takes, for an adaptive softmax only."""
-        top_TBH = self._projected(top_TBH)
-        nats_N = self.head.nats(top_TBH.reshape(-1, top_TBH.shape[-1]), y_BT.T.ravel(), self.tied_table)
+    def nats_after(self, hidden_TBH: jax.Array, y_BT: jax.Array) -> jax.Array:
+        """The cross-entropy of the targets [B, T] after hidden states [T, B, H], for an adaptive softmax only."""
+        hidden_TBH = self._projected(hidden_TBH)
+        nats_N = self.head.nats(hidden_TBH.reshape(-1, hidden_TBH.shape[-1]), y_BT.T.ravel(), self.tied_table)
         return nats_N.reshape(y_BT.T.shape).T
 
-    def _projected(self, top_TBH: jax.Array) -> jax.Array:
+    def _projected(self, hidden_TBH: jax.Array) -> jax.Array:
         if not self.is_projected:
-            return top_TBH
-        return dense(top_TBH, self.head_projection, self.dtype, self.backend == "native")
+            return hidden_TBH
+        return dense(hidden_TBH, self.head_projection, self.dtype, self.backend == "native")
 
     def initial_carry(self, batch: int) -> Carry:
         return tuple(self.cell_class.initial_carry(batch, self.units) for _ in range(self.layers))
@@ -182,7 +183,7 @@ class LanguageModel(nn.Module):
 
     @property
     def is_projected(self) -> bool:
-        """Whether what the layers give is projected to the width of the embedding that the head shares."""
+        """Whether the hidden states are projected to the width of the embedding that the head shares."""
         return self.tie and self.embed != self.head_width
 
     @property
@@ -195,7 +196,7 @@ class LanguageModel(nn.Module):
 
     @property
     def head_width(self) -> int:
-        """The width of what the layers give to the head."""
+        """The width of the hidden states."""
         return self.units * (self.layers if self.skip else 1)
 
 

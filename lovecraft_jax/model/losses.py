@@ -18,7 +18,7 @@ KERAS_EPSILON = 1e-7
 
 class Costs(NamedTuple):
     """Cross-entropy of every target in nats, and where asked for its binary cross-entropy, summed over the vocabulary;
-    0 at positions of weight 0."""
+    0 at positions of weight 0. A step of scoring.py may give nats with more axes before these two, one score each."""
 
     nats_BT: jax.Array
     binary_BT: jax.Array | None = None
@@ -35,15 +35,15 @@ def forward_costs(
 def forward_hidden_and_costs(
     model: Model, variables: Variables, carry: Carry, batch: Batch
 ) -> tuple[Carry, jax.Array, Costs]:
-    """The carry after a batch, what the head takes at each token [T, B, H], and the costs, as of `forward_costs`."""
+    """The carry after a batch, the hidden states [T, B, H], and the costs, as of `forward_costs`."""
     x_BT, y_BT = (jnp.asarray(ids_BT, jnp.int32) for ids_BT in (batch.x_BT, batch.y_BT))
     result: Any = model.apply(variables, carry, x_BT, method="hidden")
-    carry, top_TBH = result
+    carry, hidden_TBH = result
     if isinstance(model, LanguageModel) and model.is_adaptive:
-        found: Any = model.apply(variables, top_TBH, y_BT, method="nats_after")
-        return carry, top_TBH, Costs(found * batch.weight_BT.astype(jnp.float32))
-    found = model.apply(variables, top_TBH, method="logits")
-    return carry, top_TBH, Costs(token_cross_entropy(found, batch))
+        found: Any = model.apply(variables, hidden_TBH, y_BT, method="nats_after")
+        return carry, hidden_TBH, Costs(found * batch.weight_BT.astype(jnp.float32))
+    found = model.apply(variables, hidden_TBH, method="logits")
+    return carry, hidden_TBH, Costs(token_cross_entropy(found, batch))
 
 
 def forward_costs_in_training(

@@ -88,7 +88,7 @@ def read_rates(path: epath.Path, step: int, kind: type[AnyRates]) -> AnyRates | 
 def write_rates(path: epath.Path, step: int, rates: Rates | CacheRates) -> None:
     """Adds the rates for the checkpoint of `step` to their file."""
     file, saved = path / RATES, {}
-    with contextlib.suppress(OSError, ValueError, TypeError):  # none, or damaged: written anew
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):  # none, or damaged: written anew
         saved = {key: dict(tuned) for key, tuned in json.loads(file.read_text()).items()}
     write_json(file, saved | {str(step): saved.get(str(step), {}) | rates._asdict()})
 

@@ -208,7 +208,7 @@ jitted = jax.jit(lambda step, state, chunk: step(state, chunk), static_argnums=0
 
 
 def explicit_forward(params: Any, inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What the head takes [N, H] and the log-probabilities [N, V] after every input, token by token in float64."""
+    """The hidden states [N, H] and the log-probabilities [N, V] after every input, token by token in float64."""
     p, states, logs = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params), [], []
     cell, h = p["lstm_0"], np.zeros(p["head_kernel"].shape[0])
     c = h

@@ -71,6 +71,20 @@ def test_samples_depend_on_the_seed_and_on_neither_the_chunk_size_nor_their_numb
 
 
 @pytest.mark.slow
+def test_only_the_first_token_is_restricted_however_the_text_is_cut(model: LanguageModel, variables: Any) -> None:
+    allowed_V = np.isin(np.arange(V), [3, 7])
+    texts = []
+    for length, chunk in (7, None), (7, 3), (7, 2), (5, 9), (1, None):
+        pieces = list(generate_tokens(model, variables, PROMPT, length, 0, PLAIN, 3, chunk, allowed_V))
+        assert len(pieces) == 1 or chunk in (2, 3)
+        texts.append(np.concatenate(pieces, axis=1))
+        assert texts[-1].shape == (3, length)
+    assert all(np.array_equal(text, texts[0][:, : text.shape[1]]) for text in texts)
+    assert set(texts[0][:, 0].tolist()) <= {3, 7}
+    assert not set(texts[0][:, 1:].ravel().tolist()) <= {3, 7}
+
+
+@pytest.mark.slow
 def test_positions_are_sampled_independently(model: LanguageModel, variables: Any) -> None:
     zeros = {"params": jax.tree.map(np.zeros_like, variables["params"])}
     ids_SN = np.concatenate([generate_ids(model, zeros, PLAIN, seed=seed) for seed in range(100)])
