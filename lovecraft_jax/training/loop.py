@@ -299,8 +299,8 @@ class Training:
         return DONE
 
     def _adaptive_rows(self, variables: Variables, checkpoint: int) -> list[Row]:
-        """The adaptive scores of valid and test: by dynamic evaluation, and where tokens are longer than characters by a
-        neural cache."""
+        """The adaptive scores of valid and test: by dynamic evaluation and, where tokens are longer than characters, by
+        a neural cache."""
         texts = self.data.encoded
         if (tokens := len(texts["valid"].ids) + len(texts["test"].ids)) > MOST_TOKENS:
             why = f"valid and test have {tokens:,} tokens, over {MOST_TOKENS:,}"
@@ -313,7 +313,7 @@ class Training:
         return rows
 
     def _tuned_rows(self, scoring: str, scorer: Any, checkpoint: int) -> list[Row]:
-        """Tunes an AdaptiveScorer or a CacheScorer on valid, saves its rates, and returns its scores of valid and test."""
+        """Tunes an AdaptiveScorer or a CacheScorer on valid, saves its rates, and returns its scores of both splits."""
         texts = self.data.encoded
         self.watchdog.feed()
         (rates, tuned), rows = scorer.tune(texts["valid"], self.watchdog.feed), []
