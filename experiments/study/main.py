@@ -167,10 +167,10 @@ def _train(study: Study, settings: Sequence[str], args: argparse.Namespace, plan
 
     log(f"{len(settings)} settings, {args.seeds} seeds each, {args.seconds:g} s of training each; {remaining()}")
 
-    throughputs: dict[str, float] = {}
+    throughputs, unmeasured = dict[str, float](), plan.to_measure(left)
 
     def add_throughput(setting: str, output: str) -> None:
-        throughputs[setting] = float(output)
+        throughputs.update(dict.fromkeys(unmeasured if args.smoke else [setting], float(output)))
         log(f"{setting}: {float(output):.2f} steps a second")
 
     def mark_done(setting: str, _: str) -> None:
@@ -178,7 +178,9 @@ def _train(study: Study, settings: Sequence[str], args: argparse.Namespace, plan
         log(f"{setting}: done; {remaining()}")
 
     seconds = min(THROUGHPUT_SECONDS, args.seconds)
-    to_measure = [job("throughput", each, add_throughput, str(seconds)) for each in plan.to_measure(left)]
+    # A smoke run, for want of time, trains all settings for as many steps as fit for one.
+    measured = unmeasured[-1:] if args.smoke else unmeasured
+    to_measure = [job("throughput", each, add_throughput, str(seconds)) for each in measured]
     code = jobs.run(to_measure, slots)
     plan.add(throughputs)
     if code == INTERRUPTED:
