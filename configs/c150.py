@@ -53,7 +53,9 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config.model.forget_bias = 1.0  # initial bias of the forget gates, so that memories last; as in Keras
     # Of each gate before its activation: "rms_gates", "layer_gates"; others: model/normalization.py.
     config.model.norm = "rms_gates"
-    config.model.tie = False  # True: the embedding is also the head's kernel
+    # True: the embedding is also the head's kernel, after a projection where its width is not that of the layers.
+    config.model.tie = False
+    config.model.softmax_head = 0  # of an adaptive softmax: the frequent ids that it always computes; 0: all
     # Tokens of a chunk: only the carry between chunks is saved for the backward pass and the rest is computed again, so
     # that a long seq_len fits into memory. The square root of seq_len takes the least. 0 saves everything.
     config.model.remat = 0

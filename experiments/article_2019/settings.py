@@ -12,7 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import c150
-from experiments.study.measure import LENGTH, STREAMS
+from experiments.study import measure
 from experiments.study.study import Question, Row, Rung, Study, changed
 from lovecraft_jax.data.splits import Splits
 from lovecraft_jax.inference.scoring import Scorer
@@ -232,6 +232,7 @@ def _predict_the_true_text(setting: str, run: Run) -> dict[str, list[str]]:
     """Returns what the article took for generated text: of its recipe, the predictions under the valid tales."""
     if setting != FIRST:
         return {}
-    ids = run.split("valid").ids[: STREAMS * LENGTH + 1]
+    length = measure.LENGTH
+    ids = run.split("valid").ids[: measure.STREAMS * length + 1]
     predicted = run.tokenizer.decode(run.teacher_forced(ids))
-    return {"teacher_forced": [predicted[at : at + LENGTH] for at in range(0, len(predicted), LENGTH)]}
+    return {"teacher_forced": [predicted[at : at + length] for at in range(0, len(predicted), length)]}

@@ -33,6 +33,12 @@ SMOKE = {"seconds": 1.0, "seeds": 1, "corpus": "bundled"}
 
 def run_study(study: Study, about: str) -> int:
     """Parses the flags and returns an exit code. `about`: what the study is, for --help."""
+    args = parse_flags(study, about)
+    return cli.report_errors(lambda: _draw(study, args) if args.draw else _train_and_draw(study, args))
+
+
+def parse_flags(study: Study, about: str = "") -> argparse.Namespace:
+    """Returns the command's flags, with the defaults of --smoke where that is given."""
     known = [*(question.name for question in study.questions), *study.configs]
     parser = argparse.ArgumentParser(
         f"python -m {study.package}",
@@ -61,7 +67,7 @@ def run_study(study: Study, about: str) -> int:
         args = parser.parse_args()
     if unknown := [name for name in args.names if name not in known]:
         parser.error(f"unknown {' '.join(unknown)}: expected some of {', '.join(known)}")
-    return cli.report_errors(lambda: _draw(study, args) if args.draw else _train_and_draw(study, args))
+    return args
 
 
 def _train_and_draw(study: Study, args: argparse.Namespace) -> int:
@@ -80,8 +86,8 @@ def _train_and_draw(study: Study, args: argparse.Namespace) -> int:
         args.corpus = loaded.name
         code = _train(study, _settings(study, args.names), args, Plan(study, args.workdir, about, rows))
         results.merge(study, to, _finished(study, args.workdir))
-    if results.lines(study, results.read(study, to)):
-        _draw(study, args)
+    if results.read(study, to) and (missing := _save_results(study, to)):
+        log(f"{to}: {missing}")
     if code == INTERRUPTED:
         log("interrupted and saved: the same command continues")
     return code
@@ -89,17 +95,31 @@ def _train_and_draw(study: Study, args: argparse.Namespace) -> int:
 
 def _draw(study: Study, args: argparse.Namespace) -> int:
     to = _output_folder(args)
+    if missing := _save_results(study, to):
+        raise UserError(f"{to}: {missing}")
+    return DONE
+
+
+def _save_results(study: Study, to: Path) -> str:
+    """Saves samples, tables and figure of the rows in `to`. Returns what is missing for tables and figure; "" where
+    they are saved."""
     rows = results.read(study, to)
-    if not (lines := results.lines(study, rows)):
-        raise UserError(f"{to}: no {results.ROWS} with rows to draw; train first, or name another folder by --to")
+    if not rows:
+        return f"no {results.ROWS} with rows to draw; train first, or name another folder by --to"
     for row in rows:
         results.check_same(results.name(row), row, {key: rows[0].get(key) for key in ("corpus", "seconds")})
+    lines = results.lines(study, rows)
     with _writing_to(to):
-        table.write(study, to, lines)
-        figure.draw(to / f"{study.name}.svg", lines)
         samples.write(study, to, rows)
+        if lines:
+            table.write(study, to, lines)
+            figure.draw(to / f"{study.name}.svg", lines)
+    if not lines:
+        alone = list(dict.fromkeys(row["setting"] for row in rows))
+        asking = [question.name for question in study.questions if {rung.setting for rung in question.rungs} & {*alone}]
+        return f"rows of {', '.join(alone)} alone compare nothing; train another setting of {' or '.join(asking)}"
     log(f"{to}: {results.ROWS}, tables and figure")
-    return DONE
+    return ""
 
 
 def _output_folder(args: argparse.Namespace) -> Path:
@@ -147,10 +167,10 @@ def _train(study: Study, settings: Sequence[str], args: argparse.Namespace, plan
 
     log(f"{len(settings)} settings, {args.seeds} seeds each, {args.seconds:g} s of training each; {remaining()}")
 
-    throughputs: dict[str, float] = {}
+    throughputs, unmeasured = dict[str, float](), plan.to_measure(left)
 
     def add_throughput(setting: str, output: str) -> None:
-        throughputs[setting] = float(output)
+        throughputs.update(dict.fromkeys(unmeasured if args.smoke else [setting], float(output)))
         log(f"{setting}: {float(output):.2f} steps a second")
 
     def mark_done(setting: str, _: str) -> None:
@@ -158,7 +178,9 @@ def _train(study: Study, settings: Sequence[str], args: argparse.Namespace, plan
         log(f"{setting}: done; {remaining()}")
 
     seconds = min(THROUGHPUT_SECONDS, args.seconds)
-    to_measure = [job("throughput", each, add_throughput, str(seconds)) for each in plan.to_measure(left)]
+    # A smoke run, for want of time, trains all settings for as many steps as fit for one.
+    measured = unmeasured[-1:] if args.smoke else unmeasured
+    to_measure = [job("throughput", each, add_throughput, str(seconds)) for each in measured]
     code = jobs.run(to_measure, slots)
     plan.add(throughputs)
     if code == INTERRUPTED:

@@ -10,6 +10,7 @@ from etils import epath
 from experiments.study.results import SHORT
 from experiments.study.study import Row, Study
 from lovecraft_jax.data import dataset
+from lovecraft_jax.data.encoded import Encoded
 from lovecraft_jax.inference.sampling import Sampling
 from lovecraft_jax.run import Run, load_run
 from lovecraft_jax.runtime.files import read_rows
@@ -40,9 +41,15 @@ def measure(study: Study, setting: str, workdir: Path, seconds: float) -> list[R
 def generate(run: Run, prompt: str, length: int, sampling: Sampling, samples: int = 1) -> list[str]:
     """Returns texts of at most `length` characters each, without the prompt, generated with seed 0. They are shorter
     where the tokens of a text have fewer characters on average than those of the valid tales."""
-    valid = run.split("valid")
-    tokens = math.ceil(length * len(valid.ids) / valid.n_chars)
+    tokens = count_tokens(run.split("valid"), length)
     return [text[:length] for text in run.generate(prompt, tokens, 0, sampling, samples)]
+
+
+def count_tokens(text: Encoded, length: int) -> int:
+    """Returns how many tokens as long as those of `text` have `length` characters. What is left out of its ids is of no
+    token, and is never generated."""
+    left_out = sum(map(len, text.spelled.texts)) if text.spelled.left_out else 0
+    return math.ceil(length * len(text.ids) / (text.n_chars - left_out))
 
 
 def _scores(run: Run, workdir: Path) -> Row:

@@ -14,7 +14,7 @@ from lovecraft_jax.run import Run
 Row = dict[str, Any]
 """Values of one text of a run, by column."""
 Column = tuple[str, float, int]
-"""Of the Markdown table: header, divisor, decimals."""
+"""A column of the Markdown table: header, divisor, decimals."""
 
 
 @dataclasses.dataclass(frozen=True)

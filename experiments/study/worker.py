@@ -30,6 +30,8 @@ def main(package: str, task: str, setting: str, core: str, corpus: str, argument
 
     logging.set_verbosity(logging.FATAL)
     enable_compile_cache()
+    # By its name: an import statement would name every study here, and started as the study's own `__main__` this
+    # process would have loaded JAX, with its threads, before it is bound to its core and to its parent.
     study = importlib.import_module(f"{package}.settings").get_study()
     config = study.config(setting)
     config.data.corpus = corpus

@@ -18,7 +18,7 @@ from lovecraft_jax.run import Run
 CHARS, WORDS = "chars", "words"
 """configs/c150.py and configs/words.py as they are."""
 SIZES = (250, 500, 1000, 2000, 4000, 8000)
-"""Of the vocabularies of subwords."""
+"""The sizes of the vocabularies of subwords."""
 LARGE, SOFTMAX_HEAD = 4000, 500
 """From so many ids on, the softmax of subwords is adaptive, with so many ids in its head."""
 RARE = {
@@ -92,11 +92,13 @@ def _configs() -> dict[str, ConfigDict]:
     for size in SIZES:
         adaptive = {"model.softmax_head": SOFTMAX_HEAD} if size >= LARGE else {}
         configs[_bpe(size)] = changed(subwords, {"data.vocab_size": size} | adaptive)
-    side: dict[str, dict[str, Any]] = {_rare(kind): {"data.rare": kind} for kind in RARE}
+    side: dict[str, dict[str, Any]] = {WORDS: {}}
+    side |= {_rare(kind): {"data.rare": kind} for kind in RARE if _rare(kind) != WORDS}
     for count in MIN_COUNTS:
-        unlimited = {"data.vocab_size": ALL_WORDS} if count == 1 else {}
-        side[_min_count(count)] = {"data.min_count": count} | unlimited
-    return configs | {setting: changed(of_words, changes) for setting, changes in (side | {WORDS: {}}).items()}
+        if (setting := _min_count(count)) != WORDS:
+            unlimited = {"data.vocab_size": ALL_WORDS} if count == 1 else {}
+            side[setting] = {"data.min_count": count} | unlimited
+    return configs | {setting: changed(of_words, changes) for setting, changes in side.items()}
 
 
 def _bpe(size: int) -> str:

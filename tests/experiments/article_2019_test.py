@@ -10,6 +10,7 @@ from configs import c150
 from experiments.article_2019 import settings
 from experiments.study import measure
 from lovecraft_jax.config import Config, flatten
+from lovecraft_jax.run import load_run
 from tests.helpers.runs import rows
 
 STUDY = settings.get_study()
@@ -76,3 +77,5 @@ def test_the_articles_recipe_is_measured_generating_and_teacher_forced(
     assert generated["valid_bpc"] == predicted["valid_bpc"] == rows(trained)[-2]["bpc"]
     assert {key for key in generated if generated[key] != predicted[key]} > {"word_length", "letters_tv"}
     assert [row["text"] for row in measure.measure(STUDY, "clip", workdir, 7.0)] == ["written"]
+    (pieces,) = STUDY.more_texts("article", load_run(str(workdir))).values()
+    assert list(map(len, pieces)) == [300] * measure.STREAMS

@@ -1,23 +1,26 @@
 """The settings of `experiments.words` differ in what its questions ask; runs are measured in characters."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
 from configs import bpe, c150, tiny, words
-from experiments.study import measure, results, samples
+from experiments.study import jobs, main, measure, plan, results, samples, training
 from experiments.words import __main__ as study_of_words
 from experiments.words.settings import DROPOUT, get_study
 from lovecraft_jax.config import Config, flatten
-from lovecraft_jax.data import dataset
+from lovecraft_jax.data import corpus, dataset
+from lovecraft_jax.data.cleaning import make_cleaning
 from lovecraft_jax.data.splits import Splits
+from lovecraft_jax.data.word_tokenizer import WordTokenizer
 from lovecraft_jax.inference.generate import Sampling
 from lovecraft_jax.model.lm import make_model
 from lovecraft_jax.probing.word_costs import costs_by_frequency
 from lovecraft_jax.run import Run
-from lovecraft_jax.runtime.errors import DONE
-from lovecraft_jax.training.recipe import CHARACTERS_OF_TALES, choose_dropout, count_parameters
+from lovecraft_jax.runtime.errors import DONE, WRONG_INPUT
+from lovecraft_jax.training.recipe import CHARACTERS_OF_TALES, choose_dropout, choose_settings, count_parameters
 from tests.experiments.conftest import Main
 from tests.helpers.untrained import random_variables
 
@@ -68,6 +71,50 @@ def test_the_samples_are_of_the_first_seed_of_each_setting_that_has_rows(tmp_pat
     samples.write(STUDY, tmp_path, rows)
     blocks = (tmp_path / samples.FILE).read_text().split("```")[1::2]
     assert blocks == ["text\nchars 1\n\nnext\n", "text\nwords 0\n\nnext\n"]
+
+
+@pytest.mark.parametrize("rare", ["spell", "drop"])
+def test_texts_are_as_long_as_asked_whatever_becomes_of_rare_words(rare: str) -> None:
+    tokenizer = WordTokenizer.of("A cat sat. A cat ran. A cat sat on.", make_cleaning("ascii"), rare, 2, 100)
+    text = tokenizer.encode("A cat sat. A salamander ran. A cat sat on.")
+    generated = tokenizer.decode(text.ids, None if rare == "drop" else text.spelled)
+    assert ("salamander" in generated) == (rare == "spell")
+    assert measure.count_tokens(text, 10 * len(generated)) == 10 * len(text.ids)
+
+
+def test_rows_of_one_setting_have_samples_but_no_table_and_the_log_says_why(
+    tmp_path: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "find_slots", lambda count: [""])
+    code, _, errors = run_main(study_of_words, "--draw", f"--to={tmp_path}")
+    assert (code, f"{tmp_path}: no rows.csv with rows to draw; train first" in errors) == (WRONG_INPUT, True)
+
+    row = {"setting": "chars", "seed": 0, "text": "written", "valid_bpc": 2.0, "sample": samples.PROMPT}
+    row |= {"corpus": corpus.load("bundled").sha256[: results.SHORT], "seconds": 1.0, "steps": 20}
+    measured = tmp_path / "chars-0" / training.MEASURED
+    measured.parent.mkdir()
+    measured.write_text(json.dumps([row]))
+    why = f"{tmp_path}: rows of chars alone compare nothing; train another setting of tokens"
+    code, _, errors = run_main(study_of_words, "chars", "--smoke", f"--workdir={tmp_path}")
+    assert (code, errors.splitlines()[-1]) == (DONE, why)
+    assert samples.PROMPT in (tmp_path / samples.FILE).read_text()
+    assert not (tmp_path / "table.md").exists()
+    code, _, errors = run_main(study_of_words, "--draw", f"--to={tmp_path}")
+    assert (code, errors.splitlines()[-1]) == (WRONG_INPUT, why)
+
+
+@pytest.mark.slow
+def test_every_setting_can_be_planned_on_the_smoke_runs_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["it", "--smoke"])
+    args = main.parse_flags(STUDY)
+    assert (args.seconds, args.seeds, args.corpus, args.workdir.name) == (1.0, 1, "bundled", "words-smoke")
+    for setting in STUDY.configs:
+        config = STUDY.config(setting)
+        config.data.corpus, config.train.steps = args.corpus, plan.DISPATCH
+        data = dataset.prepare(Config.of(config))
+        chosen, _ = choose_settings(Config.of(config), data)
+        assert not chosen.open_settings
+        assert count_parameters(chosen, data.tokenizer.size) > 0
 
 
 @pytest.fixture(scope="module")
