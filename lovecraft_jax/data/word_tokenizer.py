@@ -25,7 +25,7 @@ TRIES = 20
 SPELLER_WORDS = 200_000
 """The number of the most frequent words, from which the models of spelling learn."""
 CLUSTERS = 16
-"""The number of classes that are learnt from contexts: more of them take more time, and gain nothing on the tales."""
+"""The number of classes that are learnt from contexts: few, so that a model often meets each. Time grows with it."""
 
 
 @dataclasses.dataclass(frozen=True)
