@@ -28,7 +28,7 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config.optimizer.lr = 0.02
     config.train.epochs = 9.0
     if variant != "quick":
-        # A word is trained on a hundred times more rarely than a character: words need more dropout than the rule gives.
+        # More than the rule for characters gives: most words occur a few times only.
         config.model.dropout = 0.4
         config.model.dropout_input = 0.1
         config.model.dropout_recurrent = 0.2

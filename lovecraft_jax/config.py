@@ -72,9 +72,10 @@ class DataConfig:
     corpus: str = setting("auto, a dataset of data/corpus.py, or a path", bool, resume="free")
     level: str = one_of("chars", "bpe", "words")
     vocab_size: int = at_least(2, default=2000, most=2**20)  # ids at most, of all levels but chars
-    min_count: int = at_least(1, default=2)  # of level="words": how often a word with an id of its own occurs
-    rare: str = one_of("spell", "cluster", "class", "unk", "drop", default="spell")  # what the others become
-    # Of level="bpe": how likely a merge of the training text is dropped, by other draws in each epoch
+    min_count: int = at_least(1, default=2)  # for level="words": how often a word with an id of its own occurs
+    # For level="words": what the others become (data/word_tokenizer.py).
+    rare: str = one_of("spell", "cluster", "class", "unk", "drop", default="spell")
+    # For level="bpe": how likely a merge of the training text is dropped, by other draws in each epoch
     # (data/bpe_dropout.py).
     bpe_dropout: float = probability(default=0.0)
     regime: str = one_of("stream", "window")
@@ -89,6 +90,13 @@ class DataConfig:
                 f"config.data.bpe_dropout={self.bpe_dropout} with level={self.level!r}: only level='bpe' has merges to "
                 "drop; use that, or bpe_dropout=0"
             )
+        for name in ("rare", "min_count"):
+            value, default = getattr(self, name), getattr(DataConfig, name)
+            if self.level != "words" and value != default:
+                raise UserError(
+                    f"config.data.{name}={value!r} with level={self.level!r}: only level='words' has rare words; use "
+                    f"that, or {name}={default!r}"
+                )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -113,6 +113,15 @@ def test_only_merges_can_be_dropped(config: ConfigDict) -> None:
     Config.of(_with(dropped, "data.level", "bpe"))
 
 
+@pytest.mark.parametrize(("key", "value", "default"), [("rare", "cluster", "spell"), ("min_count", 5, 2)])
+def test_only_a_vocabulary_of_words_has_rare_words(config: ConfigDict, key: str, value: Any, default: Any) -> None:
+    for level in ("chars", "bpe"):
+        changed = _with(_with(config, "data.level", level), f"data.{key}", value)
+        why = f"data.{key}={value!r} with level={level!r}: only level='words' has rare words; .* {key}={default!r}"
+        _refused(changed, why)
+    Config.of(_with(changed, "data.level", "words"))
+
+
 FREE = {"data.corpus", "model.backend", "model.remat"}
 FREE |= {f"train.{name}" for name in ("stop_at_step", "steps_per_dispatch", "log_every", "log_tensors", "eval_every")}
 FREE |= {f"train.{name}" for name in ("checkpoint_every", "keep", "watchdog", "patience", "adaptive")}
@@ -121,10 +130,11 @@ FREE |= {f"sample.{name}" for name in ("prompt", "length", "temperature", "top_k
 
 def test_every_setting_that_changes_what_is_learnt_counts_as_a_difference_and_no_other(config: ConfigDict) -> None:
     config.optimizer.name = "adamw"  # so that weight_decay may be above 0
-    config.data.level = "bpe"  # and bpe_dropout
-    old = Config.of(_with(config, "model.embed", 16))  # so that tie may be either
-    assert old.differences(old) == []
+    config.model.embed = 16  # so that tie may be either
     for key in KEYS:
+        # The level that bpe_dropout needs, or that of rare words.
+        old = Config.of(_with(config, "data.level", "words" if key in ("data.rare", "data.min_count") else "bpe"))
+        assert old.differences(old) == []
         was = flatten(old)[key]
         changed = old.replace(**{key: other_value(key, was)})
         expected = [] if key in FREE else [f"{key}: {was!r} -> {flatten(changed)[key]!r}"]

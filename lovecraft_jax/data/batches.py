@@ -28,8 +28,9 @@ class Batches:
       begins (truncated backpropagation through time).
     - "window": independent slices of T tokens in an order drawn from (seed, epoch), each from a zero carry.
 
-    Where `ids_of_epoch` gives each epoch ids of its own, as BPE dropout does, an epoch has as many steps as `ids` make
-    in any case: its batches are cut in the same way from its own ids, and more of these are left out.
+    BPE dropout trains on other ids in each epoch, those that `ids_of_epoch` returns. They are cut into batches in the
+    same way. The number of steps of an epoch stays that of `ids`; since its own ids are mostly more, more of them are
+    left out. `ids_of_epoch` takes the epoch, and whether half of it is over, so that the next one is needed soon.
     """
 
     ids: np.ndarray  # [N]; may be memory-mapped: it is only ever sliced
@@ -37,7 +38,7 @@ class Batches:
     seq_len: int
     regime: str
     seed: int
-    ids_of_epoch: Callable[[int], np.ndarray] | None = None
+    ids_of_epoch: Callable[[int, bool], np.ndarray] | None = None
 
     def __post_init__(self) -> None:
         if self.steps_per_epoch == 0 or len(self.ids) <= self.seq_len:
@@ -65,7 +66,8 @@ class Batches:
     def _tokens(self, step: int, rows: slice) -> np.ndarray:
         """The tokens of a step and the one after each row [B, T + 1]."""
         epoch, within = divmod(step, self.steps_per_epoch)
-        ids = self.ids_of_epoch(epoch) if self.ids_of_epoch else self.ids
+        half_over = 2 * within >= self.steps_per_epoch
+        ids = self.ids_of_epoch(epoch, half_over) if self.ids_of_epoch else self.ids
         starts_B = self._starts(epoch, within, len(ids))[rows]
         return ids[(starts_B[:, None] + np.arange(self.seq_len + 1)) % len(ids)]
 

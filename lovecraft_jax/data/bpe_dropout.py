@@ -3,8 +3,7 @@
 As long as two neighbouring symbols of a pretoken can merge, each such merge is dropped with a probability p, and of the
 others the one that was learnt first takes place; where all are dropped, the pretoken stays as it is. Every occurrence
 of a word has its own draws. The dropout of the `tokenizers` library has no seed, so the merges are done here, those of
-many pretokens at once: 2.6 million characters take .6 s of a core, whatever p is. 90 MB take 21 s, and 17 s and
-.8 GB at a start.
+many pretokens at once, which is quick in NumPy.
 Axes in names: N pretokens of a piece of the text, W those of them that have S symbols, M symbols of all its types.
 """
 
@@ -19,43 +18,55 @@ import numpy as np
 
 from lovecraft_jax.data.bpe_tokenizer import BpeTokenizer, byte_characters
 from lovecraft_jax.data.encoded import UNKNOWN_ID, smallest_uint
-from lovecraft_jax.data.pretokens import AT_ONCE, Pretokens
+from lovecraft_jax.data.pretokens import Pretokens
 
 LONGEST = 100
-"""Bytes of the longest pretoken whose merges are dropped: the time grows with the square, and more is no word."""
-STREAM = 1
+"""Bytes of the longest pretoken whose merges are dropped, since the time grows with the square. Words are shorter; but
+in Chinese or Japanese 34 characters without punctuation are a longer pretoken, which keeps its plain segmentation."""
+PIECE = 1 << 17
+"""Pretokens that are segmented at once. It decides which random numbers each of them gets, and so the ids of all saved
+runs: it must never change."""
+RNG_PURPOSE = 1
 """Keeps the random numbers apart from those of batches.py, which (seed, epoch) gives."""
 
 
 class BpeDropout:
     """The segmentations of a text, which is given by its plain `ids`, where merges are dropped with `probability`.
-    `recorded`: `tokens`, where it is known."""
+    A resumed run knows `tokens_in_first_epoch` and passes it, since to count them the first epoch is segmented again.
+    """
 
     def __init__(
-        self, tokenizer: BpeTokenizer, ids: np.ndarray, probability: float, seed: int, recorded: int | None = None
+        self,
+        tokenizer: BpeTokenizer,
+        ids: np.ndarray,
+        probability: float,
+        seed: int,
+        tokens_in_first_epoch: int | None = None,
     ) -> None:
         self._tokenizer, self._ids, self._probability, self._seed = tokenizer, ids, probability, seed
-        self._recorded, self._epochs = recorded, dict[int, Future[np.ndarray]]()
+        self._tokens_in_first_epoch, self._epochs = tokens_in_first_epoch, dict[int, Future[np.ndarray]]()
 
-    def __call__(self, epoch: int) -> np.ndarray:
-        """Returns the ids of the text in an epoch, a function of (seed, epoch). Those of the next one are computed in
-        the background meanwhile."""
-        begun = self._epochs.get(epoch) or self._begin(epoch)
-        ids = begun.result()
-        self._epochs = {epoch: begun, epoch + 1: self._epochs.get(epoch + 1) or self._begin(epoch + 1)}
+    def __call__(self, epoch: int, next_soon: bool = False) -> np.ndarray:
+        """Returns the ids of the text in an epoch, a function of (seed, epoch). With `next_soon` those of the next one
+        are computed in the background meanwhile."""
+        kept = {one: begun for one, begun in self._epochs.items() if one in (epoch, epoch + 1)}
+        self._epochs = kept if epoch in kept else kept | {epoch: self._begin(epoch)}
+        ids = self._epochs[epoch].result()
+        if next_soon and epoch + 1 not in self._epochs:
+            self._epochs[epoch + 1] = self._begin(epoch + 1)
         return ids
 
     @functools.cached_property
-    def tokens(self) -> int:
+    def tokens_in_first_epoch(self) -> int:
         """The number of ids in the first epoch; in the others it is about the same."""
-        return self._recorded or len(self(0))
+        return self._tokens_in_first_epoch or len(self(0))
 
     def _begin(self, epoch: int) -> Future[np.ndarray]:
-        text, future = self._text, Future[np.ndarray]()
+        text, key, future = self._text, (self._seed, epoch, RNG_PURPOSE), Future[np.ndarray]()
 
         def work() -> None:
             try:
-                future.set_result(text.segment(self._probability, np.random.default_rng((self._seed, epoch, STREAM))))
+                future.set_result(text.segment(self._probability, np.random.default_rng(key)))
             except BaseException as error:
                 future.set_exception(error)
 
@@ -82,7 +93,7 @@ class _Text:
 
     def segment(self, probability: float, rng: np.random.Generator) -> np.ndarray:
         """Returns the ids of the whole text."""
-        pieces = (self._index[start : start + AT_ONCE] for start in range(0, len(self._index), AT_ONCE))
+        pieces = (self._index[start : start + PIECE] for start in range(0, len(self._index), PIECE))
         parts = [self._segment_piece(index_N, probability, rng) for index_N in pieces]
         return np.concatenate([np.zeros(0, self._dtype), *parts])
 
@@ -107,8 +118,8 @@ class _Merges:
     byte_ids: np.ndarray  # the symbol of each byte
     size: int  # ids of the vocabulary
     merged: np.ndarray  # by rank: the id of the two symbols merged
-    keys: np.ndarray  # of each two symbols that merge, sorted: left * size + right
-    ranks_of_keys: np.ndarray
+    keys: np.ndarray  # of each two symbols that merge, sorted: left * size + right; last a number above all of these
+    ranks_of_keys: np.ndarray  # last a number above all ranks
 
     @classmethod
     def of(cls, tokenizer: BpeTokenizer) -> "_Merges":
@@ -118,14 +129,14 @@ class _Merges:
         merged = np.array([vocab[left + right] for left, right in pairs], int)
         keys = np.array([vocab[left] * len(vocab) + vocab[right] for left, right in pairs], int)
         order = np.argsort(keys)
-        return cls(byte_ids, len(vocab), merged, keys[order], order)
+        none = np.iinfo(keys.dtype).max
+        return cls(byte_ids, len(vocab), merged, np.append(keys[order], none), np.append(order, len(merged)))
 
     def ranks(self, left_N: np.ndarray, right_N: np.ndarray) -> np.ndarray:
         """Returns the rank of the merge of each two symbols, and where there is none a number above all ranks."""
         wanted_N = left_N * self.size + right_N
         places_N = np.searchsorted(self.keys, wanted_N)
-        is_there_N = np.append(self.keys, -1)[places_N] == wanted_N
-        return np.where(is_there_N, np.append(self.ranks_of_keys, 0)[places_N], len(self.merged))
+        return np.where(self.keys[places_N] == wanted_N, self.ranks_of_keys[places_N], len(self.merged))
 
     def apply(
         self, symbols_WS: np.ndarray, ranks_WS: np.ndarray, probability: float, rng: np.random.Generator

@@ -95,7 +95,7 @@ class BpeTokenizer:
         return self.generated_bytes(ids).decode(errors="replace")
 
     def generated_bytes(self, ids: np.ndarray, seed: tuple[int, ...] = (), start: int = 0) -> bytes:
-        # Of many at once: a join needs 80 bytes of memory for each.
+        # A join needs 80 bytes of memory for each id: a part of them at a time.
         pieces = (ids[begin : begin + AT_ONCE] for begin in range(0, len(ids), AT_ONCE))
         return b"".join([b"".join([self._bytes[i] for i in piece]) for piece in pieces])
 

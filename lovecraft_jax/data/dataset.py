@@ -33,7 +33,7 @@ class Data:
     splits: Splits  # where the tokens came from the cache, its texts are read when they are first asked for
     tokenizer: Tokenizer
     encoded: dict[str, Encoded]  # "train", "valid" and "test"
-    dropout: BpeDropout | None = None  # what training reads instead of encoded["train"], other ids in each epoch
+    bpe_dropout: BpeDropout | None = None  # what training reads instead of encoded["train"], other ids in each epoch
 
 
 def prepare(config: Config, recorded: dict[str, Any] | None = None, tokenizer: Tokenizer | None = None) -> Data:
@@ -70,7 +70,7 @@ def prepare(config: Config, recorded: dict[str, Any] | None = None, tokenizer: T
 def make_batches(config: Config, data: Data) -> Batches:
     """Returns the batches on which `config` trains. Raises UserError where the text is too short for one."""
     ids, section = data.encoded["train"].ids, config.data
-    return Batches(ids, section.batch_size, section.seq_len, section.regime, config.seed, data.dropout)
+    return Batches(ids, section.batch_size, section.seq_len, section.regime, config.seed, data.bpe_dropout)
 
 
 def _find_again(name: str, recorded: dict[str, Any], rule: int) -> Corpus:

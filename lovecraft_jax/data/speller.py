@@ -21,7 +21,7 @@ from lovecraft_jax.data.characters import code_points, distinct
 from lovecraft_jax.data.kneser_ney import discounts
 
 LETTERS = 5
-CHUNK = 2000  # words that are classified at a time, which bounds memory
+CHUNK = 1 << 15  # words whose costs are computed at a time, which bounds memory
 END, OTHER, FIRST_LETTER = 0, 1, 2
 """Symbols: before a word's first character and after its last, a character that no training word has, the first that
 one has."""
@@ -44,6 +44,11 @@ class Speller:
 
     def nats(self, words: Sequence[str], classes: Sequence[int]) -> np.ndarray:
         """Returns what each word, of a character or more, costs, given its class and its end included: [W]."""
+        starts = range(0, len(words), CHUNK)
+        parts = (self._nats(words[start : start + CHUNK], classes[start : start + CHUNK]) for start in starts)
+        return np.concatenate([np.zeros(0), *parts])
+
+    def _nats(self, words: Sequence[str], classes: Sequence[int]) -> np.ndarray:
         symbols_N, begins_W = self._symbols(words, classes)
         contexts_NM = _contexts(symbols_N, begins_W)
         nats_N = -np.log(self._probs(symbols_N, contexts_NM))
@@ -51,32 +56,27 @@ class Speller:
         nats_N[firsts_W] += np.log1p(-self._probs(np.full(len(firsts_W), END), contexts_NM[firsts_W]))
         nats_N += np.where(symbols_N == OTHER, math.log(self._alphabet_size), 0.0)
         nats_N[begins_W] = 0.0
-        return np.add.reduceat(nats_N, begins_W) if len(begins_W) else np.zeros(0)
+        return np.add.reduceat(nats_N, begins_W)
 
     def likeliest_classes(self, words: Sequence[str]) -> list[int]:
         """Returns the class that each word is most likely to have by its spelling and the sizes of the classes."""
-        n_classes, found = len(self._words_C), list[int]()
         prior_C = np.log(self._words_C + 0.5)  # a class may have no words
-        for start in range(0, len(words), CHUNK):
-            chunk = words[start : start + CHUNK]
-            each = np.repeat(np.arange(n_classes), len(chunk)).tolist()
-            nats_CW = self.nats(list(chunk) * n_classes, each).reshape(n_classes, len(chunk))
-            found += np.argmax(prior_C[:, None] - nats_CW, axis=0).tolist()
-        return found
+        nats_CW = np.array([self.nats(words, [one] * len(words)) for one in range(len(prior_C))])
+        return np.argmax(prior_C[:, None] - nats_CW, axis=0).tolist()
 
-    def generate(self, number: int, random: np.random.Generator, longest: int) -> str:
+    def generate(self, class_index: int, rng: np.random.Generator, longest: int) -> str:
         """Returns a new word of a class, drawn from the model but without OTHER, and cut after `longest` characters."""
         symbols: list[int] = []
         while len(symbols) < longest:
             letters = [*reversed(symbols), END][:LETTERS]
-            symbol = self._draw([*letters, self._size + number], random)
+            symbol = self._draw([*letters, self._size + class_index], rng)
             if symbol == END and symbols:
                 break
             if symbol not in (OTHER, END):  # else it is drawn again
                 symbols.append(symbol)
         return "".join(self._letters[symbol - FIRST_LETTER] for symbol in symbols)
 
-    def _draw(self, context: Sequence[int], random: np.random.Generator) -> int:
+    def _draw(self, context: Sequence[int], rng: np.random.Generator) -> int:
         """Draws what follows a context, the nearest symbol first: from its counts or, with what the discounts leave,
         from those of the context without its last symbol."""
         numbers = [0]
@@ -85,9 +85,9 @@ class Speller:
                 break
             numbers.append(longer)
         for table, context_number in zip(self._tables[len(numbers) - 1 :: -1], reversed(numbers), strict=True):
-            if (symbol := table.draw(context_number, random.random())) >= 0:
+            if (symbol := table.draw(context_number, rng.random())) >= 0:
                 return symbol
-        return int(random.random() * self._size)
+        return int(rng.random() * self._size)
 
     def _symbols(self, words: Sequence[str], classes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Returns the class, the characters and the END of each word, one after another [N], and where each begins
@@ -114,7 +114,8 @@ class Speller:
 
 
 class _Table(NamedTuple):
-    """The n-grams of one length: contexts by their number, and the counts of what follows each."""
+    """The n-grams of one length: contexts by their number, and the counts of what follows each. All arrays but
+    `discount` have one more value at the end, for what the training words lack: a key that nothing has, or 0."""
 
     size: int  # symbols that can follow
     n_symbols: int  # with those of classes
@@ -130,14 +131,14 @@ class _Table(NamedTuple):
         training words have none."""
         wanted_N = shorter_N * self.n_symbols + first_N
         places_N = np.searchsorted(self.keys, wanted_N)
-        is_there_N = np.append(self.keys, -1)[places_N] == wanted_N
+        is_there_N = self.keys[places_N] == wanted_N
         return np.where(is_there_N & (shorter_N >= 0) & (first_N >= 0), places_N, -1)
 
     def find_one(self, shorter: int, first: int) -> int:
         """`find` for one context that the training words have without its first symbol."""
         wanted = shorter * self.n_symbols + first
         place = int(np.searchsorted(self.keys, wanted))
-        return place if place < len(self.keys) and self.keys[place] == wanted else -1
+        return place if self.keys[place] == wanted else -1
 
     def draw(self, number: int, uniform: float) -> int:
         """Returns a symbol after a context by its discounted counts; -1 with the probability that the discounts take
@@ -152,9 +153,8 @@ class _Table(NamedTuple):
         """Returns the probabilities of symbols in contexts, from those in the contexts without their first symbols."""
         wanted_N = numbers_N * self.size + symbols_N
         places_N = np.searchsorted(self.grams_R, wanted_N)
-        is_there_N = np.append(self.grams_R, -1)[places_N] == wanted_N
-        counts_N = np.where(is_there_N, np.append(self.counts_R, 0)[places_N], 0)
-        total_N, left_N = np.append(self.total, 0)[numbers_N], np.append(self.left, 0)[numbers_N]
+        counts_N = np.where(self.grams_R[places_N] == wanted_N, self.counts_R[places_N], 0)
+        total_N, left_N = self.total[numbers_N], self.left[numbers_N]  # those at the end for -1
         kept_N = counts_N - self.discount[np.minimum(counts_N, 3)]
         return np.where(total_N > 0, (kept_N + left_N * lower_N) / np.maximum(total_N, 1), lower_N)
 
@@ -178,6 +178,8 @@ def _fit(symbols_N: np.ndarray, contexts_NM: np.ndarray, size: int, n_symbols: i
         discount, of_R = np.array([0.0, *discounts(counts_R)]), grams_R // size
         total = np.bincount(of_R, counts_R, len(keys))
         left = np.bincount(of_R, discount[np.minimum(counts_R, 3)], len(keys))
+        keys, grams_R = np.append(keys, np.iinfo(int).max), np.append(grams_R, np.iinfo(int).max)
+        counts_R, total, left = np.append(counts_R, 0), np.append(total, 0), np.append(left, 0)
         tables.append(_Table(size, n_symbols, keys, grams_R, counts_R, total, left, discount))
         if longer:
             symbols_N, contexts_NM = symbols_N[is_longer_N], contexts_NM[is_longer_N]

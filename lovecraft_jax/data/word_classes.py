@@ -7,7 +7,7 @@ FORMS = tuple(before + kind for before in ("", " ") for kind in KINDS)
 
 
 def classify(pretoken: str) -> tuple[int, str]:
-    """Returns the number of a pretoken's class in FORMS, and its stem: what the class does not say, without a space at
+    """Returns the index of a pretoken's class in FORMS, and its stem: what the class does not say, without a space at
     the beginning and an ending that it has."""
     before = " " if pretoken.startswith(" ") and not pretoken.isspace() else ""
     kind = _kind(pretoken.removeprefix(before))
@@ -15,9 +15,10 @@ def classify(pretoken: str) -> tuple[int, str]:
     return FORMS.index(before + kind), pretoken.removeprefix(before).removesuffix(ending)
 
 
-def compose(number: int, stem: str) -> str:
+def compose(class_index: int, stem: str) -> str:
     """Returns the pretoken of a class and a stem: `classify` undone."""
-    before, kind = FORMS[number][: -len(FORMS[number].lstrip())], FORMS[number].lstrip()
+    form = FORMS[class_index]
+    before, kind = form[: -len(form.lstrip())], form.lstrip()
     return before + stem + (kind if kind in ENDINGS else "")
 
 

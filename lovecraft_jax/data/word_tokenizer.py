@@ -5,7 +5,6 @@ import functools
 import itertools
 import json
 import math
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,7 +13,7 @@ from lovecraft_jax.data.characters import lone_surrogates
 from lovecraft_jax.data.cleaning import Cleaning
 from lovecraft_jax.data.clusters import exchange
 from lovecraft_jax.data.encoded import UNKNOWN_ID, Cut, Encoded, Prompt, Spelled, smallest_uint
-from lovecraft_jax.data.pretokens import Pretokens, split, split_prompt
+from lovecraft_jax.data.pretokens import Pretokens, split_prompt, split_short
 from lovecraft_jax.data.speller import Speller
 from lovecraft_jax.data.word_classes import FORMS, classify, compose
 from lovecraft_jax.runtime.errors import UserError
@@ -22,13 +21,11 @@ from lovecraft_jax.runtime.errors import UserError
 LONGEST = 40
 """Characters of the longest stem that is generated."""
 TRIES = 20
-"""Times that a word is drawn: hardly any has an id so often."""
+"""How often a word is drawn from the model of spelling until it is one without an id; then a training word is taken."""
 SPELLER_WORDS = 200_000
-"""The most frequent words, from which the model of spelling learns."""
+"""The number of the most frequent words, from which the models of spelling learn."""
 CLUSTERS = 16
-"""Classes that are learnt from contexts. A trigram of words with 8, 16, 32 or 64 of them needs 1.803 to 1.805 bits per
-character on valid and 1.821 to 1.823 on test (full corpus, min_count=2); the tokenizer takes 6, 7, 9 or 12 s of a core.
-"""
+"""The number of classes that are learnt from contexts: few, so that a model often meets each. Time grows with it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,18 +42,20 @@ class WordTokenizer:
     - "unk": as "class", with one class for all.
     - "drop": they are left out of the ids. Whether a word is rare is coded with a fixed probability, `rare_share`.
 
-    By "cluster" a rare word of the training text has its class by its spelling too, although its contexts are known: a
-    class that was chosen to fit a word's one context looks easier to predict from it than those of unseen words are. A
-    trigram of words then needs .01 to .03 bits per character more.
+    With "cluster" the spelling decides about the rare words of the training text too, as it must about unseen words. A
+    class that was learnt from the one or two contexts of a rare word would fit just these: a model would learn to
+    expect the classes of rare words with more certainty than it can have in another text.
 
-    What is spelled has no id: the probabilities of the words with ids are shared out among the others of their class.
-    It may still be a word of another class, or two, which encoding would not give; so the probabilities of all texts
-    sum to less than one.
+    The model of spelling also gives probability to words that are never spelled. That of the words with ids is shared
+    out among the other words of their class. That of words which belong to another class, or are two pretokens, is not:
+    so the probabilities of all texts sum to less than one.
 
     Where no training word is rare, nothing could train the id of a class: then rare words are left out as by "drop".
+
     `counts`: how often the training text has each pretoken, the most frequent first, ties by code point.
-    `clusters`: the classes of the first of these, where they are learnt. Ids: UNKNOWN_ID, which no text has, then the
-    classes, then the words.
+    `clusters`: with "cluster", the classes of the first pretokens of `counts`, all that have ids and the most frequent
+    others, up to SPELLER_WORDS; all other words are classed when they are met. Else empty.
+    Ids: UNKNOWN_ID, which no text has, then the classes, then the words.
     """
 
     counts: dict[str, int]
@@ -75,22 +74,25 @@ class WordTokenizer:
                 f"config.data.vocab_size={vocab_size} with level='words': expected more than {least}, the ids of the "
                 "classes of rare words; give more"
             )
-        found = Counter[str]()
-        for pretokens in split(train_text):
-            found.update(pretokens)
-        counts = dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+        text = Pretokens(train_text)
+        count_of_type = np.bincount(text.index_N, minlength=len(text.types)).tolist()
+        order = sorted(range(len(text.types)), key=lambda n: (-count_of_type[n], text.types[n]))
+        counts = {text.types[n]: count_of_type[n] for n in order}
         built = cls(counts, rare, min_count, vocab_size, cleaning)
         if rare != "cluster" or built._leaves_out:
             return built
-        text, n_words = Pretokens(train_text), len(built._words)
-        numbers = np.array([built._ids.get(word, built.size) - built._first_word for word in text.types])
-        built = dataclasses.replace(built, clusters=exchange(numbers[text.index_N], n_words, CLUSTERS).tolist())
-        rest = list(itertools.islice(counts, n_words, SPELLER_WORDS))
-        return dataclasses.replace(built, clusters=[*built.clusters, *built._classify(rest)[0]])
+        rank_of_type, words = np.argsort(order), built._words
+        clusters = exchange(rank_of_type[text.index_N], len(words), CLUSTERS).tolist()
+        rest = list(itertools.islice(counts, len(words), SPELLER_WORDS))
+        clusters += _speller_of_clusters(words, clusters, cleaning).likeliest_classes(rest)
+        return dataclasses.replace(built, clusters=clusters)
 
     @classmethod
     def loads(cls, saved: dict, cleaning: Cleaning) -> "WordTokenizer":
         counts, rare, clusters = saved["counts"], saved["rare"], saved.get("clusters", ())
+        n_classes = _n_classes(rare)
+        if (found := saved.get("n_classes", n_classes)) != n_classes:  # earlier versions did not save it
+            raise ValueError(f"it has {found} classes of rare words, this version of the package has {n_classes}")
         return cls(counts, rare, saved["min_count"], saved["vocab_size"], cleaning, clusters)
 
     @property
@@ -153,11 +155,9 @@ class WordTokenizer:
     def generated_bytes(self, ids: np.ndarray, seed: tuple[int, ...] = (), start: int = 0) -> bytes:
         places = np.flatnonzero((ids > UNKNOWN_ID) & (ids < self._first_word))
         classes = (np.asarray(ids)[places] - 1).tolist()
-        random = [np.random.default_rng((*seed, start + n)) for n in places.tolist()]
-        if self.rare in ("spell", "cluster"):
-            words = list(map(self._spell, classes, random))
-        else:
-            words = [self._draw(number, one.random()) for number, one in zip(classes, random, strict=True)]
+        rngs = [np.random.default_rng((*seed, start + n)) for n in places.tolist()]
+        write = self._spell if self.rare in ("spell", "cluster") else self._draw
+        words = list(map(write, classes, rngs))
         parts = [self._texts[one] for one in ids]
         for at, word in zip(places.tolist(), words, strict=True):
             parts[at] = word
@@ -182,7 +182,8 @@ class WordTokenizer:
     def _saved(self) -> str:
         # `asdict` with `counts`, and indented JSON, would take seconds for a million words.
         others = dataclasses.asdict(dataclasses.replace(self, counts={}))
-        return json.dumps({**others, "counts": self.counts}, ensure_ascii=False)
+        saved = {**others, "n_classes": _n_classes(self.rare), "counts": self.counts}
+        return json.dumps(saved, ensure_ascii=False)
 
     @functools.cached_property
     def rare_share(self) -> float:
@@ -231,11 +232,11 @@ class WordTokenizer:
         model of spelling."""
         if self._has_forms:
             pairs = list(map(classify, words))
-            return [number for number, _ in pairs], [stem for _, stem in pairs]
+            return [class_index for class_index, _ in pairs], [stem for _, stem in pairs]
         if not self.clusters:
             return [0] * len(words), list(words)
         new = [word for word in words if word not in self._known_clusters]
-        found = dict(zip(new, self._speller_of_clusters.likeliest_classes(new), strict=True))
+        found = dict(zip(new, self._cluster_speller.likeliest_classes(new), strict=True))
         return [self._known_clusters.get(word, found.get(word, 0)) for word in words], list(words)
 
     @functools.cached_property
@@ -243,9 +244,8 @@ class WordTokenizer:
         return dict(zip(self.counts, self.clusters, strict=False))
 
     @functools.cached_property
-    def _speller_of_clusters(self) -> Speller:
-        """How the words with ids are spelt, by the classes that they have by their contexts."""
-        return Speller(self._words, self.clusters[: len(self._words)], CLUSTERS, self.cleaning.alphabet_size)
+    def _cluster_speller(self) -> Speller:
+        return _speller_of_clusters(self._words, self.clusters, self.cleaning)
 
     @functools.cached_property
     def _speller(self) -> Speller:
@@ -265,31 +265,37 @@ class WordTokenizer:
         probs = np.exp(-self._speller.nats(stems, classes))
         return np.bincount(classes, probs, max(1, self._first_word - 1))
 
-    def _spell(self, number: int, random: np.random.Generator) -> str:
-        """Generates a word of a class. One with an id, or two at once, are drawn again, up to TRIES times."""
-        word = ""
+    def _spell(self, class_index: int, rng: np.random.Generator) -> str:
+        """Generates a word of a class: one pretoken, which has no id. After TRIES draws that are no such word it is one
+        of the training text."""
         for _ in range(TRIES):
-            stem = self._speller.generate(number, random, LONGEST)
-            word = compose(number, stem) if self._has_forms else stem
-            if word not in self._ids and sum(map(len, split(word))) == 1:
-                break
-        return word
+            stem = self._speller.generate(class_index, rng, LONGEST)
+            word = compose(class_index, stem) if self._has_forms else stem
+            if word not in self._ids and len(split_short(word)) == 1:
+                return word
+        return self._draw(class_index, rng)
 
-    def _draw(self, number: int, uniform: float) -> str:
-        """A rare word of the training text of this class, by its frequency; of any class where this has none."""
-        words, cumulative = self._rare_words.get(number) or next(iter(self._rare_words.values()))
-        return words[int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))]
+    def _draw(self, class_index: int, rng: np.random.Generator) -> str:
+        """Draws a rare word of the training text of this class, by its frequency; of any class where this has none."""
+        words, cumulative = self._rare_words.get(class_index) or next(iter(self._rare_words.values()))
+        return words[int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))]
 
     @functools.cached_property
     def _rare_words(self) -> dict[int, tuple[list[str], np.ndarray]]:
         """The training words without an id by class, with their cumulative counts."""
         by_class: dict[int, dict[str, int]] = {}
         rare = [word for word in self.counts if word not in self._ids]
-        for word, number in zip(rare, self._classify(rare)[0], strict=True):
-            by_class.setdefault(number, {})[word] = self.counts[word]
-        return {number: (list(words), np.cumsum(list(words.values()))) for number, words in by_class.items()}
+        for word, class_index in zip(rare, self._classify(rare)[0], strict=True):
+            by_class.setdefault(class_index, {})[word] = self.counts[word]
+        return {index: (list(words), np.cumsum(list(words.values()))) for index, words in by_class.items()}
+
+
+def _speller_of_clusters(words: Sequence[str], clusters: Sequence[int], cleaning: Cleaning) -> Speller:
+    """How the words with ids are spelt, by the classes that are learnt from their contexts."""
+    words = words[:SPELLER_WORDS]
+    return Speller(words, clusters[: len(words)], CLUSTERS, cleaning.alphabet_size)
 
 
 def _n_classes(rare: str) -> int:
-    """The number of classes that rare words have."""
+    """Returns the number of classes that rare words have."""
     return {"spell": len(FORMS), "class": len(FORMS), "cluster": CLUSTERS}.get(rare, 1)

@@ -32,11 +32,12 @@ PPMD_ORDER = 8
 PPMD_MEMORY = 1 << 28  # bytes; enough that three million characters never restart its model
 NGRAM_CHARS = 10_000_000
 """The longest training text that gets n-gram baselines, which take about 100 bytes of memory for a character."""
-WORD_ORDER, WORD_COUNT, WORD_IDS = 5, 2, 1 << 20
-"""Of the n-gram of words: the longest that is tried, how often a word with an id of its own occurs, how many have one;
-whatever a run's own settings are, so that all runs on a corpus compare with the same."""
-VERSION = 2
-"""Part of the name in the cache. One more makes all baselines be computed again; when one is added, say."""
+# The n-gram of words has these whatever a run's own settings are, so that all runs on a corpus compare with the same.
+WORD_ORDER = 5  # the longest n-gram that is tried
+WORD_COUNT = 2  # how often a word with an id of its own occurs
+WORD_IDS = 1 << 20  # ids at most
+VERSION = 3
+"""Part of the name in the cache: increase it when a baseline is added or changes."""
 
 
 def uniform(train: str) -> float:
@@ -58,15 +59,15 @@ def ppmd(train: str, valid: str) -> float:
 
 def ngram(train: str, valid: str, test: str, cleaning: Cleaning) -> dict[str, float]:
     """Returns the bpc of valid and test by n-grams with Kneser-Ney smoothing, one of characters ("ngram", "ngram_test")
-    and one of words ("words", "words_test"), and their orders ("ngram_order", "words_order"), which are those with the
-    best scores on valid; nothing where the training text is longer than NGRAM_CHARS. What training never showed costs
-    what it costs a model: its token, and its spelling."""
+    and one of words ("word_ngram", "word_ngram_test"), and their orders ("ngram_order", "word_ngram_order"), which are
+    those with the best scores on valid; nothing where the training text is longer than NGRAM_CHARS. What training never
+    showed costs what it costs a model: its token, and its spelling."""
     if len(train) > NGRAM_CHARS:
         return {}
     chars = CharTokenizer.of(train, cleaning)
     words = WordTokenizer.of(train, cleaning, "spell", WORD_COUNT, WORD_IDS)
     found: dict[str, float] = {}
-    for name, tokenizer, max_order in (("ngram", chars, MAX_ORDER), ("words", words, WORD_ORDER)):
+    for name, tokenizer, max_order in (("ngram", chars, MAX_ORDER), ("word_ngram", words, WORD_ORDER)):
         known, of_valid, of_test = (tokenizer.encode(text) for text in (train, valid, test))
         ids = known.ids, of_valid.ids, of_test.ids
         order, *nats = best_order(*ids, tokenizer.size, tokenizer.start_id, max_order)
@@ -92,7 +93,7 @@ def to_compare(known: Mapping[str, float]) -> list[str]:
 
 
 def _ngram_names(known: Mapping[str, float]) -> dict[str, str]:
-    tokens = {"ngram": "characters", "words": "words"}
+    tokens = {"ngram": "characters", "word_ngram": "words"}
     return {key: f"{known.get(f'{key}_order', 0):.0f}-gram of {name} (static)" for key, name in tokens.items()}
 
 

@@ -50,7 +50,7 @@ def startup_summary(
     """Returns a few lines on the text, the model, the steps and the devices of a run."""
     lengths = ", ".join(f"{split} {encoded.n_chars:,}" for split, encoded in data.encoded.items())
     longer = progress.tokens_with_dropout / progress.tokens - 1
-    dropped = f"; bpe_dropout makes {longer:.0%} more tokens of the training text" if data.dropout else ""
+    dropped = f"; bpe_dropout makes {longer:.0%} more tokens of the training text" if data.bpe_dropout else ""
     model, share, counts = config.model, config.data.share, data.splits.counts
     part = f"; data.share={share:g} of its training tales" if share < 1 else ""
     facts = describe(data.splits.facts)

@@ -12,8 +12,8 @@ from lovecraft_jax.runtime.files import Row
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """The size of a step, and the `tokens` and `characters` of the training split. Of more and shorter tokens BPE
-    dropout makes its training rows: `tokens_with_dropout` in the first epoch, and about as many in the others."""
+    """The size of a step, and the `tokens` and `characters` of the training split. BPE dropout trains on more and
+    shorter tokens of the same text: `tokens_with_dropout` in the first epoch, and about as many in the others."""
 
     batch_size: int
     seq_len: int

@@ -44,7 +44,7 @@ def run_record(config: Config, data: Data) -> dict[str, Any]:
             "dropped": data.splits.counts.dropped,
             "splits": data.splits.tales,
         }
-        | ({"tokens_with_dropout": data.dropout.tokens} if data.dropout else {})
+        | ({"tokens_with_dropout": data.bpe_dropout.tokens_in_first_epoch} if data.bpe_dropout else {})
         | ({"path": data.path} if data.path else {})
         | data.splits.facts,
         "versions": {"lovecraft_jax": lovecraft_jax.__version__}

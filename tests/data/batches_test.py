@@ -1,3 +1,5 @@
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -36,12 +38,15 @@ def test_streams_cover_the_text_in_order_and_windows_are_slices_of_it(
 @REGIMES
 @pytest.mark.parametrize("more", [-15, 0, 30])
 def test_where_epochs_have_their_own_ids_each_is_cut_from_them_and_has_as_many_steps(regime: str, more: int) -> None:
-    def ids_of_epoch(epoch: int) -> np.ndarray:
+    def ids_of_epoch(epoch: int, half_over: bool) -> np.ndarray:
+        half_over_at[epoch, half_over] += 1
         return 1000 * epoch + np.arange(103 + more * epoch, dtype=np.uint16)
 
-    batches = Batches(ids_of_epoch(0), 4, 5, regime, 3, ids_of_epoch)
+    half_over_at = Counter[tuple[int, bool]]()
+    batches = Batches(np.arange(103, dtype=np.uint16), 4, 5, regime, 3, ids_of_epoch)
     assert batches.steps_per_epoch == 5
     x_KBT = batches.at(0, 15).x_BT.astype(int)
+    assert half_over_at == {(epoch, half_over): 2 if half_over else 3 for epoch in range(3) for half_over in (0, 1)}
     for epoch in range(3):
         own_KBT, N = x_KBT[5 * epoch : 5 * epoch + 5] - 1000 * epoch, 103 + more * epoch
         assert own_KBT.min() >= 0

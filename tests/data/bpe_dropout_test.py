@@ -1,5 +1,6 @@
 """BPE dropout: lossless, a function of (seed, epoch), without dropout the library's merges, with it the paper's."""
 
+import hashlib
 import itertools
 import json
 from collections import Counter
@@ -28,7 +29,7 @@ P = 0.3
 @given(TOKENIZERS, TEXTS | LONG)
 def test_without_dropout_the_merges_are_the_librarys(tokenizer: BpeTokenizer, text: str) -> None:
     ids = tokenizer.encode(text).ids
-    with mock.patch.object(bpe_dropout, "AT_ONCE", 20):
+    with mock.patch.object(bpe_dropout, "PIECE", 20):
         np.testing.assert_array_equal(BpeDropout(tokenizer, ids, 0.0, 1)(0), ids, strict=True)
 
 
@@ -48,7 +49,29 @@ def test_the_ids_depend_on_seed_and_epoch_and_on_no_other_call() -> None:
         np.testing.assert_array_equal(used(epoch), expected, strict=True)
     different = [*epochs.values(), BpeDropout(tokenizer, ids, P, 2)(0), ids]
     assert len({found.tobytes() for found in different}) == len(different)
-    assert used.tokens == len(epochs[0]) > len(ids)
+    assert used.tokens_in_first_epoch == len(epochs[0]) > len(ids)
+
+
+def test_the_next_epoch_is_begun_only_when_it_is_needed_soon() -> None:
+    tokenizer, ids = BUILT[0], BUILT[0].encode(TRAIN).ids
+    dropout = BpeDropout(tokenizer, ids, P, 1)
+    for epoch, next_soon, begun in ((0, False, [0]), (0, True, [0, 1]), (1, False, [1]), (5, True, [5, 6])):
+        dropout(epoch, next_soon)
+        assert list(dropout._epochs) == begun
+    np.testing.assert_array_equal(dropout(6), BpeDropout(tokenizer, ids, P, 1)(6), strict=True)
+
+
+def test_an_error_of_the_segmentation_reaches_the_caller() -> None:
+    with pytest.raises(ValueError, match="p <= 0"):
+        BpeDropout(BUILT[0], BUILT[0].encode(TRAIN).ids, 1.5, 1)(0)
+
+
+def test_later_versions_drop_the_same_merges_of_long_texts_as_this_one() -> None:
+    """Else no run would resume exactly. The text has more pretokens than are segmented at once."""
+    text = "ab\n" * 70_000
+    tokenizer = BpeTokenizer.of(text, make_cleaning("unicode"), 258)
+    ids = BpeDropout(tokenizer, tokenizer.encode(text).ids, P, 1)(2)
+    assert hashlib.sha256(ids.tobytes()).hexdigest()[:16] == "094b8467f011aa5a"
 
 
 def test_the_share_of_dropped_merges_is_the_probability() -> None:

@@ -231,13 +231,13 @@ def test_dropout_gives_training_other_tokens_and_nothing_else(config: ConfigDict
     batches = dataset.make_batches(Config.of(config), dropped)
     assert batches.steps_per_epoch == dataset.make_batches(Config.of(config), plain).steps_per_epoch
     rows = [row.tobytes() for row in batches.at(batches.steps_per_epoch, 1).x_BT[0]]
-    in_epoch, in_plain = (np.tile(ids, 2).tobytes() for ids in (dropped.dropout(1), plain.encoded["train"].ids))
+    in_epoch, in_plain = (np.tile(ids, 2).tobytes() for ids in (dropped.bpe_dropout(1), plain.encoded["train"].ids))
     assert all(row in in_epoch for row in rows)
     assert not all(row in in_plain for row in rows)
     recorded = run_record(Config.of(config), dropped)["corpus"]
     assert recorded["tokens_with_dropout"] > 1.1 * recorded["tokens"]["train"]
     resumed = prepare(config, recorded | {"tokens_with_dropout": 123}, plain.tokenizer)
-    assert resumed.dropout.tokens == 123
+    assert resumed.bpe_dropout.tokens_in_first_epoch == 123
 
 
 def test_a_resumed_run_refuses_another_text(config: ConfigDict, folder: Path) -> None:

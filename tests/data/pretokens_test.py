@@ -11,7 +11,7 @@ from tokenizers import pre_tokenizers
 
 from lovecraft_jax.data import characters
 from lovecraft_jax.data import pretokens as pretokens_module
-from lovecraft_jax.data.pretokens import PATTERN, Pretokens, expand, split, split_prompt
+from lovecraft_jax.data.pretokens import PATTERN, Pretokens, expand, split, split_prompt, split_short
 
 TEXTS = st.text() | st.text(st.sampled_from("ab' \n\t1²Ⅷ_-—é\u0301\u093f\u0915\u00a0\x1c\x85\u2028.٣\U0001f419"))
 
@@ -46,6 +46,7 @@ def test_pretokens_together_are_the_text_and_where_it_is_cut_does_not_matter(tex
     with mock.patch.object(characters, "PIECE", 3):
         cut = Pretokens(text)
     assert cut.types == found.types
+    assert split_short(text) == pretokens(text)
     np.testing.assert_array_equal(cut.index_N, found.index_N)
 
 

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
+from lovecraft_jax.data import speller
 from lovecraft_jax.data.kneser_ney import discounts
 from lovecraft_jax.data.speller import LETTERS, Speller
 
@@ -25,26 +26,38 @@ def test_a_word_costs_what_the_formula_says(word: str, number: int, context: boo
 def test_the_probabilities_of_all_words_up_to_a_length_sum_to_one_less_what_is_longer() -> None:
     """Of an alphabet of two letters, words up to nine: what a decoder would read is a code."""
     words = ["ab", "abab", "b", "aab"]
-    speller = Speller(words, [0, 0, 1, 1], 2, 2)
+    built = Speller(words, [0, 0, 1, 1], 2, 2)
     every = ["".join(letters) for n in range(1, 10) for letters in itertools.product("ab?", repeat=n)]
     # "?" stands for any of an alphabet of 2 characters that no word has: its price is shared out among them.
-    nats = speller.nats(every, [0] * len(every))
+    nats = built.nats(every, [0] * len(every))
     price = np.array([word.count("?") * math.log(2) for word in every])
     total = float(np.exp(-nats + price).sum())
     assert 0.97 < total <= 1 + 1e-9
 
 
 def test_words_are_generated_with_the_probability_that_their_cost_says() -> None:
-    speller, draws = Speller(["a", "ab", "b"], [0, 0, 0], 1, ALPHABET), 20_000
-    random = np.random.default_rng(0)
-    generated = Counter(speller.generate(0, random, 8) for _ in range(draws))
-    priced = ("a", "ab", "b", "aa")
-    probs = np.exp(-speller.nats(priced, [0] * len(priced)))
-    shares = np.array([generated[word] / draws for word in priced])
-    # OTHER, which is not generated, has the rest.
-    other = 1 - float(np.exp(-speller.nats(["\N{SNOWMAN}"], [0]))[0]) * ALPHABET
-    assert other < 1
-    np.testing.assert_allclose(shares / shares[0], probs / probs[0], rtol=0.15)
+    """OTHER is not generated: the words without it have its probability too."""
+    built, draws = Speller(["a", "ab", "b"], [0, 0, 0], 1, ALPHABET), 20_000
+    rng = np.random.default_rng(0)
+    generated = Counter(built.generate(0, rng, 8) for _ in range(draws))
+    every = ["".join(letters) for n in range(1, 10) for letters in itertools.product("ab", repeat=n)]
+    probs = np.exp(-built.nats(every, [0] * len(every)))
+    assert probs.sum() < 0.99
+    for word, prob in zip(every[:6], probs / probs.sum(), strict=False):
+        assert generated[word] / draws == pytest.approx(prob, rel=0.15)
+
+
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_costs_and_classes_are_the_same_however_many_words_are_computed_at_once(
+    chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = Speller(WORDS, CLASSES, 4, ALPHABET)
+    nats, classes = built.nats(WORDS, CLASSES), built.likeliest_classes(WORDS)
+    monkeypatch.setattr(speller, "CHUNK", chunk)
+    np.testing.assert_array_equal(built.nats(WORDS, CLASSES), nats, strict=True)
+    assert built.likeliest_classes(WORDS) == classes
+    assert len(set(classes)) > 1
+    assert (built.nats([], []).shape, built.likeliest_classes([])) == ((0,), [])
 
 
 def _nats(word: str, number: int, longest: int) -> float:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 import math
 from collections import Counter, defaultdict
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lovecraft_jax.data import word_tokenizer
 from lovecraft_jax.data.cleaning import make_cleaning
 from lovecraft_jax.data.encoded import UNKNOWN_ID
 from lovecraft_jax.data.pretokens import Pretokens
@@ -147,6 +149,58 @@ def test_a_word_that_has_an_id_is_not_spelled(rare: str) -> None:
     for seed in range(60):
         word = built.generated_bytes(np.array([of_class]), (seed,)).decode()
         assert built.encode(word).spelled.texts
+
+
+@pytest.mark.parametrize("rare", ["spell", "cluster"])
+def test_where_most_of_what_a_class_spells_has_ids_a_rare_training_word_is_taken(
+    rare: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model of spelling mostly gives one of the other numbers from 100 to 999, which all have ids."""
+    monkeypatch.setattr(word_tokenizer, "TRIES", 1)
+    built = WordTokenizer.of(
+        "".join(f" {n}" * (2 if n != 555 else 1) for n in range(100, 1000)), UNICODE, rare, 2, 1000
+    )
+    (of_class,) = built.encode(" 555").ids
+    words = [built.generated_bytes(np.array([of_class]), (seed,)).decode() for seed in range(60)]
+    assert not built._ids.keys() & set(words)
+    assert words.count(" 555") > 20
+
+
+def test_what_is_spelled_is_one_pretoken_although_words_and_marks_have_one_class(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(word_tokenizer, "CLUSTERS", 1)
+    words = [
+        "".join(letters) + "".join(marks) for letters in itertools.product("ab", repeat=2) for marks in (".", "!?")
+    ]
+    built = WordTokenizer.of("".join(words * 2) + "aba?.bab", UNICODE, "cluster", 2, 1000)
+    for seed in range(60):
+        assert len(Pretokens(built.generated_bytes(np.array([1]), (seed,)).decode()).index_N) == 1
+
+
+@pytest.mark.parametrize("most", [3, 12])
+def test_words_beyond_those_that_the_models_of_spelling_learn_from_are_classed_as_in_a_saved_run(
+    most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of seven words with ids and eleven without, so that either kind has more than the speller takes."""
+    monkeypatch.setattr(word_tokenizer, "SPELLER_WORDS", most)
+    built = WordTokenizer.of(TRAIN, UNICODE, "cluster", 2, 1000)
+    again = load_tokenizer(built.dumps())
+    assert len(built.clusters) == max(most, len(built._words)) < len(built.counts)
+    for text in (TRAIN, TRAIN[::-1]):
+        found, expected = again.encode(text), built.encode(text)
+        np.testing.assert_array_equal(found.ids, expected.ids, strict=True)
+        np.testing.assert_array_equal(found.spelled.nats_R, expected.spelled.nats_R, strict=True)
+        assert built.decode(expected.ids, expected.spelled) == text
+
+
+@pytest.mark.parametrize("rare", RARE)
+def test_saved_ids_are_refused_where_the_code_has_another_number_of_classes(rare: str) -> None:
+    saved = json.loads(BUILT[rare, 2].dumps())
+    with pytest.raises(ValueError, match="it has 9 classes of rare words, this version of the package has"):
+        load_tokenizer(json.dumps(saved | {"n_classes": 9}))
+    del saved["n_classes"]  # as in earlier versions
+    assert load_tokenizer(json.dumps(saved)).encode(TRAIN).ids.tolist() == BUILT[rare, 2].encode(TRAIN).ids.tolist()
 
 
 def test_clusters_are_learnt_from_contexts_and_known_by_the_spelling() -> None:

@@ -58,7 +58,7 @@ def test_an_unknown_character_costs_the_ngrams_its_token_and_its_spelling() -> N
     other = dataclasses.replace(ascii, keep="abz")
     spelt = baselines.ngram(train, "z", "zaz", other)
     assert len(ascii.keep) == 96
-    for name in ("ngram", "words"):
+    for name in ("ngram", "word_ngram"):
         assert known[name] - spelt[name] == pytest.approx(math.log2(96 / 3), rel=1e-12)
         assert known[f"{name}_test"] - spelt[f"{name}_test"] == pytest.approx(math.log2(96 / 3) * 2 / 3, rel=1e-12)
     assert known["ngram"] > math.log2(96) + 1
@@ -70,14 +70,14 @@ def test_the_ngram_of_words_needs_the_bits_of_its_ids_and_of_what_is_spelled(tal
     known, tokenizer = baselines.ngram(train, valid, test, ascii), WordTokenizer.of(train, ascii, "spell", 2, 1 << 20)
     bits = {}
     for order in range(1, 6):
-        for name, text in (("words", valid), ("words_test", test)):
+        for name, text in (("word_ngram", valid), ("word_ngram_test", test)):
             encoded = tokenizer.encode(text)
             given = tokenizer.encode(train).ids, [encoded.ids], tokenizer.size, tokenizer.start_id, order
             *_, (probs,) = token_probs(*given)
             bits[name, order] = (encoded.extra_nats - np.log(probs).sum()) / math.log(2) / len(text)
-    assert known["words_order"] == min(range(1, 6), key=lambda order: bits["words", order]) == 5
-    for name in ("words", "words_test"):
-        assert known[name] == pytest.approx(bits[name, known["words_order"]], rel=1e-12)
+    assert known["word_ngram_order"] == min(range(1, 6), key=lambda order: bits["word_ngram", order]) == 5
+    for name in ("word_ngram", "word_ngram_test"):
+        assert known[name] == pytest.approx(bits[name, known["word_ngram_order"]], rel=1e-12)
 
 
 def test_a_text_that_is_too_long_for_the_ngrams_has_the_other_baselines(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +92,7 @@ def test_labels_say_what_adapts_and_those_of_earlier_runs_have_no_ngrams() -> No
     known = earlier | {"ngram": 1.75, "ngram_test": 1.8, "ngram_order": 8, "ppmd_test": 1.6}
     assert baselines.labelled(known) == baselines.labelled(earlier) | {"8-gram of characters (static)": 1.75}
     assert len(baselines.to_compare(known)) == 2
-    known |= {"words": 1.7, "words_test": 1.9, "words_order": 4}
+    known |= {"word_ngram": 1.7, "word_ngram_test": 1.9, "word_ngram_order": 4}
     assert list(baselines.labelled(known).values()) == [6.0, 4.0, 1.75, 1.7, 1.5]
     static, of_words, adaptive = baselines.to_compare(known)
     assert static == "8-gram of characters (static): valid 1.7500, test 1.8000 bpc"
