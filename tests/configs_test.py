@@ -16,7 +16,7 @@ from lovecraft_jax.model.lm import make_model
 
 FILES = sorted(path.stem for path in Path(configs.__file__).parent.glob("*.py") if path.stem != "__init__")
 VARIANTS = {name: ["quick", "plain", "article"] for name in FILES}
-VARIANTS |= {"tiny": [], "c512": [], "best": [], "bpe": ["quick"], "words": ["quick"]}
+VARIANTS |= {"tiny": [], "c512": [], "best": [], "bpe": ["quick", "large"], "words": ["quick", "large"]}
 
 
 @pytest.mark.parametrize(
