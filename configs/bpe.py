@@ -5,7 +5,8 @@ python -m lovecraft_jax.train --config=configs/bpe.py
 python -m lovecraft_jax.train --config=configs/bpe.py:quick
 python -m lovecraft_jax.train --config=configs/bpe.py:large
 
-RESULTS
+The first gives valid 1.719 bpc, test 1.730, adaptive test 1.654 (seed 0, the full corpus, jax 0.10.2), in eleven
+minutes of one core of an AMD EPYC (Zen 4), without its adaptive scores. `large` has not been trained yet.
 """
 
 from ml_collections import ConfigDict
