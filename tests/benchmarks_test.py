@@ -38,6 +38,15 @@ def test_generation_is_measured_for_one_stream_and_for_many(tmp_path: Path) -> N
     assert list(tmp_path.glob("generate-*.svg"))
 
 
+def test_what_a_trained_run_writes_is_measured_in_characters(trained: Path, tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "benchmarks.write", f"--workdir={trained}", "--rounds=2", "--length=30", "--streams"]
+    done = subprocess.run([*line, "1", "3", f"--to={tmp_path}"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    turns = json.loads((tmp_path / "write.json").read_text())["turns"]
+    assert {streams: [chars for chars, _ in each] for streams, each in turns.items()} == {"1": [30] * 3, "3": [90] * 3}
+    assert all(cells[-1] == "1.00" for cells in re.findall(r"\| \d+ \| (.+) \| (.+) \| (.+) \|", done.stdout))
+
+
 def benchmark(name: str, to: Path, *flags: str) -> subprocess.CompletedProcess:
     """Runs two rounds with turns as short as possible."""
     line = [sys.executable, "-m", f"benchmarks.{name}", "--rounds", "2", "--seconds", "0.01", "--to", str(to), *flags]

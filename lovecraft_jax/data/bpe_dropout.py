@@ -12,13 +12,13 @@ import functools
 import json
 from collections.abc import Iterator
 from concurrent.futures import Future
-from threading import Thread
 
 import numpy as np
 
 from lovecraft_jax.data.bpe_tokenizer import BpeTokenizer, byte_characters
 from lovecraft_jax.data.encoded import UNKNOWN_ID, smallest_uint
 from lovecraft_jax.data.pretokens import Pretokens
+from lovecraft_jax.runtime import background
 
 LONGEST = 100
 """Bytes of the longest pretoken whose merges are dropped, since the time grows with the square. Words are shorter; but
@@ -62,16 +62,8 @@ class BpeDropout:
         return self._tokens_in_first_epoch or len(self(0))
 
     def _begin(self, epoch: int) -> Future[np.ndarray]:
-        text, key, future = self._text, (self._seed, epoch, RNG_PURPOSE), Future[np.ndarray]()
-
-        def work() -> None:
-            try:
-                future.set_result(text.segment(self._probability, np.random.default_rng(key)))
-            except BaseException as error:
-                future.set_exception(error)
-
-        Thread(target=work, daemon=True).start()
-        return future
+        text, key = self._text, (self._seed, epoch, RNG_PURPOSE)
+        return background.start(lambda: text.segment(self._probability, np.random.default_rng(key)))
 
     @functools.cached_property
     def _text(self) -> "_Text":

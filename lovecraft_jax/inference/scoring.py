@@ -145,7 +145,7 @@ class Scorer:
         return Score(nats + text.extra_nats, len(text.ids), text.n_chars, self.model.vocab_size, *binary)
 
     def _sums(self, method: Method, variables: Variables, text: Encoded, rows: int, window: int = 0) -> list[float]:
-        """The sums of the method's costs over the text, without `extra_nats`, which is nats."""
+        """The sum of each of the method's costs over the tokens of the text; `extra_nats` is not in it."""
         unit, chunk, warm_up = (window, window, 0) if window else (1, CHUNK, WARM_UP)
         length = len(text.ids)
         # Where rows of nearly equal length begin and end: each but the last is a multiple of the window.

@@ -26,14 +26,15 @@ class Ensemble(nn.Module):
         pairs = zip(self.members, carry, strict=True)
         return join_outputs([member(member_carry, x_BT, masks) for member, member_carry in pairs])
 
-    def hidden(self, carry: Carry, x_BT: jax.Array) -> tuple[Carry, jax.Array]:
-        """The carry after ids [B, T], and what the members' heads take after each, side by side, [T, B, H]."""
-        outputs = [member.hidden(member_carry, x_BT) for member, member_carry in zip(self.members, carry, strict=True)]
+    def hidden(self, carry: Carry, x_BT: jax.Array, masks: DropoutMasks = NO_DROPOUT) -> tuple[Carry, jax.Array]:
+        """The carry after ids [B, T], and the members' hidden states after each, side by side, [T, B, H]."""
+        pairs = zip(self.members, carry, strict=True)
+        outputs = [member.hidden(member_carry, x_BT, masks) for member, member_carry in pairs]
         carries, states = zip(*outputs, strict=True)
         return tuple(carries), jnp.concatenate([hidden_TBH.astype(jnp.float32) for hidden_TBH in states], axis=-1)
 
     def logits(self, hidden_TBH: jax.Array) -> jax.Array:
-        """The logits of the token after each of what the heads take, [B, T, V], float32."""
+        """The logits of the next token after hidden states [T, B, H]: [B, T, V], float32."""
         edges = np.cumsum([member.head_width for member in self.members])[:-1]
         states = jnp.split(hidden_TBH, edges, axis=-1)
         return _mean([member.logits(part_TBH) for member, part_TBH in zip(self.members, states, strict=True)])
@@ -52,7 +53,7 @@ class Ensemble(nn.Module):
 
     @property
     def head_width(self) -> int:
-        """The width of what the members' heads take, side by side."""
+        """The width of the members' hidden states, side by side."""
         return sum(member.head_width for member in self.members)
 
 

@@ -105,14 +105,6 @@ class LanguageModel(nn.Module):
         carry, hidden_TBH = self.hidden(carry, x_BT, masks)
         return carry, self.logits(hidden_TBH)
 
-    def nats(
-        self, carry: Carry, x_BT: jax.Array, y_BT: jax.Array, masks: DropoutMasks = NO_DROPOUT
-    ) -> tuple[Carry, jax.Array]:
-        """The carry, and the cross-entropy of the targets `y_BT` [B, T], for an adaptive softmax only: without the
-        logits [B, T, V]."""
-        carry, hidden_TBH = self.hidden(carry, x_BT, masks)
-        return carry, self.nats_after(hidden_TBH, y_BT)
-
     def hidden(self, carry: Carry, x_BT: jax.Array, masks: DropoutMasks = NO_DROPOUT) -> tuple[Carry, jax.Array]:
         """The carry after ids [B, T], and the hidden states after each, [T, B, H]: the outputs of the last layer, with
         `skip` those of all layers side by side."""
@@ -139,7 +131,7 @@ class LanguageModel(nn.Module):
         logits_TBV = add_bias(dense(hidden_TBH, kernel_HV, self.dtype, self.backend == "native"), self.head_bias)
         return logits_TBV.swapaxes(0, 1)
 
-    def nats_after(self, hidden_TBH: jax.Array, y_BT: jax.Array) -> jax.Array:
+    def nats(self, hidden_TBH: jax.Array, y_BT: jax.Array) -> jax.Array:
         """The cross-entropy of the targets [B, T] after hidden states [T, B, H], for an adaptive softmax only."""
         hidden_TBH = self._projected(hidden_TBH)
         nats_N = self.head.nats(hidden_TBH.reshape(-1, hidden_TBH.shape[-1]), y_BT.T.ravel(), self.tied_table)

@@ -2,7 +2,6 @@
 
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -25,10 +24,10 @@ class Costs(NamedTuple):
 
 
 def forward_costs(
-    model: nn.Module, variables: Variables, carry: Carry, batch: Batch, binary: bool = False
+    model: Model, variables: Variables, carry: Carry, batch: Batch, binary: bool = False
 ) -> tuple[Carry, Costs]:
     """The carry after a batch, and its costs, of a LanguageModel or an Ensemble; norms use their running statistics."""
-    carry, costs, _ = _apply(model, variables, carry, batch, NO_DROPOUT, binary, mutable=False)
+    carry, _, costs, _ = _apply(model, variables, carry, batch, NO_DROPOUT, binary, mutable=False)
     return carry, costs
 
 
@@ -36,14 +35,8 @@ def forward_hidden_and_costs(
     model: Model, variables: Variables, carry: Carry, batch: Batch
 ) -> tuple[Carry, jax.Array, Costs]:
     """The carry after a batch, the hidden states [T, B, H], and the costs, as of `forward_costs`."""
-    x_BT, y_BT = (jnp.asarray(ids_BT, jnp.int32) for ids_BT in (batch.x_BT, batch.y_BT))
-    result: Any = model.apply(variables, carry, x_BT, method="hidden")
-    carry, hidden_TBH = result
-    if isinstance(model, LanguageModel) and model.is_adaptive:
-        found: Any = model.apply(variables, hidden_TBH, y_BT, method="nats_after")
-        return carry, hidden_TBH, Costs(found * batch.weight_BT.astype(jnp.float32))
-    found = model.apply(variables, hidden_TBH, method="logits")
-    return carry, hidden_TBH, Costs(token_cross_entropy(found, batch))
+    carry, hidden_TBH, costs, _ = _apply(model, variables, carry, batch, NO_DROPOUT, binary=False, mutable=False)
+    return carry, hidden_TBH, costs
 
 
 def forward_costs_in_training(
@@ -51,28 +44,31 @@ def forward_costs_in_training(
 ) -> tuple[Carry, Costs, dict[str, Any]]:
     """The carry, the costs, and the collections that a training step changes: running statistics, if there are any.
     Norms of the batch use the statistics of this batch, over all devices: call it inside `mesh.shard_rows`."""
-    return _apply(model, variables, carry, batch, masks, binary, mutable=[STATISTICS])
+    carry, _, costs, changed = _apply(model, variables, carry, batch, masks, binary, mutable=[STATISTICS])
+    return carry, costs, changed
 
 
 def _apply(
-    model: nn.Module,
+    model: Model,
     variables: Variables,
     carry: Carry,
     batch: Batch,
     masks: DropoutMasks,
     binary: bool,
     mutable: list[str] | bool,
-) -> tuple[Carry, Costs, dict[str, Any]]:
-    x_BT, y_BT = (jnp.asarray(ids_BT, jnp.int32) for ids_BT in (batch.x_BT, batch.y_BT))
-    if without_logits := isinstance(model, LanguageModel) and model.is_adaptive and not binary:
-        result: Any = model.apply(variables, carry, x_BT, y_BT, masks, method="nats", mutable=mutable)
-    else:
-        result = model.apply(variables, carry, x_BT, masks, mutable=mutable)
-    (carry, found), changed = result if mutable else (result, {})
-    if without_logits:
-        return carry, Costs(found * batch.weight_BT.astype(jnp.float32)), dict(changed)
-    costs = token_cross_entropy(found, batch), token_binary_cross_entropy(found, batch) if binary else None
-    return carry, Costs(*costs), dict(changed)
+) -> tuple[Carry, jax.Array, Costs, dict[str, Any]]:
+    def costs(model: Model) -> tuple[Carry, jax.Array, Costs]:
+        x_BT, y_BT = (jnp.asarray(ids_BT, jnp.int32) for ids_BT in (batch.x_BT, batch.y_BT))
+        after, hidden_TBH = model.hidden(carry, x_BT, masks)
+        if isinstance(model, LanguageModel) and model.is_adaptive and not binary:  # needs no logits [B, T, V]
+            return after, hidden_TBH, Costs(model.nats(hidden_TBH, y_BT) * batch.weight_BT.astype(jnp.float32))
+        logits_BTV = model.logits(hidden_TBH)
+        of_binary = token_binary_cross_entropy(logits_BTV, batch) if binary else None
+        return after, hidden_TBH, Costs(token_cross_entropy(logits_BTV, batch), of_binary)
+
+    result: Any = model.apply(variables, method=costs, mutable=mutable)
+    found, changed = result if mutable else (result, {})
+    return *found, dict(changed)
 
 
 def token_cross_entropy(logits_BTV: jax.Array, batch: Batch) -> jax.Array:

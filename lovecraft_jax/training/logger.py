@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack
-from threading import Thread
 from typing import Any, ParamSpec
 
 import jax
@@ -15,7 +14,7 @@ from lovecraft_jax.data.encoded import Prompt
 from lovecraft_jax.inference import generate
 from lovecraft_jax.inference.baselines import Baselines, labelled, to_compare
 from lovecraft_jax.model.lm import LanguageModel
-from lovecraft_jax.runtime import distributed
+from lovecraft_jax.runtime import background, distributed
 from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.files import Row, trim_samples, write_json, write_text
 from lovecraft_jax.stylometry.features import measure
@@ -71,8 +70,7 @@ class Logger:
     def show(self, row: Row, due: bool) -> None:
         """Shows a row of training on the live line, and writes it if `due`."""
         if self._author is None:  # not before the first step, which it would delay
-            self._author = Future()
-            Thread(target=self._index_author, args=(self._author,), daemon=True).start()
+            self._author = background.start(self._index_author)
         self._log_baselines()
         self._display.show(row["step"], row["bpc"], row["chars_per_second"], due)
         if due:
@@ -129,12 +127,9 @@ class Logger:
         figures = measure(text, reference) | overlap.measure(text)
         return {key: figures[key] for key in STYLE}
 
-    def _index_author(self, author: Future[tuple[Reference, Overlap]]) -> None:
+    def _index_author(self) -> tuple[Reference, Overlap]:
         tales = self._data.splits.by_tale
-        try:
-            author.set_result((Reference(tales["train"], tales["valid"] | tales["test"]), Overlap(tales["train"])))
-        except BaseException as error:
-            author.set_exception(error)
+        return Reference(tales["train"], tales["valid"] | tales["test"]), Overlap(tales["train"])
 
     def _log_baselines(self) -> None:
         """Logs and writes the baselines once, as soon as they are known."""

@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lovecraft_jax.data.batches import Batch
 from lovecraft_jax.inference.decoder import decode, make_decoder
 from lovecraft_jax.model.adaptive_softmax import AdaptiveSoftmax, flops_per_token, tail_edges, tail_width
 from lovecraft_jax.model.lm import LanguageModel, forward
+from lovecraft_jax.model.losses import forward_costs
 
 H, V, HEAD, N = 24, 173, 6, 64
 jitted_decode = jax.jit(decode, static_argnums=0)
@@ -68,7 +70,8 @@ def test_decoding_equals_forward_and_the_costs(settings: dict[str, Any]) -> None
     variables = model.init(jax.random.key(5), model.initial_carry(3), x_BT)
     _, logits_BTV = forward(model, variables, model.initial_carry(3), x_BT)
     y_BT = jax.random.randint(jax.random.key(6), (3, 5), 0, V)
-    _, nats_BT = model.apply(variables, model.initial_carry(3), x_BT, y_BT, method="nats")
+    batch = Batch(x_BT, y_BT, np.ones(y_BT.shape, np.uint8), np.ones(3, bool))
+    _, (nats_BT, _) = forward_costs(model, variables, model.initial_carry(3), batch)
     np.testing.assert_allclose(-nats_BT, jnp.take_along_axis(logits_BTV, y_BT[..., None], 2)[..., 0], rtol=1e-4)
     decoder, carry = make_decoder(model, variables), model.initial_carry(3)
     for t in range(5):
