@@ -28,6 +28,10 @@ def get_config(variant: str | None = None) -> ConfigDict:
 
     config.data.corpus = "auto"  # the 67 tales if they can be downloaded, else the bundled ones; or a path
     config.data.level = "chars"  # what a token is; or "bpe", "words" (docs/commands.md)
+    config.data.vocab_size = 2000  # ids at most, of subwords or words; too few for words: see configs/words.py
+    config.data.min_count = 2  # of words: one needs so many occurrences in the training text to get an id
+    config.data.rare = "spell"  # of words: what becomes of the others (docs/words.md)
+    config.data.bpe_dropout = 0.0  # of subwords: probability of leaving out a merge, drawn anew in each epoch
     config.data.alphabet = "ascii"  # "unicode" keeps every character
     config.data.share = 1.0  # share of the training tales; lower values show what more text would bring
     config.data.regime = "stream"  # "window" is the article's: independent slices, no carry between them
@@ -51,11 +55,13 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config.model.dropout_weights = 0.0  # of kernel_h
     config.model.dropout = None  # of every layer's output
     config.model.forget_bias = 1.0  # initial bias of the forget gates, so that memories last; as in Keras
+    config.model.mogrify = 0  # rounds of a Mogrifier, in which x and h modulate each other (docs/kernels.md); 0: none
     # Of each gate before its activation: "rms_gates", "layer_gates"; others: model/normalization.py.
     config.model.norm = "rms_gates"
     # True: the embedding is also the head's kernel, after a projection where its width is not that of the layers.
     config.model.tie = False
     config.model.softmax_head = 0  # of an adaptive softmax: the frequent ids that it always computes; 0: all
+    config.model.skip = False  # True: every layer takes the token too, and the head the outputs of all layers
     # Tokens of a chunk: only the carry between chunks is saved for the backward pass and the rest is computed again, so
     # that a long seq_len fits into memory. The square root of seq_len takes the least. 0 saves everything.
     config.model.remat = 0
@@ -83,12 +89,15 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config.train.patience = 0  # ends a run after so many evaluations without an improvement; 0: never
     config.train.steps_per_dispatch = 20  # steps that the device runs without the host
     config.train.log_every = 100  # steps
+    config.train.log_tensors = False  # True: logs the size of each parameter, its gradient and update (docs/metrics.md)
     config.train.eval_every = None  # steps; None: a 13th of the run, from 100 to 1,000
     config.train.eval_lanes = None  # rows of the scheduled score; None: 32, fewer if the text is short
     config.train.checkpoint_every = 500  # steps; every evaluation saves as well
     config.train.keep = 2  # latest checkpoints; the best is kept as well
     config.train.watchdog = 900.0  # ends a run after so many seconds without a finished step or score; 0: never
-    config.train.adaptive = True  # final scores by dynamic evaluation too (inference/adaptive.py), in half a minute
+    # Final scores by dynamic evaluation too (inference/adaptive.py), in half a minute, and, unless tokens are
+    # characters, by a neural cache (inference/cache.py).
+    config.train.adaptive = True
 
     # What is generated at every evaluation.
     config.sample.prompt = "The ancient house"

@@ -38,12 +38,15 @@ def test_generation_is_measured_for_one_stream_and_for_many(tmp_path: Path) -> N
     assert list(tmp_path.glob("generate-*.svg"))
 
 
-def test_what_a_trained_run_writes_is_measured_in_characters(trained: Path, tmp_path: Path) -> None:
-    line = [sys.executable, "-m", "benchmarks.write", f"--workdir={trained}", "--rounds=2", "--length=30", "--streams"]
+def test_what_a_trained_run_generates_is_measured_in_characters(trained: Path, tmp_path: Path) -> None:
+    name = f"generate_text-{trained.name}.json"
+    line = [sys.executable, "-m", "benchmarks.generate_text", f"--workdir={trained}", "--rounds=2", "--length=30"]
+    line.append("--streams")
     done = subprocess.run([*line, "1", "3", f"--to={tmp_path}"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    turns = json.loads((tmp_path / "write.json").read_text())["turns"]
-    assert {streams: [chars for chars, _ in each] for streams, each in turns.items()} == {"1": [30] * 3, "3": [90] * 3}
+    measured = json.loads((tmp_path / name).read_text())["measured"]
+    assert {each["streams"]: each["characters"] for each in measured} == {1: [30] * 2, 3: [90] * 2}
+    assert all(len(each["seconds"]) == 2 for each in measured)
     assert all(cells[-1] == "1.00" for cells in re.findall(r"\| \d+ \| (.+) \| (.+) \| (.+) \|", done.stdout))
 
 

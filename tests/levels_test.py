@@ -76,7 +76,7 @@ def test_a_generated_text_completes_the_last_word_of_its_prompt_and_a_stream_is_
     completions = {
         run.tokenizer.decode(np.array([first])).removeprefix(cut.begun.decode()) if cut.begun else ""
         for cut in prompt.cuts
-        for first in np.flatnonzero(cut.first_V)
+        for first in np.flatnonzero(cut.allowed_V)
     }
     assert all(any(text.startswith(completion) for completion in completions) for text in texts)
 
@@ -89,7 +89,7 @@ def test_of_the_ways_to_go_on_with_a_prompt_the_likeliest_is_taken(run: Run) -> 
 
         def log_prob(cut: Cut, ids: np.ndarray = prompt.ids, logs_NV: np.ndarray = logs_NV) -> float:
             of_ids = sum(float(logs_NV[n - 1, ids[n]]) for n in range(1, cut.kept))
-            return of_ids + math.log(np.exp(logs_NV[cut.kept - 1])[cut.first_V].sum()) - cut.nats
+            return of_ids + math.log(np.exp(logs_NV[cut.kept - 1])[cut.allowed_V].sum()) - cut.nats
 
         best = max(prompt.cuts, key=log_prob)
         ids, begun, _ = _choose_cut(run.model, run.variables, prompt)

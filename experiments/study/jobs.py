@@ -86,6 +86,6 @@ def _start(job: Job, slot: str) -> "subprocess.Popen[str]":
     job.log.parent.mkdir(parents=True, exist_ok=True)
     worker = [sys.executable, "-m", "experiments.study.worker"]
     command = [*worker, job.study, job.task, job.setting, slot, job.corpus, *job.arguments]
-    with job.log.open("a") as log:
+    with job.log.open("a") as log_file:
         # In its own session: Ctrl-C reaches only this process, which then terminates the workers.
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True)
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log_file, text=True, start_new_session=True)

@@ -4,7 +4,7 @@ import argparse
 import datetime
 import functools
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -149,50 +149,76 @@ def _finished(study: Study, folder: Path) -> list[Row]:
 
 
 def _train(study: Study, settings: Sequence[str], args: argparse.Namespace, plan: Plan) -> int:
-    """Measures the throughput of each setting, then trains it for as many steps as fit into --seconds."""
-    folder, slots = args.workdir, jobs.find_slots(args.jobs)
-    left = {setting: _missing_seeds(folder, setting, args.seeds) for setting in settings}
+    """Measures the throughput of each setting, then trains it for as many steps as fit into --seconds. Returns an exit
+    code."""
+    slots = jobs.find_slots(args.jobs)
+    left = {setting: _missing_seeds(args.workdir, setting, args.seeds) for setting in settings}
     left = {setting: seeds for setting, seeds in left.items() if seeds}
+    about = f"{len(settings)} settings, {args.seeds} seeds each, {args.seconds:g} s of training each"
+    log(f"{about}; {_remaining(study, args, left, slots)}")
+    code = _measure_throughputs(study, args, plan, left, slots)
+    if code == INTERRUPTED:
+        return code
+    training_code = _train_settings(study, args, plan, left, slots)
+    return training_code if training_code == INTERRUPTED else code or training_code
 
-    def remaining() -> str:
-        runs = sum(map(len, left.values()))
-        time = datetime.timedelta(seconds=round(runs * (args.seconds + study.overhead) / len(slots)))
-        return f"{runs} runs left, {time} with {len(slots)} in parallel"
 
-    def job(task: str, setting: str, on_success: Callable[[str, str], None], *arguments: str) -> jobs.Job:
-        log = folder / LOGS / f"{setting}.log"
-        return jobs.Job(
-            study.package, task, setting, args.corpus, arguments, log, functools.partial(on_success, setting)
-        )
-
-    log(f"{len(settings)} settings, {args.seeds} seeds each, {args.seconds:g} s of training each; {remaining()}")
-
-    throughputs, unmeasured = dict[str, float](), plan.to_measure(left)
+def _measure_throughputs(
+    study: Study, args: argparse.Namespace, plan: Plan, settings: Iterable[str], slots: Sequence[str]
+) -> int:
+    """Measures the throughputs that the steps of the settings need, and adds them to the plan. Returns an exit code."""
+    throughputs, unmeasured = dict[str, float](), plan.to_measure(settings)
 
     def add_throughput(setting: str, output: str) -> None:
         throughputs.update(dict.fromkeys(unmeasured if args.smoke else [setting], float(output)))
         log(f"{setting}: {float(output):.2f} steps a second")
 
-    def mark_done(setting: str, _: str) -> None:
-        del left[setting]
-        log(f"{setting}: done; {remaining()}")
-
     seconds = min(THROUGHPUT_SECONDS, args.seconds)
     # A smoke run, for want of time, trains all settings for as many steps as fit for one.
     measured = unmeasured[-1:] if args.smoke else unmeasured
-    to_measure = [job("throughput", each, add_throughput, str(seconds)) for each in measured]
+    to_measure = [_make_job(study, args, "throughput", each, add_throughput, str(seconds)) for each in measured]
     code = jobs.run(to_measure, slots)
     plan.add(throughputs)
-    if code == INTERRUPTED:
-        return code
-    options = str(args.seconds), str(folder), args.stacked
+    return code
+
+
+def _train_settings(
+    study: Study, args: argparse.Namespace, plan: Plan, left: dict[str, list[int]], slots: Sequence[str]
+) -> int:
+    """Trains the seeds that are `left` of each setting that has steps, and removes a setting from `left` when it is
+    done. Returns an exit code."""
+
+    def mark_done(setting: str, _: str) -> None:
+        del left[setting]
+        log(f"{setting}: done; {_remaining(study, args, left, slots)}")
+
+    options = str(args.seconds), str(args.workdir), args.stacked
     to_train = [
-        job("train", each, mark_done, str(steps), *options, *map(str, left[each]))
+        _make_job(study, args, "train", each, mark_done, str(steps), *options, *map(str, left[each]))
         for each in left
         if (steps := plan.steps(each))
     ]
-    training_code = jobs.run(to_train, slots)
-    return training_code if training_code == INTERRUPTED else code or training_code
+    return jobs.run(to_train, slots)
+
+
+def _make_job(
+    study: Study,
+    args: argparse.Namespace,
+    task: str,
+    setting: str,
+    on_success: Callable[[str, str], None],
+    *arguments: str,
+) -> jobs.Job:
+    """Returns the job of a task. `on_success` is called with the setting and the job's output."""
+    log_file, on_output = args.workdir / LOGS / f"{setting}.log", functools.partial(on_success, setting)
+    return jobs.Job(study.package, task, setting, args.corpus, arguments, log_file, on_output)
+
+
+def _remaining(study: Study, args: argparse.Namespace, left: Mapping[str, Sequence[int]], slots: Sequence[str]) -> str:
+    """Returns how many runs are left, and the time they take, as part of a line of the log."""
+    runs = sum(map(len, left.values()))
+    time = datetime.timedelta(seconds=round(runs * (args.seconds + study.overhead) / len(slots)))
+    return f"{runs} runs left, {time} with {len(slots)} in parallel"
 
 
 def _missing_seeds(folder: Path, setting: str, seeds: int) -> list[int]:

@@ -1,8 +1,7 @@
 """The number of training steps of each setting: measured once, kept in plan.json, the same for all its seeds.
 
-Settings that are added later, perhaps on another machine, are trained for as long as the steps of a setting that is
-known (the study's reference, if it is) take on this one: their steps are its steps times their throughput over its
-throughput, both measured here.
+A setting that is added later, perhaps on another machine, gets the steps of a known setting (the reference, if that has
+steps) times the ratio of their throughputs, both measured on this machine.
 """
 
 import json

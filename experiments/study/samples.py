@@ -23,7 +23,8 @@ WIDTH = 100
 
 
 def generate_sample(run: Run, trained_on: Splits) -> str:
-    """Returns about LENGTH characters that follow PROMPT, with it; a remark where they repeat the training text."""
+    """Returns PROMPT and at most LENGTH generated characters; a note instead if their verbatim overlap with the
+    training text exceeds MOST_OVERLAP characters."""
     (text,) = generate(run, PROMPT, LENGTH, Sampling(TEMPERATURE))
     span = Overlap(trained_on.by_tale["train"]).longest(PROMPT + text)
     if span and span.length > MOST_OVERLAP:

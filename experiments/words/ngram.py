@@ -19,7 +19,7 @@ from lovecraft_jax.data import dataset
 from lovecraft_jax.inference.ngram import MAX_ORDER, best_order
 from lovecraft_jax.runtime.errors import DONE
 
-HEADER = ("tokens", "ids", "order", "of them rare", "bpc, valid", "ids alone", "bpc, test")
+HEADER = ("tokens", "ids", "order", "rare tokens, valid", "bpc, valid", "of it the ids", "bpc, test")
 
 
 def main() -> int:
@@ -56,7 +56,8 @@ def _cells(config: Config) -> list[str]:
     bits = 1 / math.log(2)
     whole = [(cost + text.extra_nats) / text.n_chars * bits for cost, text in zip(nats, (valid, test), strict=True)]
     alone = nats[0] / valid.n_chars * bits
-    share = len(valid.spelled.texts) / max(1, len(valid.ids))
+    rare = len(valid.spelled.texts)
+    share = rare / max(1, len(valid.ids) + rare * valid.spelled.left_out)
     return [f"{tokenizer.size:,}", str(order), f"{share:.1%}", f"{whole[0]:.3f}", f"{alone:.3f}", f"{whole[1]:.3f}"]
 
 

@@ -32,7 +32,7 @@ RNG_PURPOSE = 1
 
 class BpeDropout:
     """The segmentations of a text, which is given by its plain `ids`, where merges are dropped with `probability`.
-    A resumed run knows `tokens_in_first_epoch` and passes it, since to count them the first epoch is segmented again.
+    `tokens_in_first_epoch`: pass it where it is known, as when resuming; else the first epoch is segmented to count it.
     """
 
     def __init__(

@@ -86,15 +86,17 @@ class BpeTokenizer:
         cuts = []
         for kept in range(len(ids) - len(pieces[-1]), len(ids)) if pieces else ():
             begun = self.generated_bytes(ids[kept:])
-            first_V = np.array([token.startswith(begun) for token in self._bytes])
-            if first_V.any():
-                cuts.append(Cut(kept, begun, first_V))
+            allowed_V = np.array([token.startswith(begun) for token in self._bytes])
+            if allowed_V.any():
+                cuts.append(Cut(kept, begun, allowed_V))
         return Prompt(ids, tuple(cuts))
 
     def decode(self, ids: np.ndarray, spelled: Spelled | None = None) -> str:
         return self.generated_bytes(ids).decode(errors="replace")
 
-    def generated_bytes(self, ids: np.ndarray, seed: tuple[int, ...] = (), start: int = 0) -> bytes:
+    def generated_bytes(
+        self, ids: np.ndarray, seed: tuple[int, ...] = (), start: int = 0, temperature: float = 1.0
+    ) -> bytes:
         # A join needs 80 bytes of memory for each id: a part of them at a time.
         pieces = (ids[begin : begin + AT_ONCE] for begin in range(0, len(ids), AT_ONCE))
         return b"".join([b"".join([self._bytes[i] for i in piece]) for piece in pieces])

@@ -60,7 +60,9 @@ class CharTokenizer:
             chars[at] = char
         return "".join(chars)
 
-    def generated_bytes(self, ids: np.ndarray, seed: tuple[int, ...] = (), start: int = 0) -> bytes:
+    def generated_bytes(
+        self, ids: np.ndarray, seed: tuple[int, ...] = (), start: int = 0, temperature: float = 1.0
+    ) -> bytes:
         return self.decode(ids).encode()
 
     def lengths(self, encoded: Encoded) -> np.ndarray:

@@ -13,7 +13,7 @@ Axes in names: N words of a text, W different words, C classes, P different pair
 import numpy as np
 
 PASSES = 5
-"""How often each word may move, which bounds the time: the last moves gain little."""
+"""The most iterations over all words; in each a word may move once. This bounds the time: the last gain little."""
 
 
 def exchange(words_N: np.ndarray, n_words: int, n_classes: int) -> np.ndarray:

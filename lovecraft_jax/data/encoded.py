@@ -43,12 +43,12 @@ class Encoded:
 
 class Cut(NamedTuple):
     """A way to continue a prompt that may end within a word: keep its first `kept` ids, and restrict the next token to
-    those of which `first_V` is true. Their bytes begin with `begun`, the bytes of the rest of the prompt. `nats`: what
-    the prompt's last word costs on top of these ids."""
+    those of which `allowed_V` is true. Their bytes begin with `begun`, the bytes of the rest of the prompt. `nats`:
+    what the prompt's last word costs on top of these ids."""
 
     kept: int
     begun: bytes
-    first_V: np.ndarray
+    allowed_V: np.ndarray
     nats: float = 0.0
 
 

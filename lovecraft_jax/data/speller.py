@@ -1,16 +1,19 @@
 """A model of how words are spelt: an interpolated Kneser-Ney n-gram of the characters of many words, by class of word.
 
-It says what the words cost that a vocabulary lacks, and generates new ones. With modified smoothing (kneser_ney.py),
+It gives the cost of spelling a word that the vocabulary lacks, and generates such words. With modified smoothing
+(kneser_ney.py),
 
     p(c | h) = (n(h c) - D(n(h c))) / n(h .) + g(h) p(c | h'),    g(h) = sum over c of D(n(h c)) / n(h .)
 
-h is the word's class and at most LETTERS characters before c; h' is h without the class, then without its first
+h is the word's class and at most `letters` characters before c; h' is h without the class, then without its first
 character, and so on. n counts occurrences where h has the class; elsewhere what different characters or classes stand
 before h c (Kneser and Ney 1995). In the end all characters are equally likely.
-Axes in names: N symbols of all words, W words, C classes, M places of a context, V symbols that can
-follow, R rows of a table.
+
+Axes in names: N symbols of all words, W words, C classes, M places of a context, V symbols that can follow, R rows of a
+table.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -20,27 +23,37 @@ import numpy as np
 from lovecraft_jax.data.characters import code_points, distinct
 from lovecraft_jax.data.kneser_ney import discounts
 
-LETTERS = 5
+LETTERS = 6  # of the context; 5 costs Lovecraft's held-out tales .002 bpc more
 CHUNK = 1 << 15  # words whose costs are computed at a time, which bounds memory
+CACHE_BYTES = 1 << 24
+"""Memory for the cumulative distributions of contexts, so that generation does not compute them again."""
 END, OTHER, FIRST_LETTER = 0, 1, 2
 """Symbols: before a word's first character and after its last, a character that no training word has, the first that
 one has."""
 
 
 class Speller:
-    """The model of `words`, whose classes are numbers below `n_classes`. A text may have any of `alphabet_size`
-    characters, of which OTHER is one. Without `context` it is a unigram model of characters."""
+    """The model of `words`, whose classes are numbers below `n_classes`. OTHER stands for a character that none of them
+    has: one of `alphabet_size`, all equally likely. The context is the class and `letters` characters; None: nothing,
+    so that it is a unigram model of characters."""
 
     def __init__(
-        self, words: Sequence[str], classes: Sequence[int], n_classes: int, alphabet_size: int, context: bool = True
+        self,
+        words: Sequence[str],
+        classes: Sequence[int],
+        n_classes: int,
+        alphabet_size: int,
+        letters: int | None = LETTERS,
     ) -> None:
         self._letters, self._alphabet_size = distinct("".join(words)), alphabet_size
         self._words_C = np.bincount(np.asarray(classes, int), minlength=n_classes)
         self._size = FIRST_LETTER + len(self._letters)  # symbols that can follow; those of classes come after them
+        self._n_letters = letters or 0
         symbols_N, begins_W = self._symbols(words, classes)
-        contexts_NM = _contexts(symbols_N, begins_W)[:, : None if context else 0]
+        contexts_NM = _contexts(symbols_N, begins_W, self._n_letters)[:, : 0 if letters is None else None]
         is_given_N = np.isin(np.arange(len(symbols_N)), begins_W)  # the classes
         self._tables = _fit(symbols_N[~is_given_N], contexts_NM[~is_given_N], self._size, self._size + n_classes)
+        self._cumulative = functools.lru_cache(max(1, CACHE_BYTES // (8 * self._size)))(self._compute_cumulative)
 
     def nats(self, words: Sequence[str], classes: Sequence[int]) -> np.ndarray:
         """Returns what each word, of a character or more, costs, given its class and its end included: [W]."""
@@ -50,7 +63,7 @@ class Speller:
 
     def _nats(self, words: Sequence[str], classes: Sequence[int]) -> np.ndarray:
         symbols_N, begins_W = self._symbols(words, classes)
-        contexts_NM = _contexts(symbols_N, begins_W)
+        contexts_NM = _contexts(symbols_N, begins_W, self._n_letters)
         nats_N = -np.log(self._probs(symbols_N, contexts_NM))
         firsts_W = begins_W + 1  # no word is empty
         nats_N[firsts_W] += np.log1p(-self._probs(np.full(len(firsts_W), END), contexts_NM[firsts_W]))
@@ -64,30 +77,26 @@ class Speller:
         nats_CW = np.array([self.nats(words, [one] * len(words)) for one in range(len(prior_C))])
         return np.argmax(prior_C[:, None] - nats_CW, axis=0).tolist()
 
-    def generate(self, class_index: int, rng: np.random.Generator, longest: int) -> str:
-        """Returns a new word of a class, drawn from the model but without OTHER, and cut after `longest` characters."""
+    def generate(self, class_index: int, rng: np.random.Generator, longest: int, temperature: float = 1.0) -> str:
+        """Returns a new word of a class, cut after `longest` characters. Each is drawn at this temperature (0: always
+        the likeliest), and none is OTHER."""
         symbols: list[int] = []
         while len(symbols) < longest:
-            letters = [*reversed(symbols), END][:LETTERS]
-            symbol = self._draw([*letters, self._size + class_index], rng)
-            if symbol == END and symbols:
+            letters = (*reversed(symbols[-self._n_letters :]), END)[: self._n_letters]
+            cumulative_V = self._cumulative((*letters, self._size + class_index), temperature)
+            symbol = int(np.searchsorted(cumulative_V, rng.random() * cumulative_V[-1], side="right"))
+            if symbol == END:
                 break
-            if symbol not in (OTHER, END):  # else it is drawn again
-                symbols.append(symbol)
+            symbols.append(symbol)
         return "".join(self._letters[symbol - FIRST_LETTER] for symbol in symbols)
 
-    def _draw(self, context: Sequence[int], rng: np.random.Generator) -> int:
-        """Draws what follows a context, the nearest symbol first: from its counts or, with what the discounts leave,
-        from those of the context without its last symbol."""
-        numbers = [0]
-        for table, symbol in zip(self._tables[1:], context, strict=False):
-            if (longer := table.find_one(numbers[-1], symbol)) < 0:
-                break
-            numbers.append(longer)
-        for table, context_number in zip(self._tables[len(numbers) - 1 :: -1], reversed(numbers), strict=True):
-            if (symbol := table.draw(context_number, rng.random())) >= 0:
-                return symbol
-        return int(rng.random() * self._size)
+    def _compute_cumulative(self, context: tuple[int, ...], temperature: float) -> np.ndarray:
+        """Returns the sums of the weights of the symbols after a context, whose nearest symbol comes first [V]."""
+        contexts_VM = np.tile([*context, *[-1] * (self._n_letters + 1 - len(context))], (self._size, 1))
+        probs_V = self._probs(np.arange(self._size), contexts_VM)
+        is_first = context[0] == END
+        probs_V[[OTHER, END] if is_first else OTHER] = 0.0
+        return np.cumsum(at_temperature(probs_V, temperature))
 
     def _symbols(self, words: Sequence[str], classes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Returns the class, the characters and the END of each word, one after another [N], and where each begins
@@ -134,21 +143,6 @@ class _Table(NamedTuple):
         is_there_N = self.keys[places_N] == wanted_N
         return np.where(is_there_N & (shorter_N >= 0) & (first_N >= 0), places_N, -1)
 
-    def find_one(self, shorter: int, first: int) -> int:
-        """`find` for one context that the training words have without its first symbol."""
-        wanted = shorter * self.n_symbols + first
-        place = int(np.searchsorted(self.keys, wanted))
-        return place if self.keys[place] == wanted else -1
-
-    def draw(self, number: int, uniform: float) -> int:
-        """Returns a symbol after a context by its discounted counts; -1 with the probability that the discounts take
-        from them. `uniform`: a random number from 0 to 1."""
-        begin, end = np.searchsorted(self.grams_R, [number * self.size, (number + 1) * self.size]).tolist()
-        counts = self.counts_R[begin:end]
-        until = np.cumsum(counts - self.discount[np.minimum(counts, 3)])
-        place = int(np.searchsorted(until, uniform * self.total[number], side="right"))
-        return int(self.grams_R[begin + place]) - number * self.size if place < end - begin else -1
-
     def interpolate(self, numbers_N: np.ndarray, symbols_N: np.ndarray, lower_N: np.ndarray) -> np.ndarray:
         """Returns the probabilities of symbols in contexts, from those in the contexts without their first symbols."""
         wanted_N = numbers_N * self.size + symbols_N
@@ -157,6 +151,15 @@ class _Table(NamedTuple):
         total_N, left_N = self.total[numbers_N], self.left[numbers_N]  # those at the end for -1
         kept_N = counts_N - self.discount[np.minimum(counts_N, 3)]
         return np.where(total_N > 0, (kept_N + left_N * lower_N) / np.maximum(total_N, 1), lower_N)
+
+
+def at_temperature(weights: np.ndarray, temperature: float) -> np.ndarray:
+    """Returns the weights to the power of 1 / temperature, the largest being 1; at 0 all others are 0."""
+    if temperature == 0:
+        return np.where(np.arange(len(weights)) == np.argmax(weights), 1.0, 0.0)
+    with np.errstate(divide="ignore", over="ignore"):
+        logs = np.log(weights)  # -inf for 0
+        return np.exp((logs - logs.max()) / temperature)
 
 
 def _fit(symbols_N: np.ndarray, contexts_NM: np.ndarray, size: int, n_symbols: int) -> list[_Table]:
@@ -187,16 +190,16 @@ def _fit(symbols_N: np.ndarray, contexts_NM: np.ndarray, size: int, n_symbols: i
     return tables
 
 
-def _contexts(symbols_N: np.ndarray, begins_W: np.ndarray) -> np.ndarray:
-    """Returns the symbols before each [N, LETTERS + 1], the nearest first: up to LETTERS characters, of which an END
+def _contexts(symbols_N: np.ndarray, begins_W: np.ndarray, letters: int) -> np.ndarray:
+    """Returns the symbols before each [N, letters + 1], the nearest first: up to `letters` characters, of which an END
     stands before the word's first; then the class; then -1."""
     N = len(symbols_N)
     begin_N = np.repeat(begins_W, np.diff(np.append(begins_W, N)))
     place_N = np.arange(N) - begin_N  # 0: the class
-    contexts_NM = np.full((N, LETTERS + 1), -1)
-    for n in range(LETTERS):
+    contexts_NM = np.full((N, letters + 1), -1)
+    for n in range(letters):
         letter_N = np.where(place_N == n + 1, END, np.roll(symbols_N, n + 1))
         contexts_NM[:, n] = np.where(n < place_N, letter_N, -1)
     is_letter_N = place_N > 0
-    contexts_NM[is_letter_N, np.minimum(LETTERS, place_N[is_letter_N])] = symbols_N[begin_N[is_letter_N]]
+    contexts_NM[is_letter_N, np.minimum(letters, place_N[is_letter_N])] = symbols_N[begin_N[is_letter_N]]
     return contexts_NM

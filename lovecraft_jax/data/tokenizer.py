@@ -46,9 +46,11 @@ class Tokenizer(Protocol):
     def decode(self, ids: np.ndarray, spelled: Spelled | None = None) -> str:
         """Returns the text of ids, the whole text with what `encode` has spelled."""
 
-    def generated_bytes(self, ids: np.ndarray, seed: tuple[int, ...] = (), start: int = 0) -> bytes:
+    def generated_bytes(
+        self, ids: np.ndarray, seed: tuple[int, ...] = (), start: int = 0, temperature: float = 1.0
+    ) -> bytes:
         """Returns generated ids as UTF-8, which may begin and end within a character. What has no text of its own gets
-        one, drawn by the seed and its place; `start` is that of the first id."""
+        one, drawn at the temperature by the seed and its place; `start` is that of the first id."""
 
     def lengths(self, encoded: Encoded) -> np.ndarray:
         """Returns the number of characters that begin in each token [N]."""

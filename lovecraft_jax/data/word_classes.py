@@ -7,8 +7,8 @@ FORMS = tuple(before + kind for before in ("", " ") for kind in KINDS)
 
 
 def classify(pretoken: str) -> tuple[int, str]:
-    """Returns the index of a pretoken's class in FORMS, and its stem: what the class does not say, without a space at
-    the beginning and an ending that it has."""
+    """Returns the index of a pretoken's class in FORMS, and its stem: the pretoken without the space before it and
+    without its class's ending."""
     before = " " if pretoken.startswith(" ") and not pretoken.isspace() else ""
     kind = _kind(pretoken.removeprefix(before))
     ending = kind if kind in ENDINGS else ""

@@ -5,7 +5,7 @@ import functools
 import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from lovecraft_jax.data.cleaning import Cleaning
 from lovecraft_jax.data.clusters import exchange
 from lovecraft_jax.data.encoded import UNKNOWN_ID, Cut, Encoded, Prompt, Spelled, smallest_uint
 from lovecraft_jax.data.pretokens import Pretokens, split_prompt, split_short
-from lovecraft_jax.data.speller import Speller
+from lovecraft_jax.data.speller import LETTERS, Speller, at_temperature
 from lovecraft_jax.data.word_classes import FORMS, classify, compose
 from lovecraft_jax.runtime.errors import UserError
 
@@ -30,8 +30,8 @@ CLUSTERS = 16
 
 @dataclasses.dataclass(frozen=True)
 class WordTokenizer:
-    """A token is a pretoken (pretokens.py) that the training text has at least `min_count` times, of the most frequent
-    ones that fit into `vocab_size` ids. `rare` says what becomes of the others:
+    """A pretoken (pretokens.py) that the training text has at least `min_count` times has an id; of more than fit into
+    `vocab_size` ids, the most frequent ones. `rare` says what becomes of the others:
 
     - "spell": the id of their class (word_classes.py). A model of spelling, given the class, says what the word costs,
       and generates others.
@@ -55,6 +55,7 @@ class WordTokenizer:
     `counts`: how often the training text has each pretoken, the most frequent first, ties by code point.
     `clusters`: with "cluster", the classes of the first pretokens of `counts`, all that have ids and the most frequent
     others, up to SPELLER_WORDS; all other words are classed when they are met. Else empty.
+    `letters`: how many characters before a character the models of spelling take into account.
     Ids: UNKNOWN_ID, which no text has, then the classes, then the words.
     """
 
@@ -64,6 +65,7 @@ class WordTokenizer:
     vocab_size: int
     cleaning: Cleaning
     clusters: Sequence[int] = ()
+    letters: int = LETTERS
     level: str = "words"
 
     @classmethod
@@ -84,7 +86,7 @@ class WordTokenizer:
         rank_of_type, words = np.argsort(order), built._words
         clusters = exchange(rank_of_type[text.index_N], len(words), CLUSTERS).tolist()
         rest = list(itertools.islice(counts, len(words), SPELLER_WORDS))
-        clusters += _speller_of_clusters(words, clusters, cleaning).likeliest_classes(rest)
+        clusters += _speller_of_clusters(words, clusters, cleaning, LETTERS).likeliest_classes(rest)
         return dataclasses.replace(built, clusters=clusters)
 
     @classmethod
@@ -93,7 +95,8 @@ class WordTokenizer:
         n_classes = _n_classes(rare)
         if (found := saved.get("n_classes", n_classes)) != n_classes:  # earlier versions did not save it
             raise ValueError(f"it has {found} classes of rare words, this version of the package has {n_classes}")
-        return cls(counts, rare, saved["min_count"], saved["vocab_size"], cleaning, clusters)
+        letters = saved.get("letters", 5)  # as of earlier versions, which did not save it
+        return cls(counts, rare, saved["min_count"], saved["vocab_size"], cleaning, clusters, letters)
 
     @property
     def size(self) -> int:
@@ -107,18 +110,15 @@ class WordTokenizer:
     def encode(self, text: str) -> Encoded:
         pretokens = Pretokens(text)
         ids_of_types = np.array([self._ids.get(word, UNKNOWN_ID) for word in pretokens.types], int)
-        rare_types = np.flatnonzero(ids_of_types == UNKNOWN_ID)
-        rare = [pretokens.types[n] for n in rare_types]
-        classes, stems = self._classify(rare)
-        ids_of_types[rare_types] = np.array(classes, int) + 1
+        is_rare_type = ids_of_types == UNKNOWN_ID
+        classes, stems = self._classify([pretokens.types[n] for n in np.flatnonzero(is_rare_type)])
+        ids_of_types[is_rare_type] = np.array(classes, int) + 1
         nats_of_types = np.zeros(len(pretokens.types))
-        nats_of_types[rare_types] = self._nats(classes, stems)
-        is_rare_N = np.isin(np.arange(len(pretokens.types)), rare_types)[pretokens.index_N]
+        nats_of_types[is_rare_type] = self._nats(classes, stems)
+        is_rare_N = is_rare_type[pretokens.index_N]
         places = np.flatnonzero(is_rare_N)
-        extra_nats = 0.0
-        if self._leaves_out:
-            extra_nats = -math.log1p(-self.rare_share) * int(np.count_nonzero(~is_rare_N))
-        kept_N = ~is_rare_N if self._leaves_out else np.ones(len(is_rare_N), bool)
+        extra_nats = -math.log1p(-self.rare_share) * int(np.count_nonzero(~is_rare_N)) if self._leaves_out else 0.0
+        kept_N = ~is_rare_N | (not self._leaves_out)
         before_N = np.cumsum(kept_N) - kept_N  # ids before each pretoken
         types_R = pretokens.index_N[places]
         texts = [pretokens.types[one] for one in types_R]
@@ -133,15 +133,15 @@ class WordTokenizer:
         ids = np.array([self.start_id, *(self._ids.get(word, classes[word] + 1) for word in kept)], np.int32)
         if not pretokens:
             return Prompt(ids)
-        last, first_V = pretokens[-1], np.zeros(self.size, bool)
-        first_V[self._first_word :] = [word.startswith(last) for word in self._words]
+        last, allowed_V = pretokens[-1], np.zeros(self.size, bool)
+        allowed_V[self._first_word :] = [word.startswith(last) for word in self._words]
         known = -math.log1p(-self.rare_share) if self._leaves_out else 0.0
-        longer = Cut(len(ids) - (kept[-1:] == [last]), last.encode(), first_V, known)
+        longer = Cut(len(ids) - (kept[-1:] == [last]), last.encode(), allowed_V, known)
         if last in self._ids:
             return Prompt(ids, (longer,))
         # A rare word may be complete, or the beginning of a frequent one.
         complete = Cut(len(ids), b"", np.arange(self.size) > UNKNOWN_ID, float(self._nats(*self._classify([last]))[0]))
-        return Prompt(ids, (complete, longer) if first_V.any() else (complete,))
+        return Prompt(ids, (complete, longer) if allowed_V.any() else (complete,))
 
     def decode(self, ids: np.ndarray, spelled: Spelled | None = None) -> str:
         parts = [self._texts[one] for one in ids]
@@ -152,12 +152,14 @@ class WordTokenizer:
             parts[at] = text + parts[at] if self._leaves_out else text
         return "".join(parts)
 
-    def generated_bytes(self, ids: np.ndarray, seed: tuple[int, ...] = (), start: int = 0) -> bytes:
+    def generated_bytes(
+        self, ids: np.ndarray, seed: tuple[int, ...] = (), start: int = 0, temperature: float = 1.0
+    ) -> bytes:
         places = np.flatnonzero((ids > UNKNOWN_ID) & (ids < self._first_word))
         classes = (np.asarray(ids)[places] - 1).tolist()
         rngs = [np.random.default_rng((*seed, start + n)) for n in places.tolist()]
-        write = self._spell if self.rare in ("spell", "cluster") else self._draw
-        words = list(map(write, classes, rngs))
+        make_word = self._spell if self.rare in ("spell", "cluster") else self._draw
+        words = [make_word(*drawn, temperature) for drawn in zip(classes, rngs, strict=True)]
         parts = [self._texts[one] for one in ids]
         for at, word in zip(places.tolist(), words, strict=True):
             parts[at] = word
@@ -245,13 +247,13 @@ class WordTokenizer:
 
     @functools.cached_property
     def _cluster_speller(self) -> Speller:
-        return _speller_of_clusters(self._words, self.clusters, self.cleaning)
+        return _speller_of_clusters(self._words, self.clusters, self.cleaning, self.letters)
 
     @functools.cached_property
     def _speller(self) -> Speller:
         classes, stems = self._classify(list(itertools.islice(self.counts, SPELLER_WORDS)))
-        context = self.rare in ("spell", "cluster")
-        return Speller(stems, classes, max(1, self._first_word - 1), self.cleaning.alphabet_size, context)
+        letters = self.letters if self.rare in ("spell", "cluster") else None
+        return Speller(stems, classes, max(1, self._first_word - 1), self.cleaning.alphabet_size, letters)
 
     def _nats(self, classes: Sequence[int], stems: Sequence[str]) -> np.ndarray:
         """Returns what rare words cost on top of their ids [W]."""
@@ -265,35 +267,48 @@ class WordTokenizer:
         probs = np.exp(-self._speller.nats(stems, classes))
         return np.bincount(classes, probs, max(1, self._first_word - 1))
 
-    def _spell(self, class_index: int, rng: np.random.Generator) -> str:
+    def _spell(self, class_index: int, rng: np.random.Generator, temperature: float) -> str:
         """Generates a word of a class: one pretoken, which has no id. After TRIES draws that are no such word it is one
         of the training text."""
-        for _ in range(TRIES):
-            stem = self._speller.generate(class_index, rng, LONGEST)
+        for _ in range(TRIES if temperature else 1):
+            stem = self._speller.generate(class_index, rng, LONGEST, temperature)
             word = compose(class_index, stem) if self._has_forms else stem
             if word not in self._ids and len(split_short(word)) == 1:
                 return word
-        return self._draw(class_index, rng)
+        return self._draw(class_index, rng, temperature)
 
-    def _draw(self, class_index: int, rng: np.random.Generator) -> str:
+    def _draw(self, class_index: int, rng: np.random.Generator, temperature: float) -> str:
         """Draws a rare word of the training text of this class, by its frequency; of any class where this has none."""
-        words, cumulative = self._rare_words.get(class_index) or next(iter(self._rare_words.values()))
+        if class_index not in self._rare_words:
+            class_index = next(iter(self._rare_words))
+        words, cumulative = self._rare_words[class_index], self._cumulative_counts(class_index, temperature)
         return words[int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))]
 
     @functools.cached_property
-    def _rare_words(self) -> dict[int, tuple[list[str], np.ndarray]]:
-        """The training words without an id by class, with their cumulative counts."""
-        by_class: dict[int, dict[str, int]] = {}
+    def _rare_words(self) -> dict[int, list[str]]:
+        """The training words without an id by class."""
+        by_class: dict[int, list[str]] = {}
         rare = [word for word in self.counts if word not in self._ids]
         for word, class_index in zip(rare, self._classify(rare)[0], strict=True):
-            by_class.setdefault(class_index, {})[word] = self.counts[word]
-        return {index: (list(words), np.cumsum(list(words.values()))) for index, words in by_class.items()}
+            by_class.setdefault(class_index, []).append(word)
+        return by_class
+
+    @functools.cached_property
+    def _cumulative_counts(self) -> Callable[[int, float], np.ndarray]:
+        """The cumulative weights of the rare words of a class at a temperature."""
+
+        @functools.cache
+        def compute(class_index: int, temperature: float) -> np.ndarray:
+            counts = np.array([self.counts[word] for word in self._rare_words[class_index]])
+            return np.cumsum(at_temperature(counts, temperature))
+
+        return compute
 
 
-def _speller_of_clusters(words: Sequence[str], clusters: Sequence[int], cleaning: Cleaning) -> Speller:
+def _speller_of_clusters(words: Sequence[str], clusters: Sequence[int], cleaning: Cleaning, letters: int) -> Speller:
     """How the words with ids are spelt, by the classes that are learnt from their contexts."""
     words = words[:SPELLER_WORDS]
-    return Speller(words, clusters[: len(words)], CLUSTERS, cleaning.alphabet_size)
+    return Speller(words, clusters[: len(words)], CLUSTERS, cleaning.alphabet_size, letters)
 
 
 def _n_classes(rare: str) -> int:

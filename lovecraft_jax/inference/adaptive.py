@@ -94,9 +94,7 @@ class AdaptiveScorer:
         smooth and flat around its best rates, which the sizes of the model and the text shift by factors of a few. It
         takes six to a dozen scores, where the grid has ninety.
         """
-        part = valid
-        if len(valid.ids) > TUNING_TOKENS:
-            part = Encoded(valid.ids[:TUNING_TOKENS], TUNING_TOKENS, 0.0)
+        part = tuning_part(valid)
 
         @functools.cache
         def score(lr: int, decay: int) -> Score:
@@ -108,7 +106,8 @@ class AdaptiveScorer:
             if not (0 <= lr < len(LEARNING_RATES) and 0 <= decay < len(DECAYS)):
                 return math.inf, 0.0
             nats = score(lr, decay).nats
-            return (0, nats) if math.isfinite(nats) else (1 + lr, 0.0)  # where it diverges, the way is down
+            # Among diverging rates the lower is better, so the search returns to finite scores.
+            return (0, nats) if math.isfinite(nats) else (1 + lr, 0.0)
 
         (lr, decay), moved = FIRST_TRY, True
         while moved:
@@ -117,6 +116,12 @@ class AdaptiveScorer:
                 while cost(lr + more_lr, decay + more_decay) < cost(lr, decay):
                     lr, decay, moved = lr + more_lr, decay + more_decay, True
         return Rates(LEARNING_RATES[lr], DECAYS[decay]), score(lr, decay)
+
+
+def tuning_part(text: Encoded) -> Encoded:
+    """Returns the first TUNING_TOKENS of a longer text. Only the nats of its scores mean something: its `n_chars` are
+    tokens, and the cost of spelling is left out."""
+    return Encoded(text.ids[:TUNING_TOKENS], TUNING_TOKENS, 0.0) if len(text.ids) > TUNING_TOKENS else text
 
 
 def adaptive(model: Model, rms: Variables, rates: Rates) -> Method:

@@ -8,13 +8,13 @@ Computed in a process of its own, which never delays the training beside it, and
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import math
 import os
 import subprocess
 import sys
-import threading
 from collections import Counter
 from collections.abc import Mapping
 
@@ -25,6 +25,7 @@ from lovecraft_jax.data.cleaning import Cleaning
 from lovecraft_jax.data.splits import PARTS
 from lovecraft_jax.data.word_tokenizer import WordTokenizer
 from lovecraft_jax.inference.ngram import MAX_ORDER, best_order
+from lovecraft_jax.runtime import background
 from lovecraft_jax.runtime.cache import cache_folder
 from lovecraft_jax.runtime.files import write_json
 
@@ -36,7 +37,7 @@ NGRAM_CHARS = 10_000_000
 WORD_ORDER = 5  # the longest n-gram that is tried
 WORD_COUNT = 2  # how often a word with an id of its own occurs
 WORD_IDS = 1 << 20  # ids at most
-VERSION = 3
+VERSION = 4
 """Part of the name in the cache: increase it when a baseline is added or changes."""
 
 
@@ -77,19 +78,19 @@ def ngram(train: str, valid: str, test: str, cleaning: Cleaning) -> dict[str, fl
     return found
 
 
-def labelled(known: Mapping[str, float]) -> dict[str, float]:
+def labelled_scores(known: Mapping[str, float]) -> dict[str, float]:
     """Returns the scores on valid by the names that logs and pages show, which say what is static and what adaptive.
     `known`: what baselines.json has; that of earlier runs has no n-grams, or only that of characters."""
     names = {"uniform": "uniform", "unigram": "unigram"} | _ngram_names(known) | {"ppmd": "PPMd (adaptive)"}
     return {name: known[key] for key, name in names.items() if key in known}
 
 
-def to_compare(known: Mapping[str, float]) -> list[str]:
+def comparison_lines(known: Mapping[str, float]) -> list[str]:
     """Returns the baselines on valid and test to log beside final scores, a line each. Static final scores compare with
     the n-grams only."""
     names = _ngram_names(known) | {"ppmd": "PPMd (adaptive: it learns from the text that it is scored on)"}
-    there = {key: name for key, name in names.items() if f"{key}_test" in known}
-    return [f"{name}: valid {known[key]:.4f}, test {known[f'{key}_test']:.4f} bpc" for key, name in there.items()]
+    available = {key: name for key, name in names.items() if f"{key}_test" in known}
+    return [f"{name}: valid {known[key]:.4f}, test {known[f'{key}_test']:.4f} bpc" for key, name in available.items()]
 
 
 def _ngram_names(known: Mapping[str, float]) -> dict[str, str]:
@@ -116,6 +117,7 @@ class Baselines:
         parts, rules = [texts[part] for part in PARTS], dataclasses.asdict(cleaning)
         key = hashlib.sha256("\0".join([*parts, json.dumps(rules), str(VERSION)]).encode()).hexdigest()[:24]
         self._cached = cache_folder() / "baselines" / f"{key}.json"
+        self._process: subprocess.Popen[str] | None = None
         self._result: dict[str, float] | None = None
         with contextlib.suppress(OSError, ValueError):
             self._result = json.loads(self._cached.read_text())
@@ -125,8 +127,7 @@ class Baselines:
             self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, start_new_session=True)
             # A pipe holds less than a corpus, so a thread fills it.
             given = json.dumps({"texts": parts, "cleaning": rules})
-            self._thread = threading.Thread(target=self._work, args=(given,), daemon=True)
-            self._thread.start()
+            self._work = background.start(functools.partial(self._communicate, self._process, given))
 
     def result(self) -> dict[str, float] | None:
         """Returns {"uniform": ..., "unigram": ..., "ppmd": ..., "ppmd_test": ...} and what `ngram` does, in bits per
@@ -136,18 +137,19 @@ class Baselines:
     def wait(self, seconds: float) -> dict[str, float] | None:
         """Returns the result, waiting for it up to so long."""
         if self._result is None:
-            self._thread.join(seconds)
+            with contextlib.suppress(TimeoutError):
+                self._work.result(seconds)
         return self._result
 
     def close(self) -> None:
         """Ends the computation, finished or not."""
-        if hasattr(self, "_process"):
+        if self._process is not None:
             self._process.kill()
-            self._thread.join()
+            self._work.result()
 
-    def _work(self, given: str) -> None:
+    def _communicate(self, process: subprocess.Popen[str], given: str) -> None:
         with contextlib.suppress(OSError, ValueError):  # closed before it had read or printed everything
-            self._result = json.loads(self._process.communicate(given)[0])
+            self._result = json.loads(process.communicate(given)[0])
             self._cached.parent.mkdir(parents=True, exist_ok=True)
             write_json(self._cached, self._result)
 

@@ -28,7 +28,7 @@ import numpy as np
 
 from lovecraft_jax.data.batches import Batch
 from lovecraft_jax.data.encoded import Encoded, Spelled, smallest_uint
-from lovecraft_jax.inference.adaptive import TUNING_TOKENS
+from lovecraft_jax.inference.adaptive import tuning_part
 from lovecraft_jax.inference.scoring import Method, Score, Scorer, Step
 from lovecraft_jax.model.ensemble import Model
 from lovecraft_jax.model.lm import Carry, Variables, reset_carry
@@ -87,9 +87,8 @@ class CacheScorer:
         """Returns the rates of the grid of THETAS and LAMS that give the first TUNING_TOKENS of valid the lowest score,
         and that score. All are scored at once; then `on_score` is called."""
         text, types = in_types(valid, self.scorer.model.vocab_size)
-        if len(text.ids) > TUNING_TOKENS:
-            text = Encoded(text.ids[:TUNING_TOKENS], TUNING_TOKENS, 0.0)
-        scores = self.scorer.by_all(cached(self.scorer.model, types, THETAS, LAMS), self.variables, text)
+        method = cached(self.scorer.model, types, THETAS, LAMS)
+        scores = self.scorer.by_all(method, self.variables, tuning_part(text))
         on_score()
         grid = [CacheRates(theta, lam) for theta in THETAS for lam in LAMS]
         return min(zip(grid, scores, strict=True), key=lambda pair: pair[1].nats)

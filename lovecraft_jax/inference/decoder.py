@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from lovecraft_jax.config import NORMS_IN_CELL, NORMS_OF_GATES
-from lovecraft_jax.model.adaptive_softmax import Tail, join_log_probs
+from lovecraft_jax.model.adaptive_softmax import Tail, join_log_probs, tail_logits
 from lovecraft_jax.model.cell import FoldedLayer, LayerCarry
 from lovecraft_jax.model.ensemble import Ensemble, Model, join_outputs
 from lovecraft_jax.model.lm import Carry, LanguageModel, Variables, forward
@@ -103,12 +103,6 @@ def decode_head(
         outputs.append(cell.output(new_carry[-1]))
     hidden_SH, (head_HP, bias_P) = _hidden(model, outputs), decoder.head
     return tuple(new_carry), dot(hidden_SH, head_HP, model.dtype) + bias_P[None], hidden_SH
-
-
-def tail_logits(tail: Tail, hidden_SH: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """The logits of the ids of a tail [S, C], after hidden states [S, H]."""
-    narrow = hidden_SH if tail.down is None else dot(hidden_SH, tail.down, dtype)
-    return dot(narrow, tail.up, dtype) + tail.bias[None]
 
 
 def _hidden(model: LanguageModel, outputs: list[jax.Array]) -> jax.Array:

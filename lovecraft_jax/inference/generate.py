@@ -55,17 +55,20 @@ def generate_texts(
     """Yields the S samples that `generate_tokens` yields as text, what each adds to the prompt; a character whose bytes
     are not complete comes with the next ones."""
     decoders = [codecs.getincrementaldecoder("utf-8")("replace") for _ in range(samples)]
-    ids, begun, first_V = _choose_cut(model, variables, prompt)
+    ids, begun, allowed_V = _choose_cut(model, variables, prompt)
     start = 0
-    for ids_SN in generate_tokens(model, variables, ids, length, seed, sampling, samples, chunk, first_V):
-        texts = [tokenizer.generated_bytes(ids_N, (seed, sample), start) for sample, ids_N in enumerate(ids_SN)]
+    for ids_SN in generate_tokens(model, variables, ids, length, seed, sampling, samples, chunk, allowed_V):
+        texts = [
+            tokenizer.generated_bytes(ids_N, (seed, sample), start, sampling.temperature)
+            for sample, ids_N in enumerate(ids_SN)
+        ]
         parts = [text[len(begun) :] for text in texts]
         start, begun = start + ids_SN.shape[1], b""
         yield [decoder.decode(part, bool(start == length)) for decoder, part in zip(decoders, parts, strict=True)]
 
 
 def _choose_cut(model: Model, variables: Variables, prompt: Prompt) -> tuple[np.ndarray, bytes, np.ndarray | None]:
-    """Returns the ids to continue, and the `begun` and `first_V` of the prompt's likeliest cut: that with the largest
+    """Returns the ids to continue, and the `begun` and `allowed_V` of the prompt's likeliest cut: that with the largest
     probability of the ids up to it, times that of a token after it which begins as the rest of the prompt does."""
     if not prompt.cuts:
         return prompt.ids, b"", None
@@ -80,10 +83,10 @@ def _choose_cut(model: Model, variables: Variables, prompt: Prompt) -> tuple[np.
 
     def log_prob(cut: Cut) -> float:
         n = cut.kept - 1 - first
-        return float(log_prob_N[n] + np.logaddexp.reduce(log_probs_NV[n][cut.first_V])) - cut.nats
+        return float(log_prob_N[n] + np.logaddexp.reduce(log_probs_NV[n][cut.allowed_V])) - cut.nats
 
     chosen = max(prompt.cuts, key=log_prob)
-    return prompt.ids[: chosen.kept], chosen.begun, chosen.first_V
+    return prompt.ids[: chosen.kept], chosen.begun, chosen.allowed_V
 
 
 @functools.partial(jax.jit, static_argnames="model")
@@ -100,24 +103,24 @@ def generate_tokens(
     sampling: Sampling,
     samples: int = 1,
     chunk: int | None = None,
-    first_V: np.ndarray | None = None,
+    allowed_V: np.ndarray | None = None,
 ) -> Iterator[np.ndarray]:
-    """Yields the ids [S, <= chunk] of S samples that continue the ids `prompt` [N], `length` new tokens each. The
-    tokens that may come first are those of which `first_V` is true; None: all.
+    """Yields the ids [S, at most chunk; the first may have one more] of S samples that continue the ids `prompt` [N],
+    `length` new tokens each. The tokens that may come first are those of which `allowed_V` is true; None: all.
 
-    `chunk` tokens are yielded at a time (None: all at once), while the next chunk is computed; with `first_V` one more
-    at first. A sample depends on neither `chunk` nor S: each sample has its own random key, from which one is folded
-    for each position.
+    `chunk` tokens are yielded at a time (None: all at once), while the next chunk is computed; with `allowed_V` one
+    more at first. A sample depends on neither `chunk` nor S: each sample has its own random key, from which one is
+    folded for each position.
     """
     prompt_SN = np.broadcast_to(prompt.astype(np.int32), (samples, len(prompt)))
     decoder, keys_S, carry = _prefill(model, variables, prompt_SN[:, :-1], np.uint32(seed))
-    ids_S, begun = jnp.asarray(prompt_SN[:, -1]), np.zeros((samples, 0), np.int32)
-    if first_V is not None:
-        carry, first_S1 = _generate_chunk(model, decoder, carry, ids_S, keys_S, jnp.int32(0), sampling, 1, first_V)
-        ids_S, begun = first_S1[:, 0], np.asarray(first_S1)
-    start = begun.shape[1]
+    ids_S, first_S1 = jnp.asarray(prompt_SN[:, -1]), np.zeros((samples, 0), np.int32)
+    if allowed_V is not None:
+        carry, ids_S1 = _generate_chunk(model, decoder, carry, ids_S, keys_S, jnp.int32(0), sampling, 1, allowed_V)
+        ids_S, first_S1 = ids_S1[:, 0], np.asarray(ids_S1)
+    start = first_S1.shape[1]
     if start == length:
-        yield begun
+        yield first_S1
         return
     chunk, ahead = min(chunk or length, length - start), None
     for position in range(start, length, chunk):
@@ -125,11 +128,11 @@ def generate_tokens(
         carry, ahead = _generate_chunk(model, decoder, carry, ids_S, keys_S, jnp.int32(position), sampling, chunk)
         ids_S = ahead[:, -1]
         if before is not None:
-            yield np.concatenate([begun, before], axis=1)
-            begun = begun[:, :0]
+            yield np.concatenate([first_S1, before], axis=1)
+            first_S1 = first_S1[:, :0]
     assert ahead is not None, "something is left to generate"
     last = np.asarray(ahead)[:, : (length - start - 1) % chunk + 1]
-    yield np.concatenate([begun, last], axis=1)
+    yield np.concatenate([first_S1, last], axis=1)
 
 
 def most_likely_next(model: Model, variables: Variables, x_BT: np.ndarray) -> np.ndarray:
@@ -188,7 +191,7 @@ def _generate_chunk(
         else:
             carry, logits_SV = decode(model, decoder, carry, ids_S)
             if allowed_V is not None:
-                logits_SV = jnp.where(allowed_V, logits_SV, -jnp.inf)
+                logits_SV = jnp.where(allowed_V[None], logits_SV, -jnp.inf)
             ids_S = sample_token(logits_SV, uniform_S, sampling)
         return (carry, ids_S), ids_S
 

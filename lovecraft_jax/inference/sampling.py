@@ -1,6 +1,7 @@
 """Sampling: how a token is drawn from the logits of a model."""
 
 import dataclasses
+import functools
 import math
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ float32, XLA divides -inf, the logit of what must not be sampled, to NaN."""
 TAIL_SHARE = 0.25
 """The share of the streams whose tails are computed at once."""
 LAST_BELOW_1 = 1 - 2.0**-24
+NO_TAIL = -1
 BLOCK = 128
 """Weights of a block, in a long cumulative sum."""
 
@@ -87,47 +89,70 @@ class AdaptiveLogits(NamedTuple):
     dtype: jnp.dtype
 
 
+class _Proposals(NamedTuple):
+    """What is drawn for each stream so far: its id, or the tail that is proposed and else NO_TAIL, upper bounds [S, N]
+    of the log-weights of the tails, and how many tails were tried."""
+
+    ids_S: jax.Array
+    tail_S: jax.Array
+    log_bounds_SN: jax.Array
+    tries_S: jax.Array
+
+
 def sample_adaptive_softmax(
     given: AdaptiveLogits, keys_S: jax.Array, uniform_S: jax.Array, temperature: float
 ) -> jax.Array:
     """Returns one token per row [S], never the unknown one, drawn as `sample_token` draws from the log-probabilities of
-    all ids, but computing a stream's tails only where one is proposed. `uniform_S` is drawn with `keys_S`.
+    all ids, but computing a tail only for streams where it is proposed. `uniform_S` is drawn with `keys_S`.
 
     With a temperature t the weight of a tail of probability p is p^(1/t) times Z, the sum of q^(1/t) over the
     probabilities q within it. Z is at most 1, or C^(1 - 1/t) for a tail of C ids where t is above 1. A part is drawn
-    with this bound for Z. A tail is accepted with probability Z / bound (rejection sampling); otherwise a part is drawn
-    by the weights themselves, which are known by then.
+    with these bounds for the Z of the tails. A tail is accepted with probability Z / bound (rejection sampling);
+    otherwise Z takes the place of its bound, and a part is drawn again. Whatever the bounds, a part that is accepted
+    has been drawn by the weights themselves.
     """
     logits_SP, hidden_SH, tails, dtype = given
     temperature = _bounded(temperature)
     S, P = logits_SP.shape
     head = P - len(tails)
-    log_bound_N = jnp.array([max(0.0, 1 - 1 / temperature) * math.log(len(tail.bias)) for tail in tails])
     logs_SP = jnp.where(jnp.arange(P)[None] == UNKNOWN_ID, -jnp.inf, jax.nn.log_softmax(logits_SP)) / temperature
-    logs_SP = logs_SP.at[:, head:].add(log_bound_N[None])
-    ids_S = _draw(logs_SP, uniform_S)  # those of tails are still to be drawn
-    C = math.ceil(TAIL_SHARE * S)
+    log_bound_N = jnp.array([max(0.0, 1 - 1 / temperature) * math.log(len(tail.bias)) for tail in tails])
+    log_bounds_SN = logs_SP[:, head:] + log_bound_N[None]
+    R = math.ceil(TAIL_SHARE * S)
 
-    def draw_within(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        ids_S, in_tail_S = state
-        (places_C,) = jnp.nonzero(in_tail_S, size=C, fill_value=S)  # S: none
-        keys_C, hidden_CH, ids_C, logs_CP = (leaf[places_C] for leaf in (keys_S, hidden_SH, ids_S, logs_SP))
-        more_C = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 1), (3,)))(keys_C)
-        accept_C, again_C, within_C = more_C.T
-        log_z_CN, drawn_CN, first = [], [], head
-        for tail, log_bound in zip(tails, log_bound_N, strict=True):
-            logs_CV = jax.nn.log_softmax(tail_logits(tail, hidden_CH, dtype)) / temperature
-            log_z_CN.append(jax.nn.logsumexp(logs_CV, axis=-1) - log_bound)
-            drawn_CN.append(first + _draw(logs_CV, within_C))
-            first += logs_CV.shape[-1]
-        log_z_CP = jnp.concatenate([jnp.zeros((C, head)), jnp.stack(log_z_CN, axis=1)], axis=1)
-        accepted_C = accept_C < jnp.exp(jnp.take_along_axis(log_z_CP, ids_C[:, None], axis=1)[:, 0])
-        part_C = jnp.where(accepted_C, ids_C, _draw(logs_CP + log_z_CP, again_C))
-        of_tail_C = jnp.take_along_axis(jnp.stack(drawn_CN, axis=1), jnp.maximum(part_C - head, 0)[:, None], axis=1)
-        ids_C = jnp.where(part_C < head, part_C, of_tail_C[:, 0])
-        return ids_S.at[places_C].set(ids_C, mode="drop"), in_tail_S.at[places_C].set(False, mode="drop")
+    def draw_part(logs_SP: jax.Array, log_bounds_SN: jax.Array, uniform_S: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns for each stream an id of the head and NO_TAIL, or a meaningless id and the tail that is proposed."""
+        part_S = _draw(logs_SP.at[:, head:].set(log_bounds_SN), uniform_S)
+        return part_S, jnp.maximum(part_S - head, NO_TAIL)
 
-    return jax.lax.while_loop(lambda state: jnp.any(state[1]), draw_within, (ids_S, ids_S >= head))[0]
+    def draw_numbers(key: jax.Array, tries: jax.Array) -> jax.Array:
+        return jax.random.uniform(jax.random.fold_in(key, tries + 1), (3,))
+
+    def draw_within(tail: Tail, n: int, first: int, proposals: _Proposals) -> _Proposals:
+        """Draws an id of tail n, whose ids begin at `first`, for streams where it is proposed, at most R of them."""
+        (places_R,) = jnp.nonzero(proposals.tail_S == n, size=R, fill_value=S)  # S: none
+        keys_R, hidden_RH, logs_RP = (leaf[places_R] for leaf in (keys_S, hidden_SH, logs_SP))
+        _, _, log_bounds_RN, tries_R = (leaf[places_R] for leaf in proposals)
+        accept_R, within_R, again_R = jax.vmap(draw_numbers)(keys_R, tries_R).T
+        logs_RC = jax.nn.log_softmax(tail_logits(tail, hidden_RH, dtype)) / temperature
+        log_weight_R = logs_RP[:, head + n] + jax.nn.logsumexp(logs_RC, axis=-1)
+        accepted_R = accept_R < jnp.exp(log_weight_R - log_bounds_RN[:, n])
+        log_bounds_RN = log_bounds_RN.at[:, n].set(log_weight_R)
+        ids_R, tail_R = draw_part(logs_RP, log_bounds_RN, again_R)
+        ids_R = jnp.where(accepted_R, first + _draw(logs_RC, within_R), ids_R)
+        drawn = _Proposals(ids_R, jnp.where(accepted_R, NO_TAIL, tail_R), log_bounds_RN, tries_R + 1)
+        return jax.tree.map(lambda leaf, new: leaf.at[places_R].set(new, mode="drop"), proposals, drawn)
+
+    def draw_proposed(proposals: _Proposals) -> _Proposals:
+        first = head
+        for n, tail in enumerate(tails):
+            draw = functools.partial(draw_within, tail, n, first)
+            proposals = jax.lax.cond(jnp.any(proposals.tail_S == n), draw, lambda same: same, proposals)
+            first += len(tail.bias)
+        return proposals
+
+    proposals = _Proposals(*draw_part(logs_SP, log_bounds_SN, uniform_S), log_bounds_SN, jnp.zeros(S, jnp.int32))
+    return jax.lax.while_loop(lambda state: jnp.any(state.tail_S != NO_TAIL), draw_proposed, proposals).ids_S
 
 
 def _bounded(temperature: float) -> float:

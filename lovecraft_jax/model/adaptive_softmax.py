@@ -66,7 +66,7 @@ class AdaptiveSoftmax(nn.Module):
 
     def log_probs(self, hidden: jax.Array, table_VD: jax.Array | None = None) -> jax.Array:
         """The log-probability of every id [..., V] after hidden states [..., H]."""
-        tails = [self._tail_logits(hidden, tail) for tail in self.tails(table_VD)]
+        tails = [tail_logits(tail, hidden, self.dtype, self.in_cpp) for tail in self.tails(table_VD)]
         return join_log_probs(self._head_logits(hidden, table_VD), tails)
 
     def nats(self, hidden_NH: jax.Array, y_N: jax.Array, table_VD: jax.Array | None = None) -> jax.Array:
@@ -102,13 +102,13 @@ class AdaptiveSoftmax(nn.Module):
         C = max(1, int(share * N))
 
         def of_all() -> jax.Array:
-            logits_NV = self._tail_logits(hidden_NH, tail)
+            logits_NV = tail_logits(tail, hidden_NH, self.dtype, self.in_cpp)
             return jnp.where(in_tail_N, _cross_entropy(logits_NV, jnp.where(in_tail_N, y_N, 0)), 0.0)
 
         def of_its_own() -> jax.Array:
             (places_C,) = jnp.nonzero(in_tail_N, size=C, fill_value=N)  # N: none
             hidden_CH = hidden_NH.at[places_C].get(mode="fill", fill_value=0.0)
-            logits_CV = self._tail_logits(hidden_CH, tail)
+            logits_CV = tail_logits(tail, hidden_CH, self.dtype, self.in_cpp)
             nats_C = _cross_entropy(logits_CV, y_N.at[places_C].get(mode="fill", fill_value=0))
             return jnp.zeros(N).at[places_C].add(nats_C, mode="drop")
 
@@ -119,16 +119,18 @@ class AdaptiveSoftmax(nn.Module):
         kernel, bias = self.head_weights(table_VD)
         return add_bias(dense(hidden, kernel, self.dtype, self.in_cpp), bias)
 
-    def _tail_logits(self, hidden: jax.Array, tail: Tail) -> jax.Array:
-        narrow = hidden if tail.down is None else dense(hidden, tail.down, self.dtype, self.in_cpp)
-        return add_bias(dense(narrow, tail.up, self.dtype, self.in_cpp), tail.bias)
+
+def tail_logits(tail: Tail, hidden: jax.Array, dtype: jnp.dtype, in_cpp: bool = False) -> jax.Array:
+    """Returns the logits of the ids of a tail [..., C] after hidden states [..., H]."""
+    narrow = hidden if tail.down is None else dense(hidden, tail.down, dtype, in_cpp)
+    return add_bias(dense(narrow, tail.up, dtype, in_cpp), tail.bias)
 
 
-def join_log_probs(head_logits: jax.Array, tail_logits: Sequence[jax.Array]) -> jax.Array:
+def join_log_probs(head_logits: jax.Array, logits_of_tails: Sequence[jax.Array]) -> jax.Array:
     """The log-probability of every id [..., V], from the logits of the head and those within each tail."""
     logs = jax.nn.log_softmax(head_logits)
-    head = logs.shape[-1] - len(tail_logits)
-    tails = [jax.nn.log_softmax(tail) + logs[..., head + n, None] for n, tail in enumerate(tail_logits)]
+    head = logs.shape[-1] - len(logits_of_tails)
+    tails = [jax.nn.log_softmax(tail) + logs[..., head + n, None] for n, tail in enumerate(logits_of_tails)]
     return jnp.concatenate([logs[..., :head], *tails], axis=-1)
 
 

@@ -23,8 +23,8 @@ class Ensemble(nn.Module):
 
     def __call__(self, carry: Carry, x_BT: jax.Array, masks: DropoutMasks = NO_DROPOUT) -> tuple[Carry, jax.Array]:
         """The carry after ids [B, T], and the logits of the token after each, [B, T, V], float32."""
-        pairs = zip(self.members, carry, strict=True)
-        return join_outputs([member(member_carry, x_BT, masks) for member, member_carry in pairs])
+        carry, hidden_TBH = self.hidden(carry, x_BT, masks)
+        return carry, self.logits(hidden_TBH)
 
     def hidden(self, carry: Carry, x_BT: jax.Array, masks: DropoutMasks = NO_DROPOUT) -> tuple[Carry, jax.Array]:
         """The carry after ids [B, T], and the members' hidden states after each, side by side, [T, B, H]."""

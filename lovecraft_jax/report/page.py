@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lovecraft_jax.data.splits import describe
-from lovecraft_jax.inference.baselines import labelled
+from lovecraft_jax.inference.baselines import labelled_scores
 from lovecraft_jax.report import plots
 from lovecraft_jax.report.collect import RunReport
 from lovecraft_jax.report.excerpts import BITS, mark_spans, shorten, split_activations, split_words
@@ -41,7 +41,7 @@ def render(runs: Sequence[RunReport]) -> str:
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     filters = (mark_spans, split_activations, split_words, shorten, number, strip_position, duration, odds)
-    environment.filters |= {function.__name__: function for function in (*filters, describe, labelled)}
+    environment.filters |= {function.__name__: function for function in (*filters, describe, labelled_scores)}
     scorings = {"final": "", "adaptive": ", adaptive"}
     if any(run.final("test", "cache") is not None for run in runs):
         scorings["cache"] = ", neural cache"

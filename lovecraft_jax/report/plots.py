@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from lovecraft_jax.inference.baselines import labelled
+from lovecraft_jax.inference.baselines import labelled_scores
 from lovecraft_jax.probing.rare_words import LetterPrediction
 from lovecraft_jax.report.palette import LIGHT, RUNS
 from lovecraft_jax.runtime.files import Row
@@ -50,7 +50,7 @@ def training_curve(curves: Sequence[TrainingCurve]) -> Figure:
     if scores:  # the loss of the first steps is so high that everything else would look flat
         axes.set_ylim(top=min(axes.get_ylim()[1], 1.3 * max(scores)))
     top = axes.get_ylim()[1]
-    first, *others = (labelled(run.baselines) for run in curves)
+    first, *others = (labelled_scores(run.baselines) for run in curves)
     for name, baseline in first.items():
         if baseline < top and all(other.get(name) == baseline for other in others):
             axes.axhline(baseline, color=LIGHT["author"], linestyle=(0, (4, 3)), linewidth=1)

@@ -62,7 +62,7 @@ def startup_summary(
         *([f"splits      {facts}"] if facts else []),
         f"cleaning    {counts.read:,} characters read, {counts.folded:,} folded, {counts.dropped:,} dropped "
         f"(alphabet {config.data.alphabet})",
-        f"vocabulary  {data.tokenizer.size} {data.tokenizer.level}{dropped}",
+        f"vocabulary  {data.tokenizer.size:,} ids ({data.tokenizer.level}){dropped}",
         f"model       {layers}{f' ({more})' if more else ''}, {parameters:,} parameters, "
         f"{parameters / data.encoded['train'].n_chars:.3f} per training character",
         f"steps       {steps:,} of {config.data.batch_size} x {config.data.seq_len} tokens, "

@@ -12,7 +12,7 @@ from lovecraft_jax.config import Config
 from lovecraft_jax.data.dataset import Data
 from lovecraft_jax.data.encoded import Prompt
 from lovecraft_jax.inference import generate
-from lovecraft_jax.inference.baselines import Baselines, labelled, to_compare
+from lovecraft_jax.inference.baselines import Baselines, comparison_lines, labelled_scores
 from lovecraft_jax.model.lm import LanguageModel
 from lovecraft_jax.runtime import background, distributed
 from lovecraft_jax.runtime.console import log
@@ -99,11 +99,12 @@ class Logger:
         text = self._config.sample.prompt + self._sample(model, variables, "best.txt")
         self.write(*rows)
         origin = f"from the best checkpoint, step {rows[0]['checkpoint']:,}; all is in {self._path}"
-        self.log("", *text.split("\n"), "", origin, *to_compare(self._baselines.result() or {}))
-        self.results(rows)
+        self.log("", *text.split("\n"), "", origin, *comparison_lines(self._baselines.result() or {}))
+        self.print_results(rows)
 
     @_main_process_only
-    def results(self, rows: list[Row]) -> None:
+    def print_results(self, rows: list[Row]) -> None:
+        """Prints the final scores to standard output."""
         try:
             print(format_scores(rows), flush=True)
         except OSError as error:
@@ -135,5 +136,6 @@ class Logger:
         """Logs and writes the baselines once, as soon as they are known."""
         if (known := self._baselines.result()) and not self._baselines_logged:
             write_json(self._path / "baselines.json", known)
-            self.log("baselines on valid: " + ", ".join(f"{name} {bpc:.3f}" for name, bpc in labelled(known).items()))
+            scores = ", ".join(f"{name} {bpc:.3f}" for name, bpc in labelled_scores(known).items())
+            self.log(f"baselines on valid: {scores}")
             self._baselines_logged = True

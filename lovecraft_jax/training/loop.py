@@ -122,7 +122,7 @@ class Training:
         final = self._recorded(*FINAL)
         if self.is_over and final:
             log(f"{self.path}: already finished at step {self.step:,}{self._why_early()}")
-            self.logger.results(final)
+            self.logger.print_results(final)
             for line in self._warnings(final):
                 log(line)
             return DONE

@@ -11,12 +11,13 @@ from lovecraft_jax.model.lm import make_model
 from lovecraft_jax.training.progress import Progress
 from lovecraft_jax.training.state import weights_target
 
-EPOCHS_OF_TALES, CHARACTERS_OF_TALES, MOST_EPOCHS = 16.0, 2_600_000, 64.0
-"""A training text of CHARACTERS_OF_TALES characters is read for EPOCHS_OF_TALES epochs; another one for as many times
-sqrt(CHARACTERS_OF_TALES / its characters), at most MOST_EPOCHS."""
-DROPOUT, DROPOUT_PER_DOUBLING = 0.2, 0.08
-"""The dropout rate of the outputs where the model has one parameter for each training character, and what each doubling
-of that adds."""
+REFERENCE_EPOCHS = {"chars": 16.0, "bpe": 9.0, "words": 9.0}
+REFERENCE_CHARACTERS, MOST_EPOCHS = 2_600_000, 64.0
+"""A training text of REFERENCE_CHARACTERS characters is read for REFERENCE_EPOCHS epochs, by what a token is; another
+one for as many times sqrt(REFERENCE_CHARACTERS / its characters), at most MOST_EPOCHS."""
+DROPOUT, DROPOUT_PER_DOUBLING = {"chars": 0.2, "bpe": 0.2, "words": 0.3}, 0.08
+"""The dropout rate of the outputs where the model has one parameter for each training character, by what a token is,
+and what each doubling of that adds. Words need more: most occur only a few times, and are soon learnt by heart."""
 DROPOUT_UNIT, MOST_DROPOUT = 0.05, 0.5
 """The rate is a multiple of the first, and at most the second."""
 INPUT_SHARE, RECURRENT_SHARE = 0.25, 0.5
@@ -30,13 +31,15 @@ RATES = {"dropout": "of outputs", "dropout_input": "of the input", "dropout_recu
 
 def choose_settings(config: Config, data: Data) -> tuple[Config, str]:
     """Returns `config` with a value for every setting that is None (epochs, dropout rates, steps between evaluations,
-    rows of scheduled scores), and a line that says what was chosen and why; "" where the config gives the first two."""
+    rows of scheduled scores), and a line that says what was chosen and why; "" if the config gives epochs and dropout
+    rates."""
     text, open_settings = data.encoded["train"], config.open_settings
     if not open_settings:
         return config, ""
     size = count_parameters(config, data.tokenizer.size) / text.n_chars
-    epochs = 0.0 if config.train.steps else choose_epochs(text.n_chars)
-    config = _fill(config, {"train.epochs": epochs, "model.dropout": choose_dropout(size)})
+    level = config.data.level
+    epochs = 0.0 if config.train.steps else choose_epochs(text.n_chars, level)
+    config = _fill(config, {"train.epochs": epochs, "model.dropout": choose_dropout(size, level)})
     rates = {"model.dropout_input": INPUT_SHARE, "model.dropout_recurrent": RECURRENT_SHARE}
     config = _fill(config, {name: round(share * config.model.dropout, 6) for name, share in rates.items()})
     progress = Progress(config.data.batch_size, config.data.seq_len, len(text.ids), text.n_chars)
@@ -45,14 +48,15 @@ def choose_settings(config: Config, data: Data) -> tuple[Config, str]:
     return config, _describe(config, open_settings, text.n_chars, size)
 
 
-def choose_epochs(characters: int) -> float:
+def choose_epochs(characters: int, level: str) -> float:
     """Returns the epochs over a training text of so many characters, at least one."""
-    return float(max(1, round(min(MOST_EPOCHS, EPOCHS_OF_TALES * math.sqrt(CHARACTERS_OF_TALES / characters)))))
+    epochs = REFERENCE_EPOCHS[level] * math.sqrt(REFERENCE_CHARACTERS / characters)
+    return float(max(1, round(min(MOST_EPOCHS, epochs))))
 
 
-def choose_dropout(parameters_per_character: float) -> float:
+def choose_dropout(parameters_per_character: float, level: str) -> float:
     """Returns the dropout rate of the layers' outputs, rounded down to a multiple of DROPOUT_UNIT."""
-    rate = DROPOUT + DROPOUT_PER_DOUBLING * math.log2(parameters_per_character)
+    rate = DROPOUT[level] + DROPOUT_PER_DOUBLING * math.log2(parameters_per_character)
     units = math.floor(max(0.0, min(MOST_DROPOUT, rate)) / DROPOUT_UNIT + 1e-9)
     return round(units * DROPOUT_UNIT, 6)
 

@@ -69,7 +69,7 @@ def test_a_prompt_has_a_cut_wherever_a_token_can_complete_its_last_word() -> Non
     for cut in prompt.cuts:
         assert BUILT.decode(prompt.ids[: cut.kept]) + cut.begun.decode() == "\nthe ho"
         tokens = {BUILT.decode(np.array([n])) for n in range(BUILT.size)}
-        first = {BUILT.decode(np.array([n])) for n in np.flatnonzero(cut.first_V)}
+        first = {BUILT.decode(np.array([n])) for n in np.flatnonzero(cut.allowed_V)}
         assert first == {token for token in tokens if token.startswith(cut.begun.decode())}
         cut_before |= first
     assert {" house", "o"} <= cut_before

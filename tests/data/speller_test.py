@@ -16,11 +16,11 @@ CLASSES = [0, 1, 0, 2, 0, 0, 0, 1, 0, 0]
 ALPHABET = 96
 
 
-@pytest.mark.parametrize("context", [True, False])
+@pytest.mark.parametrize("letters", [LETTERS, 2, None])
 @pytest.mark.parametrize(("word", "number"), [("house", 0), ("mouses", 1), ("sea", 2), ("a", 3), ("sz-n", 0)])
-def test_a_word_costs_what_the_formula_says(word: str, number: int, context: bool) -> None:
-    (nats,) = Speller(WORDS, CLASSES, 4, ALPHABET, context).nats([word], [number])
-    assert nats == pytest.approx(_nats(word, number, LETTERS + 1 if context else 0), rel=1e-12)
+def test_a_word_costs_what_the_formula_says(word: str, number: int, letters: int | None) -> None:
+    (nats,) = Speller(WORDS, CLASSES, 4, ALPHABET, letters).nats([word], [number])
+    assert nats == pytest.approx(_nats(word, number, 0 if letters is None else letters + 1), rel=1e-12)
 
 
 def test_the_probabilities_of_all_words_up_to_a_length_sum_to_one_less_what_is_longer() -> None:
@@ -45,6 +45,19 @@ def test_words_are_generated_with_the_probability_that_their_cost_says() -> None
     assert probs.sum() < 0.99
     for word, prob in zip(every[:6], probs / probs.sum(), strict=False):
         assert generated[word] / draws == pytest.approx(prob, rel=0.15)
+
+
+def test_letters_are_drawn_at_the_temperature() -> None:
+    """Of a first letter's probability p a temperature of 1/2 makes p squared; 0 leaves the likeliest word alone."""
+    built, draws = Speller(["a"] * 9 + ["b"] * 3, [0] * 12, 1, ALPHABET), 4000
+
+    def share(temperature: float) -> float:
+        rng = np.random.default_rng(0)
+        return sum(built.generate(0, rng, 1, temperature) == "a" for _ in range(draws)) / draws
+
+    odds = share(1.0) / (1 - share(1.0))
+    assert share(0.5) == pytest.approx(odds**2 / (1 + odds**2), abs=0.02)
+    assert {built.generate(0, np.random.default_rng(seed), 8, 0.0) for seed in range(20)} == {"a"}
 
 
 @pytest.mark.parametrize("chunk", [1, 3])
@@ -97,6 +110,6 @@ def _positions(word: str, number: int, longest: int) -> list[tuple[tuple, str]]:
     symbols = [*word, "end"]
     found = []
     for n, symbol in enumerate(symbols):
-        letters = ["begin", *symbols[:n]][-LETTERS:]
+        letters = ["begin", *symbols[:n]][1 - longest :]
         found.append(((number, *letters) if longest else (), symbol))
     return found

@@ -122,7 +122,7 @@ def test_what_is_left_out_costs_its_share_of_the_training_text() -> None:
     assert known.extra_nats == pytest.approx(-4 * math.log1p(-share))
     rare = built.encode("The haunted house was old")
     assert len(rare.ids) == 4
-    unigrams = Speller(list(built.counts), [0] * len(built.counts), 1, UNICODE.alphabet_size, context=False)
+    unigrams = Speller(list(built.counts), [0] * len(built.counts), 1, UNICODE.alphabet_size, letters=None)
     (spelling,) = unigrams.nats([" haunted"], [0])
     words = list(built.counts)  # all have ids: none is spelled
     spelling += math.log1p(-np.exp(-unigrams.nats(words, [0] * len(words))).sum())
@@ -139,6 +139,15 @@ def test_rare_words_are_generated_and_the_same_in_any_chunks(rare: str) -> None:
     parts = ((ids[:4], 0), (ids[4:], 4))
     assert "".join(built.generated_bytes(part, (0, 1), start).decode() for part, start in parts) == whole
     assert len({built.generated_bytes(ids, (seed,)) for seed in range(5)}) > 1
+
+
+@pytest.mark.parametrize("rare", ["spell", "class", "unk"])
+def test_at_temperature_0_a_rare_word_is_always_the_likeliest(rare: str) -> None:
+    built = WordTokenizer.of(" baked liked" * 3 + " talked" * 2, UNICODE, rare, 4, 1000)
+    ids = built.encode(" baked liked").ids
+    assert len({built.generated_bytes(ids, (seed,), temperature=0.0) for seed in range(20)}) == 1
+    if rare == "class":
+        assert built.generated_bytes(ids, (0,), temperature=0.0) == b" baked baked"
 
 
 @pytest.mark.parametrize("rare", ["spell", "cluster"])
@@ -235,11 +244,11 @@ def test_a_full_vocabulary_leaves_rare_words_to_train_the_classes() -> None:
 def test_a_prompt_whose_last_word_may_go_on_can_become_any_word_that_begins_so() -> None:
     built = BUILT["spell", 2]
     complete, longer = built.encode_prompt("by the old ho").cuts
-    first = [built.decode(np.array([n])) for n in np.flatnonzero(longer.first_V)]
+    first = [built.decode(np.array([n])) for n in np.flatnonzero(longer.allowed_V)]
     assert (first, longer.begun) == ([" house"], b" ho")
     assert complete.kept == longer.kept + 1 == len(built.encode_prompt("by the old ho").ids)
     (known,) = built.encode_prompt("by the old house").cuts
-    assert np.flatnonzero(known.first_V).tolist() == built.encode(" house").ids.tolist()
+    assert np.flatnonzero(known.allowed_V).tolist() == built.encode(" house").ids.tolist()
     (rare,) = built.encode_prompt("by Xyz").cuts
-    assert (rare.begun, np.count_nonzero(~rare.first_V)) == (b"", 1)
+    assert (rare.begun, np.count_nonzero(~rare.allowed_V)) == (b"", 1)
     assert BUILT["drop", 2].encode_prompt("nobody Xyz").cuts[0].kept == 1  # neither has an id

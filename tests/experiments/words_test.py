@@ -20,7 +20,7 @@ from lovecraft_jax.model.lm import make_model
 from lovecraft_jax.probing.word_costs import costs_by_frequency
 from lovecraft_jax.run import Run
 from lovecraft_jax.runtime.errors import DONE, WRONG_INPUT
-from lovecraft_jax.training.recipe import CHARACTERS_OF_TALES, choose_dropout, choose_settings, count_parameters
+from lovecraft_jax.training.recipe import REFERENCE_CHARACTERS, choose_dropout, choose_settings, count_parameters
 from tests.experiments.conftest import Main
 from tests.helpers.untrained import random_variables
 
@@ -54,7 +54,7 @@ def test_no_dropout_is_chosen_by_size_and_that_of_characters_is_what_all_tales_g
     for setting, config in STUDY.configs.items():
         assert not set(Config.of(config).open_settings) & set(DROPOUT), setting
     chars = Config.of(STUDY.config("chars"))
-    assert chars.model.dropout == choose_dropout(count_parameters(chars, vocab_size=90) / CHARACTERS_OF_TALES)
+    assert chars.model.dropout == choose_dropout(count_parameters(chars, vocab_size=90) / REFERENCE_CHARACTERS, "chars")
 
 
 def test_the_policies_for_rare_words_train_for_the_same_steps() -> None:

@@ -87,14 +87,16 @@ def test_a_text_that_is_too_long_for_the_ngrams_has_the_other_baselines(monkeypa
 
 def test_labels_say_what_adapts_and_those_of_earlier_runs_have_no_ngrams() -> None:
     earlier = {"uniform": 6.0, "unigram": 4.0, "ppmd": 1.5}
-    assert baselines.labelled(earlier) == {"uniform": 6.0, "unigram": 4.0, "PPMd (adaptive)": 1.5}
-    assert baselines.to_compare(earlier) == []
+    assert baselines.labelled_scores(earlier) == {"uniform": 6.0, "unigram": 4.0, "PPMd (adaptive)": 1.5}
+    assert baselines.comparison_lines(earlier) == []
     known = earlier | {"ngram": 1.75, "ngram_test": 1.8, "ngram_order": 8, "ppmd_test": 1.6}
-    assert baselines.labelled(known) == baselines.labelled(earlier) | {"8-gram of characters (static)": 1.75}
-    assert len(baselines.to_compare(known)) == 2
+    assert baselines.labelled_scores(known) == baselines.labelled_scores(earlier) | {
+        "8-gram of characters (static)": 1.75
+    }
+    assert len(baselines.comparison_lines(known)) == 2
     known |= {"word_ngram": 1.7, "word_ngram_test": 1.9, "word_ngram_order": 4}
-    assert list(baselines.labelled(known).values()) == [6.0, 4.0, 1.75, 1.7, 1.5]
-    static, of_words, adaptive = baselines.to_compare(known)
+    assert list(baselines.labelled_scores(known).values()) == [6.0, 4.0, 1.75, 1.7, 1.5]
+    static, of_words, adaptive = baselines.comparison_lines(known)
     assert static == "8-gram of characters (static): valid 1.7500, test 1.8000 bpc"
     assert of_words == "4-gram of words (static): valid 1.7000, test 1.9000 bpc"
     assert adaptive.startswith("PPMd (adaptive: it learns ")

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from configs import tiny
 from lovecraft_jax.data.batches import Batch
 from lovecraft_jax.data.encoded import Encoded, Spelled
-from lovecraft_jax.inference import cache
+from lovecraft_jax.inference import adaptive, cache
 from lovecraft_jax.inference.cache import CacheRates, CacheScorer, cached, in_types
 from lovecraft_jax.inference.scoring import CHUNK, Scorer, single_row
 from lovecraft_jax.model.ensemble import make_ensemble
@@ -117,8 +117,12 @@ def test_an_ensemble_remembers_the_states_of_all_its_members() -> None:
 
 def test_tuning_finds_the_best_rates_of_the_grid_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     thetas, lams = (0.0, 0.5, 1.0, 2.0), (0.0, 0.3, 0.6, 0.9)
-    for name, value in (("THETAS", thetas), ("LAMS", lams), ("TUNING_TOKENS", 2 * CHUNK)):
-        monkeypatch.setattr(cache, name, value)
+    for module, name, value in (
+        (cache, "THETAS", thetas),
+        (cache, "LAMS", lams),
+        (adaptive, "TUNING_TOKENS", 2 * CHUNK),
+    ):
+        monkeypatch.setattr(module, name, value)
     scorer, types, seen = small_scorer(), random_types(4 * CHUNK), []
     rates, tuned = scorer.tune(encoded(types), lambda: seen.append(1))
     assert (len(seen), tuned.tokens, tuned.chars) == (1, 2 * CHUNK, 2 * CHUNK)

@@ -20,7 +20,7 @@ from lovecraft_jax.training import loop, recipe
 def test_a_quarter_of_the_text_is_read_twice_as_often_but_none_more_than_64_times(
     characters: int, epochs: float
 ) -> None:
-    assert recipe.choose_epochs(characters) == epochs
+    assert recipe.choose_epochs(characters, "chars") == epochs
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,13 @@ def test_a_quarter_of_the_text_is_read_twice_as_often_but_none_more_than_64_time
     [(1.0, 0.2), (4.0, 0.35), (0.5, 0.1), (0.13, 0.0), (1e-6, 0.0), (6.0, 0.4), (1e6, 0.5)],
 )
 def test_dropout_grows_with_the_parameters_per_character(parameters_per_character: float, rate: float) -> None:
-    assert recipe.choose_dropout(parameters_per_character) == rate
+    assert recipe.choose_dropout(parameters_per_character, "chars") == rate
+
+
+@pytest.mark.parametrize("level", ["chars", "bpe", "words"])
+def test_words_get_more_dropout_and_subwords_and_words_fewer_epochs(level: str) -> None:
+    assert recipe.choose_epochs(2_600_000, level) == (16 if level == "chars" else 9)
+    assert recipe.choose_dropout(1.0, level) == (0.3 if level == "words" else 0.2)
 
 
 @pytest.mark.parametrize(("steps", "every"), [(13_024, 1000), (100_000, 1000), (1900, 100), (5200, 400), (1, 100)])
@@ -53,7 +59,8 @@ def test_the_line_says_what_was_chosen_and_why() -> None:
     size = recipe.count_parameters(config, data.tokenizer.size) / characters
     _, line = recipe.choose_settings(config, data)
     assert line == (
-        f"{recipe.choose_epochs(characters):g} epochs, because the training text has {characters:,} characters; "
+        f"{recipe.choose_epochs(characters, 'chars'):g} epochs, because the training text has {characters:,} "
+        "characters; "
         f"dropout 0.5 of outputs, 0.125 of the input, 0.25 of h, because the model has {size:.2f} parameters for each "
         "character; "
         "a score every 300 steps"
@@ -73,7 +80,7 @@ def test_a_run_keeps_what_it_chose_when_it_resumes(
     config.train.update({"steps": 0, "epochs": None, "eval_every": None, "eval_lanes": None, "stop_at_step": 10})
     assert loop.train(config, str(tmp_path)) == DONE
     characters = json.loads((tmp_path / "corpus.json").read_text())["characters"]["train"]
-    epochs = recipe.choose_epochs(characters)
+    epochs = recipe.choose_epochs(characters, "chars")
     assert f"\nchosen      {epochs:g} epochs, because the training text has {characters:,} " in capfd.readouterr().err
     recorded = json.loads((tmp_path / "config.json").read_text())
     rates = {name: recorded["model"][name] for name in ("dropout", "dropout_input", "dropout_recurrent")}
