@@ -22,6 +22,7 @@ from lovecraft_jax.data.splits import PARTS
 from lovecraft_jax.data.tokenizer import Tokenizer
 from lovecraft_jax.inference.adaptive import AdaptiveScorer, Rates
 from lovecraft_jax.inference.cache import CacheRates, CacheScorer
+from lovecraft_jax.inference.decoder import Decoder, jitted_make_decoder
 from lovecraft_jax.inference.generate import check_limits, encode_prompt, generate_texts, most_likely_next
 from lovecraft_jax.inference.sampling import Sampling
 from lovecraft_jax.inference.scoring import Score, Scorer
@@ -85,7 +86,7 @@ class Run:
         sampling = checked("sampling", Sampling() if sampling is None else sampling, Sampling, "a Sampling")
         encoded = encode_prompt(self.tokenizer, prompt)
         return generate_texts(
-            self.model, self.variables, self.tokenizer, encoded, length, seed, sampling, samples, chunk
+            self.model, self.variables, self.tokenizer, encoded, length, seed, sampling, samples, chunk, self._decoder
         )
 
     def teacher_forced(self, ids: np.ndarray, seq_len: int = 0) -> np.ndarray:
@@ -138,6 +139,11 @@ class Run:
         except OSError as error:
             log(f"the adaptive rates are not saved: {error.filename or self.workdir}: {error.strerror or error}")
         return rates
+
+    @functools.cached_property
+    def _decoder(self) -> Decoder:
+        """The folded weights. To fold those of a large vocabulary takes as long as to generate a thousand tokens."""
+        return jitted_make_decoder(self.model, self.variables)
 
     @property
     def _scorer(self) -> Scorer:

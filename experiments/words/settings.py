@@ -15,8 +15,8 @@ from lovecraft_jax.data.splits import Splits
 from lovecraft_jax.probing.word_costs import LEAST, costs_by_frequency
 from lovecraft_jax.run import Run
 
-CHARS, WORDS = "chars", "words"
-"""configs/c150.py and configs/words.py as they are."""
+CHARS, BPE, WORDS = "chars", "bpe", "words"
+"""configs/c150.py and configs/words.py as they are; the beginning of the names of settings of configs/bpe.py."""
 SIZES = (250, 500, 1000, 2000, 4000, 8000)
 """The sizes of the vocabularies of subwords."""
 LARGE, SOFTMAX_HEAD = 4000, 500
@@ -32,7 +32,8 @@ RARE = {
 MIN_COUNTS = (1, 2, 3, 5)
 ALL_WORDS = 2**20
 """More ids than a text has words: where every word has an id, `vocab_size` is no limit."""
-DROPOUT = ("model.dropout", "model.dropout_input", "model.dropout_recurrent")
+DROPOUT = {CHARS: 0.0, BPE: 0.1, WORDS: 0.3}
+"""What training/recipe.py chooses for all tales, by config: fixed, so that a setting of another size has the same."""
 FREE_OF_COST = ("data.rare",)
 """Config fields that do not change how long a training step takes: the classes are few among the ids."""
 COLUMNS = {
@@ -85,10 +86,11 @@ def get_study() -> Study:
 
 def _configs() -> dict[str, ConfigDict]:
     chars, subwords, of_words = (
-        changed(base.get_config(), {"train.adaptive": False})  # such a score takes long, and is not compared
-        for base in (c150, bpe, words)
+        # Adaptive scores take long, and are not compared.
+        changed(base.get_config(), {"model.dropout": DROPOUT[level], "train.adaptive": False})
+        for level, base in ((CHARS, c150), (BPE, bpe), (WORDS, words))
     )
-    configs = {CHARS: changed(chars, dict.fromkeys(DROPOUT, 0.0))}  # what the sizes of c150 and of all tales give
+    configs = {CHARS: chars}
     for size in SIZES:
         adaptive = {"model.softmax_head": SOFTMAX_HEAD} if size >= LARGE else {}
         configs[_bpe(size)] = changed(subwords, {"data.vocab_size": size} | adaptive)
@@ -102,7 +104,7 @@ def _configs() -> dict[str, ConfigDict]:
 
 
 def _bpe(size: int) -> str:
-    return f"bpe-{size}"
+    return f"{BPE}-{size}"
 
 
 def _rare(kind: str) -> str:

@@ -12,7 +12,7 @@ Axes in names: N words of a text, W different words, C classes, P different pair
 
 import numpy as np
 
-PASSES = 5
+ITERATIONS = 5
 """The most iterations over all words; in each a word may move once. This bounds the time: the last gain little."""
 
 
@@ -21,7 +21,7 @@ def exchange(words_N: np.ndarray, n_words: int, n_classes: int) -> np.ndarray:
     of its words, the most frequent first; those from `n_words` on are taken for one more word in a class of its own.
     The first word follows the last one. Time grows with W C, and a little with P."""
     state = _State(words_N, n_words, n_classes)
-    for _ in range(PASSES):
+    for _ in range(ITERATIONS):
         if not sum([state.move(word) for word in range(n_words)]):
             break
     return state.class_W[:n_words]

@@ -53,7 +53,8 @@ class Speller:
         contexts_NM = _contexts(symbols_N, begins_W, self._n_letters)[:, : 0 if letters is None else None]
         is_given_N = np.isin(np.arange(len(symbols_N)), begins_W)  # the classes
         self._tables = _fit(symbols_N[~is_given_N], contexts_NM[~is_given_N], self._size, self._size + n_classes)
-        self._cumulative = functools.lru_cache(max(1, CACHE_BYTES // (8 * self._size)))(self._compute_cumulative)
+        kept = functools.lru_cache(max(1, CACHE_BYTES // (8 * self._size)))
+        self._cumulative, self._probs_after = kept(self._compute_cumulative), kept(self._compute_probs_after)
 
     def nats(self, words: Sequence[str], classes: Sequence[int]) -> np.ndarray:
         """Returns what each word, of a character or more, costs, given its class and its end included: [W]."""
@@ -92,11 +93,22 @@ class Speller:
 
     def _compute_cumulative(self, context: tuple[int, ...], temperature: float) -> np.ndarray:
         """Returns the sums of the weights of the symbols after a context, whose nearest symbol comes first [V]."""
-        contexts_VM = np.tile([*context, *[-1] * (self._n_letters + 1 - len(context))], (self._size, 1))
-        probs_V = self._probs(np.arange(self._size), contexts_VM)
+        length, number = 0, 0
+        for symbol, table in zip(context, self._tables[1:], strict=False):
+            if (longer := table.find_one(number, symbol)) < 0:
+                break
+            length, number = length + 1, longer
+        probs_V = self._probs_after(length, number).copy()
         is_first = context[0] == END
         probs_V[[OTHER, END] if is_first else OTHER] = 0.0
         return np.cumsum(at_temperature(probs_V, temperature))
+
+    def _compute_probs_after(self, length: int, number: int) -> np.ndarray:
+        """Returns the probabilities of the symbols after a context of that length, by its number in its table [V]."""
+        table = self._tables[length]
+        shorter = int(table.keys[number]) // table.n_symbols
+        probs_V = self._probs_after(length - 1, shorter) if length else np.full(self._size, 1 / self._size)
+        return table.after(number, probs_V)
 
     def _symbols(self, words: Sequence[str], classes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Returns the class, the characters and the END of each word, one after another [N], and where each begins
@@ -142,6 +154,20 @@ class _Table(NamedTuple):
         places_N = np.searchsorted(self.keys, wanted_N)
         is_there_N = self.keys[places_N] == wanted_N
         return np.where(is_there_N & (shorter_N >= 0) & (first_N >= 0), places_N, -1)
+
+    def find_one(self, shorter: int, first: int) -> int:
+        """`find` for one context that the training words have without its first symbol, without NumPy's overhead."""
+        wanted = shorter * self.n_symbols + first
+        place = int(self.keys.searchsorted(wanted))
+        return place if self.keys[place] == wanted else -1
+
+    def after(self, number: int, lower_V: np.ndarray) -> np.ndarray:
+        """Returns the probabilities of all symbols in one context, from those in it without its first symbol."""
+        begin, end = self.grams_R.searchsorted([number * self.size, (number + 1) * self.size])
+        counts = self.counts_R[begin:end]
+        probs_V = self.left[number] * lower_V
+        probs_V[self.grams_R[begin:end] - number * self.size] += counts - self.discount[np.minimum(counts, 3)]
+        return probs_V / self.total[number]
 
     def interpolate(self, numbers_N: np.ndarray, symbols_N: np.ndarray, lower_N: np.ndarray) -> np.ndarray:
         """Returns the probabilities of symbols in contexts, from those in the contexts without their first symbols."""

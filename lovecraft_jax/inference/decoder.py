@@ -68,6 +68,9 @@ def make_decoder(model: Model, variables: Variables) -> Decoder:
     return folded
 
 
+jitted_make_decoder = jax.jit(make_decoder, static_argnums=0)
+
+
 def decode(model: Model, decoder: Decoder, carry: Carry, ids_S: jax.Array) -> tuple[Carry, jax.Array]:
     """The carry after one token of each stream, and the logits of the next [S, V]."""
     if isinstance(model, Ensemble):

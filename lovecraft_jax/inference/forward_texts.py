@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lovecraft_jax.inference.decoder import Decoder, decode, make_decoder
+from lovecraft_jax.inference.decoder import Decoder, decode, jitted_make_decoder
 from lovecraft_jax.model.ensemble import Model
 from lovecraft_jax.model.lm import Carry, Variables, reset_carry
 
@@ -19,8 +19,6 @@ CHUNK = 500  # tokens of a row in one dispatch
 Observe = Callable[[Carry, jax.Array, jax.Array], jax.Array]
 """(carry after a token, logits_BV of the next token, its id y_B) -> the value to return for that token [B, ...]. A
 static argument of `jax.jit`: pass a module-level function, since each new lambda would be compiled anew."""
-
-jitted_make_decoder = jax.jit(make_decoder, static_argnums=0)
 
 
 class Tokens(NamedTuple):

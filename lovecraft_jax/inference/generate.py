@@ -11,7 +11,7 @@ import numpy as np
 
 from lovecraft_jax.data.encoded import UNKNOWN_ID, Cut, Prompt
 from lovecraft_jax.data.tokenizer import Tokenizer
-from lovecraft_jax.inference.decoder import Decoder, Folded, decode, decode_head, make_decoder
+from lovecraft_jax.inference.decoder import Decoder, Folded, decode, decode_head, jitted_make_decoder
 from lovecraft_jax.inference.sampling import AdaptiveLogits, Sampling, sample_adaptive_softmax, sample_token
 from lovecraft_jax.model.ensemble import Model
 from lovecraft_jax.model.lm import Carry, LanguageModel, Variables, forward
@@ -51,13 +51,14 @@ def generate_texts(
     sampling: Sampling,
     samples: int = 1,
     chunk: int | None = None,
+    decoder: Decoder | None = None,
 ) -> Iterator[list[str]]:
     """Yields the S samples that `generate_tokens` yields as text, what each adds to the prompt; a character whose bytes
     are not complete comes with the next ones."""
     decoders = [codecs.getincrementaldecoder("utf-8")("replace") for _ in range(samples)]
     ids, begun, allowed_V = _choose_cut(model, variables, prompt)
     start = 0
-    for ids_SN in generate_tokens(model, variables, ids, length, seed, sampling, samples, chunk, allowed_V):
+    for ids_SN in generate_tokens(model, variables, ids, length, seed, sampling, samples, chunk, allowed_V, decoder):
         texts = [
             tokenizer.generated_bytes(ids_N, (seed, sample), start, sampling.temperature)
             for sample, ids_N in enumerate(ids_SN)
@@ -104,16 +105,19 @@ def generate_tokens(
     samples: int = 1,
     chunk: int | None = None,
     allowed_V: np.ndarray | None = None,
+    decoder: Decoder | None = None,
 ) -> Iterator[np.ndarray]:
     """Yields the ids [S, at most chunk; the first may have one more] of S samples that continue the ids `prompt` [N],
     `length` new tokens each. The tokens that may come first are those of which `allowed_V` is true; None: all.
 
     `chunk` tokens are yielded at a time (None: all at once), while the next chunk is computed; with `allowed_V` one
     more at first. A sample depends on neither `chunk` nor S: each sample has its own random key, from which one is
-    folded for each position.
+    folded for each position. `decoder`: that of the model's weights, if it has been made before.
     """
     prompt_SN = np.broadcast_to(prompt.astype(np.int32), (samples, len(prompt)))
-    decoder, keys_S, carry = _prefill(model, variables, prompt_SN[:, :-1], np.uint32(seed))
+    if decoder is None:
+        decoder = jitted_make_decoder(model, variables)
+    keys_S, carry = _prefill(model, variables, prompt_SN[:, :-1], np.uint32(seed))
     ids_S, first_S1 = jnp.asarray(prompt_SN[:, -1]), np.zeros((samples, 0), np.int32)
     if allowed_V is not None:
         carry, ids_S1 = _generate_chunk(model, decoder, carry, ids_S, keys_S, jnp.int32(0), sampling, 1, allowed_V)
@@ -148,16 +152,14 @@ def _argmax_next(model: Model, variables: Variables, x_BT: jax.Array) -> jax.Arr
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _prefill(
-    model: Model, variables: Variables, prompt_SN: jax.Array, seed: jax.Array
-) -> tuple[Decoder, jax.Array, Carry]:
-    """Returns the decoder, a random key per sample, and the carry after the prompt, which may be empty."""
+def _prefill(model: Model, variables: Variables, prompt_SN: jax.Array, seed: jax.Array) -> tuple[jax.Array, Carry]:
+    """Returns a random key per sample, and the carry after the prompt, which may be empty."""
     S, N = prompt_SN.shape
     keys_S = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(S))
     carry = model.initial_carry(S)
     if N:
         carry, _ = forward(model, variables, carry, prompt_SN)
-    return make_decoder(model, variables), keys_S, carry
+    return keys_S, carry
 
 
 @functools.partial(jax.jit, static_argnames=("model", "sampling", "length"))

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -16,10 +17,11 @@ from lovecraft_jax.runtime.checks import checked
 MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-30, 1e30
 """Other temperatures become the nearer of these, greedy and uniform in effect: where 1 / temperature is no normal
 float32, XLA divides -inf, the logit of what must not be sampled, to NaN."""
-TAIL_SHARE = 0.25
-"""The share of the streams whose tails are computed at once."""
+FIRST_SHARES, LATER_SHARES = (0.375, 0.1875), (0.0625, 0.0625)
+"""The shares of the streams for which the first tail, and each later one, is computed at once: first, and then until
+every stream has an id."""
 LAST_BELOW_1 = 1 - 2.0**-24
-NO_TAIL = -1
+NONE = -1
 BLOCK = 128
 """Weights of a block, in a long cumulative sum."""
 
@@ -89,14 +91,16 @@ class AdaptiveLogits(NamedTuple):
     dtype: jnp.dtype
 
 
-class _Proposals(NamedTuple):
-    """What is drawn for each stream so far: its id, or the tail that is proposed and else NO_TAIL, upper bounds [S, N]
-    of the log-weights of the tails, and how many tails were tried."""
+class _State(NamedTuple):
+    """What is known of each stream so far: its id; or the tail that is proposed, else NONE; the log-weights [S, N] of
+    the tails or upper bounds of them; the id that was drawn within each tail [S, N], NONE where that is not computed;
+    and how many tails were."""
 
     ids_S: jax.Array
     tail_S: jax.Array
-    log_bounds_SN: jax.Array
-    tries_S: jax.Array
+    log_weights_SN: jax.Array
+    drawn_SN: jax.Array
+    computed_S: jax.Array
 
 
 def sample_adaptive_softmax(
@@ -113,46 +117,56 @@ def sample_adaptive_softmax(
     """
     logits_SP, hidden_SH, tails, dtype = given
     temperature = _bounded(temperature)
-    S, P = logits_SP.shape
-    head = P - len(tails)
+    (S, P), N = logits_SP.shape, len(tails)
+    head = P - N
     logs_SP = jnp.where(jnp.arange(P)[None] == UNKNOWN_ID, -jnp.inf, jax.nn.log_softmax(logits_SP)) / temperature
     log_bound_N = jnp.array([max(0.0, 1 - 1 / temperature) * math.log(len(tail.bias)) for tail in tails])
-    log_bounds_SN = logs_SP[:, head:] + log_bound_N[None]
-    R = math.ceil(TAIL_SHARE * S)
 
-    def draw_part(logs_SP: jax.Array, log_bounds_SN: jax.Array, uniform_S: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Returns for each stream an id of the head and NO_TAIL, or a meaningless id and the tail that is proposed."""
-        part_S = _draw(logs_SP.at[:, head:].set(log_bounds_SN), uniform_S)
-        return part_S, jnp.maximum(part_S - head, NO_TAIL)
+    def propose(
+        logs_SP: jax.Array, log_weights_SN: jax.Array, drawn_SN: jax.Array, uniform_S: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Draws a part for each stream. Returns its id and NONE; or, of a tail in which none is drawn, NONE and it."""
+        part_S = _draw(logs_SP.at[:, head:].set(log_weights_SN), uniform_S)
+        tail_S = part_S - head
+        of_tail_S = jnp.take_along_axis(drawn_SN, jnp.maximum(tail_S, 0)[:, None], axis=1)[:, 0]
+        ids_S = jnp.where(tail_S < 0, part_S, of_tail_S)
+        return ids_S, jnp.where(ids_S == NONE, tail_S, NONE)
 
-    def draw_numbers(key: jax.Array, tries: jax.Array) -> jax.Array:
-        return jax.random.uniform(jax.random.fold_in(key, tries + 1), (3,))
+    def draw_numbers(key: jax.Array, computed: jax.Array) -> jax.Array:
+        return jax.random.uniform(jax.random.fold_in(key, computed + 1), (3,))
 
-    def draw_within(tail: Tail, n: int, first: int, proposals: _Proposals) -> _Proposals:
-        """Draws an id of tail n, whose ids begin at `first`, for streams where it is proposed, at most R of them."""
-        (places_R,) = jnp.nonzero(proposals.tail_S == n, size=R, fill_value=S)  # S: none
+    def draw_within(n: int, share: float, state: _State) -> _State:
+        """Draws an id of tail n for streams where it is proposed, at most R of them."""
+        R = math.ceil(share * S)
+        (places_R,) = jnp.nonzero(state.tail_S == n, size=R, fill_value=S)  # S: none
         keys_R, hidden_RH, logs_RP = (leaf[places_R] for leaf in (keys_S, hidden_SH, logs_SP))
-        _, _, log_bounds_RN, tries_R = (leaf[places_R] for leaf in proposals)
-        accept_R, within_R, again_R = jax.vmap(draw_numbers)(keys_R, tries_R).T
-        logs_RC = jax.nn.log_softmax(tail_logits(tail, hidden_RH, dtype)) / temperature
-        log_weight_R = logs_RP[:, head + n] + jax.nn.logsumexp(logs_RC, axis=-1)
-        accepted_R = accept_R < jnp.exp(log_weight_R - log_bounds_RN[:, n])
-        log_bounds_RN = log_bounds_RN.at[:, n].set(log_weight_R)
-        ids_R, tail_R = draw_part(logs_RP, log_bounds_RN, again_R)
-        ids_R = jnp.where(accepted_R, first + _draw(logs_RC, within_R), ids_R)
-        drawn = _Proposals(ids_R, jnp.where(accepted_R, NO_TAIL, tail_R), log_bounds_RN, tries_R + 1)
-        return jax.tree.map(lambda leaf, new: leaf.at[places_R].set(new, mode="drop"), proposals, drawn)
+        _, _, log_weights_RN, drawn_RN, computed_R = (leaf[places_R] for leaf in state)
+        accept_R, within_R, again_R = jax.vmap(draw_numbers)(keys_R, computed_R).T
+        logits_RC = tail_logits(tails[n], hidden_RH, dtype)
+        logits_RC -= jnp.max(logits_RC, axis=-1, keepdims=True)
+        weights_RC = jnp.exp(logits_RC / temperature)
+        log_z_R = jnp.log(jnp.sum(weights_RC, axis=-1)) - jax.nn.logsumexp(logits_RC, axis=-1) / temperature
+        log_weight_R, log_bound_R = logs_RP[:, head + n] + log_z_R, log_weights_RN[:, n]
+        of_tail_R = head + sum(len(tail.bias) for tail in tails[:n]) + _draw_weighted(weights_RC, within_R)
+        log_weights_RN = log_weights_RN.at[:, n].set(log_weight_R)
+        drawn_RN = drawn_RN.at[:, n].set(of_tail_R)
+        ids_R, tail_R = propose(logs_RP, log_weights_RN, drawn_RN, again_R)
+        is_accepted_R = accept_R < jnp.exp(log_weight_R - log_bound_R)
+        ids_R, tail_R = jnp.where(is_accepted_R, of_tail_R, ids_R), jnp.where(is_accepted_R, NONE, tail_R)
+        after = _State(ids_R, tail_R, log_weights_RN, drawn_RN, computed_R + 1)
+        return jax.tree.map(lambda leaf, new: leaf.at[places_R].set(new, mode="drop"), state, after)
 
-    def draw_proposed(proposals: _Proposals) -> _Proposals:
-        first = head
-        for n, tail in enumerate(tails):
-            draw = functools.partial(draw_within, tail, n, first)
-            proposals = jax.lax.cond(jnp.any(proposals.tail_S == n), draw, lambda same: same, proposals)
-            first += len(tail.bias)
-        return proposals
+    def draw_proposed(shares: Sequence[float], state: _State) -> _State:
+        for n in range(N):
+            draw = functools.partial(draw_within, n, shares[min(n, 1)])
+            state = jax.lax.cond(jnp.any(state.tail_S == n), draw, lambda same: same, state)
+        return state
 
-    proposals = _Proposals(*draw_part(logs_SP, log_bounds_SN, uniform_S), log_bounds_SN, jnp.zeros(S, jnp.int32))
-    return jax.lax.while_loop(lambda state: jnp.any(state.tail_S != NO_TAIL), draw_proposed, proposals).ids_S
+    log_weights_SN, drawn_SN = logs_SP[:, head:] + log_bound_N[None], jnp.full((S, N), NONE)
+    proposed = propose(logs_SP, log_weights_SN, drawn_SN, uniform_S)
+    state = draw_proposed(FIRST_SHARES, _State(*proposed, log_weights_SN, drawn_SN, jnp.zeros(S, jnp.int32)))
+    draw_others = functools.partial(draw_proposed, LATER_SHARES)
+    return jax.lax.while_loop(lambda state: jnp.any(state.tail_S != NONE), draw_others, state).ids_S
 
 
 def _bounded(temperature: float) -> float:
@@ -160,10 +174,14 @@ def _bounded(temperature: float) -> float:
 
 
 def _draw(logits_SV: jax.Array, uniform_S: jax.Array) -> jax.Array:
-    """Returns an index per row, drawn by its logits: the cumulative distribution, inverted at `uniform_S` in [0, 1). Of
-    many logits first a block is drawn, then one in it, since XLA's cumulative sum takes long."""
+    """Returns an index per row, drawn by its logits."""
     # The largest weight is 1: the sum neither overflows nor is 0.
-    weights_SV = jnp.exp(logits_SV - jnp.max(logits_SV, axis=-1, keepdims=True))
+    return _draw_weighted(jnp.exp(logits_SV - jnp.max(logits_SV, axis=-1, keepdims=True)), uniform_S)
+
+
+def _draw_weighted(weights_SV: jax.Array, uniform_S: jax.Array) -> jax.Array:
+    """Returns an index per row, drawn by its weights: the cumulative distribution, inverted at `uniform_S` in [0, 1).
+    Of many weights first a block is drawn, then one in it, since XLA's cumulative sum takes long."""
     (S, V), B = weights_SV.shape, BLOCK
     if V <= 2 * B:
         return _invert(weights_SV, uniform_S)[0]

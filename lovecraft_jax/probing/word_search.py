@@ -15,8 +15,8 @@ import numpy as np
 from scipy.special import logsumexp
 
 from lovecraft_jax.data.encoded import UNKNOWN_ID
-from lovecraft_jax.inference.decoder import Decoder, decode
-from lovecraft_jax.inference.forward_texts import Tokens, jitted_make_decoder, scan_tokens
+from lovecraft_jax.inference.decoder import Decoder, decode, jitted_make_decoder
+from lovecraft_jax.inference.forward_texts import Tokens, scan_tokens
 from lovecraft_jax.model.lm import Carry, LanguageModel
 from lovecraft_jax.run import Run
 

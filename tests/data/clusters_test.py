@@ -12,7 +12,7 @@ from lovecraft_jax.data.clusters import exchange
 
 
 def test_no_word_can_be_moved_so_that_the_text_becomes_likelier(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clusters, "PASSES", 100)  # until no word moves
+    monkeypatch.setattr(clusters, "ITERATIONS", 100)  # until no word moves
     random = np.random.default_rng(0)
     words = np.minimum(random.geometric(0.15, 400) - 1, 12)  # the last is more words in one, which keeps its class
     words[100:110] = 3  # a word that follows itself

@@ -9,7 +9,7 @@ import pytest
 from configs import bpe, c150, tiny, words
 from experiments.study import jobs, main, measure, plan, results, samples, training
 from experiments.words import __main__ as study_of_words
-from experiments.words.settings import DROPOUT, get_study
+from experiments.words.settings import get_study
 from lovecraft_jax.config import Config, flatten
 from lovecraft_jax.data import corpus, dataset
 from lovecraft_jax.data.cleaning import make_cleaning
@@ -39,8 +39,8 @@ def test_each_setting_differs_from_its_config_only_in_what_its_question_asks() -
         for rung in question.rungs:
             base = c150 if rung.setting == "chars" else bpe if rung.setting.startswith("bpe") else words
             found, wanted = (flatten(Config.of(config)) for config in (STUDY.config(rung.setting), base.get_config()))
-            changed = {key for key in found if found[key] != wanted[key]} - {"train.adaptive"}
-            assert changed <= (set(DROPOUT) if base is c150 else ASKED[question.name]), rung.setting
+            changed = {key for key in found if found[key] != wanted[key]} - {"train.adaptive", "model.dropout"}
+            assert changed <= (set() if base is c150 else ASKED[question.name]), rung.setting
             assert found["train.adaptive"] is False
     assert len({json.dumps(flatten(Config.of(config))) for config in STUDY.configs.values()}) == len(STUDY.configs)
 
@@ -50,11 +50,18 @@ def test_the_baselines_are_what_their_labels_say() -> None:
     assert (data.level, data.rare, data.min_count) == ("words", "spell", 2)
 
 
-def test_no_dropout_is_chosen_by_size_and_that_of_characters_is_what_all_tales_give() -> None:
+@pytest.mark.parametrize(("setting", "size"), [("chars", 82), ("bpe-2000", 2000), ("words", 16_513)])
+def test_the_dropout_of_each_level_is_the_one_that_all_tales_get(setting: str, size: int) -> None:
+    config = Config.of(STUDY.config(setting))
+    parameters = count_parameters(config, size) / REFERENCE_CHARACTERS
+    assert config.model.dropout == choose_dropout(parameters, config.data.level)
+
+
+def test_no_dropout_is_chosen_by_the_size_of_a_setting() -> None:
+    rates = {Config.of(config).data.level: Config.of(config).model.dropout for config in STUDY.configs.values()}
     for setting, config in STUDY.configs.items():
-        assert not set(Config.of(config).open_settings) & set(DROPOUT), setting
-    chars = Config.of(STUDY.config("chars"))
-    assert chars.model.dropout == choose_dropout(count_parameters(chars, vocab_size=90) / REFERENCE_CHARACTERS, "chars")
+        typed = Config.of(config)
+        assert typed.model.dropout == rates[typed.data.level] is not None, setting
 
 
 def test_the_policies_for_rare_words_train_for_the_same_steps() -> None:
