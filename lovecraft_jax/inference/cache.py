@@ -36,7 +36,7 @@ from lovecraft_jax.model.losses import Costs, forward_hidden_and_costs
 
 SIZE = 4000
 """Tokens in the cache; docs/results.md has the scores of others."""
-THETAS = (0.0, *(2.0**n for n in range(-6, 4)))
+THETAS = (0.0, *(2.0**n for n in range(-6, 6)))
 LAMS = (0.0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3)
 """The rates that are tried. The score is smooth between them."""
 NONE = -1
