@@ -194,9 +194,13 @@ def _draw_weighted(weights_SV: jax.Array, uniform_S: jax.Array) -> jax.Array:
 def _invert(weights_SV: jax.Array, uniform_S: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns the index of each row at which the cumulative distribution passes `uniform_S`, in [0, 1), and how far
     towards the next one: again uniform in [0, 1)."""
-    cumulative_SV = jnp.cumsum(weights_SV, axis=-1)
-    wanted_S1 = uniform_S[:, None] * cumulative_SV[:, -1:]
-    index_S = jnp.sum(cumulative_SV <= wanted_S1, axis=-1).astype(jnp.int32)
+    # Sums over zeros, which may be rounded otherwise than the sum before them, are none, so that no zero is drawn.
+    is_positive_SV = weights_SV > 0
+    cumulative_SV = jnp.where(is_positive_SV, jnp.cumsum(weights_SV, axis=-1), 0.0)
+    wanted_S1 = uniform_S[:, None] * jnp.max(cumulative_SV, axis=-1, keepdims=True)
+    indices_V = jnp.arange(weights_SV.shape[-1], dtype=jnp.int32)
+    is_beyond_SV = is_positive_SV & (cumulative_SV >= wanted_S1)
+    index_S = jnp.min(jnp.where(is_beyond_SV, indices_V[None], len(indices_V) - 1), axis=-1)
     weight_S1 = jnp.take_along_axis(weights_SV, index_S[:, None], axis=1)
     passed_S1 = wanted_S1 - (jnp.take_along_axis(cumulative_SV, index_S[:, None], axis=1) - weight_S1)
     return index_S, jnp.clip(passed_S1 / weight_S1, 0.0, LAST_BELOW_1)[:, 0]
