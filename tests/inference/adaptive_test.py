@@ -72,8 +72,8 @@ def test_each_segment_is_scored_before_the_rule_of_the_paper_moves_the_weights_i
 @pytest.mark.parametrize(
     ("changes", "backends"),
     [
-        ({}, ("scan", "fused", "native")),
-        ({"norm": "batch_input", "skip": True}, ("scan", "fused", "native")),
+        pytest.param({}, ("scan", "fused", "native"), marks=pytest.mark.slow),
+        pytest.param({"norm": "batch_input", "skip": True}, ("scan", "fused", "native"), marks=pytest.mark.slow),
         ({"norm": "rms_gates", "input_gate": "capped"}, ("scan", "fused", "native")),
         pytest.param({"norm": "layer"}, ("scan",), marks=pytest.mark.slow),
         pytest.param({"norm": "batch"}, ("scan",), marks=pytest.mark.slow),
@@ -163,6 +163,7 @@ def test_rates_are_tuned_on_valid_and_saved_and_score_test(trained: Path, tmp_pa
     assert evaluate(command, workdir, "--adaptive", f"--text={tmp_path / 'text.txt'}")["lr"] == 0
 
 
+@pytest.mark.slow
 def test_a_finished_run_has_adaptive_rows_beside_the_static_ones(
     config: ConfigDict, tmp_path: Path, capfd: pytest.CaptureFixture
 ) -> None:

@@ -28,7 +28,10 @@ def tails() -> tuple[Tail, ...]:
     return tuple(made)
 
 
-@pytest.mark.parametrize("temperature", [1e-30, 0.01, 0.3, 1.0, 4.0])
+@pytest.mark.parametrize(
+    "temperature",
+    [pytest.param(1e-30, marks=pytest.mark.slow), 0.01, pytest.param(0.3, marks=pytest.mark.slow), 1.0, 4.0],
+)
 def test_tokens_are_drawn_by_their_probabilities_at_any_temperature(
     tails: tuple[Tail, ...], temperature: float
 ) -> None:
