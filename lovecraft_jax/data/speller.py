@@ -26,7 +26,8 @@ from lovecraft_jax.data.kneser_ney import discounts
 LETTERS = 6  # of the context; 5 costs Lovecraft's held-out tales .002 bpc more
 CHUNK = 1 << 15  # words whose costs are computed at a time, which bounds memory
 CACHE_BYTES = 1 << 24
-"""Memory for the cumulative distributions of contexts, so that generation does not compute them again."""
+"""Memory for the distributions of contexts, and as much for their cumulative sums, so that generation does not compute
+them again."""
 END, OTHER, FIRST_LETTER = 0, 1, 2
 """Symbols: before a word's first character and after its last, a character that no training word has, the first that
 one has."""

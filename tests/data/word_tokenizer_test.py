@@ -212,6 +212,15 @@ def test_saved_ids_are_refused_where_the_code_has_another_number_of_classes(rare
     assert load_tokenizer(json.dumps(saved)).encode(TRAIN).ids.tolist() == BUILT[rare, 2].encode(TRAIN).ids.tolist()
 
 
+def test_a_saved_run_keeps_the_context_that_its_rare_words_were_spelled_with() -> None:
+    """Its scores contain their costs. Earlier versions did not save the context, which was five letters."""
+    saved = json.loads(BUILT["spell", 2].dumps())
+    five, six = (load_tokenizer(json.dumps(saved | {"letters": n})).encode(TRAIN).extra_nats for n in (5, 6))
+    assert five != six == BUILT["spell", 2].encode(TRAIN).extra_nats
+    del saved["letters"]
+    assert load_tokenizer(json.dumps(saved)).encode(TRAIN).extra_nats == five
+
+
 def test_clusters_are_learnt_from_contexts_and_known_by_the_spelling() -> None:
     """Two kinds of words, of different letters, each where the other never is."""
     random, first, second = np.random.default_rng(0), "aeioub", "lmnrst"
