@@ -55,7 +55,7 @@ def generate_texts(
 ) -> Iterator[list[str]]:
     """Yields the S samples that `generate_tokens` yields as text, what each adds to the prompt; a character whose bytes
     are not complete comes with the next ones."""
-    decoders = [codecs.getincrementaldecoder("utf-8")("replace") for _ in range(samples)]
+    utf8_decoders = [codecs.getincrementaldecoder("utf-8")("replace") for _ in range(samples)]
     ids, begun, allowed_V = _choose_cut(model, variables, prompt)
     start = 0
     for ids_SN in generate_tokens(model, variables, ids, length, seed, sampling, samples, chunk, allowed_V, decoder):
@@ -65,7 +65,8 @@ def generate_texts(
         ]
         parts = [text[len(begun) :] for text in texts]
         start, begun = start + ids_SN.shape[1], b""
-        yield [decoder.decode(part, bool(start == length)) for decoder, part in zip(decoders, parts, strict=True)]
+        is_last = bool(start == length)
+        yield [utf8.decode(part, is_last) for utf8, part in zip(utf8_decoders, parts, strict=True)]
 
 
 def _choose_cut(model: Model, variables: Variables, prompt: Prompt) -> tuple[np.ndarray, bytes, np.ndarray | None]:
