@@ -4,6 +4,7 @@
   python -m lovecraft_jax.sample --workdir=runs/c150          generates text
   python -m lovecraft_jax.evaluate --workdir=runs/c150        scores a split or a text exactly
   python -m lovecraft_jax.report --workdir=runs/c150          makes a page about a run: report/index.html
+  python -m lovecraft_jax.export --workdir=runs/c150 --to=page.html   for a browser, PyTorch, ONNX, the Hub
   python -m lovecraft_jax.sweep --config=configs/c150.py      trains a grid of settings, and prints a table
 
 Each lists its flags with --help; README.md has the rest."""

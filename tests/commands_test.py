@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -85,7 +86,11 @@ def test_evaluates_score_of_the_test_split_is_the_final_score_of_training(comman
     done = command("evaluate", f"--workdir={trained}")
     assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 1)
     result = json.loads(done.stdout)
-    assert {key: result[key] for key in ("split", "step")} == {"split": "test", "step": 40}
+    assert {key: result[key] for key in ("split", "step", "scoring")} == {
+        "split": "test",
+        "step": 40,
+        "scoring": "static",
+    }
     assert "bce" not in result
     for key in ("loss", "bpc", "perplexity"):
         assert result[key] == pytest.approx(final[key], rel=1e-9)
@@ -128,10 +133,13 @@ def test_nonsense_in_a_variable_of_jax_gives_one_line(command: Callable, trained
 
 @pytest.mark.slow
 @pytest.mark.parametrize("line", ["sample --stream --workdir={0}", "train --config=configs/tiny.py --workdir={0}"])
-def test_results_that_cannot_be_printed_give_one_line_that_names_standard_output(line: str, trained: Path) -> None:
+def test_results_that_cannot_be_printed_give_one_line_that_names_standard_output(
+    line: str, trained: Path, tmp_path: Path
+) -> None:
+    workdir = shutil.copytree(trained, tmp_path / "run")
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", *f"lovecraft_jax.{line.format(trained)}".split()],
+            [sys.executable, "-m", *f"lovecraft_jax.{line.format(workdir)}".split()],
             cwd=ROOT,
             stdout=full,
             stderr=subprocess.PIPE,

@@ -12,6 +12,7 @@ if hasattr(os, "sched_setaffinity"):
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 
+import fcntl
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,10 +21,12 @@ from pathlib import Path
 import jax
 import pytest
 from etils import epath
+from jax._src import lru_cache
 from ml_collections import ConfigDict
 
 from configs import tiny
 from tests.helpers import store
+from tests.helpers.keep_programs import sitecustomize
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -31,12 +34,18 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 ROOT = Path(__file__).parents[1]
 
 
+def run_folder(factory: pytest.TempPathFactory) -> Path:
+    """The folder of the test run, which all its workers have."""
+    base = factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A cache folder of the test run's own, and in it the compiled programs of each worker and its child processes,
-    which JAX does not write so that others could read meanwhile."""
+    """A cache folder of the test run's own, and the compiled programs of all workers and their child processes."""
     base = tmp_path_factory.getbasetemp()
-    programs = str(base / "programs")
+    programs = str(run_folder(tmp_path_factory) / "programs")
+    sitecustomize.write_whole_programs(lru_cache)
     os.environ["XDG_CACHE_HOME"] = str(base.parent / "cache")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = programs
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
@@ -78,7 +87,12 @@ def command() -> Command:
 @pytest.fixture(scope="session")
 def trained(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The workdir of a finished tiny run. Read it; copy it before you change it."""
-    workdir = tmp_path_factory.mktemp("trained") / "run"
-    done = command("train", "--config=configs/tiny.py", f"--workdir={workdir}")
-    assert done.returncode == 0, done.stderr
-    return workdir
+    folder = run_folder(tmp_path_factory) / "trained"
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the first worker that comes by trains for all
+        if not folder.exists():
+            part = tmp_path_factory.mktemp("trained")
+            done = command("train", "--config=configs/tiny.py", f"--workdir={part / 'run'}")
+            assert done.returncode == 0, done.stderr
+            part.rename(folder)
+    return folder / "run"

@@ -10,7 +10,7 @@ import pytest
 import lovecraft_jax
 
 PACKAGE = Path(lovecraft_jax.__file__).parent
-FOLDERS = ("runtime", "stylometry", "data", "model", "inference", "training", "probing", "report", "sweep")
+FOLDERS = ("runtime", "stylometry", "data", "model", "inference", "training", "probing", "report", "export", "sweep")
 """From the bottom to the top; a file imports from its own folder and those before it, of the first two only its own."""
 MOST_LINES = 400
 
@@ -46,7 +46,7 @@ def test_importing_a_folder_without_models_loads_no_jax(folder: str) -> None:
 
 def test_entry_points_are_imported_by_nothing() -> None:
     for file in PACKAGE.rglob("*.py"):
-        for entry in ("train", "sample", "evaluate", "report.__main__", "sweep.__main__"):
+        for entry in ("train", "sample", "evaluate", "report.__main__", "export.__main__", "sweep.__main__"):
             assert not {name for name in _imports(file) if f"{name}.".startswith(f"lovecraft_jax.{entry}.")}, file
 
 

@@ -22,7 +22,7 @@ from lovecraft_jax.report.page import render
 from lovecraft_jax.run import Run, load_run
 from lovecraft_jax.runtime.errors import DONE
 from lovecraft_jax.training import loop
-from tests.helpers.runs import assert_same_run, rows
+from tests.helpers.runs import assert_same_run, rows, shorten_reports
 
 pytestmark = pytest.mark.slow
 
@@ -44,6 +44,7 @@ def run(trained_on_words: Path) -> Run:
     return load_run(trained_on_words)
 
 
+@pytest.mark.parametrize("trained_on_words", ["bpe", "words-cluster"], indirect=True)  # of words the harder
 def test_an_interrupted_run_resumes_exactly(trained_on_words: Path, tmp_path: Path) -> None:
     for stop_at_step in (20, 0):
         config = _config(trained_on_words.name)
@@ -97,7 +98,8 @@ def test_of_the_ways_to_go_on_with_a_prompt_the_likeliest_is_taken(run: Run) -> 
 
 
 @pytest.mark.parametrize("trained_on_words", ["words"], indirect=True)
-def test_a_report_can_be_made(trained_on_words: Path) -> None:
+def test_a_report_can_be_made(trained_on_words: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shorten_reports(monkeypatch)
     page = render([collect_run(str(trained_on_words), "best", "a run")])
     assert f"data.level={trained_on_words.name}" in page  # why there is no section on rare words
 

@@ -4,16 +4,13 @@ import logging
 import os
 
 from absl import flags
-from etils import epath
 
 from lovecraft_jax import cli
 from lovecraft_jax.report.collect import collect_run
 from lovecraft_jax.report.palette import RUNS
 from lovecraft_jax.runtime.console import show
 from lovecraft_jax.runtime.errors import RunError, UserError
-from lovecraft_jax.runtime.files import on_store, resolve_path, write_text
-
-MIN_PAGE = 1 << 16  # bytes: no page is smaller
+from lovecraft_jax.runtime.files import check_can_be_written, resolve_path, write_text
 
 
 def main() -> int:
@@ -30,7 +27,7 @@ def main() -> int:
     given = cli.optional_flag("to")
     to = resolve_path(given or f"{paths[0]}/report/index.html")
     if given or os.path.isfile(f"{paths[0]}/config.json"):  # otherwise loading the run says what is wrong
-        _check_can_be_written(to)  # before the runs are analysed, which takes minutes
+        check_can_be_written(to)  # before the runs are analysed, which takes minutes
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # where its folders cannot be written it takes others
     from lovecraft_jax.report.page import render
 
@@ -43,21 +40,6 @@ def main() -> int:
         raise RunError(f"{to}: cannot be written ({error.strerror}); give another place with --to") from error
     print(show(str(to)))
     return 0
-
-
-def _check_can_be_written(page: epath.Path) -> None:
-    """Raises UserError where the page could not be written, after making its folder."""
-    probe = page.with_name(f"{page.name}.partial")
-    try:
-        if page.exists() and not on_store(page) and not os.path.isfile(page):
-            raise UserError(f"{page}: a folder or a device, expected a file; give another place with --to")
-        page.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            probe.write_bytes(bytes(MIN_PAGE))
-        finally:
-            probe.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"{page}: cannot be written ({error.strerror}); give another place with --to") from None
 
 
 if __name__ == "__main__":

@@ -15,6 +15,9 @@ from lovecraft_jax.runtime.checks import checked
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.runtime.lock import locked, on_store
 
+PROBE_BYTES = 1 << 16
+"""No file that is written by --to is smaller: for so many there must be room."""
+
 Row = dict[str, Any]
 """{"step": ..., "split": "train" | "valid" | "test", "loss": nats per token, "bpc": ..., ...}"""
 
@@ -52,7 +55,11 @@ def locked_workdir(path: str, take_over: bool = False) -> Iterator[epath.Path]:
 def write_text(path: epath.Path, text: str) -> None:
     """Replaces a file atomically: after a kill it is the old one or the new one. A byte of a file's name that is not
     UTF-8 becomes an escape, from which json reads it again."""
-    data = text.encode("utf-8", "backslashreplace")
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def write_bytes(path: epath.Path, data: bytes) -> None:
+    """Replaces a file atomically, as `write_text`."""
     if on_store(path):  # where renaming would be copying
         path.write_bytes(data)
         return
@@ -63,6 +70,21 @@ def write_text(path: epath.Path, text: str) -> None:
     except OSError:  # half a file would keep a full disk full
         partial.unlink(missing_ok=True)
         raise
+
+
+def check_can_be_written(path: epath.Path) -> None:
+    """Raises UserError where the file of a flag --to could not be written, after making its folder."""
+    probe = path.with_name(f"{path.name}.partial")
+    try:
+        if path.exists() and not on_store(path) and not os.path.isfile(path):
+            raise UserError(f"{path}: a folder or a device, expected a file; give another place with --to")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            probe.write_bytes(bytes(PROBE_BYTES))
+        finally:
+            probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); give another place with --to") from None
 
 
 class GrowingFile:

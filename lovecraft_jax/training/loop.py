@@ -33,7 +33,7 @@ from lovecraft_jax.training.logger import Logger
 from lovecraft_jax.training.metrics import FILE, FINAL
 from lovecraft_jax.training.profiler import Profiler
 from lovecraft_jax.training.recipe import choose_settings
-from lovecraft_jax.training.run_files import check_same_run, read_run_files, write_rates
+from lovecraft_jax.training.run_files import check_can_resume, check_same_run, read_run_files, write_rates
 from lovecraft_jax.training.state import TrainState
 from lovecraft_jax.training.step import Metrics
 from lovecraft_jax.training.throughput import MatmulPeak, Throughput
@@ -103,6 +103,7 @@ class Training:
         config, tokenizer, corpus = self.config, None, None
         if self.checkpoints.steps:
             recorded, tokenizer, corpus = read_run_files(self.path)
+            check_can_resume(self.path)
             config = config.filled_from(recorded)
             check_same_run(self.path, recorded, config)
         self.data = dataset.prepare(config, corpus, tokenizer)

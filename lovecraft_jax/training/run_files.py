@@ -23,6 +23,8 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 RATES = "adaptive.json"
 """The rates of adaptive scores by the step of their checkpoint: {"40": {"lr": ..., "decay": ..., "theta": ..., "lam":
 ...}}, those that were tuned."""
+IMPORTED = "imported_from"
+"""In versions.json of a run whose weights come from a file (export/import_run.py): the file's name."""
 
 AnyRates = TypeVar("AnyRates", Rates, CacheRates)
 
@@ -91,6 +93,17 @@ def write_rates(path: epath.Path, step: int, rates: Rates | CacheRates) -> None:
     with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):  # none, or damaged: written anew
         saved = {key: dict(tuned) for key, tuned in json.loads(file.read_text()).items()}
     write_json(file, saved | {str(step): saved.get(str(step), {}) | rates._asdict()})
+
+
+def check_can_resume(path: epath.Path) -> None:
+    """Raises UserError where the run in `path` has weights alone."""
+    file = path / "versions.json"
+    imported = json.loads(file.read_text()).get(IMPORTED) if file.exists() else None
+    if imported:
+        raise UserError(
+            f"--workdir={path}: weights from {imported}, without an optimiser's state: sample, evaluate, report and "
+            "export take them, and no training can go on from them; give another --workdir"
+        )
 
 
 def check_same_run(path: epath.Path, old: Config, new: Config) -> None:

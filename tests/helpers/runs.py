@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import pytest
 from etils import epath
 
 from lovecraft_jax.run import load_run
@@ -142,3 +143,9 @@ def works(*command: str) -> bool:
 
 
 MAY_MOUNT = works("unshare", "-rm", "mount", "-t", "tmpfs", "none", "/mnt")
+
+
+def shorten_reports(patch: pytest.MonkeyPatch) -> None:
+    """Makes reports from fewer and shorter samples."""
+    patch.setattr("lovecraft_jax.report.collect.SAMPLES", 2)
+    patch.setattr("lovecraft_jax.report.collect.LENGTH", 2000)

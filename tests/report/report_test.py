@@ -13,12 +13,12 @@ from absl import flags
 from selenium import webdriver
 
 from lovecraft_jax.report import __main__ as command_line
-from lovecraft_jax.report import collect
 from lovecraft_jax.report.collect import RunReport, collect_run
 from lovecraft_jax.report.page import render
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.stylometry.authorship import Author
 from lovecraft_jax.stylometry.overlap import Span
+from tests.helpers.runs import shorten_reports
 
 pytestmark = pytest.mark.slow
 
@@ -122,12 +122,15 @@ def test_a_run_that_got_worse_or_was_ended_early_says_so(report: RunReport) -> N
     assert "ended early, after 4 evaluations without an improvement (train.patience)" in page
 
 
-def test_a_report_has_the_warnings_of_its_rows(report: RunReport, trained: Path, tmp_path: Path) -> None:
+def test_a_report_has_the_warnings_of_its_rows(
+    report: RunReport, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert report.warnings == []
     workdir = shutil.copytree(trained, tmp_path / "run")
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     rows[-2]["bpc"] = 6.5  # uniform: 6.32
     (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shorten_reports(monkeypatch)
     (line,) = collect_run(str(workdir), "best", "run").warnings
     assert "valid 6.5000 bpc is no better than guessing" in line
 
@@ -265,10 +268,9 @@ def luminance(colour: list[int]) -> float:
 
 @pytest.fixture(scope="module")
 def report(trained: Path) -> RunReport:
-    """The tiny run's, from fewer and shorter samples."""
+    """The tiny run's."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(collect, "SAMPLES", 2)
-        patch.setattr(collect, "LENGTH", 2000)
+        shorten_reports(patch)
         return collect_run(str(trained), "best", "run")
 
 

@@ -41,6 +41,7 @@ def test_the_average_moves_a_share_of_the_way_to_the_weights_after_each_step(nor
 
 @pytest.mark.slow
 def test_scores_and_a_loaded_run_use_the_averaged_weights(config: ConfigDict, tmp_path: Path) -> None:
+    config.model.layers = 1
     config.train.update({"steps": 10, "eval_every": 10, "average": 0.9})
     loop.train(config, str(tmp_path))
     run = load_run(tmp_path)
@@ -53,7 +54,7 @@ def test_scores_and_a_loaded_run_use_the_averaged_weights(config: ConfigDict, tm
     final = [row["bpc"] for row in rows(tmp_path) if row["split"] == "valid"]
     assert final == pytest.approx([averaged] * 2, rel=1e-4)  # scheduled and final
     raw = dataclasses.replace(run, variables=on_host(state.variables))
-    assert abs(raw.score(raw.split("valid")).bpc - averaged) > 0.01
+    assert abs(raw.score(raw.split("valid")).bpc - averaged) > 0.005
 
 
 def batch(seed: int) -> Batch:

@@ -100,10 +100,9 @@ def test_one_device_equals_eight_with_dropout(program: Program, ten_steps: tuple
 @pytest.mark.parametrize(
     "changes",
     [
-        {"optimizer.name": "adamw", "optimizer.weight_decay": 0.1},
-        {"optimizer.name": "sgd"},
-        {"model.norm": "batch"},
-        {"model.mogrify": 3, "model.embed": 5, "model.skip": True, "model.dropout_recurrent": 0.1},
+        {"optimizer.name": "sgd", "model.norm": "batch"},
+        {"optimizer.name": "adamw", "optimizer.weight_decay": 0.1}
+        | {"model.mogrify": 2, "model.embed": 5, "model.skip": True, "model.dropout_recurrent": 0.1},
     ],
 )
 def test_a_checkpoint_resumes_bit_for_bit(changes: dict[str, Any], tmp_path: Path) -> None:
@@ -147,7 +146,7 @@ def test_the_first_state_of_large_layers_does_not_deadlock() -> None:
     program = (
         "import os; os.sched_setaffinity(0, range(os.cpu_count()))\n"
         "import jax; from configs import tiny; from lovecraft_jax.training.compiled import make_program\n"
-        "config = tiny.get_config(); config.model.units = 512\n"
+        "config = tiny.get_config(); config.model.units = 384\n"
         "jax.block_until_ready(make_program(config, 11, 40).init(0))"
     )
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=one_device(), timeout=100, check=True)

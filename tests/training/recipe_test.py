@@ -76,7 +76,7 @@ def test_a_run_keeps_what_it_chose_when_it_resumes(
     config: ConfigDict, tmp_path: Path, capfd: pytest.CaptureFixture
 ) -> None:
     config.data.share = 0.05
-    config.model.update(dict.fromkeys(("dropout", "dropout_input", "dropout_recurrent")))
+    config.model.update({"layers": 1} | dict.fromkeys(("dropout", "dropout_input", "dropout_recurrent")))
     config.train.update({"steps": 0, "epochs": None, "eval_every": None, "eval_lanes": None, "stop_at_step": 10})
     assert loop.train(config, str(tmp_path)) == DONE
     characters = json.loads((tmp_path / "corpus.json").read_text())["characters"]["train"]
@@ -84,7 +84,7 @@ def test_a_run_keeps_what_it_chose_when_it_resumes(
     assert f"\nchosen      {epochs:g} epochs, because the training text has {characters:,} " in capfd.readouterr().err
     recorded = json.loads((tmp_path / "config.json").read_text())
     rates = {name: recorded["model"][name] for name in ("dropout", "dropout_input", "dropout_recurrent")}
-    assert rates == {"dropout": 0.2, "dropout_input": 0.05, "dropout_recurrent": 0.1}
+    assert rates == {"dropout": 0.15, "dropout_input": 0.0375, "dropout_recurrent": 0.075}
     assert (epochs, recorded["train"]["epochs"], recorded["train"]["eval_every"]) == (64, 64, 600)  # of 8,000 steps
 
     config.train.stop_at_step = 20
@@ -93,5 +93,5 @@ def test_a_run_keeps_what_it_chose_when_it_resumes(
     assert "resuming at step 10" in err
     assert "chosen" not in err
     config.model.dropout = 0.3
-    with pytest.raises(UserError, match=r"model\.dropout: 0\.2 -> 0\.3"):
+    with pytest.raises(UserError, match=r"model\.dropout: 0\.15 -> 0\.3"):
         loop.train(config, str(tmp_path))

@@ -97,6 +97,9 @@ def test_stacked_dropout_rates_and_weight_decays_learn_what_they_learn_alone_wit
     assert train_stacked(stacked) == DONE
     losses = set()
     for workdir, config in stacked.items():
+        losses.add(rows(Path(workdir))[-1]["bpc"])
+        if Path(workdir).name == "as_it_is":
+            continue  # nothing in it that is not in the others
         alone = tmp_path / "alone" / Path(workdir).name
         assert loop.train(config, str(alone)) == DONE
         found, expected = leaves(Path(workdir)), leaves(alone)
@@ -104,7 +107,6 @@ def test_stacked_dropout_rates_and_weight_decays_learn_what_they_learn_alone_wit
         for path, leaf in found.items():
             np.testing.assert_allclose(leaf, expected[path], rtol=1e-5, atol=1e-6, err_msg=path)
         assert rows(Path(workdir))[-1]["bpc"] == pytest.approx(rows(alone)[-1]["bpc"], rel=1e-5)
-        losses.add(rows(alone)[-1]["bpc"])
     assert len(losses) == len(stacked)
 
 

@@ -19,6 +19,7 @@ from lovecraft_jax.training.compiled import Program, make_program
 from lovecraft_jax.training.state import TrainState
 from lovecraft_jax.training.step import make_gradient
 from tests.helpers.trees import assert_close, on_host
+from tests.helpers.untrained import random_variables
 
 V, B, T, TOTAL = 11, 8, 6, 100
 RATES = DropoutRates.of(Config.of(tiny.get_config()).model)
@@ -90,8 +91,7 @@ def test_on_a_gpu_the_same_gradient_comes_without_a_scatter_whose_order_varies(
     config = small()
     config.model.update(settings | {"layers": 2, "backend": "fused"})
     model = make_model(Config.of(config), V)
-    variables = model.init(jax.random.key(0), model.initial_carry(B), jnp.zeros((B, 1), jnp.int32))
-    arguments = variables, model.initial_carry(B), batch(0), NO_DROPOUT
+    arguments = random_variables(model, 0.3), model.initial_carry(B), batch(0), NO_DROPOUT
     gradient = make_gradient(model)
     on_gpu = jax.jit(gradient).trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
     assert "dot_general" in on_gpu
@@ -113,16 +113,16 @@ def test_on_a_gpu_the_same_gradient_comes_without_a_scatter_whose_order_varies(
 def test_remat_gives_the_same_sums_gradient_and_carry(backend: str, norm: str, loss: str) -> None:
     config = small()
     config.update_from_flattened_dict({"model.layers": 2, "model.norm": norm, "train.loss": loss})
-    rng = np.random.default_rng(0)
+    rng, draw_masks = np.random.default_rng(0), jax.jit(lambda: model.dropout_masks(jax.random.key(2), RATES, B))
     given = batch(0)._replace(weight_BT=rng.integers(3, size=(B, T), dtype=np.uint8), reset_B=np.arange(B) % 3 == 0)
     results = []
     for remat in (0, 2):
         config.model.remat = remat
         model = make_model(config, V, backend)
-        carry = jax.tree.map(lambda leaf: jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape), model.initial_carry(B))
-        variables = model.init(jax.random.key(1), carry, jnp.zeros((B, T), jnp.int32))
-        masks = model.dropout_masks(jax.random.key(2), RATES, B)
-        results.append(jax.jit(make_gradient(model))(variables, carry, given, masks))
+        carry = jax.tree.map(
+            lambda leaf: np.cos(np.arange(leaf.size, dtype=np.float32)).reshape(leaf.shape), model.initial_carry(B)
+        )
+        results.append(jax.jit(make_gradient(model))(random_variables(model, 0.3), carry, given, draw_masks()))
     assert_close(on_host(results[1]), on_host(results[0]))
 
 

@@ -1,0 +1,42 @@
+"""python -m lovecraft_jax.export --workdir=runs/c150 --to=page.html: takes a trained model to other programs."""
+
+from absl import flags
+
+from lovecraft_jax import cli
+from lovecraft_jax.export.export import ending_of, export_run
+from lovecraft_jax.export.import_run import import_run
+from lovecraft_jax.export.weights import DTYPES
+from lovecraft_jax.run import load_run
+from lovecraft_jax.runtime.console import show
+from lovecraft_jax.runtime.errors import UserError
+
+
+def main() -> int:
+    """Writes the model, or with --from the run, and prints its path."""
+    F, file, to = flags.FLAGS, cli.optional_flag("from"), cli.optional_flag("to")
+    if file and to:
+        raise UserError(f"--from={file} and --to={to}: give one of them; --from makes a run in --workdir")
+    if not (file or to):
+        raise UserError("--to is missing; for example --to=page.html, model.safetensors, model.onnx, or hub/")
+    if unused := [f"--{name}" for name in (("to", "dtype") if file else ("like",)) if F[name].present]:
+        raise UserError(f"{unused[0]}: only for {'--to' if file else '--from'}; leave it out")
+    workdir, corpus = cli.required_flag("workdir", "runs/c150"), cli.optional_flag("corpus")
+    if file:
+        if len(workdir) > 1:
+            raise UserError(f"--from={file}: makes one run; give one --workdir")
+        like = cli.optional_flag("like")
+        made = import_run(file, workdir[0], load_run(like, F.checkpoint, corpus) if like else None)
+        print(show(str(made)))
+        return 0
+    ending_of(to)  # before a run is loaded
+    print(show(str(export_run(load_run(workdir, F.checkpoint, corpus), to, F.dtype))))
+    return 0
+
+
+if __name__ == "__main__":
+    cli.define_run_flags("is refused: a format holds one")
+    flags.DEFINE_string("to", None, "What to write: *.html, *.safetensors, *.onnx, or a folder, ending with /.")
+    flags.DEFINE_enum("dtype", None, DTYPES, "How matrices are stored; float16 in a page, else float32 by default.")
+    flags.DEFINE_string("from", None, "A .safetensors file, of which a run is made in --workdir.")
+    flags.DEFINE_string("like", None, "With --from: a run that has the tokenizer and settings that the file lacks.")
+    cli.run(main)

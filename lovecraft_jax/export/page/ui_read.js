@@ -1,0 +1,185 @@
+/** The part "Read": a text that is typed, coloured by what the model thinks of it, and what it expects next. */
+
+import { showDropped } from "./ui_write.js";
+
+const TYPING_MS = 120; // without a key, after which the text is read
+const QUIET_MS = 1500; // after which the score is said to a screen reader
+const MOST_WORDS = 3;
+
+export class ReadView {
+  constructor(byId, given, send) {
+    Object.assign(this, { byId, given, send });
+    this.id = 0;
+    this.tokens = []; // of what has been read: [{ text, bits }]
+    this.offered = []; // the texts that the buttons insert
+    this.here = null; // the token before the cursor, as an element
+    this.area = byId("reading");
+    this.area.addEventListener("input", () => this.readSoon());
+    document.addEventListener("selectionchange", () => this.moved());
+    this.area.addEventListener("keyup", () => this.moved()); // for browsers that say nothing about selections in a field
+    this.area.addEventListener("pointerup", () => this.moved());
+    byId("coloured").addEventListener("click", (event) => this.point(event.target));
+    this.buttons = Array.from(byId("continuations").children);
+    this.buttons.forEach((button, n) => button.addEventListener("click", () => this.insert(this.offered[n])));
+  }
+
+  /** Reads a text that comes from elsewhere, and goes there. */
+  show(text) {
+    this.area.value = text.slice(0, this.area.maxLength);
+    this.area.setSelectionRange(this.area.value.length, this.area.value.length);
+    this.read();
+    this.byId("read-title").focus({ preventScroll: true });
+    const isStill = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    this.byId("read").scrollIntoView({ behavior: isStill ? "auto" : "smooth" });
+  }
+
+  readSoon() {
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.read(), TYPING_MS);
+  }
+
+  moved() {
+    if (document.activeElement === this.area && this.area.selectionEnd !== this.cursor) this.readSoon();
+  }
+
+  read() {
+    clearTimeout(this.timer);
+    this.cursor = this.area.selectionEnd;
+    this.id += 1;
+    this.send({ kind: "read", id: this.id, text: this.area.value, cursor: this.cursor });
+    const { length } = this.area.value;
+    this.byId("too-long").hidden = length < this.area.maxLength;
+  }
+
+  receive(message) {
+    if (message.kind === "tokens") {
+      this.replaceTokens(message.from, message.tokens);
+      this.showScore(message.share);
+    } else if (message.id === this.id) {
+      showDropped(this.byId("dropped-reading"), message.dropped);
+      this.markCursor(message.at);
+      this.offer(message.continuations);
+    }
+  }
+
+  replaceTokens(from, tokens) {
+    const coloured = this.byId("coloured");
+    while (coloured.childNodes.length > from) coloured.lastChild.remove();
+    coloured.append(...tokens.map((token) => this.colour(token)));
+    this.tokens.splice(from, Infinity, ...tokens);
+  }
+
+  /** Returns the element of a token. Its class is its level of surprisal; a space before a word has no colour. */
+  colour({ text, bits }) {
+    const element = document.createElement("span");
+    const coloured = text.trim() ? text.trimStart() : text;
+    const level = `s${this.given.levels.filter((least) => bits >= least).length}`;
+    element.title = describe(text, bits);
+    if (coloured === text) {
+      element.textContent = text;
+      element.className = level;
+    } else {
+      const word = document.createElement("span");
+      word.textContent = coloured;
+      word.className = level;
+      element.append(text.slice(0, -coloured.length), word);
+    }
+    if (text.includes("\n")) element.classList.add("line-end");
+    return element;
+  }
+
+  showScore(share) {
+    const characters = this.tokens.reduce((sum, { text }) => sum + Array.from(text).length, 0);
+    const bits = this.tokens.reduce((sum, token) => sum + token.bits, 0);
+    const score = characters ? (bits / characters).toFixed(2) : "–";
+    this.byId("score").textContent = score;
+    const progress = share < 1 ? ` (${Math.round(100 * share)} % read)` : "";
+    this.byId("score-of").textContent = `over ${characters.toLocaleString("en")} characters${progress}`;
+    const words = mostSurprising(this.tokens, MOST_WORDS);
+    this.byId("surprises").textContent = words.map(({ word, bits }) => `${word} (${bits.toFixed(0)} bits)`).join(", ");
+    this.byId("surprises-line").hidden = !words.length;
+    clearTimeout(this.sayTimer);
+    this.sayTimer = setTimeout(() => {
+      this.byId("read-status").textContent = characters ? `${score} bits per character.` : "";
+    }, QUIET_MS);
+  }
+
+  /** Marks the last of the tokens before the cursor, and describes it. */
+  markCursor(count) {
+    this.here?.classList.remove("here");
+    this.here = this.byId("coloured").childNodes[count - 1] ?? null;
+    this.here?.classList.add("here");
+    const panel = this.byId("coloured");
+    if (this.here) panel.scrollTop = this.here.offsetTop - panel.offsetTop - panel.clientHeight / 2;
+    this.byId("detail").textContent = this.here ? `Before the cursor: ${this.here.title}.` : "";
+  }
+
+  point(element) {
+    const token = element.closest("[title]");
+    if (token) this.byId("detail").textContent = `There: ${token.title}.`;
+  }
+
+  offer(continuations) {
+    const texts = continuations.filter(({ text, isClass }) => !isClass && !text.includes("\ufffd")).slice(0, this.buttons.length);
+    this.offered = texts.map(({ text }) => text);
+    this.buttons.forEach((button, n) => {
+      button.hidden = n >= texts.length;
+      if (button.hidden) return;
+      const [text, share] = button.querySelectorAll(".text, .share");
+      text.textContent = named(texts[n].text);
+      text.classList.toggle("named", !texts[n].text.trim());
+      share.textContent = percent(texts[n].probability);
+    });
+    const classes = continuations.filter(({ isClass }) => isClass);
+    const listed = classes.map(({ text, probability }) => `${text} (${percent(probability)})`).join(", ");
+    this.byId("classes").textContent = listed ? `Or what it would spell: ${listed}.` : "";
+  }
+
+  /** Puts a text at the cursor, in place of what is selected, and the cursor after it. */
+  insert(text) {
+    this.area.setRangeText(text, this.area.selectionStart, this.area.selectionEnd, "end");
+    this.read();
+  }
+}
+
+/** Returns the words of tokens with the most bits, [{ word, bits }], each word once; white space costs no word anything. */
+function mostSurprising(tokens, count) {
+  const words = [];
+  let isWithin = false;
+  for (const { text, bits } of tokens) {
+    if (!text.trim()) {
+      isWithin = false;
+      continue;
+    }
+    if (!isWithin || /^\s/.test(text)) words.push({ word: "", bits: 0 });
+    const last = words[words.length - 1];
+    last.word += text.trim();
+    last.bits += bits;
+    isWithin = !/\s$/.test(text);
+  }
+  const best = new Map();
+  for (const { word, bits } of words) {
+    const plain = word.replace(/^[^\p{L}\p{N}]+|[^\p{L}\p{N}]+$/gu, "");
+    if (plain && bits > (best.get(plain) ?? 0)) best.set(plain, bits);
+  }
+  const sorted = Array.from(best, ([word, bits]) => ({ word, bits })).sort((one, other) => other.bits - one.bits);
+  return sorted.slice(0, count);
+}
+
+function describe(text, bits) {
+  const times = 2 ** bits;
+  const rounded = Number(times.toPrecision(times < 10 ? 2 : 3)).toLocaleString("en");
+  const chance = times < 1e6 ? `1 chance in ${rounded}` : "less than 1 chance in a million";
+  return `“${named(text.trim() || text)}” had ${bits.toFixed(1)} bits, ${chance}`;
+}
+
+/** Returns a text with names for the white space that nobody would see. */
+function named(text) {
+  if (text === " ") return "space";
+  if (/^\n+$/.test(text)) return text.length > 1 ? "new paragraph" : "new line";
+  return text.replaceAll("\n", "↵");
+}
+
+function percent(share) {
+  return share >= 0.01 ? `${(100 * share).toFixed(0)} %` : "under 1 %";
+}

@@ -1,0 +1,99 @@
+"""The way back from .safetensors: a run that samples, scores and reports as the one that was exported."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from lovecraft_jax.export.import_run import import_run
+from lovecraft_jax.export.safetensors_file import own_bytes, safetensors_bytes, to_torch
+from lovecraft_jax.export.weights import portable
+from lovecraft_jax.report.collect import collect_run
+from lovecraft_jax.report.page import render
+from lovecraft_jax.run import Run, load_run
+from lovecraft_jax.runtime.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def run(trained: Path) -> Run:
+    """A trained tiny run."""
+    return load_run(trained)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("to_bytes", [safetensors_bytes, own_bytes])
+def test_a_run_comes_back_with_its_texts_and_scores(run: Run, to_bytes: Callable[..., bytes], tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(to_bytes(portable(run)))
+    back = load_run(import_run(file, str(tmp_path / "back")))
+    assert back.step == run.step
+    assert back.generate("The house", 60) == run.generate("The house", 60)
+    for split in ("valid", "test"):
+        assert back.score(back.split(split)).bpc == pytest.approx(run.score(run.split(split)).bpc, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_weights_that_were_trained_on_elsewhere_count_and_need_no_metadata_with_like(run: Run, tmp_path: Path) -> None:
+    tensors = to_torch(portable(run)) | {"head.bias": np.linspace(0, 1, run.tokenizer.size, dtype=np.float32)}
+    file = tmp_path / "model.safetensors"
+    safetensors.numpy.save_file(tensors, file)
+    with pytest.raises(UserError, match=r"its metadata has no tokenizer and facts .*; give a run with --like"):
+        import_run(file, str(tmp_path / "back"))
+    assert not (tmp_path / "back").exists()
+    back = load_run(import_run(file, str(tmp_path / "back"), like=run))
+    assert back.score(back.split("test")).bpc > run.score(run.split("test")).bpc
+
+
+@pytest.mark.slow
+def test_a_report_is_made_of_an_imported_run_and_training_is_refused(
+    run: Run, command: Callable, tmp_path: Path
+) -> None:
+    file, workdir = tmp_path / "model.safetensors", tmp_path / "back"
+    file.write_bytes(safetensors_bytes(portable(run)))
+    import_run(file, str(workdir))
+    assert "model.safetensors" in json.loads((workdir / "versions.json").read_text()).values()
+    assert "<html" in render([collect_run(str(workdir), "best", "back")])
+    done = command("train", "--config=configs/tiny.py", f"--workdir={workdir}")
+    assert done.returncode == 2
+    assert "without an optimiser's state" in done.stderr
+    assert done.stderr.count("\n") == 1
+    with pytest.raises(UserError, match="holds a run; name a new folder"):
+        import_run(file, str(workdir))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "metadata", "message"),
+    [
+        ({"head_kernel": (2, 3)}, "own", "head_kernel is .2, 3., expected .16, "),
+        ({"extra": (2, 3)}, "own", "extra is .2, 3., expected none"),
+        ({"head_bias": None}, "own", "head_bias is missing"),
+        ({}, "{}", "its metadata cannot be read"),
+        ({}, "[1", "its metadata cannot be read"),
+    ],
+)
+def test_a_file_that_is_no_run_is_refused_in_one_line_before_anything_is_written(
+    run: Run, tensors: dict, metadata: str, message: str, tmp_path: Path
+) -> None:
+    model = portable(run)
+    stored = {name: array for name, array in model.tensors.items() if tensors.get(name, ()) is not None}
+    stored |= {name: np.zeros(shape, np.float32) for name, shape in tensors.items() if shape}
+    given = {"tokenizer": model.tokenizer, "settings": json.dumps(model.settings), "facts": json.dumps(model.facts)}
+    given |= {} if metadata == "own" else {"facts": metadata}
+    file = tmp_path / "model.safetensors"
+    safetensors.numpy.save_file(stored, file, given)
+    with pytest.raises(UserError, match=message) as caught:
+        import_run(file, str(tmp_path / "back"))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "back").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights at all, but long enough", b"\x08" + bytes(7) + b"{}      "])
+def test_other_files_are_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "m.safetensors").write_bytes(content)
+    with pytest.raises(UserError, match=r"m\.safetensors: "):
+        import_run(tmp_path / "m.safetensors", str(tmp_path / "back"))
+    with pytest.raises(UserError, match=r"not a \.safetensors file that can be read"):
+        import_run(tmp_path / "none.safetensors", str(tmp_path / "back"))

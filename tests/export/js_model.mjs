@@ -1,0 +1,116 @@
+// Runs one function of the page's JavaScript for js_model_test.py: node js_model.mjs JOB, a JSON file whose "run" names
+// it. The result is JSON on standard output; arrays go to the file "out".
+
+import { readFileSync, writeFileSync } from "node:fs";
+import { Model } from "../../lovecraft_jax/export/page/model.js";
+import { Reader } from "../../lovecraft_jax/export/page/reader.js";
+import { readSafetensors } from "../../lovecraft_jax/export/page/safetensors.js";
+import { Random, sampleToken } from "../../lovecraft_jax/export/page/sampling.js";
+import { makeTokenizer } from "../../lovecraft_jax/export/page/tokenizer.js";
+import { Writer } from "../../lovecraft_jax/export/page/writer.js";
+
+const jobs = {
+  /** Writes the tensors of a file as float32, one after the other, in the order of their names. */
+  tensors({ weights, out }) {
+    const { tensors, metadata } = load(weights);
+    const names = Object.keys(tensors).sort();
+    writeFileSync(out, Buffer.concat(names.map((name) => Buffer.from(tensors[name].values.buffer))));
+    return { metadata, shapes: names.map((name) => [name, tensors[name].shape]) };
+  },
+
+  /** Writes the logits after each of the ids, float32 [N, V]. */
+  logits({ weights, ids, out }) {
+    const { model } = loadModel(weights);
+    const state = model.initialState();
+    const logits = ids.map((id) => model.step(state, id).slice());
+    writeFileSync(out, Buffer.concat(logits.map((row) => Buffer.from(row.buffer))));
+  },
+
+  /** Samples a token of each row of logits, with numbers that are given in place of random ones. */
+  sample({ rows, samplings, uniform, allowed }) {
+    return samplings.map((sampling) =>
+      rows.map((logits, n) => sampleToken(logits, sampling, { next: () => uniform[n] }, allowed)),
+    );
+  },
+
+  /** Returns the generator's state for a seed, and its numbers from the state 1, 2, 3, 4, as multiples of 2^-32. */
+  random({ seed, count }) {
+    const random = new Random(seed);
+    const seeded = [...random.state];
+    random.state.set([1, 2, 3, 4]);
+    return [seeded, Array.from({ length: count }, () => random.next() * 2 ** 32)];
+  },
+
+  /** Returns the texts of prompts, `length` tokens each; `changes`: sampling settings by the token before which they change. */
+  write({ weights, prompts, length, sampling, changes = {} }) {
+    const { model, tokenizer } = loadModel(weights);
+    return prompts.map((prompt) => {
+      const writer = new Writer(model, tokenizer, prompt, { ...sampling });
+      const parts = Array.from({ length }, (_, n) => {
+        Object.assign(writer.sampling, changes[n]);
+        return writer.next();
+      });
+      return parts.join("");
+    });
+  },
+
+  /** Returns the id that each prompt is continued after, and how many bytes of the next token it has already. */
+  cut({ weights, prompts }) {
+    const { model, tokenizer } = loadModel(weights);
+    return prompts.map((prompt) => {
+      const writer = new Writer(model, tokenizer, prompt, { seed: 0 });
+      return [writer.id, writer.begun];
+    });
+  },
+
+  /** Returns a text of `length` tokens, its parts, and the bytes of the tokens. */
+  bytes({ weights, length, sampling }) {
+    const { model, tokenizer } = loadModel(weights);
+    const writer = new Writer(model, tokenizer, "", sampling);
+    const bytes = [];
+    const { generatedBytes } = tokenizer;
+    tokenizer.generatedBytes = (...given) => {
+      bytes.push(generatedBytes.apply(tokenizer, given));
+      return bytes.at(-1);
+    };
+    const parts = Array.from({ length }, () => writer.next());
+    return { parts, bytes: bytes.flatMap((some) => [...some]) };
+  },
+
+  /** Returns what one Reader, or a fresh one each, finds in texts, with the number of tokens that the model has read. */
+  read({ weights, texts, isFresh = false }) {
+    const { model, tokenizer } = loadModel(weights);
+    const { advance } = model;
+    let advanced = 0;
+    model.advance = (...given) => (advanced++, advance.apply(model, given));
+    let reader = new Reader(model, tokenizer);
+    return texts.map((text) => {
+      if (isFresh) reader = new Reader(model, tokenizer);
+      advanced = 0;
+      const found = reader.read(text);
+      return { ...found, advanced, states: reader.states.size };
+    });
+  },
+
+  error({ weights }) {
+    try {
+      loadModel(weights);
+    } catch (error) {
+      return error.message;
+    }
+  },
+};
+
+function load(file) {
+  const bytes = readFileSync(file);
+  return readSafetensors(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.byteLength));
+}
+
+function loadModel(file) {
+  const { metadata, tensors } = load(file);
+  const tokenizer = metadata.tokenizer ? makeTokenizer(JSON.parse(metadata.tokenizer)) : null;
+  return { model: new Model(JSON.parse(metadata.settings), tensors), tokenizer };
+}
+
+const job = JSON.parse(readFileSync(process.argv[2], "utf8"));
+process.stdout.write(JSON.stringify(jobs[job.run](job) ?? null));
