@@ -180,7 +180,7 @@ def test_random_numbers_are_those_of_xoshiro128_seeded_by_splitmix(node: Node) -
 
 
 @functools.cache
-def trained(name: str) -> Run:
+def small_run(name: str) -> Run:
     """A run of each kind of tokenizer, whose model gives little probability to what is not in TEXT."""
     run = {
         "chars": lambda: make_run(CharTokenizer.of(TEXT, UNICODE), 0.7, seed=5, embed=0),
@@ -199,7 +199,7 @@ RUNS = ("chars", "bpe", "words", "words, no rare ones")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_greedy_text_is_that_of_jax(name: str, node: Node, tmp_path: Path) -> None:
-    run, prompts = trained(name), ["Nobody", "the hou"]
+    run, prompts = small_run(name), ["Nobody", "the hou"]
     length = 1000 if name == "chars" else 200
     texts = node("write", weights=store(run, tmp_path / "model"), prompts=prompts, length=length, sampling=GREEDY)
     for prompt, text in zip(prompts, texts, strict=True):
@@ -210,7 +210,7 @@ def test_greedy_text_is_that_of_jax(name: str, node: Node, tmp_path: Path) -> No
 
 
 def test_sampling_may_change_while_a_text_is_written_and_the_seed_decides_it(node: Node, tmp_path: Path) -> None:
-    weights = store(trained("chars"), tmp_path / "model")
+    weights = store(small_run("chars"), tmp_path / "model")
     wild = GREEDY | {"temperature": 1.5}
     given = [(wild, {}), (wild, {}), (wild | {"seed": 1}, {}), (GREEDY, {}), (GREEDY, {40: {"temperature": 1.5}})]
     given += [(wild, {0: {"topK": 1}})]
@@ -228,7 +228,7 @@ def test_sampling_may_change_while_a_text_is_written_and_the_seed_decides_it(nod
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_surprisals_are_those_of_jax_and_their_tokens_are_the_text(name: str, node: Node, tmp_path: Path) -> None:
-    run, text = trained(name), TEXT[60:] + "A xylophone, unseen: \u2603\n" + "the walking oldest 1928 Xy'z\n" * 3
+    run, text = small_run(name), TEXT[60:] + "A xylophone, unseen: \u2603\n" + "the walking oldest 1928 Xy'z\n" * 3
     (found,) = node("read", weights=store(run, tmp_path / "model"), texts=[text])
     assert "".join(token["text"] for token in found["tokens"]) == text
     bits_N = np.array([token["bits"] for token in found["tokens"]])
@@ -239,7 +239,7 @@ def test_surprisals_are_those_of_jax_and_their_tokens_are_the_text(name: str, no
 
 
 def test_a_reader_computes_only_what_follows_an_edit_and_finds_what_a_new_one_does(node: Node, tmp_path: Path) -> None:
-    weights = store(trained("chars"), tmp_path / "model")
+    weights = store(small_run("chars"), tmp_path / "model")
     long = (TEXT * 3)[:900]
     texts = [long, long + "T", long + "Th", long + "The", long, long[:500] + "sea" + long[500:], long[:501]]
     texts += ["", "sea", long[3:], long[3:] + "a", long[3:-200] + "b", long * 12, long * 11, long[:40]]
@@ -258,7 +258,7 @@ def test_a_reader_computes_only_what_follows_an_edit_and_finds_what_a_new_one_do
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS[1:])
 def test_the_likeliest_cut_of_a_prompt_is_continued(name: str, node: Node, tmp_path: Path) -> None:
-    run, prompts = trained(name), [TEXT[:end] for end in range(1, 120)]
+    run, prompts = small_run(name), [TEXT[:end] for end in range(1, 120)]
     next_probs, expected, seen = next_probs_of(run), [], set()
     for prompt in prompts:
         encoded = run.tokenizer.encode_prompt(prompt)
@@ -291,7 +291,7 @@ def test_characters_of_several_tokens_are_shown_when_they_are_complete(node: Nod
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_continuations_are_those_of_all_ways_to_go_on(name: str, node: Node, tmp_path: Path) -> None:
-    run, prompts = trained(name), ["the hou", "An", "the wal", "zyx", "the thing's", "the sea    ", ""]
+    run, prompts = small_run(name), ["the hou", "An", "the wal", "zyx", "the thing's", "the sea    ", ""]
     found = node("read", weights=store(run, tmp_path / "model"), texts=prompts)
     for probability_of, read in zip(continuations_of(run, prompts), found, strict=True):
         continuations = read["continuations"]

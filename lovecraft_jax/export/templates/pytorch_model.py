@@ -16,7 +16,6 @@ import argparse
 import json
 import re
 import unicodedata
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +203,7 @@ def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 class Tokenizer:
     """Text to ids and back, after the cleaning that the training text had. `saved`: what the file's metadata say."""
 
+    texts: list[str]  # of the ids
     start_id: int  # a newline's, which stands before the first token of a text
 
     def __init__(self, saved: dict[str, Any]) -> None:
@@ -216,14 +216,14 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Returns the ids of a text; 0 stands for a character that the training text did not have."""
-        return self.encode_cleaned(self.clean(text))
-
-    def encode_cleaned(self, text: str) -> list[int]:
         raise NotImplementedError
 
     def prompt(self, text: str) -> list[int]:
         """Returns the ids of a text to continue, at least one. Its last word counts as complete."""
         return [self.start_id, *self.encode(text)]
+
+    def decode(self, ids: list[int]) -> str:
+        return "".join(self.texts[number] for number in ids)
 
 
 class Characters(Tokenizer):
@@ -231,18 +231,15 @@ class Characters(Tokenizer):
 
     def __init__(self, saved: dict[str, Any]) -> None:
         super().__init__(saved)
-        self.chars = "\N{REPLACEMENT CHARACTER}" + saved["chars"]
-        self.ids = {char: number for number, char in enumerate(self.chars) if number}
+        self.texts = ["\N{REPLACEMENT CHARACTER}", *saved["chars"]]
+        self.ids = {char: number for number, char in enumerate(saved["chars"], 1)}
         self.start_id = self.ids.get("\n", 0)
 
-    def encode_cleaned(self, text: str) -> list[int]:
-        return [self.ids.get(char, 0) for char in text]
+    def encode(self, text: str) -> list[int]:
+        return [self.ids.get(char, 0) for char in self.clean(text)]
 
     def prompt(self, text: str) -> list[int]:
         return self.encode(text) or [self.start_id]
-
-    def decode(self, ids: Iterable[int]) -> str:
-        return "".join(self.chars[number] for number in ids)
 
 
 class Subwords(Tokenizer):
@@ -253,13 +250,13 @@ class Subwords(Tokenizer):
 
         super().__init__(saved)
         self.library = tokenizers.Tokenizer.from_str(json.dumps(saved["tokenizer"]))
-        self.start_id = self.encode_cleaned("\n")[0]
+        self.start_id = self.encode("\n")[0]
 
-    def encode_cleaned(self, text: str) -> list[int]:
-        return self.library.encode(text).ids
+    def encode(self, text: str) -> list[int]:
+        return self.library.encode(self.clean(text)).ids
 
-    def decode(self, ids: Iterable[int]) -> str:
-        return self.library.decode(list(ids))
+    def decode(self, ids: list[int]) -> str:
+        return self.library.decode(ids)  # a token may begin or end within a character
 
 
 class Words(Tokenizer):
@@ -268,10 +265,10 @@ class Words(Tokenizer):
 
     def __init__(self, saved: dict[str, Any]) -> None:
         super().__init__(saved)
-        self.rare = saved["rare"]
+        self.rare, counts = saved["rare"], saved["counts"]
         n_classes = {"spell": len(FORMS), "class": len(FORMS), "cluster": 16}.get(self.rare, 1)
-        frequent = [word for word, count in saved["counts"].items() if count >= saved["min_count"]]
-        no_word_is_rare = len(frequent) == len(saved["counts"]) < saved["vocab_size"] - n_classes
+        frequent = [word for word, count in counts.items() if count >= saved["min_count"]]
+        no_word_is_rare = len(frequent) == len(counts) < saved["vocab_size"] - n_classes
         if no_word_is_rare or self.rare == "drop":  # then texts are encoded without their rare words
             self.rare, n_classes = "drop", 0
         names = FORMS if self.rare in ("spell", "class") else [f" {n}" for n in range(n_classes)]
@@ -279,11 +276,11 @@ class Words(Tokenizer):
         words = frequent[: saved["vocab_size"] - 1 - n_classes]
         self.texts = ["[unused]", *marks, *words]
         self.ids = {word: number for number, word in enumerate(words, 1 + n_classes)}
-        self.clusters = dict(zip(saved["counts"], saved.get("clusters", ()), strict=False))
+        self.clusters = dict(zip(counts, saved.get("clusters", ()), strict=False))
         self.start_id = next((self.ids[word] for word in words if word.startswith("\n")), 0)
 
-    def encode_cleaned(self, text: str) -> list[int]:
-        ids = [self.ids.get(word) or self.class_id(word) for word in pretokens(text)]
+    def encode(self, text: str) -> list[int]:
+        ids = [self.ids.get(word) or self.class_id(word) for word in pretokens(self.clean(text))]
         return [number for number in ids if number]
 
     def class_id(self, word: str) -> int:
@@ -293,9 +290,6 @@ class Words(Tokenizer):
         if self.rare == "cluster" and word not in self.clusters:
             raise ValueError(f"{word!r} is not in the training text: only lovecraft_jax can say what its class is")
         return 0 if self.rare == "drop" else 1 + self.clusters.get(word, 0)
-
-    def decode(self, ids: Iterable[int]) -> str:
-        return "".join(self.texts[number] for number in ids)
 
 
 def pretokens(text: str) -> list[str]:
