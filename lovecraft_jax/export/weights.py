@@ -20,6 +20,8 @@ from lovecraft_jax.runtime.files import Row, read_rows
 from lovecraft_jax.training import metrics
 
 DTYPES = ("float32", "float16", "int8")
+CELLS = ("lstm", "gru")
+"""The values of model.cell that every format knows."""
 SETTINGS = ("cell", "input_gate", "norm", "mogrify", "layers", "units", "embed", "tie", "skip", "softmax_head")
 """Those of config.model that say what a model computes, but for its dtype."""
 SCALE = ".scale"
@@ -49,6 +51,8 @@ def portable(run: Run) -> Portable:
     if run.members:
         raise UserError(f"an ensemble of {len(run.members)} runs cannot be exported: give one --workdir")
     config = run.config.to_dict()
+    if (cell := config["model"]["cell"]) not in CELLS:
+        raise UserError(f"model.cell={cell!r} cannot be exported: expected {' or '.join(CELLS)} (docs/extending.md)")
     settings = {name: config["model"][name] for name in SETTINGS} | {"vocab_size": run.tokenizer.size}
     params, statistics = (_flat(run.variables.get(kind, {})) for kind in ("params", STATISTICS))
     return Portable(settings, params | statistics, run.tokenizer.dumps(), _facts(run, config))
