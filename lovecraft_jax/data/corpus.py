@@ -30,6 +30,11 @@ class Dataset:
     source: str | Path  # the URL that the files' names are appended to, or the folder that holds them
     # Has a line "NAME sha256:HASH" for each UTF-8 file: sha256sum *.txt | awk '{print $2 " sha256:" $1}'
     manifest: Path
+    title: str  # what a page calls the text: "H. P. Lovecraft's tales"
+    about: str  # what it is, where it comes from, and under which licence, in sentences
+    language: str  # ISO 639-1
+    author: str = ""
+    warning: str = ""  # what readers of a text that was learnt from it should know
     valid: tuple[str, ...] | None = None  # names, without their ending, of the held-out files
     test: tuple[str, ...] | None = None  # None: split by hash or position (`splits.split`)
     variable: str | None = None  # the environment variable that may name a folder with the files
@@ -46,13 +51,27 @@ DATASETS = (
         name="lovecraft",
         source="https://raw.githubusercontent.com/vilmibm/lovecraftcorpus/c99253bcf06ab739f46f84f77687b90c85ce35a3/",
         manifest=HERE / "lovecraft.sha256",
+        title="H. P. Lovecraft's tales",
+        about="67 tales by H. P. Lovecraft, some of them written with or for others, from "
+        "github.com/vilmibm/lovecraftcorpus. They are in the public domain: Lovecraft died in 1937.",
+        language="en",
+        author="H. P. Lovecraft",
+        warning="Lovecraft's tales have racist descriptions of people, and so may a text that was learnt from them.",
         valid=("haunter", "festival", "cool_air", "dagon", "temple"),
         test=("pickman", "colour_out_of_space", "outsider", "hound", "unnamable"),
         variable="LOVECRAFT_CORPUS",
     ),
-    Dataset(name="bundled", source=HERE / "tales", manifest=HERE / "bundled.sha256"),
+    Dataset(
+        name="bundled",
+        source=HERE / "tales",
+        manifest=HERE / "bundled.sha256",
+        title="the tales that come with lovecraft_jax",
+        about="48 tales that were written for lovecraft_jax and come with it, under the Apache License 2.0.",
+        language="en",
+    ),
 )
-"""Every dataset that has a name. To add one, add its row here and its manifest beside this file."""
+"""Every dataset that has a name. To add one, add its row here and its manifest beside this file. The licence of each
+allows publishing models of it under the Apache License 2.0."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +104,12 @@ class Corpus:
     @property
     def dataset(self) -> Dataset | None:
         """The row of DATASETS whose files these are, wherever they were found."""
-        return next((row for row in DATASETS if _hash_of(row.hashes.values()) == self.sha256), None)
+        return find_dataset(self.sha256)
+
+
+def find_dataset(sha256: str) -> Dataset | None:
+    """Returns the row of DATASETS whose files have this hash (`Corpus.sha256`), None where there is none."""
+    return next((row for row in DATASETS if _hash_of(row.hashes.values()) == sha256), None)
 
 
 def load(name: str, rule: int = RULE) -> Corpus:

@@ -41,7 +41,7 @@ const jobs = {
     return [seeded, Array.from({ length: count }, () => random.next() * 2 ** 32)];
   },
 
-  /** Returns the texts of prompts, `length` tokens each; `changes`: sampling settings by the token before which they change. */
+  /** Returns texts of `length` tokens after the prompts; `changes`: to the sampling, by the token that they precede. */
   write({ weights, prompts, length, sampling, changes = {} }) {
     const { model, tokenizer } = loadModel(weights);
     return prompts.map((prompt) => {
@@ -77,7 +77,7 @@ const jobs = {
     return { parts, bytes: bytes.flatMap((some) => [...some]) };
   },
 
-  /** Returns what one Reader, or a fresh one each, finds in texts, with the number of tokens that the model has read. */
+  /** Returns what one Reader, or a new one each, finds in texts, and how many tokens the model has read for each. */
   read({ weights, texts, isFresh = false }) {
     const { model, tokenizer } = loadModel(weights);
     const { advance } = model;

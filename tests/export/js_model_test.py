@@ -21,6 +21,7 @@ from lovecraft_jax.config import Config
 from lovecraft_jax.data.bpe_tokenizer import BpeTokenizer
 from lovecraft_jax.data.char_tokenizer import CharTokenizer
 from lovecraft_jax.data.cleaning import make_cleaning
+from lovecraft_jax.data.encoded import UNKNOWN_ID
 from lovecraft_jax.data.tokenizer import Tokenizer
 from lovecraft_jax.data.word_tokenizer import WordTokenizer
 from lovecraft_jax.export.safetensors_file import own_bytes, read_file
@@ -190,6 +191,7 @@ def small_run(name: str) -> Run:
     }[name]()
     is_known_V = np.isin(np.arange(run.tokenizer.size), run.tokenizer.encode(TEXT).ids)
     run.variables["params"]["head_bias"][~is_known_V] -= 5
+    run.variables["params"]["head_bias"][UNKNOWN_ID] = 5  # likely, but never generated
     return run
 
 

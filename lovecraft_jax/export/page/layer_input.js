@@ -1,4 +1,4 @@
-/** What enters a layer: the layer below's output, the token's vector, or both, as lovecraft_jax/model/layer_input.py. */
+/** What enters a layer: the layer below's output, the token, or both, as lovecraft_jax/model/layer_input.py has it. */
 
 import { Kernel, addTo } from "./kernel.js";
 

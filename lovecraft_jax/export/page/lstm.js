@@ -24,7 +24,7 @@ export class LstmLayer {
 
     let kernelX = weights("kernel_x");
     let kernelH = weights("kernel_h");
-    const affine = (part) => affineOfNorm(weights(`mean_${part}`), weights(`variance_${part}`), weights(`scale_${part}`));
+    const affine = (part) => affineOfNorm(...["mean", "variance", "scale"].map((kind) => weights(`${kind}_${part}`)));
     if (norm === "batch" || norm === "batch_input") {
       const { factors, shifts } = affine("x");
       kernelX = scaleColumns(kernelX, factors);

@@ -59,7 +59,8 @@ export class Model {
    * @returns {State}
    */
   copyState(state) {
-    return state.map((layer) => Object.fromEntries(Object.entries(layer).map(([name, array]) => [name, array.slice()])));
+    const copy = (layer) => Object.fromEntries(Object.entries(layer).map(([name, array]) => [name, array.slice()]));
+    return state.map(copy);
   }
 
   /**

@@ -13,8 +13,8 @@ const MOST_STATES = 256; // and at most so many of those before them, at equal d
  * Reads texts, each as a change of the one before: it keeps states along the text, so that only what follows the first
  * difference is computed again.
  *
- * A text is read from the state at the beginning, with the start token as the first input, as inference/scoring.py does:
- * `inputs` are the start token and the ids that have been read.
+ * A text is read from the initial state, with the start token as the first input, as inference/scoring.py does:
+ * `inputs` are the start token and the ids of the text.
  */
 export class Reader {
   /**
@@ -31,8 +31,8 @@ export class Reader {
   }
 
   /**
-   * Returns the tokens of a text, each with its surprisal in bits, that of its spelling included, and how the text would
-   * go on: what a likely next token would add, in descending order.
+   * Returns the tokens of a text, each with its surprisal in bits, that of its spelling included, and how the text
+   * would go on: what the likeliest tokens after it would add, in descending order of their probability.
    * @param {string} rawText - As it was typed.
    * @returns {{ tokens: { text: string, bits: number }[], continuations: { text: string, probability: number }[] }}
    */
@@ -76,36 +76,39 @@ export class Reader {
 
   /** Returns the likeliest continuations of the text that has been read. */
   continuations(cleaned) {
-    const { model, inputs } = this;
     const { ids, cuts } = this.tokenizer.encodePrompt(cleaned);
-    const found = new Map(); // probability by text
-    const add = (text, probability) => text && found.set(text, (found.get(text) ?? 0) + probability);
-    let total = 0;
-    if (!cuts.length) {
-      const probs = this.nextProbs(this.stateAfter(inputs.length - 1), inputs.at(-1));
-      probs[UNKNOWN_ID] = 0;
-      total = probs.reduce((sum, prob) => sum + prob, 0);
-      for (const id of largestIndices(probs, CONSIDERED)) add(this.tokenizer.tokenText(id), probs[id]);
-    } else {
-      // The end of a prompt may be cut into other tokens than that of a text, which is complete.
-      const common = commonToCuts(cuts);
-      const same = Math.min(common, sharedLength(ids, inputs));
-      const state = this.stateAfter(same);
-      for (const id of ids.slice(same, common)) model.advance(state, id);
-      const weighed = weighCuts(model, state, ids, cuts);
-      const logs = weighed.map(({ cut, logKept, logNext }) => logKept + logOfAllowed(logNext, cut.allowed) - cut.nats);
-      const largest = Math.max(...logs);
-      weighed.forEach((one, n) => {
-        const weight = Math.exp(logs[n] - largest);
-        total += weight;
-        this.addOfCut(one, weight, ids, add);
-      });
-    }
-    const inOrder = [...found].sort(([, one], [, other]) => other - one).slice(0, CONTINUATIONS);
+    const weights = new Map(); // by text
+    const add = (text, weight) => text && weights.set(text, (weights.get(text) ?? 0) + weight);
+    const total = cuts.length ? this.addOfCuts(ids, cuts, add) : this.addOfNext(add);
+    const inOrder = [...weights].sort(([, one], [, other]) => other - one).slice(0, CONTINUATIONS);
     return inOrder.map(([text, weight]) => ({ text, probability: weight / total }));
   }
 
-  /** Adds what the likeliest tokens after a cut add to the text; together all of them have the `weight`. */
+  /** Adds the likeliest tokens after the text, and returns the weight of all. */
+  addOfNext(add) {
+    const last = this.inputs.length - 1;
+    const probs = this.nextProbs(this.stateAfter(last), this.inputs[last]);
+    probs[UNKNOWN_ID] = 0;
+    for (const id of largestIndices(probs, CONSIDERED)) add(this.tokenizer.tokenText(id), probs[id]);
+    return probs.reduce((sum, prob) => sum + prob, 0);
+  }
+
+  /** Adds the likeliest ways in which the text's last word may go on, and returns the weight of all. */
+  addOfCuts(ids, cuts, add) {
+    // The end of a text that goes on may have other tokens than that of a text that has been read, which is complete.
+    const common = commonToCuts(cuts);
+    const same = Math.min(common, sharedLength(ids, this.inputs));
+    const state = this.stateAfter(same);
+    for (const id of ids.slice(same, common)) this.model.advance(state, id);
+    const weighed = weighCuts(this.model, state, ids, cuts);
+    const logs = weighed.map(({ cut, logKept, logNext }) => logKept + logOfAllowed(logNext, cut.allowed) - cut.nats);
+    const largest = Math.max(...logs);
+    const weights = logs.map((log) => Math.exp(log - largest));
+    weighed.forEach((one, n) => this.addOfCut(one, weights[n], ids, add));
+    return weights.reduce((sum, weight) => sum + weight, 0);
+  }
+
+  /** Adds what the likeliest tokens after a cut add to the text; all of them together have the `weight`. */
   addOfCut({ cut: { allowed, begun, kept }, before, logNext }, weight, ids, add) {
     const { model, tokenizer } = this;
     const probs = logNext.map((log, id) => (allowed[id] ? Math.exp(log) : 0));

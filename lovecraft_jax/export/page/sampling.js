@@ -3,8 +3,8 @@
 import { UNKNOWN_ID } from "./encoded.js";
 
 /**
- * Logits are divided by `temperature` (0 is greedy: the most likely token). Of the tokens only the `topK` most likely are
- * kept (0 keeps all), and of these the fewest whose probabilities add up to `topP` (1 keeps all).
+ * Logits are divided by `temperature` (0 is greedy: the most likely token). Of the tokens only the `topK` most likely
+ * are kept (0 keeps all), and of these the fewest whose probabilities add up to `topP` (1 keeps all).
  * @typedef {{ temperature: number, topK: number, topP: number }} Sampling
  */
 
@@ -56,8 +56,8 @@ export function sampleToken(logits, { temperature, topK, topP }, random, allowed
     if (id === UNKNOWN_ID || (allowed && !allowed[id])) continue;
     weights[id] = Math.exp((logits[id] - logits[likeliest]) / temperature);
   }
-  if (topK > 0 && topK < weights.length) keepLargest(weights, topK);
-  if (topP < 1) keepNucleus(weights, topP);
+  if (topK > 0 && topK < weights.length) keepLargest(weights, topK, () => 1);
+  if (topP < 1) keepLargest(weights, topP * sum(weights), (weight) => weight);
   return draw(weights, random.next());
 }
 
@@ -68,8 +68,10 @@ export function sampleToken(logits, { temperature, topK, topP }, random, allowed
  */
 export function largestIndices(values, count) {
   const kept = values.slice();
-  if (count < kept.length) keepLargest(kept, count);
-  return inDescendingOrder(kept, 0);
+  keepLargest(kept, count, () => 1);
+  const indices = [];
+  for (let n = 0; n < kept.length; n++) if (kept[n] > 0) indices.push(n);
+  return indices.sort((one, other) => kept[other] - kept[one] || one - other);
 }
 
 /** Returns log(sum(exp(logits))). */
@@ -96,58 +98,55 @@ function argmax(logits, allowed) {
   return best;
 }
 
-/** Sets all but the `count` largest weights to 0; of equals the first ones are kept. */
-function keepLargest(weights, count) {
-  const threshold = nthLargest(weights.slice(), count);
-  let ofEquals = count;
-  for (const weight of weights) if (weight > threshold) ofEquals--;
-  for (let id = 0; id < weights.length; id++) {
-    if (weights[id] > threshold || (weights[id] === threshold && ofEquals-- > 0)) continue;
-    weights[id] = 0;
-  }
-}
-
-/** Sets all weights to 0 but the fewest whose share of the sum is `share`: those before which less has been kept. */
-function keepNucleus(weights, share) {
-  const total = sum(weights);
-  // Those below the threshold have less than 1 - share together: only the others need sorting.
-  const threshold = ((1 - share) * total) / weights.length;
+/**
+ * Sets all weights to 0 but the largest ones: those before which, in descending order, the sizes add up to less than
+ * `limit`. Of equal weights the first ones are kept.
+ * @param {Float64Array} weights
+ * @param {number} limit - Above 0.
+ * @param {(weight: number) => number} sizeOf
+ */
+function keepLargest(weights, limit, sizeOf) {
+  const threshold = smallestKept(weights.slice(), limit, sizeOf);
   let before = 0;
-  for (const [place, id] of inDescendingOrder(weights, threshold).entries()) {
-    const weight = weights[id];
-    if (place > 0 && before >= share * total) weights[id] = 0;
-    before += weight;
+  for (const weight of weights) if (weight > threshold) before += sizeOf(weight);
+  for (let id = 0; id < weights.length; id++) {
+    if (weights[id] > threshold) continue;
+    if (weights[id] === threshold && before < limit) before += sizeOf(threshold);
+    else weights[id] = 0;
   }
-  for (let id = 0; id < weights.length; id++) if (weights[id] < threshold) weights[id] = 0;
 }
 
-/** Returns the indices of the weights that are above 0 and at least `threshold`, the largest first. */
-function inDescendingOrder(weights, threshold) {
-  const ids = [];
-  for (let id = 0; id < weights.length; id++) if (weights[id] > 0 && weights[id] >= threshold) ids.push(id);
-  return ids.sort((one, other) => weights[other] - weights[one] || one - other);
-}
-
-/** Returns the count-th largest value by Hoare's quickselect, which reorders the values. */
-function nthLargest(values, count) {
-  let [low, high, wanted] = [0, values.length - 1, count - 1];
+/**
+ * Returns the smallest weight that keepLargest keeps, or the largest that it does not keep, by Hoare's quickselect,
+ * which reorders the weights.
+ */
+function smallestKept(weights, limit, sizeOf) {
+  let low = 0;
+  let high = weights.length - 1;
+  let before = 0; // the size of those that are kept for certain, all before `low`
   while (low < high) {
-    const pivot = values[(low + high) >> 1];
-    let [left, right] = [low, high];
+    const pivot = weights[(low + high) >> 1];
+    let left = low;
+    let right = high;
     while (left <= right) {
-      while (values[left] > pivot) left++;
-      while (values[right] < pivot) right--;
-      if (left <= right) {
-        [values[left], values[right]] = [values[right], values[left]];
-        left++;
-        right--;
-      }
+      while (weights[left] > pivot) left++;
+      while (weights[right] < pivot) right--;
+      if (left > right) break;
+      [weights[left], weights[right]] = [weights[right], weights[left]];
+      left++;
+      right--;
     }
-    if (wanted <= right) high = right;
-    else if (wanted >= left) low = left;
-    else break;
+    let upTo = before;
+    for (let n = low; n <= right; n++) upTo += sizeOf(weights[n]);
+    if (upTo >= limit) {
+      high = right;
+      continue;
+    }
+    for (let n = right + 1; n < left; n++) upTo += sizeOf(weights[n]); // the pivot itself
+    before = upTo;
+    low = left;
   }
-  return values[wanted];
+  return weights[Math.min(low, weights.length - 1)];
 }
 
 /** Returns the first index at which the cumulative weights reach their sum times `uniform`, in [0, 1). */

@@ -25,8 +25,8 @@ export class FullSoftmax {
 }
 
 /**
- * The adaptive softmax (Grave et al. 2017) of lovecraft_jax/model/adaptive_softmax.py: the head has logits for the first
- * ids and for each tail, a tail those of its ids. It is tied where the kernels of all ids are the rows of an embedding.
+ * The adaptive softmax (Grave et al. 2017) of lovecraft_jax/model/adaptive_softmax.py: the head has logits for the
+ * first ids and for each tail, a tail for its ids. It is tied where the kernels of all ids are rows of the embedding.
  */
 export class AdaptiveSoftmax {
   /**

@@ -8,7 +8,7 @@ export class Writer {
   /**
    * @param {import("./model.js").Model} model
    * @param {object} tokenizer
-   * @param {string} prompt - A text as it was typed, of characters that the tokenizer knows; a newline for an empty one.
+   * @param {string} prompt - A text as it was typed, of characters that the tokenizer knows. An empty one is a newline.
    * @param {import("./sampling.js").Sampling & { seed: number }} sampling - Its values may be changed between tokens,
    *   but for the seed.
    */
