@@ -100,7 +100,7 @@ class WordTokenizer:
 
     @property
     def size(self) -> int:
-        return self._first_word + len(self._words)
+        return self.first_word + len(self._words)
 
     @functools.cached_property
     def start_id(self) -> int:
@@ -134,7 +134,7 @@ class WordTokenizer:
         if not pretokens:
             return Prompt(ids)
         last, allowed_V = pretokens[-1], np.zeros(self.size, bool)
-        allowed_V[self._first_word :] = [word.startswith(last) for word in self._words]
+        allowed_V[self.first_word :] = [word.startswith(last) for word in self._words]
         known = -math.log1p(-self.rare_share) if self._leaves_out else 0.0
         longer = Cut(len(ids) - (kept[-1:] == [last]), last.encode(), allowed_V, known)
         if last in self._ids:
@@ -155,7 +155,7 @@ class WordTokenizer:
     def generated_bytes(
         self, ids: np.ndarray, seed: tuple[int, ...] = (), start: int = 0, temperature: float = 1.0
     ) -> bytes:
-        places = np.flatnonzero((ids > UNKNOWN_ID) & (ids < self._first_word))
+        places = np.flatnonzero((ids > UNKNOWN_ID) & (ids < self.first_word))
         classes = (np.asarray(ids)[places] - 1).tolist()
         rngs = [np.random.default_rng((*seed, start + n)) for n in places.tolist()]
         make_word = self._spell if self.rare in ("spell", "cluster") else self._draw
@@ -208,22 +208,23 @@ class WordTokenizer:
         return self.rare in ("spell", "class") and not self._leaves_out
 
     @property
-    def _first_word(self) -> int:
+    def first_word(self) -> int:
+        """The first id of a word: before it come UNKNOWN_ID and the classes."""
         return 1 + (0 if self._leaves_out else _n_classes(self.rare))
 
     @functools.cached_property
     def _words(self) -> tuple[str, ...]:
         frequent = (word for word, count in self.counts.items() if count >= self.min_count)
-        return tuple(itertools.islice(frequent, max(0, self.vocab_size - self._first_word)))
+        return tuple(itertools.islice(frequent, max(0, self.vocab_size - self.first_word)))
 
     @functools.cached_property
     def _ids(self) -> dict[str, int]:
-        return {word: number for number, word in enumerate(self._words, self._first_word)}
+        return {word: number for number, word in enumerate(self._words, self.first_word)}
 
     @functools.cached_property
     def _texts(self) -> list[str]:
         """The text of each id; a class has a replacement character."""
-        return ["\N{REPLACEMENT CHARACTER}"] * self._first_word + list(self._words)
+        return ["\N{REPLACEMENT CHARACTER}"] * self.first_word + list(self._words)
 
     @functools.cached_property
     def _lengths(self) -> np.ndarray:
@@ -253,7 +254,7 @@ class WordTokenizer:
     def _speller(self) -> Speller:
         classes, stems = self._classify(list(itertools.islice(self.counts, SPELLER_WORDS)))
         letters = self.letters if self.rare in ("spell", "cluster") else None
-        return Speller(stems, classes, max(1, self._first_word - 1), self.cleaning.alphabet_size, letters)
+        return Speller(stems, classes, max(1, self.first_word - 1), self.cleaning.alphabet_size, letters)
 
     def _nats(self, classes: Sequence[int], stems: Sequence[str]) -> np.ndarray:
         """Returns what rare words cost on top of their ids [W]."""
@@ -265,7 +266,7 @@ class WordTokenizer:
         """The probability by class that a spelled word is one of the class that has an id."""
         classes, stems = self._classify(self._words)
         probs = np.exp(-self._speller.nats(stems, classes))
-        return np.bincount(classes, probs, max(1, self._first_word - 1))
+        return np.bincount(classes, probs, max(1, self.first_word - 1))
 
     def _spell(self, class_index: int, rng: np.random.Generator, temperature: float) -> str:
         """Generates a word of a class: one pretoken, which has no id. After TRIES draws that are no such word it is one

@@ -18,8 +18,11 @@ def main() -> int:
         raise UserError(f"--from={file} and --to={to}: give one of them; --from makes a run in --workdir")
     if not (file or to):
         raise UserError("--to is missing; for example --to=page.html, model.safetensors, model.onnx, or hub/")
-    if unused := [f"--{name}" for name in (("to", "dtype") if file else ("like",)) if F[name].present]:
-        raise UserError(f"{unused[0]}: only for {'--to' if file else '--from'}; leave it out")
+    unused = [f"--{name}" for name in (("dtype",) if file else ("like",)) if F[name].present]
+    if file and not cli.optional_flag("like"):
+        unused += [f"--{name}" for name in ("checkpoint", "corpus") if F[name].present]
+    if unused:
+        raise UserError(f"{unused[0]}: not with {'--from' if file else '--to'} alone; leave it out")
     workdir, corpus = cli.required_flag("workdir", "runs/c150"), cli.optional_flag("corpus")
     if file:
         if len(workdir) > 1:
@@ -37,6 +40,6 @@ if __name__ == "__main__":
     cli.define_run_flags("is refused: a format holds one")
     flags.DEFINE_string("to", None, "What to write: *.html, *.safetensors, *.onnx, or a folder, ending with /.")
     flags.DEFINE_enum("dtype", None, DTYPES, "How matrices are stored; float16 in a page, else float32 by default.")
-    flags.DEFINE_string("from", None, "A .safetensors file, of which a run is made in --workdir.")
+    flags.DEFINE_string("from", None, "Make a run in --workdir, a new folder, from this .safetensors file.")
     flags.DEFINE_string("like", None, "With --from: a run that has the tokenizer and settings that the file lacks.")
     cli.run(main)

@@ -1,4 +1,4 @@
-"""The way back: a run, without the optimiser's state, of weights in a .safetensors file, as trained on in PyTorch."""
+"""Makes a run, without an optimiser's state, from weights in a .safetensors file, as after training in PyTorch."""
 
 import json
 import os
@@ -12,67 +12,76 @@ from flax.traverse_util import flatten_dict
 
 from lovecraft_jax.config import Config
 from lovecraft_jax.data.tokenizer import load_tokenizer
-from lovecraft_jax.export.safetensors_file import TORCH, from_torch, layout_of, read_file, settings_of
-from lovecraft_jax.export.weights import SETTINGS, variables_of
+from lovecraft_jax.export.safetensors_file import TORCH, from_torch, layout_of, read_file
+from lovecraft_jax.export.weights import SETTINGS, model_config, variables_of
 from lovecraft_jax.model.lm import make_model
 from lovecraft_jax.run import Run
 from lovecraft_jax.runtime.errors import UserError
-from lovecraft_jax.runtime.files import locked_workdir
+from lovecraft_jax.runtime.files import expand_home, locked_workdir, resolve_path
 from lovecraft_jax.training.checkpoint import Checkpoints
 from lovecraft_jax.training.run_files import IMPORTED, write_run_files
 from lovecraft_jax.training.state import Weights, weights_target
 
 
 def import_run(file: str | os.PathLike[str], workdir: str, like: Run | None = None) -> epath.Path:
-    """Makes a run in `workdir`, a new folder, of the weights in a .safetensors file: one that was exported, or another
-    in the layout of torch.nn.LSTM or torch.nn.GRU. Tokenizer, text and the other settings are those in the file's
-    metadata, or of the run `like`. Returns the folder. Raises UserError."""
-    given, tensors = read_file(file)
-    known = {name: given[name] for name in ("tokenizer", "facts") if name in given}
-    if like is None and len(known) < 2:
-        raise UserError(f"{file}: its metadata has no tokenizer and facts (docs/export.md); give a run with --like")
+    """Makes a run in `workdir`, a new folder, from weights in a .safetensors file: one that was exported, or another
+    in the layout of torch.nn.LSTM or torch.nn.GRU. Tokenizer, text and the other settings are those of the run `like`,
+    without one those in the file's metadata. Returns the folder. Raises UserError where one of these is missing, where
+    names or shapes of tensors are not those of the model, or where the workdir holds a run."""
+    path = expand_home(os.fspath(file))
+    metadata, tensors = read_file(path)
+    if like is None and not {"tokenizer", "facts"} <= metadata.keys():
+        raise UserError(f"{path}: its metadata has no tokenizer and facts (docs/export.md); give a run with --like")
     try:
-        if layout_of(tensors, given) == TORCH:
+        facts = _facts_of(like) if like else dict(json.loads(metadata["facts"]))
+        if layout_of(tensors, metadata) == TORCH:
             settings, tensors = from_torch(tensors)
+        elif "settings" in metadata:
+            settings = dict(json.loads(metadata["settings"]))
         else:
-            settings = settings_of(given)
-        facts = _facts_of(like) if like else dict(json.loads(given["facts"]))
-        text = like.tokenizer.dumps() if like else given["tokenizer"]
-        tokenizer = load_tokenizer(text)
-        config = Config.of(facts["config"]).replace(**{f"model.{name}": settings[name] for name in SETTINGS})
-        config = config.replace(**{"model.dtype": "float32", "model.backend": "auto", "train.average": 0.0})
+            settings = {name: facts["config"]["model"][name] for name in SETTINGS}
+        vocabulary = like.tokenizer.dumps() if like else metadata["tokenizer"]
+        tokenizer, config = load_tokenizer(vocabulary), model_config(facts["config"], settings)
         step, corpus, versions = int(facts["step"]), dict(facts["corpus"]), dict(facts["versions"])
     except UserError as error:
-        raise UserError(f"{file}: {error}") from None
+        raise UserError(f"{path}: {error}") from None
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{file}: its metadata cannot be read ({error!r}); export it again, or give --like") from None
-    if settings["vocab_size"] != tokenizer.size:
-        raise UserError(f"{file}: weights of {settings['vocab_size']} ids, and a tokenizer of {tokenizer.size}")
-    weights = _checked_weights(f"{file}", config, tokenizer.size, tensors)
-    recorded = {"config": config.to_dict(), "vocab": text, "corpus": corpus}
-    with locked_workdir(workdir) as path:
-        if (path / "config.json").exists() or (path / "checkpoints").exists():
-            raise UserError(f"--workdir={workdir}: holds a run; name a new folder")
-        write_run_files(path, recorded | {"versions": versions | {IMPORTED: os.path.basename(file)}})
-        checkpoints = Checkpoints(path)
-        checkpoints.save(step, Weights(jnp.int32(step), weights), {})
+        raise UserError(f"{path}: its metadata cannot be read ({error!r}); export it again, or give --like") from None
+    variables = _checked_variables(path, config, tokenizer.size, tensors)
+    versions |= {IMPORTED: os.path.basename(path)}
+    recorded = {"config": config.to_dict(), "vocab": vocabulary, "corpus": corpus, "versions": versions}
+    folder = resolve_path(workdir)
+    if any((folder / name).exists() for name in ("config.json", "checkpoints")):
+        raise UserError(f"--workdir={workdir}: holds a run; name a new folder")
+    with locked_workdir(workdir):
+        write_run_files(folder, recorded)
+        checkpoints = Checkpoints(folder)
+        checkpoints.save(step, Weights(jnp.int32(step), variables), {})
         checkpoints.wait()
         checkpoints.close()
-    return path
+    return folder
 
 
 def _facts_of(run: Run) -> dict[str, Any]:
+    """Returns the facts for weights whose training is not known: step 0, and no versions."""
     return {"config": run.config.to_dict(), "corpus": run.corpus, "versions": {}, "step": 0}
 
 
-def _checked_weights(file: str, config: Config, vocab_size: int, tensors: dict[str, np.ndarray]) -> Any:
-    """Returns the variables of a model. Raises UserError where it has others than the file."""
+def _checked_variables(file: str, config: Config, vocab_size: int, tensors: dict[str, np.ndarray]) -> Any:
+    """Returns the variables of a model. Raises UserError at the first tensor whose name or shape is not the model's."""
     wanted = weights_target(make_model(config, vocab_size)).variables
     variables = variables_of(tensors)
-    shapes = [{name: leaf.shape for name, leaf in flatten_dict(tree, sep=".").items()} for tree in (wanted, variables)]
+    shapes = [{name: list(leaf.shape) for name, leaf in _flat(tree).items()} for tree in (wanted, variables)]
     for name in sorted(shapes[0].keys() | shapes[1].keys()):
-        there, found = (None if name not in shape else list(shape[name]) for shape in shapes)
-        if there != found:
-            short = name.partition(".")[2]
-            raise UserError(f"{file}: {short} is {found or 'missing'}, expected {there or 'none'} (docs/export.md)")
+        expected, found = (of_tree.get(name) for of_tree in shapes)
+        if expected != found:
+            tensor = name.partition(".")[2]
+            raise UserError(f"{file}: {tensor} is {found or 'missing'}, expected {expected or 'none'} (docs/export.md)")
+    for name, array in tensors.items():
+        if not np.all(np.isfinite(array)):
+            raise UserError(f"{file}: {name} has values that are not finite; export weights that are")
     return jax.tree.map(jnp.asarray, variables)
+
+
+def _flat(tree: Any) -> dict[str, Any]:
+    return dict(flatten_dict(tree, sep="."))

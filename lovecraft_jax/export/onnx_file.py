@@ -25,10 +25,13 @@ from onnx import TensorProto, helper
 
 from lovecraft_jax.export.onnx_graph import Graph, Matrix
 from lovecraft_jax.export.onnx_layers import Layer, Tokens
-from lovecraft_jax.export.weights import SCALE, Portable, metadata, quantise
+from lovecraft_jax.export.weights import SCALE, Portable, make_metadata, quantise
 from lovecraft_jax.model.adaptive_softmax import tail_edges
+from lovecraft_jax.runtime.errors import UserError
 
 OPSET = 13
+LARGEST = 2**31 - 2**24
+"""Bytes of weights in a file: the limit of a protobuf message, less 16 MiB for all else."""
 IR_VERSION = 7  # of the file's format: that of the first release with this opset
 DOC = (
     "A language model: ids [batch, time] and the carry, zeros at first, to the logits of the token after each and the "
@@ -41,9 +44,19 @@ def onnx_bytes(model: Portable, dtype: str = "float32") -> bytes:
     return build_onnx(model, dtype).SerializeToString()
 
 
+def check_size(model: Portable, dtype: str) -> None:
+    """Raises UserError where the weights take more than a file can hold, 2 GB."""
+    if sum(array.nbytes for array in quantise(model.tensors, dtype).values()) > LARGEST:
+        raise UserError(
+            "the weights take over 2 GB, more than an ONNX file can hold: use --dtype=float16 or int8, or export a "
+            ".safetensors file"
+        )
+
+
 def build_onnx(model: Portable, dtype: str = "float32") -> onnx.ModelProto:
-    """Returns a model with matrices that are stored as `dtype`: float32, float16 or int8. Raises UserError where they
-    take more than a file can hold, 2 GB."""
+    """Returns a model with matrices that are stored as `dtype`: float32, float16 or int8. Raises UserError as
+    `check_size`."""
+    check_size(model, dtype)
     settings, stored = model.settings, quantise(model.tensors, dtype)
     graph, parts = Graph(), ("c", "h") if settings["cell"] == "lstm" else ("h",)
     table_VD = _matrix(graph, stored, "embedding") if settings["embed"] else ""
@@ -79,7 +92,7 @@ def build_onnx(model: Portable, dtype: str = "float32") -> onnx.ModelProto:
     opset = helper.make_opsetid("", OPSET)
     built = helper.make_model(described, opset_imports=[opset], ir_version=IR_VERSION, producer_name="lovecraft_jax")
     built.doc_string = DOC
-    known = metadata(model, "onnx")
+    known = make_metadata(model, "onnx")
     helper.set_model_props(built, {name: known[name] for name in ("lovecraft_jax", "settings", "tokenizer", "facts")})
     return built
 

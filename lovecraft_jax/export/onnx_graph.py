@@ -6,11 +6,6 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from lovecraft_jax.runtime.errors import UserError
-
-LARGEST = 2**31 - 2**24
-"""Bytes of constants in a model: the limit of a protobuf message, less 16 MiB for tokenizer, facts and nodes."""
-
 
 class Matrix(NamedTuple):
     """values * scale, where the values have the dtype in which they are stored. `scale` is float32, [1, columns], or
@@ -62,17 +57,11 @@ class Graph:
         return names
 
     def constant(self, value: Any, name: str = "", dtype: Any = np.float32) -> str:
-        """Adds an array and returns its name; without a name it is shared with all that are equal. Raises UserError
-        where the constants are more than a model can hold."""
+        """Adds an array and returns its name; without a name it is shared with all that are equal."""
         array = np.array(value, dtype, order="C")
         name = self._new(name) if name else f"{array.dtype}:{array.tolist()}"
         if name in self.constants:
             return name
-        if sum(len(constant.raw_data) for constant in self.constants.values()) + array.nbytes > LARGEST:
-            raise UserError(
-                "the weights take over 2 GB, more than an ONNX file can hold: use --dtype=float16 or int8, or export a "
-                ".safetensors file"
-            )
         self.constants[name] = numpy_helper.from_array(array, name)
         return name
 

@@ -8,18 +8,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flax.traverse_util import flatten_dict
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from lovecraft_jax.data.corpus import find_dataset
 from lovecraft_jax.export.safetensors_file import own_bytes
-from lovecraft_jax.export.weights import Portable, variables_of
+from lovecraft_jax.export.weights import Portable, count_parameters
 from lovecraft_jax.runtime.console import visible
+from lovecraft_jax.runtime.errors import UserError
+from lovecraft_jax.training.run_files import IMPORTED
 
 FOLDER = Path(__file__).parent / "page"
 START = "main.js"
 MOST_PROMPT, MOST_READING, MOST_LENGTH = 1000, 20_000, 20_000  # characters
 MOST_TEMPERATURE = 1.5  # the slider's; beyond it a model writes noise
+LEAST_TOP_P = 0.01
+MOST_BYTES = 400_000_000
+"""Of the weights: in base64 just under 2^29 characters, the longest string of the JavaScript of Chromium and Node."""
+EXAMPLE = "The ancient house stood alone upon the hill, and it had very fast wifi."
+"""What a model of any English text has to read at first."""
+WARNING = "It may repeat the prejudices of the text that it has read."
 UNITS = {  # by level: how a text grows, a token in words for one and for many
     "chars": ("letter by letter", "character", "characters"),
     "bpe": ("a piece of a word at a time", "piece of a word", "pieces of words"),
@@ -38,8 +47,22 @@ _EXPORT = re.compile(r"^export (?=(?:async )?function|class|const)", re.MULTILIN
 _DECLARED = re.compile(r"^(export )?(?:(?:async )?function\*?|class|const|let|var)\s+([\w$]+|[\[{])", re.MULTILINE)
 
 
+def check_size(model: Portable, dtype: str) -> None:
+    """Raises UserError where the weights, with matrices stored as `dtype`, are too large for a browser."""
+    matrix = np.dtype(dtype).itemsize
+    sizes = (array.size * (matrix if array.ndim == 2 else 4) for array in model.tensors.values())
+    if (size := sum(sizes) + len(model.tokenizer)) > MOST_BYTES:
+        other = "" if dtype == "int8" else "--dtype=int8, or "
+        raise UserError(
+            f"the weights take {size / 1e6:,.0f} MB as {dtype}: a page holds at most {MOST_BYTES / 1e6:,.0f} MB; use "
+            f"{other}--to=model.safetensors"
+        )
+
+
 def render_page(model: Portable, dtype: str = "float16") -> str:
-    """Returns the HTML of a page that writes with the model and reads with it, with matrices stored as `dtype`."""
+    """Returns the HTML of a page that writes with the model and reads with it, with matrices stored as `dtype`. Raises
+    UserError where `check_size` does."""
+    check_size(model, dtype)
     environment = Environment(
         loader=PackageLoader("lovecraft_jax.export", "page"),
         autoescape=True,
@@ -49,7 +72,8 @@ def render_page(model: Portable, dtype: str = "float16") -> str:
     )
     level = model.facts["config"]["data"]["level"]
     sample = model.facts["config"]["sample"]
-    source = _describe_source(model.facts["corpus"])
+    prompt = visible(sample["prompt"])
+    source = _describe_source(model.facts["corpus"], prompt)
     style = (FOLDER / "style.css").read_text("utf-8")
     program = bundle({file.name: file.read_text("utf-8") for file in FOLDER.glob("*.js")}, START)
     page = environment.get_template("page.html").render(
@@ -63,11 +87,11 @@ def render_page(model: Portable, dtype: str = "float16") -> str:
             "mostPrompt": MOST_PROMPT,
             "mostReading": MOST_READING,
         },
-        prompt=visible(sample["prompt"]),
+        prompt=prompt,
         temperature=min(sample["temperature"], MOST_TEMPERATURE),
+        most_temperature=MOST_TEMPERATURE,
         top_k=min(sample["top_k"], model.settings["vocab_size"]),
-        top_p=sample["top_p"],
-        example=source["example"] or visible(sample["prompt"]),
+        top_p=f"{max(sample['top_p'], LEAST_TOP_P):g}",
         source=source,
         unit=dict(zip(("manner", "one", "many"), UNITS[level], strict=True)),
         levels=_name_levels(BITS[level]),
@@ -133,7 +157,7 @@ def _bounds(vocab_size: int) -> dict[str, dict[str, Any]]:
 
     return {
         "topK": bounds(0, vocab_size),
-        "topP": bounds(0.01, 1, is_whole=False),
+        "topP": bounds(LEAST_TOP_P, 1, is_whole=False),
         "length": bounds(1, MOST_LENGTH),
         "seed": bounds(0, 2**32 - 1, is_optional=True),
     }
@@ -145,56 +169,63 @@ def _name_levels(bits: tuple[int, ...]) -> list[str]:
     return [f"under {bits[0]}", *between, f"{bits[-1]} or more"]
 
 
-def _describe_source(corpus: Mapping[str, Any]) -> dict[str, str]:
+def _describe_source(corpus: Mapping[str, Any], prompt: str) -> dict[str, str]:
     """Returns how the page speaks of the text that the model was trained on."""
-    name, characters = visible(str(corpus["name"]), one_line=True), _round(corpus["characters"]["train"])
-    if name == "lovecraft":
-        return {
-            "title": "Write like H.\N{NO-BREAK SPACE}P.\N{NO-BREAK SPACE}Lovecraft",
-            "question": "What would surprise Lovecraft?",
-            "ask": "See what would surprise Lovecraft",
-            "described": f"{characters} of H. P. Lovecraft's tales",
-            "own": "tales of his that it had never read",
-            "example": "The ancient house stood alone upon the hill, and it had very fast wifi.",
-            "licence": "",
-            "warning": "It makes everything up, and may repeat the slurs and prejudices of its author and his time.",
-        }
-    described, licence = f"{characters} of {name}", ""
-    if name == "bundled":
-        described, licence = f"{characters} of the tales that come with lovecraft_jax", "Apache 2.0"
+    dataset = find_dataset(corpus.get("sha256", ""))
+    name, author = _name(corpus), _without_breaks(dataset.author) if dataset else ""
+    characters = corpus.get("characters", {}).get("train")
+    known = dataset.title if dataset else name or "a text"
+    like = author or (dataset.title if dataset else re.sub(r"\.\w{2,4}$", "", name))
+    who = author.split()[-1] if author else "the model"
+    warning = dataset.warning if dataset else ""
     return {
-        "title": "Write like the bundled tales" if name == "bundled" else f"Write like {name}",
-        "question": "What would surprise the model?",
-        "ask": "See what would surprise the model",
-        "described": described,
-        "own": "text of its kind that it had never read",
-        "example": "",
-        "licence": licence,
-        "warning": "It makes everything up, and may repeat the prejudices of the text that it has read.",
+        "title": f"Write like {like}" if re.search(r"\w", like) else "Write with a small neural network",
+        "question": f"What would surprise {who}?",
+        "ask": f"See what would surprise {who}",
+        "described": f"{_round(characters)} of {known}" if characters else known,
+        "example": EXAMPLE if dataset and dataset.language == "en" else prompt,
+        "about": dataset.about if dataset else "",
+        "warning": f"It makes everything up. {warning or WARNING}",
     }
 
 
 def _list_facts(model: Portable, level: str, source: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Returns the rows of the footer."""
+    """Returns the rows of the footer. A model that was imported may lack some facts of its run."""
     settings, facts, scores = model.settings, model.facts, model.facts["scores"]
-    parameters = sum(array.size for array in flatten_dict(variables_of(model.tensors)["params"]).values())
     layers = f"{settings['layers']} {'layer' if settings['layers'] == 1 else 'layers'} of {settings['units']:,} units"
-    size = f"{settings['cell'].upper()}, {layers}, {parameters:,} parameters"
-    corpus = facts["corpus"]
-    text = f"{visible(str(corpus['name']), one_line=True)}: {corpus['characters']['train']:,} characters to learn from"
+    size = f"{settings['cell'].upper()}, {layers}, {count_parameters(model):,} parameters"
+    characters, imported = facts["corpus"].get("characters", {}).get("train"), facts["versions"].get(IMPORTED)
+    trained = [_name(facts["corpus"]) or "a text"]
+    if characters:
+        trained[0] += f": {characters:,} characters to learn from"
+    if facts["step"]:
+        trained.append(f"{facts['step']:,} steps")
     rows = [
         ("Model", f"{visible(facts['name'], one_line=True)}: {size}"),
-        ("A token, what it writes at one step", TOKENS[level].format(settings["vocab_size"] - 1)),
-        ("Trained on", f"{text}, {facts['step']:,} steps"),
+        ("What it writes at one step (a token)", TOKENS[level].format(settings["vocab_size"] - 1)),
+        ("Trained on", ", ".join(trained)),
     ]
-    if source["licence"]:
-        rows.append(("Licence of the text", source["licence"]))
+    if source["about"]:
+        rows.append(("That text", source["about"]))
+    if imported:
+        file = visible(str(imported), one_line=True)
+        rows.append(("Weights", f"imported from {file}; they may have been trained further in another program"))
     if scores:
         stored = f"{scores['stored']:.4f} with the {DTYPES[scores['dtype']]} weights of this page"
         rows.append((f"Bits per character of its {scores['split']} text", f"{scores['float32']:.4f}; {stored}"))
     purpose = "It is for play: names, dates and claims mean nothing in what it writes. Take no advice from it."
     rows.append(("What it is not for", f"{purpose} {source['warning']}"))
     return [*rows, ("Made with", f"lovecraft_jax {facts['version']}")]
+
+
+def _name(corpus: Mapping[str, Any]) -> str:
+    """Returns the name of a text, "" where none is known."""
+    return visible(str(corpus.get("name", "")), one_line=True)
+
+
+def _without_breaks(author: str) -> str:
+    """Returns a name that no line breaks after an initial."""
+    return author.replace(". ", ".\N{NO-BREAK SPACE}")
 
 
 def _round(characters: int) -> str:

@@ -6,7 +6,7 @@ nn.LSTM or nn.GRU "rnn" and an nn.Linear "head"; gates have the same order here 
 then describe that model, whose input has no norm any more.
 """
 
-import json
+import dataclasses
 import os
 import re
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from lovecraft_jax.export.weights import Portable, dequantise, metadata, quantise
+from lovecraft_jax.export.weights import Portable, dequantise, make_metadata, quantise
 from lovecraft_jax.model.normalization import EPSILON
 from lovecraft_jax.runtime.errors import UserError
 
@@ -23,22 +23,27 @@ TORCH, OWN = "torch", "lovecraft_jax"  # the layouts
 
 
 def safetensors_bytes(model: Portable, dtype: str = "float32") -> bytes:
-    """Returns the file's content: PyTorch's layout where it can hold the model, but for int8, else our own."""
-    if dtype == "int8" or not is_plain(model.settings):
-        return own_bytes(model, dtype)
-    settings = model.settings | {"norm": "none", "tie": False, "input_gate": "own"}
-    tensors = quantise(to_torch(model), dtype)
-    return safetensors.numpy.save(tensors, metadata(Portable(settings, {}, model.tokenizer, model.facts), TORCH))
+    """Returns the file's content, of what `as_stored` returns."""
+    stored, layout = as_stored(model, dtype)
+    tensors = quantise(to_torch(stored) if layout == TORCH else stored.tensors, dtype)
+    return safetensors.numpy.save(tensors, make_metadata(stored, layout))
 
 
 def own_bytes(model: Portable, dtype: str = "float32") -> bytes:
-    """Returns the file's content with our own names."""
-    return safetensors.numpy.save(quantise(model.tensors, dtype), metadata(model, OWN))
+    """Returns the content of a file with our own names."""
+    return safetensors.numpy.save(quantise(model.tensors, dtype), make_metadata(model, OWN))
+
+
+def as_stored(model: Portable, dtype: str) -> tuple[Portable, str]:
+    """Returns the model as `safetensors_bytes` stores it, and the layout: PyTorch's where it can hold the model, except
+    in int8, else our own."""
+    if dtype == "int8" or not is_plain(model.settings):
+        return model, OWN
+    return fold(model), TORCH
 
 
 def is_plain(settings: dict[str, Any]) -> bool:
-    """Whether nn.Embedding, nn.LSTM or nn.GRU, and nn.Linear compute what the model does, once the norm of its input is
-    part of its kernels."""
+    """Whether nn.Embedding, nn.LSTM or nn.GRU, and nn.Linear compute what the model does, after `fold`."""
     is_adaptive = 0 < settings["softmax_head"] < settings["vocab_size"]
     is_projected = settings["tie"] and settings["embed"] != settings["units"]
     return (
@@ -48,34 +53,49 @@ def is_plain(settings: dict[str, Any]) -> bool:
     )
 
 
-def to_torch(model: Portable) -> dict[str, np.ndarray]:
-    """Returns the tensors of a plain model by PyTorch's names."""
-    settings, own = model.settings, model.tensors
-    cell, H = settings["cell"], settings["units"]
-    named = {"embedding.weight": own["embedding"]} if settings["embed"] else {}
+def fold(model: Portable) -> Portable:
+    """Returns a model for which `is_plain` as one without a norm, with an input gate of its own, and an untied head."""
+    settings, tensors = model.settings, dict(model.tensors)
     for n in range(settings["layers"]):
-        layer = {name.partition(".")[2]: array for name, array in own.items() if name.startswith(f"{cell}_{n}.")}
+        prefix = f"{settings['cell']}_{n}."
+        layer = {name.removeprefix(prefix): tensors.pop(name) for name in model.tensors if name.startswith(prefix)}
         kernel_x, kernel_h, bias = layer["kernel_x"], layer["kernel_h"], layer["bias"]
         if settings["norm"] == "batch_input":
             factor = layer["scale_x"] / np.sqrt(layer["variance_x"] + np.float32(EPSILON))
             kernel_x, bias = kernel_x * factor, bias - layer["mean_x"] * factor
         if settings["input_gate"] == "coupled":  # of f, g, o: 1 - sigmoid(f), its input gate, is sigmoid(-f)
+            H = settings["units"]
             kernel_x, kernel_h, bias = (
                 np.concatenate([-part[..., :H], part], axis=-1) for part in (kernel_x, kernel_h, bias)
             )
+        folded = {"kernel_x": kernel_x, "kernel_h": kernel_h, "bias": bias}
+        folded |= {"bias_h": layer["bias_h"]} if settings["cell"] == "gru" else {}
+        tensors |= {prefix + name: array for name, array in folded.items()}
+    if settings["tie"]:
+        tensors["head_kernel"] = np.ascontiguousarray(tensors["embedding"].T)
+    settings = settings | {"norm": "none", "input_gate": "own", "tie": False}
+    return dataclasses.replace(model, settings=settings, tensors=tensors)
+
+
+def to_torch(folded: Portable) -> dict[str, np.ndarray]:
+    """Returns the tensors of a model that was folded, by PyTorch's names."""
+    settings, tensors = folded.settings, folded.tensors
+    cell, H = settings["cell"], settings["units"]
+    named = {"embedding.weight": tensors["embedding"]} if settings["embed"] else {}
+    for n in range(settings["layers"]):
+        kernel_x, kernel_h, bias = (tensors[f"{cell}_{n}.{name}"] for name in ("kernel_x", "kernel_h", "bias"))
         bias_h = np.zeros_like(bias)
         if cell == "gru":
-            bias_h[2 * H :] = layer["bias_h"]
+            bias_h[2 * H :] = tensors[f"{cell}_{n}.bias_h"]
         weights = {"weight_ih": kernel_x.T, "weight_hh": kernel_h.T, "bias_ih": bias, "bias_hh": bias_h}
         named |= {f"rnn.{name}_l{n}": array for name, array in weights.items()}
-    head = own["embedding"] if settings["tie"] else own["head_kernel"].T
-    named |= {"head.weight": head, "head.bias": own["head_bias"]}
+    named |= {"head.weight": tensors["head_kernel"].T, "head.bias": tensors["head_bias"]}
     return {name: np.ascontiguousarray(array, np.float32) for name, array in named.items()}
 
 
 def from_torch(tensors: dict[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Returns the settings and the tensors, by our own names, of a plain model with PyTorch's names. Raises UserError
-    where they are not those of one."""
+    where a tensor is missing, unknown or of a wrong shape."""
     layers = len([name for name in tensors if re.fullmatch(r"rnn\.weight_ih_l\d+", name)])
     needed = [f"rnn.weight_{part}_l{n}" for n in range(max(layers, 1)) for part in ("ih", "hh")]
     if missing := [name for name in [*needed, "head.weight"] if name not in tensors]:
@@ -118,20 +138,17 @@ def _check_shapes(tensors: dict[str, np.ndarray], layers: int) -> None:
 
 def read_file(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, np.ndarray]]:
     """Returns the metadata of a .safetensors file and its tensors in float32, by the names that they have there. Raises
-    UserError where it is none."""
+    UserError where it cannot be read."""
     try:
         with safetensors.safe_open(path, "numpy") as file:
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return dict(file.metadata() or {}), dequantise(stored)
-    except (safetensors.SafetensorError, OSError, TypeError) as error:
+    except TypeError as error:
+        raise UserError(f"{path}: of a type that NumPy lacks, as bfloat16 ({error}); save it as float32") from None
+    except (safetensors.SafetensorError, OSError) as error:
         raise UserError(f"{path}: not a .safetensors file that can be read ({error})") from None
 
 
-def layout_of(tensors: dict[str, np.ndarray], given: dict[str, str]) -> str:
+def layout_of(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> str:
     """Returns the layout that a file's metadata names, or that its tensors have."""
-    return given.get("layout", TORCH if any(name.startswith("rnn.") for name in tensors) else OWN)
-
-
-def settings_of(given: dict[str, str]) -> dict[str, Any]:
-    """Returns the settings in a file's metadata, if there are any."""
-    return dict(json.loads(given.get("settings", "{}")))
+    return metadata.get("layout", TORCH if any(name.startswith("rnn.") for name in tensors) else OWN)

@@ -10,6 +10,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 import lovecraft_jax
+from lovecraft_jax.config import Config
+from lovecraft_jax.data.corpus import find_dataset
 from lovecraft_jax.model.backend import fastest_backend
 from lovecraft_jax.model.lm import Variables, make_model
 from lovecraft_jax.model.normalization import STATISTICS
@@ -20,10 +22,16 @@ from lovecraft_jax.runtime.files import Row, read_rows
 from lovecraft_jax.training import metrics
 
 DTYPES = ("float32", "float16", "int8")
-CELLS = ("lstm", "gru")
-"""The values of model.cell that every format knows."""
+KNOWN = {
+    "cell": ("lstm", "gru"),
+    "input_gate": ("own", "capped", "coupled"),
+    "norm": ("none", "layer", "batch_input", "batch", "layer_gates", "rms_gates"),
+}
+"""The values of these settings that every format can compute: docs/extending.md says what a new one touches."""
 SETTINGS = ("cell", "input_gate", "norm", "mogrify", "layers", "units", "embed", "tie", "skip", "softmax_head")
 """Those of config.model that say what a model computes, but for its dtype."""
+FILES = ("splits", "left_out")
+"""The parts of corpus.json that name files."""
 SCALE = ".scale"
 """Ends the name of the array that an int8 matrix of the same name is multiplied by."""
 SCORED = "test"
@@ -51,9 +59,12 @@ def portable(run: Run) -> Portable:
     if run.members:
         raise UserError(f"an ensemble of {len(run.members)} runs cannot be exported: give one --workdir")
     config = run.config.to_dict()
-    if (cell := config["model"]["cell"]) not in CELLS:
-        raise UserError(f"model.cell={cell!r} cannot be exported: expected {' or '.join(CELLS)} (docs/extending.md)")
     settings = {name: config["model"][name] for name in SETTINGS} | {"vocab_size": run.tokenizer.size}
+    for name, known in KNOWN.items():
+        if settings[name] not in known:
+            raise UserError(
+                f"model.{name}={settings[name]!r}: no format can hold it yet; {', '.join(known)} can be exported"
+            )
     params, statistics = (_flat(run.variables.get(kind, {})) for kind in ("params", STATISTICS))
     return Portable(settings, params | statistics, run.tokenizer.dumps(), _facts(run, config))
 
@@ -62,9 +73,13 @@ def variables_of(tensors: dict[str, np.ndarray]) -> Variables:
     """Returns Flax's collections of the tensors of a Portable."""
     kinds: dict[str, dict[str, np.ndarray]] = {"params": {}, STATISTICS: {}}
     for name, array in tensors.items():
-        is_statistic = name.rpartition(".")[2].startswith(("mean_", "variance_"))
-        kinds[STATISTICS if is_statistic else "params"][name] = array
+        kinds[STATISTICS if _is_statistic(name) else "params"][name] = array
     return {kind: unflatten_dict(named, sep=".") for kind, named in kinds.items() if named}
+
+
+def count_parameters(model: Portable) -> int:
+    """Returns the number of weights that training moves, without running statistics."""
+    return sum(array.size for name, array in model.tensors.items() if not _is_statistic(name))
 
 
 def quantise(tensors: dict[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]:
@@ -95,24 +110,35 @@ def dequantise(stored: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: array * stored[name + SCALE] if name + SCALE in stored else array for name, array in tensors.items()}
 
 
-def compare_scores(run: Run, dtype: str) -> dict[str, Any] | None:
-    """Returns the bits per character of the run's test text in float32, as "float32", and with the weights that are
-    stored as `dtype`, as "stored". None where its text is not here."""
-    config, tensors = run.config.replace(**{"model.dtype": "float32"}), portable(run).tensors
-    model = make_model(config, run.tokenizer.size, fastest_backend(config.model))
+def compare_scores(run: Run, stored: Portable, dtype: str) -> dict[str, Any] | None:
+    """Returns the bits per character of the run's test text in float32, as "float32", and those with the weights of
+    `stored`, a Portable of the same model, as `dtype`, as "stored". None where its text is not here."""
+
+    def score(model: Portable, tensors: dict[str, np.ndarray]) -> float:
+        config = model_config(run.config.to_dict(), model.settings)
+        built = make_model(config, run.tokenizer.size, fastest_backend(config.model))
+        variables = jax.device_put(variables_of(tensors))
+        return dataclasses.replace(run, config=config, model=built, variables=variables).score(text).bpc
+
     try:
-        text = run.split(SCORED)
+        text, exact = run.split(SCORED), portable(run)
+        bpc = score(exact, exact.tensors)
     except UserError as error:
         log(f"no scores of the exported weights: {error}")
         return None
-    scores = {}
-    for name, kind in (("float32", "float32"), ("stored", dtype)):
-        variables = jax.device_put(variables_of(dequantise(quantise(tensors, kind))))
-        scores[name] = dataclasses.replace(run, model=model, variables=variables).score(text).bpc
-    return {"split": SCORED, "dtype": dtype, **scores}
+    is_exact = dtype == "float32"
+    lossy = bpc if is_exact else score(stored, dequantise(quantise(stored.tensors, dtype)))
+    return {"split": SCORED, "dtype": dtype, "float32": bpc, "stored": lossy}
 
 
-def metadata(model: Portable, layout: str) -> dict[str, str]:
+def model_config(values: dict[str, Any], settings: dict[str, Any]) -> Config:
+    """Returns the config `values` for a model with these settings that computes in float32 with any backend, as it was
+    trained or not. Raises UserError where they do not go together."""
+    model = {name: settings[name] for name in SETTINGS} | {"dtype": "float32", "backend": "auto", "remat": 0}
+    return Config.of(values | {"model": values["model"] | model, "train": values["train"] | {"average": 0.0}})
+
+
+def make_metadata(model: Portable, layout: str) -> dict[str, str]:
     """Returns the strings that a file of the model holds beside its weights; `layout` says how these are named."""
     return {
         "format": "pt",  # what readers of safetensors on the Hugging Face Hub look for
@@ -120,8 +146,12 @@ def metadata(model: Portable, layout: str) -> dict[str, str]:
         "layout": layout,
         "settings": json.dumps(model.settings),
         "tokenizer": model.tokenizer,
-        "facts": json.dumps(model.facts, ensure_ascii=False),
+        "facts": json.dumps(model.facts),
     }
+
+
+def _is_statistic(name: str) -> bool:
+    return name.rpartition(".")[2].startswith(("mean_", "variance_"))
 
 
 def _flat(nested: Any) -> dict[str, np.ndarray]:
@@ -129,10 +159,13 @@ def _flat(nested: Any) -> dict[str, np.ndarray]:
 
 
 def _facts(run: Run, config: dict[str, Any]) -> dict[str, Any]:
-    """Returns what is known of a run, without the paths of this machine."""
-    corpus = {key: value for key, value in run.corpus.items() if key != "path"}
-    if run.corpus.get("path"):
-        corpus["name"] = config["data"]["corpus"] = os.path.basename(run.corpus["path"].rstrip("/"))
+    """Returns what is known of a run, without the paths of this machine, and of a text that is no dataset without the
+    names of its files. Changes the corpus in `config` likewise."""
+    is_dataset = find_dataset(run.corpus.get("sha256", "")) is not None
+    corpus = {key: value for key, value in run.corpus.items() if key != "path" and (is_dataset or key not in FILES)}
+    if "name" in corpus:
+        corpus["name"] = os.path.basename(corpus["name"].rstrip("/"))
+    config["data"]["corpus"] = os.path.basename(config["data"]["corpus"].rstrip("/"))
     read = {name: _read_json(run, name) for name in ("versions", "baselines")}
     scored = ("final", "adaptive", "cache")
     rows = read_rows(run.workdir / metrics.FILE) if run.workdir else []

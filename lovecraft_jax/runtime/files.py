@@ -16,7 +16,7 @@ from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.runtime.lock import locked, on_store
 
 PROBE_BYTES = 1 << 16
-"""No file that is written by --to is smaller: for so many there must be room."""
+"""What `check_can_be_written` writes to find out whether there is room for more."""
 
 Row = dict[str, Any]
 """{"step": ..., "split": "train" | "valid" | "test", "loss": nats per token, "bpc": ..., ...}"""
@@ -27,18 +27,19 @@ def expand_home(path: str) -> str:
     return os.path.expanduser(path)
 
 
-def resolve_path(path: str | os.PathLike[str]) -> epath.Path:
-    """Returns the absolute path, on a disk or gs://. Raises UserError for other stores, and where gcsfs is missing."""
-    name: str = os.fspath(checked("--workdir", path, str | os.PathLike, "the name of a folder", os.fspath))
+def resolve_path(path: str | os.PathLike[str], flag: str = "--workdir") -> epath.Path:
+    """Returns the absolute path, on a disk or gs://. Raises UserError, with the flag that the path is from, for other
+    stores, and where gcsfs is missing."""
+    name: str = os.fspath(checked(flag, path, str | os.PathLike, "the name of a folder", os.fspath))
     scheme, is_url, _ = name.partition("://")
     if not is_url:
         return epath.Path(os.path.abspath(expand_home(name)))
     if scheme != "gs":  # epath and TensorStore know s3:// too, but Orbax takes it for a relative path
-        raise UserError(f"--workdir={name}: expected a folder, or gs://bucket/folder: Orbax writes to no other store")
+        raise UserError(f"{flag}={name}: expected a folder, or gs://bucket/folder: no other store is supported")
     try:
         fsspec.get_filesystem_class(scheme)
     except ImportError as error:
-        raise UserError(f"--workdir={name}: pip install gcsfs, through which gs:// is reached ({error})") from None
+        raise UserError(f"{flag}={name}: pip install gcsfs, through which gs:// is reached ({error})") from None
     return epath.Path(name)
 
 

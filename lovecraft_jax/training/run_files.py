@@ -96,9 +96,12 @@ def write_rates(path: epath.Path, step: int, rates: Rates | CacheRates) -> None:
 
 
 def check_can_resume(path: epath.Path) -> None:
-    """Raises UserError where the run in `path` has weights alone."""
+    """Raises UserError where the run in `path` was imported: it has weights only."""
     file = path / "versions.json"
-    imported = json.loads(file.read_text()).get(IMPORTED) if file.exists() else None
+    try:
+        imported = json.loads(file.read_text()).get(IMPORTED) if file.exists() else None
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{file}: cannot be read ({error}); delete it, and training writes it anew") from None
     if imported:
         raise UserError(
             f"--workdir={path}: weights from {imported}, without an optimiser's state: sample, evaluate, report and "

@@ -119,7 +119,10 @@ class Served:
         self.url = f"http://127.0.0.1:{self.server.server_port}/"
         self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
         self.thread.start()
-        self.dataset = Dataset("lovecraft", self.url, self.manifest, ("tale1",), ("tale2",), "LOVECRAFT_CORPUS")
+        about = {"title": "ten tales", "about": "Ten tales.", "language": "en"}
+        held_out = {"valid": ("tale1",), "test": ("tale2",)}
+        row = Dataset("lovecraft", self.url, self.manifest, variable="LOVECRAFT_CORPUS", **about, **held_out)
+        self.dataset = row
 
     def stop(self) -> None:
         if self.thread.is_alive():
@@ -213,7 +216,17 @@ def row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
     texts = {f"tale{i:02d}.txt": f"The tale {i}." for i in range(30)}
     _write(tmp_path / "files", texts)
     (tmp_path / "manifest").write_text("".join(map(_manifest_line, texts.items())))
-    row = Dataset("mine", tmp_path / "files", tmp_path / "manifest", ("tale03",), ("tale04", "tale05"), "MY_TALES")
+    row = Dataset(
+        name="mine",
+        source=tmp_path / "files",
+        manifest=tmp_path / "manifest",
+        title="my tales",
+        about="Thirty tales of mine.",
+        language="en",
+        valid=("tale03",),
+        test=("tale04", "tale05"),
+        variable="MY_TALES",
+    )
     monkeypatch.setattr(corpus, "DATASETS", (*DATASETS, row))
     return row
 

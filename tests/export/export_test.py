@@ -53,8 +53,8 @@ def test_the_command_prints_the_path_and_an_export_without_the_text_has_no_score
         ((), "--to is missing; for example --to=page.html"),
         (("--to=model.bin",), "--to=model.bin: expected a path that ends with .html, .safetensors, .onnx, /"),
         (("--to=a.html", "--from=b.safetensors"), "--from=b.safetensors and --to=a.html: give one of them"),
-        (("--from=b.safetensors", "--dtype=int8"), "--dtype: only for --to; leave it out"),
-        (("--to=a.html", "--like=runs/x"), "--like: only for --from; leave it out"),
+        (("--from=b.safetensors", "--dtype=int8"), "--dtype: not with --from alone; leave it out"),
+        (("--to=a.html", "--like=runs/x"), "--like: not with --to alone; leave it out"),
     ],
 )
 def test_wrong_flags_give_one_line(command: Callable, trained: Path, flags: tuple[str, ...], message: str) -> None:

@@ -24,7 +24,8 @@ from lovecraft_jax.data.corpus import load
 from lovecraft_jax.data.encoded import UNKNOWN_ID
 from lovecraft_jax.data.pretokens import split_short
 from lovecraft_jax.data.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
-from lovecraft_jax.export.hub import FILES, char_class, check_folder, make_library_tokenizer, write_hub_folder
+from lovecraft_jax.export.hub import FILES, check_folder, write_hub_folder
+from lovecraft_jax.export.hub_tokenizer import char_class, make_library_tokenizer
 from lovecraft_jax.export.safetensors_file import read_file
 from lovecraft_jax.export.weights import Portable, portable
 from lovecraft_jax.model.lm import make_model
@@ -217,7 +218,7 @@ def test_a_text_of_ones_own_has_no_licence_until_the_exporter_states_it(tmp_path
     card = _card(_model(facts={"corpus": corpus | splits}), tmp_path)
     assert card.data.license == "unknown"
     assert card.data.language is None
-    assert r"To be stated by whoever publishes this model:** where the text `my 'novel'\n.txt`" in card.text
+    assert r"To be stated by whoever publishes this model:** what it was trained on (`my 'novel'\n.txt`)" in card.text
     assert "Lovecraft" not in card.text.replace("lovecraft_jax", "")
     assert "secret" not in card.text
     bundled = _card(_model(), tmp_path).text
@@ -255,7 +256,7 @@ def test_the_card_says_what_the_librarys_tokenizer_cannot(level: str, tmp_path: 
     text = _card(_model(level), tmp_path).text
     unknown = _library(level)[2]
     assert ("In training each had the id of its class" in text) is (level == "spell")
-    assert ("it gives a rare word the id 0, which the model has never seen" in text) is (level == "drop")
+    assert ("it gives a rare word the id 0. Remove these" in text) is (level == "drop")
     assert (f"It gives every rare word the id {unknown}, as in training" in text) is (level == "unk")
     assert ("torch safetensors tokenizers" in text) is (level == "bpe")
 
@@ -276,10 +277,10 @@ def test_an_earlier_export_is_replaced_and_other_files_stay(tmp_path: Path) -> N
 def test_files_that_no_export_wrote_are_in_the_way_and_nothing_is_written(tmp_path: Path) -> None:
     model = _model()
     (tmp_path / "README.md").write_text("mine")
-    with pytest.raises(UserError, match=r"has a README\.md, and no config\.json of an earlier export"):
+    with pytest.raises(UserError, match=r"its README\.md is not from an earlier export"):
         write_hub_folder(model, epath.Path(tmp_path))
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')  # of another library
-    with pytest.raises(UserError, match=r"has a config\.json"):
+    with pytest.raises(UserError, match=r"its config\.json is not from"):
         write_hub_folder(model, epath.Path(tmp_path))
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {
         "README.md": "mine",

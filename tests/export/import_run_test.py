@@ -1,5 +1,6 @@
 """The way back from .safetensors: a run that samples, scores and reports as the one that was exported."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import safetensors.numpy
 
 from lovecraft_jax.export.import_run import import_run
-from lovecraft_jax.export.safetensors_file import own_bytes, safetensors_bytes, to_torch
+from lovecraft_jax.export.safetensors_file import fold, own_bytes, safetensors_bytes, to_torch
 from lovecraft_jax.export.weights import portable
 from lovecraft_jax.report.collect import collect_run
 from lovecraft_jax.report.page import render
@@ -37,7 +38,7 @@ def test_a_run_comes_back_with_its_texts_and_scores(run: Run, to_bytes: Callable
 
 @pytest.mark.slow
 def test_weights_that_were_trained_on_elsewhere_count_and_need_no_metadata_with_like(run: Run, tmp_path: Path) -> None:
-    tensors = to_torch(portable(run)) | {"head.bias": np.linspace(0, 1, run.tokenizer.size, dtype=np.float32)}
+    tensors = to_torch(fold(portable(run))) | {"head.bias": np.linspace(0, 1, run.tokenizer.size, dtype=np.float32)}
     file = tmp_path / "model.safetensors"
     safetensors.numpy.save_file(tensors, file)
     with pytest.raises(UserError, match=r"its metadata has no tokenizer and facts .*; give a run with --like"):
@@ -45,6 +46,24 @@ def test_weights_that_were_trained_on_elsewhere_count_and_need_no_metadata_with_
     assert not (tmp_path / "back").exists()
     back = load_run(import_run(file, str(tmp_path / "back"), like=run))
     assert back.score(back.split("test")).bpc > run.score(run.split("test")).bpc
+
+
+@pytest.mark.slow
+def test_like_gives_the_tokenizer_to_a_model_of_another_architecture(trained: Path, tmp_path: Path) -> None:
+    run = load_run(trained)
+    model, V = portable(run), run.tokenizer.size
+    rng = np.random.default_rng(0)
+    shapes = {"weight_ih_l0": (15, 4), "weight_hh_l0": (15, 5), "bias_ih_l0": (15,), "bias_hh_l0": (15,)}
+    shapes = {f"rnn.{name}": shape for name, shape in shapes.items()}
+    shapes |= {"embedding.weight": (V, 4), "head.weight": (V, 5), "head.bias": (V,)}
+    gru = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    own = model.tensors  # by our own names, without metadata
+    tied = dataclasses.replace(run, config=run.config.replace(**{"model.norm": "rms_gates", "model.backend": "fused"}))
+    for name, tensors, like in (("gru", gru, tied), ("own", own, run)):
+        safetensors.numpy.save_file(tensors, tmp_path / f"{name}.safetensors")
+        back = load_run(import_run(tmp_path / f"{name}.safetensors", str(tmp_path / name), like))
+        assert (back.step, back.config.model.cell) == (0, "gru" if name == "gru" else "lstm")
+        assert len(back.generate("The", 5)) == 1
 
 
 @pytest.mark.slow
@@ -70,6 +89,7 @@ def test_a_report_is_made_of_an_imported_run_and_training_is_refused(
         ({"head_kernel": (2, 3)}, "own", "head_kernel is .2, 3., expected .16, "),
         ({"extra": (2, 3)}, "own", "extra is .2, 3., expected none"),
         ({"head_bias": None}, "own", "head_bias is missing"),
+        ({"head_bias": np.nan}, "own", "head_bias has values that are not finite"),
         ({}, "{}", "its metadata cannot be read"),
         ({}, "[1", "its metadata cannot be read"),
     ],
@@ -79,7 +99,11 @@ def test_a_file_that_is_no_run_is_refused_in_one_line_before_anything_is_written
 ) -> None:
     model = portable(run)
     stored = {name: array for name, array in model.tensors.items() if tensors.get(name, ()) is not None}
-    stored |= {name: np.zeros(shape, np.float32) for name, shape in tensors.items() if shape}
+    for name, shape in tensors.items():
+        if isinstance(shape, float):
+            stored[name] = np.full_like(stored[name], shape)
+        elif shape:
+            stored[name] = np.zeros(shape, np.float32)
     given = {"tokenizer": model.tokenizer, "settings": json.dumps(model.settings), "facts": json.dumps(model.facts)}
     given |= {} if metadata == "own" else {"facts": metadata}
     file = tmp_path / "model.safetensors"

@@ -2,12 +2,12 @@
 // it. The result is JSON on standard output; arrays go to the file "out".
 
 import { readFileSync, writeFileSync } from "node:fs";
+import { Generator } from "../../lovecraft_jax/export/page/generator.js";
 import { Model } from "../../lovecraft_jax/export/page/model.js";
 import { Reader } from "../../lovecraft_jax/export/page/reader.js";
 import { readSafetensors } from "../../lovecraft_jax/export/page/safetensors.js";
 import { Random, sampleToken } from "../../lovecraft_jax/export/page/sampling.js";
 import { makeTokenizer } from "../../lovecraft_jax/export/page/tokenizer.js";
-import { Writer } from "../../lovecraft_jax/export/page/writer.js";
 
 const jobs = {
   /** Writes the tensors of a file as float32, one after the other, in the order of their names. */
@@ -42,13 +42,13 @@ const jobs = {
   },
 
   /** Returns texts of `length` tokens after the prompts; `changes`: to the sampling, by the token that they precede. */
-  write({ weights, prompts, length, sampling, changes = {} }) {
+  generate({ weights, prompts, length, sampling, changes = {} }) {
     const { model, tokenizer } = loadModel(weights);
     return prompts.map((prompt) => {
-      const writer = new Writer(model, tokenizer, prompt, { ...sampling });
+      const generator = prefilled(model, tokenizer, prompt, { ...sampling });
       const parts = Array.from({ length }, (_, n) => {
-        Object.assign(writer.sampling, changes[n]);
-        return writer.next();
+        Object.assign(generator.sampling, changes[n]);
+        return generator.next();
       });
       return parts.join("");
     });
@@ -58,27 +58,30 @@ const jobs = {
   cut({ weights, prompts }) {
     const { model, tokenizer } = loadModel(weights);
     return prompts.map((prompt) => {
-      const writer = new Writer(model, tokenizer, prompt, { seed: 0 });
-      return [writer.id, writer.begun];
+      const generator = prefilled(model, tokenizer, prompt, { seed: 0 });
+      return [generator.id, generator.begun];
     });
   },
 
   /** Returns a text of `length` tokens, its parts, and the bytes of the tokens. */
   bytes({ weights, length, sampling }) {
     const { model, tokenizer } = loadModel(weights);
-    const writer = new Writer(model, tokenizer, "", sampling);
+    const generator = prefilled(model, tokenizer, "", sampling);
     const bytes = [];
     const { generatedBytes } = tokenizer;
     tokenizer.generatedBytes = (...given) => {
       bytes.push(generatedBytes.apply(tokenizer, given));
       return bytes.at(-1);
     };
-    const parts = Array.from({ length }, () => writer.next());
+    const parts = Array.from({ length }, () => generator.next());
     return { parts, bytes: bytes.flatMap((some) => [...some]) };
   },
 
-  /** Returns what one Reader, or a new one each, finds in texts, and how many tokens the model has read for each. */
-  read({ weights, texts, isFresh = false }) {
+  /**
+   * Returns what one Reader, or a new one each, finds in texts, with a pause after every `slice` tokens, and how many
+   * tokens the model has read for each.
+   */
+  read({ weights, texts, isFresh = false, slice = Infinity }) {
     const { model, tokenizer } = loadModel(weights);
     const { advance } = model;
     let advanced = 0;
@@ -87,8 +90,15 @@ const jobs = {
     return texts.map((text) => {
       if (isFresh) reader = new Reader(model, tokenizer);
       advanced = 0;
-      const found = reader.read(text);
-      return { ...found, advanced, states: reader.states.size };
+      reader.begin(text);
+      const shares = [];
+      for (let isDone = false; !isDone; ) {
+        let left = slice;
+        isDone = reader.advance(() => (left -= 1) > 0);
+        shares.push(reader.share);
+      }
+      const continuations = reader.continuations(text);
+      return { tokens: reader.tokens, continuations, shares, advanced, states: reader.states.size };
     });
   },
 
@@ -100,6 +110,13 @@ const jobs = {
     }
   },
 };
+
+/** Returns a Generator that has read its prompt, an id at a time. */
+function prefilled(model, tokenizer, prompt, sampling) {
+  const generator = new Generator(model, tokenizer, prompt, sampling);
+  while (!generator.isReady) generator.prefill(() => false);
+  return generator;
+}
 
 function load(file) {
   const bytes = readFileSync(file);

@@ -203,7 +203,7 @@ RUNS = ("chars", "bpe", "words", "words, no rare ones")
 def test_greedy_text_is_that_of_jax(name: str, node: Node, tmp_path: Path) -> None:
     run, prompts = small_run(name), ["Nobody", "the hou"]
     length = 1000 if name == "chars" else 200
-    texts = node("write", weights=store(run, tmp_path / "model"), prompts=prompts, length=length, sampling=GREEDY)
+    texts = node("generate", weights=store(run, tmp_path / "model"), prompts=prompts, length=length, sampling=GREEDY)
     for prompt, text in zip(prompts, texts, strict=True):
         (expected,) = run.generate(prompt, length, 0, Sampling(temperature=0.0))
         # The page does not show a character whose last bytes have not been generated.
@@ -217,7 +217,7 @@ def test_sampling_may_change_while_a_text_is_written_and_the_seed_decides_it(nod
     given = [(wild, {}), (wild, {}), (wild | {"seed": 1}, {}), (GREEDY, {}), (GREEDY, {40: {"temperature": 1.5}})]
     given += [(wild, {0: {"topK": 1}})]
     whole, again, other, careful, changed, one = (
-        node("write", weights=weights, prompts=["The"], length=80, sampling=sampling, changes=changes)[0]
+        node("generate", weights=weights, prompts=["The"], length=80, sampling=sampling, changes=changes)[0]
         for sampling, changes in given
     )
     assert again == whole
@@ -327,7 +327,7 @@ def continuations_of(run: Run, prompts: list[str]) -> list[dict[str, float]]:
         return all_next_probs(ids)[-1]
 
     def text_of(one: int) -> bytes:
-        is_class = isinstance(tokenizer, WordTokenizer) and one < tokenizer._first_word
+        is_class = isinstance(tokenizer, WordTokenizer) and one < tokenizer.first_word
         return b"" if is_class or one == 0 else tokenizer.generated_bytes(np.array([one]))
 
     def all_of(prompt: str) -> Iterator[tuple[bytes, float]]:

@@ -191,11 +191,12 @@ def test_a_tokenizer_has_the_same_size_and_the_same_text_for_each_id(node: Node,
         ("startId", tokenizer.start_id),
     ):
         assert node.get(property_name, on=name) == expected
-    is_class = np.arange(tokenizer.size) < getattr(tokenizer, "_first_word", 1)
+    is_class = np.arange(tokenizer.size) < getattr(tokenizer, "first_word", 1)
     for one in range(tokenizer.size):
-        shown = node.call("tokenText", one, on=name)
+        shown, description = node.call("tokenText", one, on=name), node.call("describeClass", one, on=name)
+        assert bool(description) == (is_class[one] and one != UNKNOWN_ID)
         if is_class[one]:
-            assert bool(shown) == (one != UNKNOWN_ID)
+            assert shown == ""
         else:
             assert shown == tokenizer.decode(np.array([one]))
             assert generated_in_node(node, name, one, (0,), 1.0) == tokenizer.generated_bytes(np.array([one]))
@@ -231,7 +232,7 @@ def test_halves_of_a_character_are_unseen(node: Node, name: str) -> None:
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0, 3.0])
 def test_rare_words_of_every_class_are_generated_as_in_python(node: Node, name: str, temperature: float) -> None:
     tokenizer = WORDS[name]
-    for one, seed in itertools.product(range(1, tokenizer._first_word), range(2)):
+    for one, seed in itertools.product(range(1, tokenizer.first_word), range(2)):
         expected = tokenizer.generated_bytes(np.array([one]), (seed,), temperature=temperature)
         assert generated_in_node(node, name, one, (seed,), temperature) == expected
         if temperature == 0:  # nothing is drawn
@@ -289,7 +290,7 @@ def test_english_is_encoded_and_spelled_as_in_python(node: Node, tales: tuple[st
     check_encoding(node, on, tokenizer, tales[1])
     for end in range(2000, 2040):
         check_prompt(node, on, tokenizer, tales[1][1900:end])
-    for one in range(1, tokenizer._first_word):
+    for one in range(1, tokenizer.first_word):
         for temperature in (0.0, 0.8):
             expected = tokenizer.generated_bytes(np.array([one]), (one,), temperature=temperature)
             assert generated_in_node(node, on, one, (one,), temperature) == expected

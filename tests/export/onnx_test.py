@@ -12,7 +12,7 @@ from onnx import TensorProto
 from configs import tiny
 from lovecraft_jax.data.char_tokenizer import CharTokenizer
 from lovecraft_jax.data.cleaning import make_cleaning
-from lovecraft_jax.export import onnx_graph
+from lovecraft_jax.export import onnx_file
 from lovecraft_jax.export.onnx_file import OPSET, build_onnx, onnx_bytes
 from lovecraft_jax.export.weights import dequantise, portable, quantise, variables_of
 from lovecraft_jax.inference.sampling import Sampling
@@ -184,6 +184,6 @@ def test_a_text_can_be_generated_from_nothing_but_the_file() -> None:
 def test_weights_that_no_file_can_hold_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run("embedded")
     size = sum(array.nbytes for array in portable(run).tensors.values())
-    monkeypatch.setattr(onnx_graph, "LARGEST", size // 2)
+    monkeypatch.setattr(onnx_file, "LARGEST", size // 2)
     with pytest.raises(UserError, match=r"over 2 GB.*use --dtype=float16 or int8"):
         onnx_bytes(portable(run))

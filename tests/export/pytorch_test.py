@@ -210,7 +210,7 @@ def test_greedy_text_is_that_of_jax(level: str, template: ModuleType, tmp_path: 
     prompt = "The old" if level == "chars" else ""  # else JAX would take its last word for a beginning
     (expected,) = run.generate(prompt, length=40, sampling=Sampling(temperature=0))
     assert len(set(expected)) > 4
-    assert template.write(*template.load(_saved(run, tmp_path)), prompt, length=40, temperature=0) == expected
+    assert template.generate(*template.load(_saved(run, tmp_path)), prompt, length=40, temperature=0) == expected
 
 
 def test_the_command_continues_a_prompt_the_same_for_the_same_seed(

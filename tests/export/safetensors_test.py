@@ -1,6 +1,8 @@
 """model.safetensors: what is stored, and how exactly."""
 
+import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,15 +13,16 @@ from configs import tiny
 from lovecraft_jax.config import Config
 from lovecraft_jax.data.char_tokenizer import CharTokenizer
 from lovecraft_jax.data.cleaning import make_cleaning
+from lovecraft_jax.export import weights
 from lovecraft_jax.export.safetensors_file import (
     OWN,
     TORCH,
+    fold,
     from_torch,
     layout_of,
     own_bytes,
     read_file,
     safetensors_bytes,
-    settings_of,
     to_torch,
 )
 from lovecraft_jax.export.weights import Portable, dequantise, portable, quantise, variables_of
@@ -74,7 +77,7 @@ def test_a_file_gives_back_settings_tokenizer_and_every_tensor(changes: dict[str
     model = portable(_run(**changes))
     (tmp_path / "m.safetensors").write_bytes(own_bytes(model))
     given, tensors = read_file(tmp_path / "m.safetensors")
-    assert (layout_of(tensors, given), settings_of(given)) == (OWN, model.settings)
+    assert (layout_of(tensors, given), json.loads(given["settings"])) == (OWN, model.settings)
     assert given["tokenizer"] == model.tokenizer
     assert json.loads(given["facts"])["step"] == 7
     assert tensors.keys() == model.tensors.keys()
@@ -130,12 +133,34 @@ def test_an_ensemble_is_refused() -> None:
         portable(ensemble([_run(), _run()]))
 
 
-def test_the_path_of_a_text_is_not_in_the_file() -> None:
+@pytest.mark.parametrize(
+    ("corpus", "name"),
+    [
+        ({"path": "/home/me/novels/mine.txt", "name": "/home/me/novels/mine.txt"}, "mine.txt"),
+        ({"path": "/home/me/novels/", "name": "~me/home/novels/", "splits": {"train": ["/home/me/a"]}}, "novels"),
+        ({"path": "/home/me/*.txt", "name": "/home/me/*.txt", "left_out": ["/home/me/b.txt"]}, "*.txt"),
+        ({"name": "lovecraft"}, "lovecraft"),  # loaded with --corpus=/home/me/corpus
+    ],
+)
+def test_no_path_of_the_machine_is_in_the_file(corpus: dict[str, Any], name: str) -> None:
     run = _run()
-    corpus = {"path": "/home/someone/novels/mine.txt", "name": "/home/someone/novels/mine.txt", "characters": {}}
-    facts = portable(Run(run.config, run.tokenizer, run.model, run.variables, 1, corpus)).facts
-    assert "someone" not in json.dumps(facts)
-    assert facts["corpus"]["name"] == "mine.txt"
+    config = run.config.replace(**{"data.corpus": corpus.get("path", "/home/me/corpus")})
+    facts = portable(dataclasses.replace(run, config=config, corpus=corpus)).facts
+    assert "home" not in json.dumps(facts)
+    assert facts["corpus"]["name"] == name
+
+
+def test_a_name_that_is_not_utf_8_is_stored(tmp_path: Path) -> None:
+    run = dataclasses.replace(_run(), corpus={"path": "/x/no\udcffvel.txt", "name": "/x/no\udcffvel.txt"})
+    (tmp_path / "m.safetensors").write_bytes(safetensors_bytes(portable(run)))
+    assert json.loads(read_file(tmp_path / "m.safetensors")[0]["facts"])["corpus"]["name"] == "no\udcffvel.txt"
+
+
+@pytest.mark.parametrize("setting", ["cell", "input_gate", "norm"])
+def test_a_model_that_no_format_knows_is_refused(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(weights.KNOWN, setting, ("another",))
+    with pytest.raises(UserError, match=rf"model\.{setting}='\w+': no format can hold it yet; another can"):
+        portable(_run())
 
 
 @pytest.mark.parametrize(
@@ -149,6 +174,6 @@ def test_the_path_of_a_text_is_not_in_the_file() -> None:
     ],
 )
 def test_tensors_that_are_no_plain_model_are_named(change: dict[str, Any], message: str) -> None:
-    tensors = to_torch(portable(_run())) | {name: np.zeros(s, np.float32) for name, s in change.items() if s}
+    tensors = to_torch(fold(portable(_run()))) | {name: np.zeros(s, np.float32) for name, s in change.items() if s}
     with pytest.raises(UserError, match=message):
         from_torch({name: array for name, array in tensors.items() if change.get(name, ()) is not None})

@@ -83,6 +83,11 @@ export class BpeTokenizer {
     return new TextDecoder("utf-8", { ignoreBOM: true }).decode(this.generatedBytes(id));
   }
 
+  /** @returns {string} "": no id is a class of words. */
+  describeClass() {
+    return "";
+  }
+
   #bytes(token) {
     return Uint8Array.from(token, (byteCharacter) => this.#byteOf.get(byteCharacter));
   }

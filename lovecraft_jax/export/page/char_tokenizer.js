@@ -51,4 +51,9 @@ export class CharTokenizer {
   tokenText(id) {
     return id === UNKNOWN_ID ? "" : this.#chars[id];
   }
+
+  /** @returns {string} "": no id is a class of words. */
+  describeClass() {
+    return "";
+  }
 }

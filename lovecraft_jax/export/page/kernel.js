@@ -18,7 +18,7 @@ export class Kernel {
     const blocks = Math.ceil(columns / AT_ONCE);
     this.packed = new Float32Array(blocks * rows * AT_ONCE);
     this.sums = new Float64Array(blocks * AT_ONCE);
-    this.product = this.sums.subarray(0, columns);
+    this.result = this.sums.subarray(0, columns);
     let to = 0;
     for (let column = 0; column < columns; column += AT_ONCE) {
       const lanes = Math.min(AT_ONCE, columns - column);
@@ -76,7 +76,7 @@ export class Kernel {
       sums[column + 6] = s6;
       sums[column + 7] = s7;
     }
-    return this.product;
+    return this.result;
   }
 }
 

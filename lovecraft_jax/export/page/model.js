@@ -10,6 +10,15 @@ import { AdaptiveSoftmax, FullSoftmax } from "./softmax.js";
  * @typedef {Object<string, Float64Array>[]} State
  */
 
+/** What this program can compute, by cell. */
+const KNOWN = {
+  lstm: {
+    input_gate: ["own", "capped", "coupled"],
+    norm: ["none", "layer", "batch_input", "batch", "layer_gates", "rms_gates"],
+  },
+  gru: { input_gate: ["own"], norm: ["none"], mogrify: [0] },
+};
+
 export class Model {
   /**
    * @param {object} settings - cell, input_gate, norm, mogrify, layers, units, embed, tie, skip, softmax_head and
@@ -17,6 +26,7 @@ export class Model {
    * @param {Object<string, import("./safetensors.js").Tensor>} tensors - By Flax's names, joined with dots.
    */
   constructor(settings, tensors) {
+    checkSettings(settings);
     const { vocab_size: V, layers, units, embed, tie, skip, softmax_head: head } = settings;
     const weightsOf = (prefix) => (name) => {
       const tensor = tensors[prefix + name];
@@ -92,5 +102,13 @@ export class Model {
     }
     this.head.write(this.projection ? this.projection.multiply(hidden) : hidden, this.logits);
     return this.logits;
+  }
+}
+
+/** Throws an Error where this program would compute something else than the model does. */
+function checkSettings(settings) {
+  for (const [name, known] of Object.entries({ cell: Object.keys(KNOWN), ...KNOWN[settings.cell] })) {
+    if (known.includes(settings[name])) continue;
+    throw new Error(`the model has ${name} ${JSON.stringify(settings[name])}: expected ${known.join(" or ")}`);
   }
 }

@@ -11,7 +11,8 @@ const MOST_STATES = 256; // and at most so many of those before them, at equal d
 
 /**
  * Reads texts, each as a change of the one before: it keeps states along the text, so that only what follows the first
- * difference is computed again.
+ * difference is computed again. It may pause within a text: `begin` and `advance` read, and then the text has `tokens`
+ * and `continuations`.
  *
  * A text is read from the initial state, with the start token as the first input, as inference/scoring.py does:
  * `inputs` are the start token and the ids of the text.
@@ -24,83 +25,128 @@ export class Reader {
   constructor(model, tokenizer) {
     this.model = model;
     this.tokenizer = tokenizer;
+    this.text = null; // as it was typed
+    this.encoded = []; // the tokens of the text
     this.inputs = [tokenizer.startId];
-    this.nats = []; // the surprisal of each id, without its spelling
+    this.nats = []; // the surprisal of each id, without its spelling, as far as it has been read
     this.states = new Map(); // by the number of inputs that they are the states after
     this.distance = RECENT; // between the states that are kept
+    this.state = model.initialState();
+    this.read = 0; // inputs that the state includes
   }
 
   /**
-   * Returns the tokens of a text, each with its surprisal in bits, that of its spelling included, and how the text
-   * would go on: what the likeliest tokens after it would add, in descending order of their probability.
+   * Takes a text, whose first tokens are known where the text before had them too.
    * @param {string} rawText - As it was typed.
-   * @returns {{ tokens: { text: string, bits: number }[], continuations: { text: string, probability: number }[] }}
    */
-  read(rawText) {
-    const cleaned = this.tokenizer.cleaning.apply(rawText);
-    const encoded = this.tokenizer.encode(cleaned);
-    this.readIds(encoded.filter(({ id }) => id !== LEFT_OUT).map(({ id }) => id));
-    let n = 0;
-    const tokens = encoded.map(({ id, text, nats }) => {
-      const ofId = id === LEFT_OUT ? 0 : this.nats[n++];
-      return { text, bits: (ofId + nats) / Math.LN2 };
-    });
-    return { tokens, continuations: this.continuations(cleaned) };
-  }
-
-  /** Computes the surprisal of the ids of a text from the first on that differs from those before. */
-  readIds(ids) {
-    const same = sharedLength(ids, this.inputs.slice(1));
-    this.inputs = [this.inputs[0], ...ids];
+  begin(rawText) {
+    this.text = rawText;
+    this.encoded = this.tokenizer.encode(this.tokenizer.cleaning.apply(rawText));
+    const inputs = this.inputsOf(this.encoded);
+    const same = Math.min(this.nats.length, commonLength(inputs, this.inputs) - 1);
+    this.inputs = inputs;
     this.nats.length = same;
-    while (ids.length > this.distance * MOST_STATES) this.distance *= 2;
-    const state = this.stateAfter(same);
-    const isKept = (n) => n % this.distance === 0 || n > ids.length - RECENT;
-    for (const n of this.states.keys()) if (n > same || !isKept(n)) this.states.delete(n);
-    for (let n = same; n <= ids.length; n++) {
-      if (isKept(n)) this.states.set(n, this.model.copyState(state));
-      if (n === ids.length) break;
-      const logits = this.model.step(state, this.inputs[n]);
-      this.nats.push(logSumExp(logits) - logits[ids[n]]);
-    }
+    while (inputs.length - 1 > this.distance * MOST_STATES) this.distance *= 2;
+    for (const n of this.states.keys()) if (n > same || !this.isKept(n)) this.states.delete(n);
+    const from = this.keptBefore(same);
+    if (this.read >= from && this.read <= same) return;
+    this.state = this.stateAfter(from);
+    this.read = from;
   }
 
-  /** Returns a copy of the state after the first `count` inputs. */
-  stateAfter(count) {
+  /** Reads on, at least one token and then while `mayGoOn()`. Returns whether the whole text has been read. */
+  advance(mayGoOn = () => true) {
+    const { model, inputs } = this;
+    const end = inputs.length - 1;
+    while (this.read < end) {
+      const logits = model.step(this.state, inputs[this.read]);
+      this.read += 1;
+      if (this.nats.length < this.read) this.nats.push(logSumExp(logits) - logits[inputs[this.read]]);
+      if (this.isKept(this.read)) this.states.set(this.read, model.copyState(this.state));
+      if (!mayGoOn()) break;
+    }
+    return this.read === end;
+  }
+
+  /** The tokens that have been read, each with its surprisal in bits, that of its spelling included.
+   * @returns {{ text: string, bits: number }[]} */
+  get tokens() {
+    const tokens = [];
+    let n = 0;
+    for (const { id, text, nats } of this.encoded) {
+      if (id !== LEFT_OUT && n === this.nats.length) break;
+      const ofId = id === LEFT_OUT ? 0 : this.nats[n++];
+      tokens.push({ text, bits: (ofId + nats) / Math.LN2 });
+    }
+    return tokens;
+  }
+
+  /** The share of the text that has been read. */
+  get share() {
+    return this.nats.length / Math.max(1, this.inputs.length - 1);
+  }
+
+  /**
+   * Returns how a text would go on: what the likeliest tokens after it would add, in descending order of their
+   * probability. The text of a class of rare words is a description.
+   * @param {string} rawText - As it was typed: the beginning of the text that has been read.
+   * @returns {{ text: string, isClass: boolean, probability: number }[]}
+   */
+  continuations(rawText) {
+    const cleaned = this.tokenizer.cleaning.apply(rawText);
+    const { ids, cuts } = this.tokenizer.encodePrompt(cleaned);
+    const weights = new Map(); // by what is shown: { text, isClass, weight }
+    const add = (text, weight, isClass = false) => {
+      if (!text) return;
+      const key = `${isClass} ${text}`;
+      if (!weights.has(key)) weights.set(key, { text, isClass, weight: 0 });
+      weights.get(key).weight += weight;
+    };
+    const total = cuts.length ? this.addOfCuts(ids, cuts, add) : this.addOfNext(this.tokenizer.encode(cleaned), add);
+    const inOrder = [...weights.values()].sort((one, other) => other.weight - one.weight).slice(0, CONTINUATIONS);
+    return inOrder.map(({ text, isClass, weight }) => ({ text, isClass, probability: weight / total }));
+  }
+
+  /** Returns the start token and the ids of tokens. */
+  inputsOf(tokens) {
+    const ids = tokens.map(({ id }) => id).filter((id) => id !== LEFT_OUT);
+    return [this.tokenizer.startId, ...ids];
+  }
+
+  /** Whether the state after the first `n` inputs is kept. */
+  isKept(n) {
+    return n % this.distance === 0 || n >= this.inputs.length - RECENT;
+  }
+
+  /** Returns the largest number of inputs, at most `count`, the state after which is kept. */
+  keptBefore(count) {
     let from = count;
     while (from > 0 && !this.states.has(from)) from--;
+    return from;
+  }
+
+  /** Returns a copy of the state after the first `count` of inputs, which may go on otherwise than those of the text. */
+  stateAfter(count, inputs = this.inputs) {
+    const from = this.keptBefore(Math.min(count, commonLength(inputs, this.inputs)));
     const state = from ? this.model.copyState(this.states.get(from)) : this.model.initialState();
-    for (const id of this.inputs.slice(from, count)) this.model.advance(state, id);
+    for (const id of inputs.slice(from, count)) this.model.advance(state, id);
     return state;
   }
 
-  /** Returns the likeliest continuations of the text that has been read. */
-  continuations(cleaned) {
-    const { ids, cuts } = this.tokenizer.encodePrompt(cleaned);
-    const weights = new Map(); // by text
-    const add = (text, weight) => text && weights.set(text, (weights.get(text) ?? 0) + weight);
-    const total = cuts.length ? this.addOfCuts(ids, cuts, add) : this.addOfNext(add);
-    const inOrder = [...weights].sort(([, one], [, other]) => other - one).slice(0, CONTINUATIONS);
-    return inOrder.map(([text, weight]) => ({ text, probability: weight / total }));
-  }
-
-  /** Adds the likeliest tokens after the text, and returns the weight of all. */
-  addOfNext(add) {
-    const last = this.inputs.length - 1;
-    const probs = this.nextProbs(this.stateAfter(last), this.inputs[last]);
+  /** Adds the likeliest tokens after those of a text, and returns the weight of all. */
+  addOfNext(tokens, add) {
+    const inputs = this.inputsOf(tokens);
+    const last = inputs.length - 1;
+    const probs = this.nextProbs(this.stateAfter(last, inputs), inputs[last]);
     probs[UNKNOWN_ID] = 0;
-    for (const id of largestIndices(probs, CONSIDERED)) add(this.tokenizer.tokenText(id), probs[id]);
+    this.addLikeliest(probs, 1, add);
     return probs.reduce((sum, prob) => sum + prob, 0);
   }
 
   /** Adds the likeliest ways in which the text's last word may go on, and returns the weight of all. */
   addOfCuts(ids, cuts, add) {
     // The end of a text that goes on may have other tokens than that of a text that has been read, which is complete.
-    const common = commonToCuts(cuts);
-    const same = Math.min(common, sharedLength(ids, this.inputs));
-    const state = this.stateAfter(same);
-    for (const id of ids.slice(same, common)) this.model.advance(state, id);
-    const weighed = weighCuts(this.model, state, ids, cuts);
+    const weighed = weighCuts(this.model, this.stateAfter(commonToCuts(cuts), ids), ids, cuts);
     const logs = weighed.map(({ cut, logKept, logNext }) => logKept + logOfAllowed(logNext, cut.allowed) - cut.nats);
     const largest = Math.max(...logs);
     const weights = logs.map((log) => Math.exp(log - largest));
@@ -113,11 +159,11 @@ export class Reader {
     const { model, tokenizer } = this;
     const probs = logNext.map((log, id) => (allowed[id] ? Math.exp(log) : 0));
     const share = weight / probs.reduce((sum, prob) => sum + prob, 0);
+    if (!begun.length) {
+      this.addLikeliest(probs, share, add);
+      return;
+    }
     for (const id of largestIndices(probs, CONSIDERED)) {
-      if (!begun.length) {
-        add(tokenizer.tokenText(id), share * probs[id]);
-        continue;
-      }
       const rest = tokenizer.generatedBytes(id, null, 0).subarray(begun.length);
       if (rest.length) {
         add(completeText(rest), share * probs[id]);
@@ -126,10 +172,15 @@ export class Reader {
       // The token ends where the text does: the one after it adds to the text.
       const state = model.copyState(before);
       model.advance(state, ids[kept - 1]);
-      const after = this.nextProbs(state, id);
-      for (const next of largestIndices(after, CONSIDERED)) {
-        add(tokenizer.tokenText(next), share * probs[id] * after[next]);
-      }
+      this.addLikeliest(this.nextProbs(state, id), share * probs[id], add);
+    }
+  }
+
+  /** Adds the likeliest tokens by their probabilities [V], each times the `weight`. */
+  addLikeliest(probs, weight, add) {
+    for (const id of largestIndices(probs, CONSIDERED)) {
+      const description = this.tokenizer.describeClass(id);
+      add(description || this.tokenizer.tokenText(id), weight * probs[id], Boolean(description));
     }
   }
 
@@ -148,7 +199,8 @@ function completeText(bytes) {
   }
 }
 
-function sharedLength(one, other) {
+/** Returns the number of first elements that are the same in both. */
+function commonLength(one, other) {
   let n = 0;
   while (n < Math.min(one.length, other.length) && one[n] === other[n]) n++;
   return n;

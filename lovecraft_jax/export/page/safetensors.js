@@ -51,13 +51,11 @@ function halvesToFloat32(halves) {
   return values;
 }
 
-/** Multiplies a matrix [R, C] by its scale, [1, C] or [R, 1]. */
-function multiplyBy({ shape: [rows, columns], values }, scale) {
-  const isByRow = scale.shape[1] === 1 && columns > 1;
+/** Multiplies a matrix [R, C] by its scale, [1, C] or [R, 1]; R and C may be 1 too. */
+function multiplyBy({ shape: [rows, columns], values }, { shape: [scaleRows, scaleColumns], values: scales }) {
   for (let row = 0; row < rows; row++) {
-    const start = row * columns;
     for (let column = 0; column < columns; column++) {
-      values[start + column] *= scale.values[isByRow ? row : column];
+      values[row * columns + column] *= scales[(scaleRows > 1 ? row : 0) + (scaleColumns > 1 ? column : 0)];
     }
   }
 }

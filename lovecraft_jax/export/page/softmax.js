@@ -68,9 +68,9 @@ export class AdaptiveSoftmax {
     const { headLogits, head } = this;
     let at = 0;
     for (const kernel of this.kernels) {
-      const product = kernel.multiply(hidden);
-      headLogits.set(product, at);
-      at += product.length;
+      const result = kernel.multiply(hidden);
+      headLogits.set(result, at);
+      at += result.length;
     }
     addTo(headLogits, this.bias);
     const total = logSumExp(headLogits);

@@ -26,12 +26,13 @@ export function startPage(page, serve) {
     written.stop();
   }
 
+  let copiedTimer = 0;
   byId("copy").addEventListener("click", async () => {
     const isCopied = await copyText(page, written.text);
     byId("copy-status").textContent = isCopied ? "Copied." : "This browser does not let the page copy: select the text.";
     byId("copy").classList.toggle("done", isCopied);
-    clearTimeout(copyText.timer);
-    copyText.timer = setTimeout(() => {
+    clearTimeout(copiedTimer);
+    copiedTimer = setTimeout(() => {
       byId("copy-status").textContent = "";
       byId("copy").classList.remove("done");
     }, 4000);

@@ -1,17 +1,19 @@
 /** The part "Read": a text that is typed, coloured by what the model thinks of it, and what it expects next. */
 
-import { showDropped } from "./ui_write.js";
+import { counted, cutTo, showDropped } from "./ui_text.js";
 
 const TYPING_MS = 120; // without a key, after which the text is read
-const QUIET_MS = 1500; // after which the score is said to a screen reader
+const QUIET_MS = 1500; // after which a screen reader says the token before the cursor and the score
 const MOST_WORDS = 3;
 
 export class ReadView {
   constructor(byId, given, send) {
     Object.assign(this, { byId, given, send });
     this.id = 0;
+    this.said = ""; // the score, for a screen reader
     this.tokens = []; // of what has been read: [{ text, bits }]
     this.offered = []; // the texts that the buttons insert
+    this.offeredId = 0; // of the reading that they belong to
     this.here = null; // the token before the cursor, as an element
     this.area = byId("reading");
     this.area.addEventListener("input", () => this.readSoon());
@@ -20,12 +22,12 @@ export class ReadView {
     this.area.addEventListener("pointerup", () => this.moved());
     byId("coloured").addEventListener("click", (event) => this.point(event.target));
     this.buttons = Array.from(byId("continuations").children);
-    this.buttons.forEach((button, n) => button.addEventListener("click", () => this.insert(this.offered[n])));
+    this.buttons.forEach((button, n) => button.addEventListener("click", () => this.insert(n)));
   }
 
   /** Reads a text that comes from elsewhere, and goes there. */
   show(text) {
-    this.area.value = text.slice(0, this.area.maxLength);
+    this.area.value = cutTo(text, this.area.maxLength);
     this.area.setSelectionRange(this.area.value.length, this.area.value.length);
     this.read();
     this.byId("read-title").focus({ preventScroll: true });
@@ -34,6 +36,7 @@ export class ReadView {
   }
 
   readSoon() {
+    this.id += 1; // what is offered belongs to the text before
     clearTimeout(this.timer);
     this.timer = setTimeout(() => this.read(), TYPING_MS);
   }
@@ -59,6 +62,7 @@ export class ReadView {
       showDropped(this.byId("dropped-reading"), message.dropped);
       this.markCursor(message.at);
       this.offer(message.continuations);
+      this.offeredId = message.id;
     }
   }
 
@@ -94,13 +98,19 @@ export class ReadView {
     const score = characters ? (bits / characters).toFixed(2) : "–";
     this.byId("score").textContent = score;
     const progress = share < 1 ? ` (${Math.round(100 * share)} % read)` : "";
-    this.byId("score-of").textContent = `over ${characters.toLocaleString("en")} characters${progress}`;
+    this.byId("score-of").textContent = `over ${counted(characters)}${progress}`;
     const words = mostSurprising(this.tokens, MOST_WORDS);
     this.byId("surprises").textContent = words.map(({ word, bits }) => `${word} (${bits.toFixed(0)} bits)`).join(", ");
     this.byId("surprises-line").hidden = !words.length;
+    this.said = characters ? `${score} bits per character.` : "";
+    this.saySoon();
+  }
+
+  /** Has a screen reader say what has been read, once nothing has changed for a while. */
+  saySoon() {
     clearTimeout(this.sayTimer);
     this.sayTimer = setTimeout(() => {
-      this.byId("read-status").textContent = characters ? `${score} bits per character.` : "";
+      this.byId("read-status").textContent = `${this.byId("detail").textContent} ${this.said}`.trim();
     }, QUIET_MS);
   }
 
@@ -112,15 +122,17 @@ export class ReadView {
     const panel = this.byId("coloured");
     if (this.here) panel.scrollTop = this.here.offsetTop - panel.offsetTop - panel.clientHeight / 2;
     this.byId("detail").textContent = this.here ? `Before the cursor: ${this.here.title}.` : "";
+    this.saySoon();
   }
 
   point(element) {
     const token = element.closest("[title]");
-    if (token) this.byId("detail").textContent = `There: ${token.title}.`;
+    if (token) this.byId("detail").textContent = `Selected: ${token.title}.`;
   }
 
   offer(continuations) {
-    const texts = continuations.filter(({ text, isClass }) => !isClass && !text.includes("\ufffd")).slice(0, this.buttons.length);
+    const whole = continuations.filter(({ text, isClass }) => !isClass && !text.includes("\ufffd"));
+    const texts = whole.slice(0, this.buttons.length);
     this.offered = texts.map(({ text }) => text);
     this.buttons.forEach((button, n) => {
       button.hidden = n >= texts.length;
@@ -132,12 +144,18 @@ export class ReadView {
     });
     const classes = continuations.filter(({ isClass }) => isClass);
     const listed = classes.map(({ text, probability }) => `${text} (${percent(probability)})`).join(", ");
-    this.byId("classes").textContent = listed ? `Or what it would spell: ${listed}.` : "";
+    this.byId("classes").textContent = listed ? `Or a rarer word, spelled letter by letter: ${listed}.` : "";
   }
 
-  /** Puts a text at the cursor, in place of what is selected, and the cursor after it. */
-  insert(text) {
-    this.area.setRangeText(text, this.area.selectionStart, this.area.selectionEnd, "end");
+  /**
+   * Puts what a button offers at the cursor, in place of what is selected, and the cursor after it, as far as there is
+   * room. Until it is known what comes next there, a press does nothing.
+   */
+  insert(n) {
+    if (this.offeredId !== this.id) return;
+    const { selectionStart: start, selectionEnd: end, value, maxLength } = this.area;
+    const room = maxLength - (value.length - (end - start));
+    this.area.setRangeText(cutTo(this.offered[n], room), start, end, "end");
     this.read();
   }
 }

@@ -1,8 +1,9 @@
 /** How the page writes: the slider and the fields of "More settings", checked as they are typed. */
 
 const FIELDS = ["topK", "topP", "length", "seed"];
+const DEFAULTS = { topK: 0, topP: 1, length: 1000, seed: null, pace: 0 };
 const MOODS = [
-  [0, "no chance: always the likeliest"],
+  [0, "always the likeliest"],
   [0.45, "careful"],
   [0.75, "in between"],
   [1.05, "daring"],
@@ -17,7 +18,7 @@ export class Settings {
   constructor(byId, given) {
     this.byId = byId;
     this.bounds = given.bounds; // by field: { least, most, isWhole, isOptional }
-    this.values = { seed: null, pace: 0 };
+    this.values = { ...DEFAULTS };
     this.onchange = () => {};
     byId("temperature").addEventListener("input", () => {
       this.readTemperature();

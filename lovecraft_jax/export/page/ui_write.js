@@ -1,5 +1,7 @@
 /** The part "Write": the prompt, the buttons and the text that is written. */
 
+import { counted, showDropped } from "./ui_text.js";
+
 const SEEDS = 2 ** 32;
 
 /**
@@ -83,6 +85,13 @@ export class WriteView {
     return `Paused after ${counted(this.count)}.`;
   }
 
+  /** How fast the model was, where it wrote as fast as it can. */
+  get rate() {
+    if (this.settings.values.pace) return "";
+    const perSecond = Math.round((1000 * this.count) / Math.max(1, this.milliseconds));
+    return `, ${perSecond.toLocaleString("en")} a second`;
+  }
+
   asked(seed) {
     const { temperature, topK, topP, length, pace } = this.settings.values;
     return { sampling: { temperature, topK, topP, seed }, length, pace };
@@ -94,8 +103,7 @@ export class WriteView {
     this.pending = "";
     if (this.phase === "paused") this.byId("write-status").textContent = this.pausedAfter;
     if (this.isDone) {
-      const rate = Math.round((1000 * this.count) / Math.max(1, this.milliseconds));
-      this.enter("done", `Wrote ${counted(this.count)}, ${rate.toLocaleString("en")} a second.`);
+      this.enter("done", `Wrote ${counted(this.count)}${this.rate}.`);
     }
     this.isDone = false;
   }
@@ -142,20 +150,4 @@ class Paragraphs {
       this.element.lastChild.append(part);
     });
   }
-}
-
-/** Says in `element` which characters the model does not know. */
-export function showDropped(element, characters) {
-  const shown = characters.slice(0, 20).map((char) => `“${/[\p{C}\p{Z}]/u.test(char) ? codePoint(char) : char}”`);
-  const more = characters.length > 20 ? ` and ${characters.length - 20} more` : "";
-  element.hidden = !characters.length;
-  element.textContent = characters.length ? `Left out, as the model has never met it: ${shown.join(" ")}${more}.` : "";
-}
-
-function codePoint(char) {
-  return `U+${char.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
-}
-
-function counted(n) {
-  return `${n.toLocaleString("en")} ${n === 1 ? "character" : "characters"}`;
 }

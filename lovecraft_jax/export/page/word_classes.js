@@ -4,18 +4,20 @@
 import { isWhite } from "./pretokens.js";
 
 const ENDINGS = ["ing", "ed", "ly", "tion", "ness", "ous", "able", "er", "est", "s"];
+/** What is shown of a rare word of any class. */
+export const RARE_WORD = "a rare word";
 /** What is shown of a word of each kind that is not spelled yet. */
 const DESCRIPTIONS = {
   newlines: "line breaks",
   spaces: "spaces",
   marks: "punctuation",
   number: "a number",
-  capitals: "a rare word in capitals",
-  Capital: "a rare word with a capital",
-  apostrophe: "a rare word with an apostrophe",
-  mixed: "a rare word with capitals inside",
-  ...Object.fromEntries(ENDINGS.map((ending) => [ending, `a rare word in -${ending}`])),
-  word: "a rare word",
+  capitals: `${RARE_WORD} in capitals`,
+  Capital: `${RARE_WORD} with a capital`,
+  apostrophe: `${RARE_WORD} with an apostrophe`,
+  mixed: `${RARE_WORD} with capitals inside`,
+  ...Object.fromEntries(ENDINGS.map((ending) => [ending, `${RARE_WORD} in -${ending}`])),
+  word: RARE_WORD,
 };
 const KINDS = Object.keys(DESCRIPTIONS);
 

@@ -5,7 +5,7 @@ import { loneSurrogates, utf8Bytes } from "./characters.js";
 import { LEFT_OUT, REPLACEMENT_CHARACTER, UNKNOWN_ID } from "./encoded.js";
 import { splitPretokens, splitPrompt } from "./pretokens.js";
 import { Speller, cumulativeWeights, drawIndex } from "./speller.js";
-import { FORMS, classify, compose, describeForm } from "./word_classes.js";
+import { FORMS, RARE_WORD, classify, compose, describeForm } from "./word_classes.js";
 
 /** Characters of the longest stem that is generated. */
 const LONGEST = 40;
@@ -123,11 +123,15 @@ export class WordTokenizer {
     return utf8Bytes(makeWord.call(this, id - 1, random, temperature));
   }
 
-  /** @returns {string} The text of an id, to be shown; of a class what its words are, "" for none. */
+  /** @returns {string} The text of an id, to be shown; "" for none. */
   tokenText(id) {
-    if (id >= this.#firstWord) return this.#words[id - this.#firstWord];
-    if (id === UNKNOWN_ID) return "";
-    return this.#hasForms() ? describeForm(id - 1) : "a rare word";
+    return id >= this.#firstWord ? this.#words[id - this.#firstWord] : "";
+  }
+
+  /** @returns {string} What the words of a class are, to be shown; "" for an id that is no class. */
+  describeClass(id) {
+    if (id === UNKNOWN_ID || id >= this.#firstWord) return "";
+    return this.#hasForms() ? describeForm(id - 1) : RARE_WORD;
   }
 
   #spellsOut() {

@@ -2,7 +2,7 @@
 
     python pytorch_model.py model.safetensors "The ancient house" --length=500 --temperature=0.7
 
-This file needs torch and safetensors, tokenizers too where tokens are subwords, and nothing of lovecraft_jax.
+This file needs torch 2.4 or newer, safetensors, and for subwords tokenizers; nothing of lovecraft_jax.
 
 A model takes ids [B, T] and the carry that it returned for the ids before them, None at the start of a text. It returns
 the logits of the token after each id [B, T, V], log-probabilities where the head is an adaptive softmax, and its carry.
@@ -349,7 +349,7 @@ def save(model: PlainModel | OwnModel, path: str | Path) -> None:
     """Writes the model to a file that `load` and lovecraft_jax read, without the scores of the weights it had."""
     facts = json.loads(model.metadata["facts"]) | {"metrics": [], "scores": None}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(tensors, path, model.metadata | {"facts": json.dumps(facts, ensure_ascii=False)})
+    save_file(tensors, path, model.metadata | {"facts": json.dumps(facts)})
 
 
 def detach(carry: Any) -> Any:
@@ -358,7 +358,7 @@ def detach(carry: Any) -> Any:
 
 
 @torch.no_grad()
-def write(
+def generate(
     model: nn.Module, tokenizer: Any, prompt: str = "", length: int = 500, temperature: float = 0.7, seed: int = 0
 ) -> str:
     """Returns `length` new tokens as text; temperature 0 always takes the likeliest."""
@@ -387,7 +387,7 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=0.7, help="0 always takes the likeliest token")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    print(args.prompt + write(*load(args.file), args.prompt, args.length, args.temperature, args.seed))
+    print(args.prompt + generate(*load(args.file), args.prompt, args.length, args.temperature, args.seed))
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 import { commonToCuts, logOfAllowed, weighCuts } from "./cuts.js";
 import { Random, sampleToken } from "./sampling.js";
 
-/** A text that is being written. What it has read stays with it, so that a pause is merely not to call `next`. */
-export class Writer {
+/** A text that is generated. What it has read stays with it, so that a pause is merely not to call it. */
+export class Generator {
   /**
    * @param {import("./model.js").Model} model
    * @param {object} tokenizer
@@ -20,12 +20,28 @@ export class Writer {
     // A mark of the byte order is a character like any other.
     this.utf8 = new TextDecoder("utf-8", { ignoreBOM: true });
     const { ids, cuts } = tokenizer.encodePrompt(tokenizer.cleaning.apply(prompt));
-    const common = cuts.length ? commonToCuts(cuts) : ids.length - 1;
+    this.prompt = { ids, cuts, common: cuts.length ? commonToCuts(cuts) : ids.length - 1 };
     this.state = model.initialState();
-    for (const id of ids.slice(0, common)) model.advance(this.state, id);
-    this.id = ids[common]; // the last token, which the state does not include yet
+    this.read = 0; // ids of the prompt that the state includes
+    this.id = -1; // the last token, which the state does not include yet; -1: the prompt has not been read
     this.allowed = null; // the ids that may come next; null: all
     this.begun = 0; // bytes of the next token that the prompt has already
+  }
+
+  /** Whether the prompt has been read: then `next` may be called. */
+  get isReady() {
+    return this.id >= 0;
+  }
+
+  /** Reads the prompt, at least an id of it and then while `mayGoOn()`. */
+  prefill(mayGoOn = () => true) {
+    const { ids, cuts, common } = this.prompt;
+    while (this.read < common) {
+      this.model.advance(this.state, ids[this.read]);
+      this.read += 1;
+      if (!mayGoOn()) return;
+    }
+    this.id = ids[common];
     if (cuts.length) this.chooseCut(ids, cuts);
   }
 
