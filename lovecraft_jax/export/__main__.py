@@ -5,7 +5,7 @@ from absl import flags
 from lovecraft_jax import cli
 from lovecraft_jax.export.export import ending_of, export_run
 from lovecraft_jax.export.import_run import import_run
-from lovecraft_jax.export.weights import DTYPES
+from lovecraft_jax.export.weights import DTYPES, SCORED
 from lovecraft_jax.run import load_run
 from lovecraft_jax.runtime.console import show
 from lovecraft_jax.runtime.errors import UserError
@@ -32,7 +32,10 @@ def main() -> int:
         print(show(str(made)))
         return 0
     ending_of(to)  # before a run is loaded
-    print(show(str(export_run(load_run(workdir, F.checkpoint, corpus), to, F.dtype))))
+    run = load_run(workdir, F.checkpoint, corpus)
+    if corpus:
+        run.split(SCORED)  # raises UserError where it is another text
+    print(show(str(export_run(run, to, F.dtype))))
     return 0
 
 

@@ -37,7 +37,7 @@ def export_run(run: Run, to: str | os.PathLike[str], dtype: str | None = None) -
         raise RunError(f"{path}: cannot be written ({error.strerror}); give another place with --to") from error
     if scores:
         lossy = "" if dtype == "float32" else f", {scores['stored']:.4f} as stored ({dtype})"
-        log(f"{scores['split']}: {scores['float32']:.4f} bpc in float32{lossy}")
+        log(f"step {run.step:,}, {scores['split']}: {scores['float32']:.4f} bpc in float32{lossy}")
     return path
 
 

@@ -11,7 +11,7 @@ from lovecraft_jax.export.model_card import render_card
 from lovecraft_jax.export.safetensors_file import as_stored, safetensors_bytes
 from lovecraft_jax.export.weights import Portable
 from lovecraft_jax.runtime.errors import UserError
-from lovecraft_jax.runtime.files import check_can_be_written, write_bytes, write_text
+from lovecraft_jax.runtime.files import check_can_be_written, write_files
 
 LIBRARY = "lovecraft_jax"
 CONFIG = "config.json"  # by which the folder of an earlier export is known
@@ -36,20 +36,16 @@ def write_hub_folder(model: Portable, folder: epath.Path, dtype: str = "float32"
         "token_level": tokenizer.level,
         "start_id": tokenizer.start_id,
     }
-    contents: dict[str, str | bytes] = {
-        CONFIG: json.dumps(config, indent=2) + "\n",
+    contents = {
+        CONFIG: _encoded(json.dumps(config, indent=2) + "\n"),
         "model.safetensors": safetensors_bytes(model, dtype),
-        "tokenizer.json": library.to_str(pretty=True) + "\n",
-        "vocab.json": model.tokenizer + "\n",
-        CODE: (resources.files(__package__) / "templates" / CODE).read_text(),
-        CARD: render_card(model, config, unknown),
+        "tokenizer.json": _encoded(library.to_str(pretty=True) + "\n"),
+        "vocab.json": _encoded(model.tokenizer + "\n"),
+        CODE: (resources.files(__package__) / "templates" / CODE).read_bytes(),
+        CARD: _encoded(render_card(model, config, unknown)),
     }
     check_folder(folder)
-    for name, content in contents.items():
-        if isinstance(content, bytes):
-            write_bytes(folder / name, content)
-        else:
-            write_text(folder / name, content)
+    write_files(folder, contents)
 
 
 def check_folder(folder: epath.Path) -> None:
@@ -67,6 +63,10 @@ def check_folder(folder: epath.Path) -> None:
         if (folder / name).is_dir():
             raise UserError(f"{folder / name}: a folder, expected a file; remove it, or give another folder with --to")
     check_can_be_written(folder / CONFIG)
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _is_exported(config: epath.Path) -> bool:

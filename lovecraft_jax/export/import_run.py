@@ -13,12 +13,12 @@ from flax.traverse_util import flatten_dict
 from lovecraft_jax.config import Config
 from lovecraft_jax.data.tokenizer import load_tokenizer
 from lovecraft_jax.export.safetensors_file import TORCH, from_torch, layout_of, read_file
-from lovecraft_jax.export.weights import SETTINGS, model_config, variables_of
+from lovecraft_jax.export.weights import SETTINGS, check_facts, model_config, variables_of
 from lovecraft_jax.model.lm import make_model
 from lovecraft_jax.run import Run
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.runtime.files import expand_home, locked_workdir, resolve_path
-from lovecraft_jax.training.checkpoint import Checkpoints
+from lovecraft_jax.training.checkpoint import Checkpoints, saved_steps
 from lovecraft_jax.training.run_files import IMPORTED, write_run_files
 from lovecraft_jax.training.state import Weights, weights_target
 
@@ -41,30 +41,31 @@ def import_run(file: str | os.PathLike[str], workdir: str, like: Run | None = No
         else:
             settings = {name: facts["config"]["model"][name] for name in SETTINGS}
         vocabulary = like.tokenizer.dumps() if like else metadata["tokenizer"]
-        tokenizer, config = load_tokenizer(vocabulary), model_config(facts["config"], settings)
+        size, config = load_tokenizer(vocabulary).size, model_config(facts["config"], settings)
+        check_facts(facts)
         step, corpus, versions = int(facts["step"]), dict(facts["corpus"]), dict(facts["versions"])
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: its metadata cannot be read ({error!r}); export it again, or give --like") from None
-    variables = _checked_variables(path, config, tokenizer.size, tensors)
+    variables = _checked_variables(path, config, size, tensors)
     versions |= {IMPORTED: os.path.basename(path)}
     recorded = {"config": config.to_dict(), "vocab": vocabulary, "corpus": corpus, "versions": versions}
     folder = resolve_path(workdir)
-    if any((folder / name).exists() for name in ("config.json", "checkpoints")):
+    if (folder / "config.json").exists() or saved_steps(folder):
         raise UserError(f"--workdir={workdir}: holds a run; name a new folder")
     with locked_workdir(workdir):
-        write_run_files(folder, recorded)
         checkpoints = Checkpoints(folder)
         checkpoints.save(step, Weights(jnp.int32(step), variables), {})
         checkpoints.wait()
         checkpoints.close()
+        write_run_files(folder, recorded)  # last, since a folder without them is no run
     return folder
 
 
 def _facts_of(run: Run) -> dict[str, Any]:
     """Returns the facts for weights whose training is not known: step 0, and no versions."""
-    return {"config": run.config.to_dict(), "corpus": run.corpus, "versions": {}, "step": 0}
+    return {"config": run.config.to_dict(), "corpus": run.corpus, "versions": {}, "baselines": {}, "step": 0}
 
 
 def _checked_variables(file: str, config: Config, vocab_size: int, tensors: dict[str, np.ndarray]) -> Any:

@@ -14,6 +14,7 @@ from lovecraft_jax.runtime.files import Row
 from lovecraft_jax.training.progress import Progress
 from lovecraft_jax.training.run_files import IMPORTED
 
+MOST_NAME = 200  # characters of what was given from outside
 STORED = "stored"  # the scoring of the weights as they are in the folder, static too
 SCORINGS = {
     "final": "static",
@@ -40,7 +41,9 @@ def render_card(model: Portable, config: dict[str, Any], unknown: int) -> str:
     characters, imported = corpus.get("characters", {}), facts["versions"].get(IMPORTED, "")
     is_known = not imported or facts["step"] > 0  # else the run that the weights were imported beside says nothing
     dataset = find_dataset(corpus.get("sha256", "")) if is_known else None
-    return environment.get_template("card.md.jinja").render(
+    return environment.get_template(
+        "card.md.jinja"
+    ).render(
         name=_plain(facts["name"]),
         config=config,
         trained=model.settings,
@@ -50,7 +53,7 @@ def render_card(model: Portable, config: dict[str, Any], unknown: int) -> str:
         tokens=corpus.get("tokens", characters),  # which older runs have not recorded
         corpus_name=_plain(corpus.get("name", "a text of its own")),
         dataset=dataset,
-        prompt=visible(facts["config"]["sample"]["prompt"], one_line=True),
+        prompt=visible(facts["config"]["sample"]["prompt"], one_line=True)[:MOST_NAME],
         held_out=_held_out(corpus),
         parameters=count_parameters(model),
         step=facts["step"],
@@ -70,8 +73,8 @@ def render_card(model: Portable, config: dict[str, Any], unknown: int) -> str:
 
 
 def _plain(text: str) -> str:
-    """Returns a name that was given from outside as one line, which ends no code in a page of Markdown."""
-    return visible(text, one_line=True).replace("`", "'")
+    """Returns a name that was given from outside as one line that is plain text in a page of Markdown."""
+    return visible(text, one_line=True)[:MOST_NAME].replace("`", "'").replace("<", "&lt;")
 
 
 def _json(text: str) -> str:

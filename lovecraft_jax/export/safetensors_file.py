@@ -142,8 +142,11 @@ def read_file(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, n
     try:
         with safetensors.safe_open(path, "numpy") as file:
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            for name, array in stored.items():
+                if array.dtype not in (np.float32, np.float16, np.float64, np.int8):
+                    raise UserError(f"{path}: {name} is {array.dtype}; save it as float32")
             return dict(file.metadata() or {}), dequantise(stored)
-    except TypeError as error:
+    except (TypeError, AttributeError) as error:  # for types that NumPy lacks
         raise UserError(f"{path}: of a type that NumPy lacks, as bfloat16 ({error}); save it as float32") from None
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(f"{path}: not a .safetensors file that can be read ({error})") from None

@@ -16,6 +16,7 @@ from lovecraft_jax.model.backend import fastest_backend
 from lovecraft_jax.model.lm import Variables, make_model
 from lovecraft_jax.model.normalization import STATISTICS
 from lovecraft_jax.run import Run
+from lovecraft_jax.runtime.checks import shown
 from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.runtime.files import Row, read_rows
@@ -163,16 +164,47 @@ def _facts(run: Run, config: dict[str, Any]) -> dict[str, Any]:
     names of its files. Changes the corpus in `config` likewise."""
     is_dataset = find_dataset(run.corpus.get("sha256", "")) is not None
     corpus = {key: value for key, value in run.corpus.items() if key != "path" and (is_dataset or key not in FILES)}
-    if "name" in corpus:
+    if isinstance(corpus.get("name"), str):  # another type is reported below
         corpus["name"] = os.path.basename(corpus["name"].rstrip("/"))
     config["data"]["corpus"] = os.path.basename(config["data"]["corpus"].rstrip("/"))
-    read = {name: _read_json(run, name) for name in ("versions", "baselines")}
     scored = ("final", "adaptive", "cache")
-    rows = read_rows(run.workdir / metrics.FILE) if run.workdir else []
+    try:
+        read = {name: _read_json(run, name) for name in ("versions", "baselines")}
+        rows = read_rows(run.workdir / metrics.FILE) if run.workdir else []
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"--workdir={run.workdir}: a file of it cannot be read ({error}); repair or delete it"
+        ) from None
     final: list[Row] = [row for row in rows if row.get("scoring") in scored and row.get("checkpoint") == run.step]
     name = run.workdir.name if run.workdir else "model"
     known = {"name": name, "step": run.step, "version": lovecraft_jax.__version__, "scores": None}
-    return known | {"config": config, "corpus": corpus, "metrics": final} | read
+    facts = known | {"config": config, "corpus": corpus, "metrics": final} | read
+    try:
+        check_facts(facts)
+    except UserError as error:
+        raise UserError(f"--workdir={run.workdir}: {error}") from None
+    return facts
+
+
+def check_facts(facts: dict[str, Any]) -> None:
+    """Raises UserError where facts of a run, which may be from a file, are not of the types that formats need."""
+    corpus = facts["corpus"]
+    expected: list[tuple[str, Any, Any, Any]] = [
+        ("corpus.json: name", corpus.get("name", ""), str, None),
+        ("corpus.json: sha256", corpus.get("sha256", ""), str, None),
+        ("corpus.json: characters", corpus.get("characters", {}), dict, int),
+        ("corpus.json: tokens", corpus.get("tokens", {}), dict, int),
+        ("corpus.json: splits", corpus.get("splits", {}), dict, list),
+        ("versions.json", facts["versions"], dict, str),
+        ("baselines.json", facts["baselines"], dict, int | float),
+    ]
+    for name, value, kind, kind_of_values in expected:
+        if not isinstance(value, kind) or (
+            kind is dict and not all(isinstance(v, kind_of_values) for v in value.values())
+        ):
+            raise UserError(f"{name} is {shown(value)}: damaged; repair or delete it")
+    if not 0 <= facts["step"] < 2**31:
+        raise UserError(f"step is {facts['step']}: expected 0 to 2**31 - 1")
 
 
 def _read_json(run: Run, name: str) -> dict[str, Any]:

@@ -68,9 +68,26 @@ def write_bytes(path: epath.Path, data: bytes) -> None:
     try:
         partial.write_bytes(data)
         partial.replace(path)
-    except OSError:  # half a file would keep a full disk full
+    except BaseException:  # half a file would keep a full disk full; also where a signal interrupts this
         partial.unlink(missing_ok=True)
         raise
+
+
+def write_files(folder: epath.Path, contents: dict[str, bytes]) -> None:
+    """Replaces files of a folder by their names: all of them, or none where one cannot be written."""
+    if on_store(folder):
+        for name, data in contents.items():
+            (folder / name).write_bytes(data)
+        return
+    partials = {name: folder / f"{name}.partial" for name in contents}
+    try:
+        for name, data in contents.items():
+            partials[name].write_bytes(data)
+        for name, partial in partials.items():
+            partial.replace(folder / name)
+    finally:
+        for partial in partials.values():
+            partial.unlink(missing_ok=True)
 
 
 def check_can_be_written(path: epath.Path) -> None:

@@ -1,6 +1,8 @@
 """The export command: the format follows from the ending, and what cannot be written is said before any work."""
 
+import dataclasses
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,14 +38,13 @@ def test_each_ending_gives_its_format(run: Run, tmp_path: Path, capsys: pytest.C
 
 
 @pytest.mark.slow
-def test_the_command_prints_the_path_and_an_export_without_the_text_has_no_scores(
-    command: Callable, trained: Path, tmp_path: Path
-) -> None:
+def test_the_command_prints_the_path_and_refuses_another_text(command: Callable, trained: Path, tmp_path: Path) -> None:
     to = tmp_path / "model.safetensors"
-    done = command("export", f"--workdir={trained}", f"--to={to}", "--dtype=int8", f"--corpus={__file__}")
+    done = command("export", f"--workdir={trained}", f"--to={to}", f"--corpus={__file__}")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "another text than this run's" in done.stderr
+    done = command("export", f"--workdir={trained}", f"--to={to}", "--dtype=int8")
     assert (done.returncode, done.stdout) == (0, f"{to}\n"), done.stderr
-    assert "no scores of the exported weights: data.corpus=" in done.stderr
-    assert '"scores": null' in read_file(to)[0]["facts"]
 
 
 @pytest.mark.slow
@@ -61,6 +62,30 @@ def test_wrong_flags_give_one_line(command: Callable, trained: Path, flags: tupl
     done = command("export", f"--workdir={trained}", *flags)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert message in done.stderr
+
+
+def test_an_export_without_the_text_has_no_scores(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    moved = dataclasses.replace(run, config=run.config.replace(**{"data.corpus": str(tmp_path / "gone")}))
+    to = export_run(moved, tmp_path / "model.safetensors", dtype="int8")
+    assert "no scores of the exported weights: data.corpus=" in capsys.readouterr().err
+    assert '"scores": null' in read_file(to)[0]["facts"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("versions.json", "not json", "a file of it cannot be read"),
+        ("versions.json", '{"jax": 3}', "versions.json is {'jax': 3}: damaged"),
+        ("baselines.json", '{"ngram": "x"}', "baselines.json is {'ngram': 'x'}: damaged"),
+        ("corpus.json", '{"name": 5}', "corpus.json: name is 5: damaged"),
+    ],
+)
+def test_damaged_files_of_a_run_are_named(trained: Path, tmp_path: Path, file: str, content: str, message: str) -> None:
+    copy = shutil.copytree(trained, tmp_path / "run")
+    (copy / file).write_text(content)
+    with pytest.raises(UserError, match=message):
+        export_run(load_run(copy), tmp_path / "model.safetensors")
+    assert not (tmp_path / "model.safetensors").exists()
 
 
 def test_places_that_cannot_be_written_and_wrong_dtypes_are_refused(run: Run, tmp_path: Path) -> None:

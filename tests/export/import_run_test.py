@@ -91,6 +91,9 @@ def test_a_report_is_made_of_an_imported_run_and_training_is_refused(
         ({"head_bias": None}, "own", "head_bias is missing"),
         ({"head_bias": np.nan}, "own", "head_bias has values that are not finite"),
         ({}, "{}", "its metadata cannot be read"),
+        ({}, "layers", "config.model.layers=1000000000: expected int from 1 to 1000"),
+        ({}, "step", "step is -3: expected 0"),
+        ({}, "name", "corpus.json: name is 5: damaged"),
         ({}, "[1", "its metadata cannot be read"),
     ],
 )
@@ -105,7 +108,13 @@ def test_a_file_that_is_no_run_is_refused_in_one_line_before_anything_is_written
         elif shape:
             stored[name] = np.zeros(shape, np.float32)
     given = {"tokenizer": model.tokenizer, "settings": json.dumps(model.settings), "facts": json.dumps(model.facts)}
-    given |= {} if metadata == "own" else {"facts": metadata}
+    changed = {
+        "own": {},
+        "layers": {"settings": json.dumps(model.settings | {"layers": 10**9})},
+        "step": {"facts": json.dumps(model.facts | {"step": -3})},
+        "name": {"facts": json.dumps(model.facts | {"corpus": {"name": 5}})},
+    }
+    given |= changed.get(metadata, {"facts": metadata})
     file = tmp_path / "model.safetensors"
     safetensors.numpy.save_file(stored, file, given)
     with pytest.raises(UserError, match=message) as caught:
