@@ -55,7 +55,9 @@ def ending_of(to: str | os.PathLike[str]) -> str:
 def _check(model: Portable, ending: str, path: epath.Path, dtype: str) -> None:
     """Raises UserError where the format cannot hold the model, or nothing can be written."""
     quantise(model.tensors, dtype)  # raises it where values are too large
-    if ending == ".onnx":
+    if ending == ".html":
+        page.check_size(model, dtype)
+    elif ending == ".onnx":
         onnx_file.check_size(model, dtype)
     if ending == "/":
         hub.check_folder(path)

@@ -82,15 +82,16 @@ def render_page(model: Portable, dtype: str = "float16") -> str:
         program=Markup(program),
         weights=base64.b64encode(own_bytes(model, dtype)).decode(),
         given={
-            "bounds": _bounds(model.settings["vocab_size"]),
+            "bounds": _bounds(model.settings["vocab_size"] - 1),
             "levels": BITS[level],
             "mostPrompt": MOST_PROMPT,
             "mostReading": MOST_READING,
+            "ownScore": model.facts["scores"]["stored"] if model.facts["scores"] else None,
         },
         prompt=prompt,
         temperature=min(sample["temperature"], MOST_TEMPERATURE),
         most_temperature=MOST_TEMPERATURE,
-        top_k=min(sample["top_k"], model.settings["vocab_size"]),
+        top_k=min(sample["top_k"], model.settings["vocab_size"] - 1),
         top_p=f"{max(sample['top_p'], LEAST_TOP_P):g}",
         source=source,
         unit=dict(zip(("manner", "one", "many"), UNITS[level], strict=True)),
@@ -149,14 +150,14 @@ def _content_security_policy(program: str, style: str) -> str:
     )
 
 
-def _bounds(vocab_size: int) -> dict[str, dict[str, Any]]:
-    """Returns what may be typed into each field."""
+def _bounds(known: int) -> dict[str, dict[str, Any]]:
+    """Returns what may be typed into each field, for a model that knows so many tokens."""
 
     def bounds(least: float, most: float, is_whole: bool = True, is_optional: bool = False) -> dict[str, Any]:
         return {"least": least, "most": most, "isWhole": is_whole, "isOptional": is_optional}
 
     return {
-        "topK": bounds(0, vocab_size),
+        "topK": bounds(0, known),
         "topP": bounds(LEAST_TOP_P, 1, is_whole=False),
         "length": bounds(1, MOST_LENGTH),
         "seed": bounds(0, 2**32 - 1, is_optional=True),
@@ -181,7 +182,7 @@ def _describe_source(corpus: Mapping[str, Any], prompt: str) -> dict[str, str]:
     return {
         "title": f"Write like {like}" if re.search(r"\w", like) else "Write with a small neural network",
         "question": f"What would surprise {who}?",
-        "ask": f"See what would surprise {who}",
+        "own": f"Parts of {dataset.title if dataset else 'its text'} that it had never read",
         "described": f"{_round(characters)} of {known}" if characters else known,
         "example": EXAMPLE if dataset and dataset.language == "en" else prompt,
         "about": dataset.about if dataset else "",

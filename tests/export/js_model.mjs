@@ -8,6 +8,7 @@ import { Reader } from "../../lovecraft_jax/export/page/reader.js";
 import { readSafetensors } from "../../lovecraft_jax/export/page/safetensors.js";
 import { Random, sampleToken } from "../../lovecraft_jax/export/page/sampling.js";
 import { makeTokenizer } from "../../lovecraft_jax/export/page/tokenizer.js";
+import { serve } from "../../lovecraft_jax/export/page/worker.js";
 
 const jobs = {
   /** Writes the tensors of a file as float32, one after the other, in the order of their names. */
@@ -77,6 +78,19 @@ const jobs = {
     return { parts, bytes: bytes.flatMap((some) => [...some]) };
   },
 
+  /** Returns the continuations of a text, and what they are completed to. */
+  complete({ weights, text }) {
+    const { model, tokenizer } = loadModel(weights);
+    const reader = new Reader(model, tokenizer);
+    reader.begin(text);
+    reader.advance();
+    const completions = reader.completions(text);
+    const first = structuredClone(completions.next().value);
+    let step = {};
+    while (!step.done) step = completions.next();
+    return [first, step.value];
+  },
+
   /**
    * Returns what one Reader, or a new one each, finds in texts, with a pause after every `slice` tokens, and how many
    * tokens the model has read for each.
@@ -102,6 +116,40 @@ const jobs = {
     });
   },
 
+  /** Returns what the worker does while a prompt is read, then a text, by a clock that each look moves by 15 ms. */
+  async slices({ weights, text }) {
+    let now = 0;
+    Object.defineProperty(globalThis, "performance", { value: { now: () => (now += 15) } });
+    const counts = { advance: 0, continuations: 0 };
+    count(Model.prototype, "advance", counts);
+    count(Reader.prototype, "continuations", counts);
+    const { port1, port2 } = new MessageChannel();
+    globalThis.MessageChannel = ImmediateChannel;
+    serve(port2);
+    const received = [];
+    let heard = () => {};
+    port1.onmessage = ({ data }) => heard(received.push(data));
+    const until = async (isIt) => {
+      while (!received.some(isIt)) await new Promise((resolve) => (heard = resolve));
+    };
+    const sampling = { temperature: 0, topK: 0, topP: 1, seed: 0 };
+    port1.postMessage({ kind: "load", weights: readFileSync(weights).toString("base64") });
+    port1.postMessage({ kind: "write", id: 1, prompt: text, sampling, length: 20, pace: 0 });
+    await until(({ kind }) => kind === "begun");
+    port1.postMessage({ kind: "pause" });
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    const [advancedBeforePause, afterPause] = [counts.advance, received.filter(isText).length];
+    port1.postMessage({ kind: "go on" });
+    await until(({ isDone }) => isDone);
+    port1.postMessage({ kind: "read", id: 1, text, cursor: text.length });
+    await until(({ kind }) => kind === "read");
+    port1.close();
+    port2.close();
+    const written = received.filter(isText).reduce((sum, message) => sum + message.text.length, 0);
+    const shares = new Set(received.filter(({ kind }) => kind === "tokens").map(({ share }) => share)).size;
+    return { advancedBeforePause, afterPause, written, shares, continuations: counts.continuations };
+  },
+
   error({ weights }) {
     try {
       loadModel(weights);
@@ -110,6 +158,27 @@ const jobs = {
     }
   },
 };
+
+/** Takes turns with other channels, as in a browser: Node empties a channel to which its own listener sends. */
+class ImmediateChannel {
+  constructor() {
+    this.port1 = {};
+    this.port2 = { postMessage: () => setImmediate(() => this.port1.onmessage()) };
+  }
+}
+
+function isText({ kind }) {
+  return kind === "text";
+}
+
+/** Counts the calls of a method in `counts`. */
+function count(prototype, name, counts) {
+  const method = prototype[name];
+  prototype[name] = function (...given) {
+    counts[name] += 1;
+    return method.apply(this, given);
+  };
+}
 
 /** Returns a Generator that has read its prompt, an id at a time. */
 function prefilled(model, tokenizer, prompt, sampling) {
@@ -130,4 +199,4 @@ function loadModel(file) {
 }
 
 const job = JSON.parse(readFileSync(process.argv[2], "utf8"));
-process.stdout.write(JSON.stringify(jobs[job.run](job) ?? null));
+process.stdout.write(JSON.stringify((await jobs[job.run](job)) ?? null), () => process.exit());

@@ -1,7 +1,6 @@
 """The page's model in JavaScript against JAX: the same weights, logits, samples, texts and surprisals."""
 
 import codecs
-import functools
 import json
 import math
 import shutil
@@ -16,32 +15,21 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from configs import tiny
-from lovecraft_jax.config import Config
 from lovecraft_jax.data.bpe_tokenizer import BpeTokenizer
 from lovecraft_jax.data.char_tokenizer import CharTokenizer
-from lovecraft_jax.data.cleaning import make_cleaning
 from lovecraft_jax.data.encoded import UNKNOWN_ID
-from lovecraft_jax.data.tokenizer import Tokenizer
 from lovecraft_jax.data.word_tokenizer import WordTokenizer
 from lovecraft_jax.export.safetensors_file import own_bytes, read_file
-from lovecraft_jax.export.weights import DTYPES, SETTINGS, portable
+from lovecraft_jax.export.weights import DTYPES, portable
 from lovecraft_jax.inference.sampling import Sampling, sample_token
-from lovecraft_jax.model.lm import LanguageModel, forward
+from lovecraft_jax.model.lm import forward
 from lovecraft_jax.probing.surprisal import token_surprisals
 from lovecraft_jax.run import Run
-from tests.helpers.untrained import random_variables
+from tests.helpers.small_runs import TEXT, UNICODE, UNITS, make_run, small_run
 
 pytestmark = pytest.mark.skipif(not shutil.which("node"), reason="no Node.js")
 SCRIPT = Path(__file__).with_name("js_model.mjs")
-V, H, N = 23, 10, 1000
-
-TEXT = (
-    "The old house by the sea was older than the sea.\n\n\nNobody walked to the house; the 1st of us who had walked\n"
-    "there saw a café — and the thing's sea-green eyes, and heard the thing's older, oldest song.\n"
-    "     *     *\nAn old sea!\n"
-) * 2
-UNICODE = make_cleaning("unicode")
+V, N = 23, 1000
 GREEDY = {"temperature": 0.0, "topK": 0, "topP": 1.0, "seed": 0}
 
 Node = Callable[..., Any]
@@ -62,15 +50,6 @@ def node(tmp_path: Path) -> Node:
     return run
 
 
-def make_run(tokenizer: Tokenizer, scale: float = 0.6, seed: int = 0, **settings: Any) -> Run:
-    """A run of a small model with random weights."""
-    given = {"layers": 2, "units": H, "embed": 6} | settings
-    model = LanguageModel(tokenizer.size, **given)
-    config = tiny.get_config()
-    config.model.update({name: getattr(model, name) for name in SETTINGS})
-    return Run(Config.of(config), tokenizer, model, random_variables(model, scale, seed), 0, {})
-
-
 def store(run: Run, path: Path, dtype: str = "float32") -> str:
     path.write_bytes(own_bytes(portable(run), dtype))
     return str(path)
@@ -81,9 +60,13 @@ def letters(count: int) -> CharTokenizer:
     return CharTokenizer.of("".join(map(chr, range(0x100, 0xFF + count))), UNICODE)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_weights_are_read_bit_by_bit_as_python_reads_them(dtype: str, node: Node, tmp_path: Path) -> None:
-    run = make_run(letters(V), 1e-3)  # some float16 are subnormal
+@pytest.mark.parametrize(
+    ("dtype", "ids", "embed"), [*((dtype, V, 6) for dtype in DTYPES), ("int8", V, 1), ("int8", 1, 6)]
+)
+def test_weights_are_read_bit_by_bit_as_python_reads_them(
+    dtype: str, ids: int, embed: int, node: Node, tmp_path: Path
+) -> None:
+    run = make_run(letters(ids), 1e-3, embed=embed)  # some float16 are subnormal
     path = store(run, tmp_path / "model", dtype)
     metadata, tensors = read_file(path)
     found = node("tensors", weights=path, out=str(tmp_path / "out"))
@@ -94,13 +77,18 @@ def test_weights_are_read_bit_by_bit_as_python_reads_them(dtype: str, node: Node
 
 
 def test_a_file_that_is_not_the_models_is_an_error_that_says_what_is_wrong(node: Node, tmp_path: Path) -> None:
-    run, path = make_run(letters(V)), tmp_path / "model"
-    metadata = {"settings": json.dumps(portable(run).settings)}
-    for tensors, message in (
-        ({"embedding": np.zeros((V, 6))}, "embedding has the type F64: expected F32, F16 or I8"),
-        ({"embedding": np.zeros((V, 6), np.float32)}, "the weights have no tensor lstm_0.bias"),
+    settings, path = portable(make_run(letters(V))).settings, tmp_path / "model"
+    gates = "the model has input_gate"
+    for kind, changed, message in (
+        (np.float64, {}, "embedding has the type F64: expected F32, F16 or I8"),
+        (np.float32, {}, "the weights have no tensor lstm_0.bias"),
+        (np.float32, {"cell": "mlstm"}, 'the model has cell "mlstm": expected lstm or gru'),
+        (np.float32, {"input_gate": "exp"}, f'{gates} "exp": expected own or capped or coupled'),
+        (np.float32, {"cell": "gru", "input_gate": "capped"}, f'{gates} "capped": expected own'),
+        (np.float32, {"cell": "gru", "norm": "layer"}, 'the model has norm "layer": expected none'),
     ):
-        path.write_bytes(safetensors.numpy.save(tensors, metadata))
+        metadata = {"settings": json.dumps(settings | changed)}
+        path.write_bytes(safetensors.numpy.save({"embedding": np.zeros((V, 6), kind)}, metadata))
         assert node("error", weights=str(path)) == message
 
 
@@ -112,7 +100,7 @@ QUICK: tuple[dict[str, Any], ...] = (
 )
 SLOW: tuple[dict[str, Any], ...] = (
     {"tie": True, "skip": True, "norm": "layer_gates", "input_gate": "coupled"},
-    {"tie": True, "embed": H, "norm": "layer"},
+    {"tie": True, "embed": UNITS, "norm": "layer"},
     {"skip": True, "norm": "batch", "input_gate": "capped"},
     {"embed": 0, "skip": True, "norm": "batch_input", "layers": 3},
     {"tie": True, "skip": True, "mogrify": 3},
@@ -180,29 +168,14 @@ def test_random_numbers_are_those_of_xoshiro128_seeded_by_splitmix(node: Node) -
     assert numbers == known
 
 
-@functools.cache
-def small_run(name: str) -> Run:
-    """A run of each kind of tokenizer, whose model gives little probability to what is not in TEXT."""
-    run = {
-        "chars": lambda: make_run(CharTokenizer.of(TEXT, UNICODE), 0.7, seed=5, embed=0),
-        "bpe": lambda: make_run(BpeTokenizer.of(TEXT, UNICODE, 300), 1.0, seed=2, skip=True, cell="gru"),
-        "words": lambda: make_run(WordTokenizer.of(TEXT, UNICODE, "spell", 4, 1000), 1.0, cell="gru"),
-        "words, no rare ones": lambda: make_run(WordTokenizer.of(TEXT, UNICODE, "drop", 4, 1000), 1.0, cell="gru"),
-    }[name]()
-    is_known_V = np.isin(np.arange(run.tokenizer.size), run.tokenizer.encode(TEXT).ids)
-    run.variables["params"]["head_bias"][~is_known_V] -= 5
-    run.variables["params"]["head_bias"][UNKNOWN_ID] = 5  # likely, but never generated
-    return run
-
-
 RUNS = ("chars", "bpe", "words", "words, no rare ones")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", [*RUNS, "normed"])
 def test_greedy_text_is_that_of_jax(name: str, node: Node, tmp_path: Path) -> None:
     run, prompts = small_run(name), ["Nobody", "the hou"]
-    length = 1000 if name == "chars" else 200
+    length = 1000 if name in ("chars", "normed") else 200
     texts = node("generate", weights=store(run, tmp_path / "model"), prompts=prompts, length=length, sampling=GREEDY)
     for prompt, text in zip(prompts, texts, strict=True):
         (expected,) = run.generate(prompt, length, 0, Sampling(temperature=0.0))
@@ -211,6 +184,7 @@ def test_greedy_text_is_that_of_jax(name: str, node: Node, tmp_path: Path) -> No
         assert len(set(text)) > 2  # it goes on otherwise than by one character
 
 
+@pytest.mark.slow
 def test_sampling_may_change_while_a_text_is_written_and_the_seed_decides_it(node: Node, tmp_path: Path) -> None:
     weights = store(small_run("chars"), tmp_path / "model")
     wild = GREEDY | {"temperature": 1.5}
@@ -245,10 +219,12 @@ def test_a_reader_computes_only_what_follows_an_edit_and_finds_what_a_new_one_do
     long = (TEXT * 3)[:900]
     texts = [long, long + "T", long + "Th", long + "The", long, long[:500] + "sea" + long[500:], long[:501]]
     texts += ["", "sea", long[3:], long[3:] + "a", long[3:-200] + "b", long * 12, long * 11, long[:40]]
-    found = node("read", weights=weights, texts=texts)
-    for one, fresh in zip(found, node("read", weights=weights, texts=texts, isFresh=True), strict=True):
-        assert one["tokens"] == fresh["tokens"]
-        assert one["continuations"] == fresh["continuations"]
+    found, slices = node("read", weights=weights, texts=texts), node("read", weights=weights, texts=texts, slice=7)
+    for one, sliced, fresh in zip(found, slices, node("read", weights=weights, texts=texts, isFresh=True), strict=True):
+        assert one["tokens"] == sliced["tokens"] == fresh["tokens"]
+        assert one["continuations"] == sliced["continuations"] == fresh["continuations"]
+        assert one["advanced"] == sliced["advanced"]
+        assert sliced["shares"] == sorted(sliced["shares"])
         assert one["states"] <= min(256, len(one["tokens"]) / 32) + 2 + 32
     advanced = [one["advanced"] for one in found]
     assert max(advanced[1:4] + advanced[10:11]) <= 3, "a character at the end, and what follows it"
@@ -297,14 +273,48 @@ def test_continuations_are_those_of_all_ways_to_go_on(name: str, node: Node, tmp
     found = node("read", weights=store(run, tmp_path / "model"), texts=prompts)
     for probability_of, read in zip(continuations_of(run, prompts), found, strict=True):
         continuations = read["continuations"]
+        assert all(one["isClass"] <= name.startswith("words") for one in continuations)
         # A class of rare words, or some bytes of a character, have no text of their own.
         shown = {one["text"]: one["probability"] for one in continuations if one["text"] in probability_of}
+        assert not any(one["isClass"] for one in continuations if one["text"] in shown)
         assert len(shown) >= 3
         assert shown == pytest.approx({text: probability_of[text] for text in shown}, abs=1e-3)
         others = sorted((probability_of[text] for text in probability_of.keys() - shown.keys() - {""}), reverse=True)
         assert others[:1] <= [min(shown.values()) + 1e-6]
         probabilities = [one["probability"] for one in continuations]
         assert probabilities == sorted(probabilities, reverse=True)
+
+
+@pytest.mark.slow
+def test_characters_are_completed_to_the_likeliest_words_that_begin_with_them(node: Node, tmp_path: Path) -> None:
+    run, text = small_run("chars"), "Nobody walked to the hou"
+    tokenizer, next_probs = run.tokenizer, next_probs_of(run)
+    first, last = node("complete", weights=store(run, tmp_path / "model"), text=text)
+    probabilities = [word["probability"] for word in last]
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert {word["text"][0] for word in last} == {letter["text"] for letter in first}
+    for word in last:
+        ids = [tokenizer.start_id, *tokenizer.encode(text + word["text"]).ids.tolist()]
+        probs_NV = next_probs(ids)[len(text) :]
+        expected = math.prod(probs_NV[n, one] for n, one in enumerate(ids[len(text) + 1 :]))
+        assert word["probability"] == pytest.approx(expected / (1 - probs_NV[0, UNKNOWN_ID]), rel=1e-3)
+        greedy = tokenizer.decode(1 + probs_NV[1:, 1:].argmax(axis=1))
+        assert greedy.startswith(word["text"][1:])
+        is_word = word["text"][-1].isalnum()
+        assert not is_word or len(word["text"]) == 20 or not greedy[-1].isalnum()
+    assert max(len(word["text"]) for word in last) > 2
+
+
+def test_the_worker_answers_within_a_prompt_and_a_text_and_computes_continuations_once(
+    node: Node, tmp_path: Path
+) -> None:
+    """With a clock by which every token takes half a slice."""
+    found = node("slices", weights=store(small_run("chars"), tmp_path / "model"), text=TEXT)
+    assert 0 < found["advancedBeforePause"] < 20
+    assert found["afterPause"] == 0
+    assert found["written"] == 20
+    assert found["shares"] > len(TEXT) / 3
+    assert found["continuations"] == 1
 
 
 def next_probs_of(run: Run, longest: int = 120) -> Callable[[list[int]], np.ndarray]:

@@ -283,7 +283,7 @@ def tales() -> tuple[str, str]:
     return "\n\n\n".join(texts[3:8]), "\n\n\n".join(texts[:3])
 
 
-@pytest.mark.parametrize("rare", RARE)
+@pytest.mark.parametrize("rare", [RARE[0], *(pytest.param(rare, marks=pytest.mark.slow) for rare in RARE[1:])])
 def test_english_is_encoded_and_spelled_as_in_python(node: Node, tales: tuple[str, str], rare: str) -> None:
     tokenizer = WordTokenizer.of(tales[0], ASCII, rare, 3, 1 << 20)
     on = node.load(tokenizer.dumps())

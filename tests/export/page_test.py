@@ -1,13 +1,12 @@
-"""page.html: one file that writes as JAX does and reads as JAX does, in a browser, without a network."""
+"""page.html: one file that writes as JAX does, in a browser, without a network; what everybody can do with it."""
 
 import base64
 import dataclasses
 import hashlib
+import html
 import json
 import os
 import re
-import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +17,17 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from lovecraft_jax import Run, Sampling
-from lovecraft_jax.export.page import bundle, render_page
+from lovecraft_jax.export.page import check_size, render_page
 from lovecraft_jax.export.safetensors_file import own_bytes
 from lovecraft_jax.export.weights import Portable, portable
-from lovecraft_jax.probing.surprisal import token_surprisals
-from tests.helpers.page import Page
-from tests.helpers.untrained import forward_float64, untrained_run
+from lovecraft_jax.runtime.errors import UserError
+from lovecraft_jax.training.run_files import IMPORTED
+from tests.helpers.page import LETTERS, PROMPT, TALES, Page, in_browser, open_page, with_facts
+from tests.helpers.small_runs import small_run
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
 AXE = os.environ.get("AXE")
 """axe.min.js of the package axe-core, where it is to be run."""
-LETTERS = "\n !',-.ABCHTWabcdefghiklmnoprstuvwxyz"
-PROMPT = "The ancient house"
 SCHEMES, WIDTHS = ("light", "dark"), (360, 1280)
-
-
-def in_browser(test: Callable) -> Callable:
-    """Marks a test that opens the page."""
-    is_missing = not (CHROMIUM and DRIVER)
-    return pytest.mark.browser(pytest.mark.slow(pytest.mark.skipif(is_missing, reason="needs Chromium")(test)))
 
 
 def test_the_file_names_no_other_and_allows_no_network(page: str) -> None:
@@ -70,7 +60,7 @@ def test_the_file_holds_the_safetensors_file_and_little_else(model: Portable) ->
 
 def test_names_cannot_become_markup(model: Portable) -> None:
     hostile = "</script><b>\u202e"
-    facts = model.facts | {"name": hostile, "corpus": model.facts["corpus"] | {"name": hostile}}
+    facts = model.facts | {"name": hostile, "corpus": {"name": hostile}, "versions": {IMPORTED: hostile}}
     facts["config"] = facts["config"] | {"sample": facts["config"]["sample"] | {"prompt": hostile}}
     page = render_page(dataclasses.replace(model, facts=facts))
     assert "<b>" not in page
@@ -79,59 +69,52 @@ def test_names_cannot_become_markup(model: Portable) -> None:
 
 
 def test_the_footer_says_what_is_known_and_leaves_out_what_is_not(page: str, model: Portable) -> None:
-    footer = page.split("<footer>")[1].split("</footer>")[0]
     parameters = sum(array.size for array in model.tensors.values())
-    for expected in (f"LSTM, 2 layers of 16 units, {parameters:,} parameters", "lovecraft: 2,607,258 characters"):
-        assert expected in footer
-    assert f"It knows {len(LETTERS)}." in footer
-    assert "Licence" not in footer
-    assert "Bits per character" not in footer
+    rows = footer_of(page)
+    assert rows["Model"] == f"model: LSTM, 2 layers of 16 units, {parameters:,} parameters"
+    assert rows["Trained on"] == "lovecraft: 2,607,258 characters to learn from"
+    assert f"It knows {len(LETTERS)}." in rows["What it writes at one step (a token)"]
+    assert "public domain" in rows["That text"]
+    assert "racist" in rows["What it is not for"]
+    assert rows.keys().isdisjoint({"Bits per character of its test text", "Weights"})
     scores = {"split": "test", "float32": 1.757, "stored": 1.7571, "dtype": "float16"}
-    bundled = {"name": "bundled", "characters": {"train": 1000}}
-    known = dataclasses.replace(model, facts=model.facts | {"scores": scores, "corpus": bundled})
-    footer = render_page(known).split("<footer>")[1]
-    assert "1.7570; 1.7571 with the 16-bit weights" in footer
-    assert "Apache 2.0" in footer
-
-
-def test_modules_become_one_script_in_the_order_of_their_imports() -> None:
-    sources = {
-        "main.js": 'import { two } from "./two.js";\nimport {\n  ONE,\n} from "./one.js";\n\ntwo(ONE);\n',
-        "two.js": 'import { ONE } from "./one.js";\nexport function two() {\n  return ONE;\n}\n',
-        "one.js": "export const ONE = 1;\nconst two_ = 2;\n",
-        "unused.js": "export const ONE = 3;\n",
-    }
-    script = bundle(sources, "main.js")
-    assert [line for line in script.splitlines() if line] == [
-        *(
-            '"use strict";',
-            "(() => {",
-            "// one.js",
-            "const ONE = 1;",
-            "const two_ = 2;",
-            "// two.js",
-            "function two() {",
-        ),
-        *("  return ONE;", "}", "// main.js", "two(ONE);", "})();"),
-    ]
+    imported = {"scores": scores, "corpus": {}, "step": 40, "versions": {IMPORTED: "a.safetensors"}}
+    rows = footer_of(render_page(with_facts(model, **imported)))
+    assert rows["Bits per character of its test text"] == "1.7570; 1.7571 with the 16-bit weights of this page"
+    assert rows["Trained on"] == "a text, 40 steps"
+    assert rows["Weights"].startswith("imported from a.safetensors; they may have been trained further")
+    assert "That text" not in rows
 
 
 @pytest.mark.parametrize(
-    ("other", "message"),
+    ("name", "sha256", "title"),
     [
-        ("export const a = 1;\nclass start {}\n", "start is declared in b.js and in a.js"),
-        ('import { start } from "./a.js";\nexport const a = 1;\n', "a.js: imports itself by way of b.js"),
-        ('import { c } from "./c.js";\nexport const a = 1;\n', "b.js: imports from c.js, which is not there"),
-        ("const a = 1;\n", "a.js: imports a, which b.js does not export"),
-        ("export const a = 1;\nexport default a;\n", "b.js: the bundler does not understand 'export default a;'"),
-        ('import * as c from "./c.js";\nexport const a = 1;\n', "does not understand 'import"),
-        ("export const a = 1;\nconst { b } = a;\n", "b.js: destructuring"),
-        ("export const a = '</script>';\n", "does not understand '</script'"),
+        ("lovecraft", TALES, "Write like H.\xa0P.\xa0Lovecraft"),
+        ("a folder", TALES, "Write like H.\xa0P.\xa0Lovecraft"),
+        ("lovecraft", "0" * 64, "Write like lovecraft"),
+        ("novel.txt", "", "Write like novel"),
+        ("*.txt", "", "Write with a small neural network"),
+        ("my.tales", "", "Write like my.tales"),
     ],
 )
-def test_what_the_bundler_does_not_understand_raises(other: str, message: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(message)):
-        bundle({"a.js": 'import { a } from "./b.js";\nexport function start() {}\n', "b.js": other}, "a.js")
+def test_a_page_speaks_of_a_dataset_by_its_hash_not_its_name(
+    model: Portable, name: str, sha256: str, title: str
+) -> None:
+    page = render_page(with_facts(model, corpus={"name": name, "sha256": sha256, "characters": {"train": 1000}}))
+    assert re.findall(r"<title>(.*)</title>", page) == [title]
+    assert ("What would surprise Lovecraft?" in page) == ("racist" in page) == (sha256 == TALES)
+    assert (f"that has read 1,000 characters of {name} goes" in page) == (sha256 != TALES)
+
+
+def test_weights_that_no_browser_could_read_raise_before_anything_is_written(model: Portable) -> None:
+    large = np.broadcast_to(np.float32(0), (150_000, 1000))
+    large_model = dataclasses.replace(model, tensors=model.tensors | {"embedding": large})
+    check_size(large_model, "float16")
+    with pytest.raises(UserError, match="take 600 MB as float32: a page holds at most 400 MB; use --dtype=int8, or"):
+        render_page(large_model, "float32")
+    larger = np.broadcast_to(np.float32(0), (450_000, 1000))
+    with pytest.raises(UserError, match="MB as int8: a page holds at most 400 MB; use --to=model"):
+        check_size(dataclasses.replace(model, tensors={"embedding": larger}), "int8")
 
 
 @in_browser
@@ -145,196 +128,39 @@ def test_greedy_text_is_that_of_jax(opened: Page, run: Run, prompt: str) -> None
 
 
 @in_browser
-def test_a_seed_writes_the_same_text_again_and_none_writes_others(opened: Page) -> None:
-    opened.write(length=50, seed=7)
-    first = opened.written
-    assert opened.text("go") == "Go on"
-    opened.press("start-over")
-    opened.wait(lambda: opened.is_done)
-    assert opened.written == first
-    opened.type("seed", "")
-    texts = {first}
-    for _ in range(3):
-        opened.press("start-over")
-        opened.wait(lambda: opened.is_done)
-        texts.add(opened.written)
-    assert len(texts) == 4
-    assert re.search(r"The seed of this text is \d+\.", opened.browser.page_source)
-
-
-@in_browser
-def test_it_pauses_goes_on_and_writes_anew_for_another_prompt(opened: Page) -> None:
-    opened.open_settings()
-    opened["pace"].send_keys("to")
-    opened.type("seed", "1")
-    opened.press("go")
-    opened.wait(lambda: len(opened.written) > len(PROMPT) + 3)
-    opened.press("go")
-    paused = opened.settled()
-    assert opened.text("go") == "Go on"
-    assert re.fullmatch(r"Paused after \d+ characters?\.", opened.text("write-status"))
-    opened.press("go")
-    opened.wait(lambda: len(opened.written) > len(paused) + 3)
-    assert opened.text("go") == "Pause"
-    opened.press("go")
-    assert opened.settled().startswith(paused)
-    opened["prompt"].send_keys("s")
-    assert opened.text("go") == "Write"
-    opened.press("go")
-    opened.wait(lambda: opened.written.startswith(PROMPT + "s"))
-    opened.press("start-over")
-    opened.wait(lambda: opened.written > PROMPT + "s")
-    assert opened.text("go") == "Pause"
-
-
-@in_browser
-def test_settings_take_effect_while_it_writes(opened: Page) -> None:
-    opened.open_settings()
-    opened["pace"].send_keys("to")
-    opened.press("go")
-    opened.wait(lambda: opened.written > PROMPT)
-    opened.set_temperature(0)
-    opened.type("length", "300")
-    opened["length"].send_keys(Keys.ENTER)
-    assert opened.text("go") == "Pause"
-    opened["pace"].send_keys("as")
-    opened.wait(lambda: opened.is_done)
-    assert len(opened.written) == len(PROMPT) + 300
-    assert is_periodic(opened.written[-100:])  # greedy text of such a model ends in a loop; a random one does not
-    opened.press("go")
-    opened.wait(lambda: len(opened.written) == len(PROMPT) + 600)
-
-
-@in_browser
-def test_a_wrong_value_is_explained_beside_it_and_the_last_right_one_counts(opened: Page) -> None:
-    opened.open_settings()
-    cases = {
-        "length": ("12.5", "“12.5” is not a whole number from 1 to 20,000; until then 12 is used."),
-        "topK": ("99", f"“99” is not a whole number from 0 to {len(LETTERS) + 1}; until then 9 is used."),
-        "topP": ("1,5", "“1,5” is not a number from 0.01 to 1; until then 1 is used."),
-        "seed": ("x", "“x” is not a whole number from 0 to 4,294,967,295, or nothing; until then a new one is drawn."),
-    }
-    for name, (typed, message) in cases.items():
-        opened.type(name, typed)
-        assert opened.text(f"{name}-error") == message
-        assert opened[name].get_attribute("aria-invalid") == "true"
-        assert f"{name}-error" in opened[name].get_attribute("aria-describedby")
-    opened.press("go")
-    opened.wait(lambda: opened.is_done)
-    assert len(opened.written) == len(PROMPT) + 12
-    opened.type("length", "20")
-    assert opened.text("length-error") == ""
-    assert opened["length"].get_attribute("aria-invalid") == "false"
-
-
-@in_browser
-def test_characters_that_the_model_does_not_know_are_named_and_left_out(opened: Page) -> None:
-    opened.type("prompt", "The Zancient Xöx")  # cleaning makes an o of the fifth-last character
-    opened.write(length=5)
-    assert opened.text("dropped") == "Left out, as the model has never met it: “Z” “X”."
-    assert opened.written.startswith("The ancient o")
-    opened.type("prompt", "The")
-    opened.press("go")
-    opened.wait(lambda: opened.written.startswith("The") and opened.is_done)
-    assert not opened["dropped"].is_displayed()
-
-
-@in_browser
-def test_read_shows_the_surprisals_of_jax(opened: Page, run: Run) -> None:
-    text = "The Bat was that,\n\nan old Thing\u2019s."
-    opened.type("reading", text)
-    cleaned = text.replace("\u2019", "'")
-    opened.wait(lambda: opened.read == cleaned)
-    (bits,) = token_surprisals(run, [cleaned])
-    spans = opened.evaluate(
-        "return Array.from(coloured.children, (span) => [span.textContent, span.title, span.className])"
-    )
-    assert [text for text, _, _ in spans] == list(cleaned)
-    shown = [float(re.search(r"had ([\d.]+) bits, (?:less than )?1 chance in ", title)[1]) for _, title, _ in spans]  # type: ignore[index]
-    np.testing.assert_allclose(shown, bits, atol=0.051)
-    levels = np.searchsorted([1, 2, 4, 6, 8], bits, side="right")
-    assert [int(classes[1]) for _, _, classes in spans] == levels.tolist()
-    assert float(opened.text("score")) == pytest.approx(bits.mean(), abs=0.006)
-    assert opened.text("score-of") == f"over {len(cleaned)} characters"
-    (worst, *_) = opened.text("surprises").split(" (")
-    assert re.search(rf"\b{worst}\b", cleaned)
-    opened.type("reading", "")
-    opened.wait(lambda: opened.read == "")
-    assert opened.text("score") == "\u2013"
-
-
-@in_browser
-def test_the_likeliest_continuations_at_the_cursor_insert_themselves(opened: Page, run: Run) -> None:
-    opened.type("reading", "The old house")
-    opened.wait(lambda: opened.offered == likeliest(run, "The old house"))
-    opened["reading"].send_keys(*[Keys.ARROW_LEFT] * 6)
-    expected = likeliest(run, "The old")
-    opened.wait(lambda: opened.offered == expected)
-    assert opened.evaluate("return document.querySelector('.here').textContent") == "d"
-    assert opened.text("detail").startswith("Before the cursor: “d” had ")
-    opened.buttons[1].click()
-    added = expected[1][0]
-    opened.wait(lambda: opened["reading"].get_property("value") == f"The old{added} house")
-    opened.wait(lambda: opened.offered == likeliest(run, f"The old{added}"))
-    opened.buttons[0].send_keys(Keys.ENTER)  # the focus stays: pressed again it goes on
-    opened.wait(lambda: opened.offered == likeliest(run, f"The old{added}{likeliest(run, f'The old{added}')[0][0]}"))
-
-
-@in_browser
-def test_typing_reads_only_what_is_new_and_shows_the_whole_text(opened: Page, run: Run) -> None:
-    long = "The old house was old. " * 200
-    opened.evaluate("document.getElementById('reading').value = arguments[0]", long)
-    opened["reading"].send_keys(Keys.CONTROL, Keys.END, Keys.NULL, "a")
-    opened.wait(lambda: opened.read == long + "a")
-    (bits,) = token_surprisals(run, [long + "a"])
-    assert float(opened.text("score")) == pytest.approx(bits.mean(), abs=0.006)
-    opened["reading"].send_keys(Keys.BACKSPACE, Keys.BACKSPACE, "t")
-    opened.wait(lambda: opened.read == long[:-1] + "t")
-
-
-@in_browser
-def test_the_written_text_is_taken_to_be_read(opened: Page) -> None:
-    opened.write(length=100)
-    opened.press("to-read")
-    opened.wait(lambda: opened.read == opened.written)
-    assert opened["reading"].get_property("value") == opened.written
-    assert opened.evaluate("return document.activeElement.id") == "read-title"
-
-
-@in_browser
-@pytest.mark.parametrize("has_clipboard", [True, False])
-def test_the_written_text_is_copied(opened: Page, has_clipboard: bool) -> None:
-    if not has_clipboard:
-        opened.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
-    opened.type("prompt", "The  old\n\nhouse")
-    opened.write(length=80)
-    opened.press("copy")
-    opened.wait(lambda: opened.text("copy-status") == "Copied.")
-    assert opened.evaluate("return document.activeElement.id") == "copy"
-    opened.type("reading", Keys.CONTROL + "v")
-    opened.wait(lambda: opened["reading"].get_property("value") == opened.written)
+@pytest.mark.parametrize("name", ["bpe", "words", "normed"])
+def test_greedy_text_of_other_models_is_that_of_jax(browser: webdriver.Chrome, tmp_path: Path, name: str) -> None:
+    run = small_run(name)
+    opened = open_page(browser, render_page(portable(run), "float32"), tmp_path)
+    opened.type("prompt", "the hou")
+    opened.write(length=200, temperature=0)
+    (expected,) = run.generate("the hou", length=200, sampling=Sampling(temperature=0))
+    assert len(opened.written) >= len("the hou") + 200
+    assert ("the hou" + expected).startswith(opened.written[: len("the hou") + 200])
+    assert browser.get_log("browser") == []
 
 
 @in_browser
 def test_the_keyboard_reaches_everything_in_order_with_a_visible_focus(opened: Page) -> None:
     opened.press("go")
     opened.wait(lambda: opened.is_done)
-    opened.evaluate("document.activeElement.blur(); window.scrollTo(0, 0)")
-    opened.browser.execute_cdp_cmd("Input.dispatchKeyEvent", {"type": "keyDown", "key": "Tab"})
-    opened.browser.get(opened.browser.current_url)
-    order = []
-    for _ in range(12):
+    opened.evaluate("document.body.tabIndex = -1; document.body.focus()")
+    order: list[str] = []
+    while order[-1:] != ["coloured"] and len(order) < 30:
         webdriver.ActionChains(opened.browser).send_keys(Keys.TAB).perform()
         name, outline = opened.evaluate(
-            "const e = document.activeElement; return [e.id || e.tagName, getComputedStyle(e).outlineStyle]"
+            "const e = document.activeElement; return [e.id || e.closest('#continuations')?.id || e.tagName, "
+            "getComputedStyle(e).outlineStyle]"
         )
         order.append(name)
         assert outline != "none", name
-    assert order[:6] == ["A", "prompt", "temperature", "go", "SUMMARY", "reading"]
+    writes = ["A", "prompt", "temperature", "go", "SUMMARY", "go-on", "start-over", "copy", "to-read"]
+    assert order == [*writes, "reading", *["continuations"] * len(opened.offered), "coloured"]
+    opened.open_settings()
     opened["prompt"].send_keys(Keys.CONTROL, Keys.ENTER)
     opened.wait(lambda: opened.is_done)
     opened["go"].send_keys(Keys.SPACE)
-    opened.wait(lambda: len(opened.written) == len(PROMPT) + 2000)
+    opened.wait(lambda: len(opened.written) == len(PROMPT) + 3000)
 
 
 @in_browser
@@ -372,9 +198,8 @@ def test_a_page_without_workers_writes_all_the_same(browser: webdriver.Chrome, f
 
 @in_browser
 def test_damaged_weights_are_reported(browser: webdriver.Chrome, page: str, tmp_path: Path) -> None:
-    file = tmp_path / "damaged.html"
-    file.write_text(re.sub(r'(id="weights" type="text/plain">).{4000}', r"\1AAAA", page))
-    opened = Page(browser, file)
+    damaged = re.sub(r'(id="weights" type="text/plain">).{4000}', r"\1AAAA", page)
+    opened = open_page(browser, damaged, tmp_path)
     opened.wait(lambda: opened.text("failure").startswith("Something went wrong: "))
     assert "undefined" not in opened.settled() + opened.text("failure")
 
@@ -399,7 +224,17 @@ def test_axe_finds_no_violation(opened: Page, width: int, scheme: str) -> None:
     opened.press("to-read")
     opened.wait(lambda: opened.read == opened.written)
     opened.press("copy")
+    opened.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
     opened.check_with_axe("read", axe)
+    opened.press("start-over")
+    opened.press("bring-back")
+    opened.check_with_axe("brought back", axe)
+
+
+def footer_of(page: str) -> dict[str, str]:
+    """The rows of the footer."""
+    footer = html.unescape(page.split("<footer>")[1].split("</footer>")[0])
+    return dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", footer))
 
 
 def parse(file: bytes) -> dict[str, Any]:
@@ -410,65 +245,3 @@ def parse(file: bytes) -> dict[str, Any]:
     return given | {
         name: (one["dtype"], one["shape"], file[length:][slice(*one["data_offsets"])]) for name, one in header.items()
     }
-
-
-def likeliest(run: Run, text: str) -> list[tuple[str, str]]:
-    """The eight likeliest characters after a text as the page shows them, and their probabilities in percent."""
-    log_probs, _ = forward_float64(run, text)
-    probs = np.exp(log_probs[1:]) / np.exp(log_probs[1:]).sum()
-    shares = [(LETTERS[n], probs[n]) for n in np.argsort(-probs, kind="stable")[:8]]
-    return [(letter, f"{100 * share:.0f} %" if share >= 0.01 else "under 1 %") for letter, share in shares]
-
-
-def is_periodic(text: str) -> bool:
-    return any(text[period:] == text[:-period] for period in range(1, len(text) // 2))
-
-
-@pytest.fixture(scope="module")
-def run() -> Run:
-    run = untrained_run(LETTERS)
-    return dataclasses.replace(run, corpus={"name": "lovecraft", "characters": {"train": 2_607_258}})
-
-
-@pytest.fixture(scope="module")
-def model(run: Run) -> Portable:
-    return portable(run)
-
-
-@pytest.fixture(scope="module")
-def page(model: Portable) -> str:
-    return render_page(model, "float32")
-
-
-@pytest.fixture(scope="module")
-def file(page: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("page") / "page.html"
-    file.write_text(page)
-    return file
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    """Chromium, headless."""
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (
-        *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking"),
-        *("disable-component-update", "disable-sync", "disable-dev-shm-usage"),
-        f"user-data-dir={tmp_path_factory.mktemp('chromium')}",
-    ):
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
-
-
-@pytest.fixture
-def opened(browser: webdriver.Chrome, file: Path) -> Iterator[Page]:
-    """The page, new. After the test it has said nothing on the console and asked no network for anything."""
-    opened = Page(browser, file)
-    yield opened
-    assert browser.get_log("browser") == []
-    requests = opened.evaluate("return performance.getEntriesByType('resource').map((entry) => entry.name)")
-    assert not [name for name in requests if not name.startswith(("blob:", "data:"))]

@@ -1,19 +1,38 @@
 """The exported page in a browser, for tests."""
 
+import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
+from lovecraft_jax.data.corpus import DATASETS, Corpus, Tale
+from lovecraft_jax.export.weights import Portable
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+LETTERS = "\n !',-.ABCHTWabcdefghiklmnoprstuvwxyz"
+PROMPT = "The ancient house"
+TALES = Corpus("", tuple(Tale("", Path(), one) for one in DATASETS[0].hashes.values())).sha256
+"""The hash of Lovecraft's tales."""
+
 WRITTEN = "return Array.from(document.querySelectorAll('#written p'), (line) => line.textContent).join('\\n')"
 OFFERED = """
 return Array.from(document.querySelectorAll("#continuations button:not([hidden])"), (button) =>
   [".text", ".share"].map((part) => button.querySelector(part).textContent));
+"""
+MARKED = """
+const spans = Array.from(document.querySelectorAll("#coloured > span"));
+const at = spans.findIndex((span) => span.classList.contains("here"));
+const lengthOf = (some) => some.reduce((sum, { textContent }) => sum + textContent.length, 0);
+return [lengthOf(spans.slice(0, Math.max(0, at))), lengthOf(spans.slice(0, at + 1))];
 """
 NAMED = {"space": " ", "new line": "\n"}
 
@@ -106,6 +125,16 @@ class Page:
         """The continuations and their probabilities."""
         return [(NAMED.get(text, text), share) for text, share in self.evaluate(OFFERED)]
 
+    @property
+    def first_letters(self) -> set[str]:
+        """The first characters of the continuations."""
+        return {text[0] for text, _ in self.offered}
+
+    @property
+    def marked(self) -> list[int]:
+        """The characters of the coloured text at which the marked token begins and ends; both 0 where none is."""
+        return self.evaluate(MARKED)
+
     def check_with_axe(self, state: str, axe: str) -> None:
         """Raises AssertionError with what axe-core, whose source is given, finds wrong."""
         self.evaluate(axe)
@@ -114,3 +143,19 @@ class Page:
         )
         violations = [(one["id"], [node["html"][:200] for node in one["nodes"]]) for one in found["violations"]]
         assert not violations, (state, violations)
+
+
+def in_browser(test: Callable) -> Callable:
+    """Marks a test that opens the page."""
+    is_missing = not (CHROMIUM and DRIVER)
+    return pytest.mark.browser(pytest.mark.slow(pytest.mark.skipif(is_missing, reason="needs Chromium")(test)))
+
+
+def with_facts(model: Portable, **facts: Any) -> Portable:
+    return dataclasses.replace(model, facts=model.facts | facts)
+
+
+def open_page(browser: webdriver.Chrome, page: str, folder: Path) -> Page:
+    file = folder / "page.html"
+    file.write_text(page)
+    return Page(browser, file)

@@ -2,12 +2,14 @@
 
 import { commonToCuts, logOfAllowed, weighCuts } from "./cuts.js";
 import { LEFT_OUT, UNKNOWN_ID } from "./encoded.js";
-import { largestIndices, logSoftmax, logSumExp } from "./sampling.js";
+import { largestIndices, logSoftmax, logSumExp, sampleToken } from "./sampling.js";
 
 const CONTINUATIONS = 8;
 const CONSIDERED = 32; // tokens of each cut of the text's end, whose texts may be equal
 const RECENT = 32; // the states after so many of the last tokens are kept
 const MOST_STATES = 256; // and at most so many of those before them, at equal distances
+const LONGEST_WORD = 20; // characters of a word to which a continuation is completed
+const IN_WORD = /[\p{L}\p{N}'’]/u;
 
 /**
  * Reads texts, each as a change of the one before: it keeps states along the text, so that only what follows the first
@@ -107,6 +109,35 @@ export class Reader {
     return inOrder.map(({ text, isClass, weight }) => ({ text, isClass, probability: weight / total }));
   }
 
+  /**
+   * Yields the continuations of a text. Where these are single characters, it adds to each the likeliest characters
+   * after it, up to the end of a word, and yields them after every one; then it returns them in descending order.
+   * @param {string} rawText - As for `continuations`.
+   */
+  *completions(rawText) {
+    const { model, tokenizer } = this;
+    const completed = this.continuations(rawText);
+    yield completed;
+    if (tokenizer.level !== "chars") return completed;
+    const inputs = this.inputsOf(tokenizer.encode(tokenizer.cleaning.apply(rawText)));
+    const before = this.stateAfter(inputs.length, inputs);
+    for (const one of completed) {
+      let [{ id }] = tokenizer.encode(one.text);
+      if (one.text !== " " && !IN_WORD.test(one.text)) continue;
+      const state = model.copyState(before);
+      while (one.text.length < LONGEST_WORD) {
+        const logits = model.step(state, id);
+        id = sampleToken(logits, { temperature: 0 }, null);
+        const next = tokenizer.tokenText(id);
+        if (!IN_WORD.test(next)) break;
+        one.text += next;
+        one.probability *= Math.exp(logits[id] - logSumExp(logits));
+        yield completed;
+      }
+    }
+    return completed.sort((one, other) => other.probability - one.probability);
+  }
+
   /** Returns the start token and the ids of tokens. */
   inputsOf(tokens) {
     const ids = tokens.map(({ id }) => id).filter((id) => id !== LEFT_OUT);
@@ -125,7 +156,7 @@ export class Reader {
     return from;
   }
 
-  /** Returns a copy of the state after the first `count` of inputs, which may go on otherwise than those of the text. */
+  /** Returns a copy of the state after the first `count` of inputs, which may be others than those of the text. */
   stateAfter(count, inputs = this.inputs) {
     const from = this.keptBefore(Math.min(count, commonLength(inputs, this.inputs)));
     const state = from ? this.model.copyState(this.states.get(from)) : this.model.initialState();

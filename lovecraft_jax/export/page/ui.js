@@ -4,7 +4,10 @@ import { ReadView } from "./ui_read.js";
 import { Settings } from "./ui_settings.js";
 import { WriteView } from "./ui_write.js";
 
-/** Starts the page. `serve(port)`: answers the messages of a port, as the worker does, where no worker can be started. */
+const COPY = "Copy the text";
+const COPIED_MS = 4000; // for which the button says that it has copied
+
+/** Starts the page. `serve(port)`: answers a port's messages, as the worker does, where no worker can be started. */
 export function startPage(page, serve) {
   const byId = (id) => page.getElementById(id);
   const given = JSON.parse(byId("given").textContent);
@@ -29,13 +32,14 @@ export function startPage(page, serve) {
   let copiedTimer = 0;
   byId("copy").addEventListener("click", async () => {
     const isCopied = await copyText(page, written.text);
-    byId("copy-status").textContent = isCopied ? "Copied." : "This browser does not let the page copy: select the text.";
-    byId("copy").classList.toggle("done", isCopied);
+    byId("copy-status").textContent = isCopied ? "Copied." : "This browser lets no page copy: select the text.";
+    byId("copy-status").className = isCopied ? "unseen" : "hint";
+    byId("copy").textContent = isCopied ? "Copied." : COPY;
     clearTimeout(copiedTimer);
     copiedTimer = setTimeout(() => {
       byId("copy-status").textContent = "";
-      byId("copy").classList.remove("done");
-    }, 4000);
+      byId("copy").textContent = COPY;
+    }, COPIED_MS);
   });
   byId("to-read").addEventListener("click", () => reading.show(written.text));
 

@@ -5,6 +5,8 @@ import { counted, cutTo, showDropped } from "./ui_text.js";
 const TYPING_MS = 120; // without a key, after which the text is read
 const QUIET_MS = 1500; // after which a screen reader says the token before the cursor and the score
 const MOST_WORDS = 3;
+const LEAST_COMPARED = 20; // characters of a text whose score says something
+const SAME_SCORE = 0.05; // a smaller difference is none
 
 export class ReadView {
   constructor(byId, given, send) {
@@ -14,20 +16,36 @@ export class ReadView {
     this.tokens = []; // of what has been read: [{ text, bits }]
     this.offered = []; // the texts that the buttons insert
     this.offeredId = 0; // of the reading that they belong to
-    this.here = null; // the token before the cursor, as an element
+    this.pointed = null; // the index of the token that was pressed, before which the cursor is then
+    this.here = null; // that token, or the one before the cursor, as an element
     this.area = byId("reading");
     this.area.addEventListener("input", () => this.readSoon());
     document.addEventListener("selectionchange", () => this.moved());
-    this.area.addEventListener("keyup", () => this.moved()); // for browsers that say nothing about selections in a field
+    this.area.addEventListener("keyup", () => this.moved()); // for browsers that do not report a field's selection
     this.area.addEventListener("pointerup", () => this.moved());
-    byId("coloured").addEventListener("click", (event) => this.point(event.target));
+    byId("coloured").addEventListener("click", ({ target }) => {
+      const token = target.closest("[title]");
+      if (token) this.point(Array.prototype.indexOf.call(byId("coloured").childNodes, token));
+    });
+    byId("coloured").addEventListener("keydown", (event) => {
+      const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+      if (!step) return;
+      event.preventDefault();
+      const here = this.pointed ?? Array.prototype.indexOf.call(byId("coloured").childNodes, this.here);
+      this.point(Math.max(0, Math.min(here + step, this.tokens.length - 1)));
+    });
+    byId("bring-back-reading").addEventListener("click", () => this.show(this.before));
+    this.area.setSelectionRange(this.area.value.length, this.area.value.length);
     this.buttons = Array.from(byId("continuations").children);
     this.buttons.forEach((button, n) => button.addEventListener("click", () => this.insert(n)));
   }
 
   /** Reads a text that comes from elsewhere, and goes there. */
   show(text) {
-    this.area.value = cutTo(text, this.area.maxLength);
+    this.before = this.area.value;
+    this.byId("bring-back-reading").hidden = !this.before;
+    this.area.select();
+    this.type(cutTo(text, this.area.maxLength));
     this.area.setSelectionRange(this.area.value.length, this.area.value.length);
     this.read();
     this.byId("read-title").focus({ preventScroll: true });
@@ -37,6 +55,7 @@ export class ReadView {
 
   readSoon() {
     this.id += 1; // what is offered belongs to the text before
+    this.pointed = null;
     clearTimeout(this.timer);
     this.timer = setTimeout(() => this.read(), TYPING_MS);
   }
@@ -47,6 +66,7 @@ export class ReadView {
 
   read() {
     clearTimeout(this.timer);
+    this.pointed = null;
     this.cursor = this.area.selectionEnd;
     this.id += 1;
     this.send({ kind: "read", id: this.id, text: this.area.value, cursor: this.cursor });
@@ -98,12 +118,22 @@ export class ReadView {
     const score = characters ? (bits / characters).toFixed(2) : "–";
     this.byId("score").textContent = score;
     const progress = share < 1 ? ` (${Math.round(100 * share)} % read)` : "";
-    this.byId("score-of").textContent = `over ${counted(characters)}${progress}`;
+    this.byId("score-of").textContent = characters ? `bits, over ${counted(characters)}${progress}` : "";
+    this.compare(characters >= LEAST_COMPARED && share === 1 ? bits / characters : null);
     const words = mostSurprising(this.tokens, MOST_WORDS);
-    this.byId("surprises").textContent = words.map(({ word, bits }) => `${word} (${bits.toFixed(0)} bits)`).join(", ");
-    this.byId("surprises-line").hidden = !words.length;
+    const listed = words.map(({ word, bits }) => `${word} (${bits.toFixed(0)} bits)`).join(", ");
+    this.byId("surprises").textContent = listed || "–";
     this.said = characters ? `${score} bits per character.` : "";
     this.saySoon();
+  }
+
+  /** Says whether a text is stranger than one that the model knows the kind of. */
+  compare(score) {
+    const own = this.given.ownScore;
+    if (own === null) return;
+    const isSame = Math.abs(score - own) < SAME_SCORE;
+    const verdict = isSame ? "about as strange" : score > own ? "stranger" : "less strange";
+    this.byId("verdict").textContent = score === null ? "" : `; this text is ${verdict}`;
   }
 
   /** Has a screen reader say what has been read, once nothing has changed for a while. */
@@ -114,20 +144,25 @@ export class ReadView {
     }, QUIET_MS);
   }
 
-  /** Marks the last of the tokens before the cursor, and describes it. */
+  /** Marks the token that was pressed, or the last of those before the cursor, and describes it. */
   markCursor(count) {
     this.here?.classList.remove("here");
-    this.here = this.byId("coloured").childNodes[count - 1] ?? null;
+    this.here = this.byId("coloured").childNodes[this.pointed ?? count - 1] ?? null;
     this.here?.classList.add("here");
     const panel = this.byId("coloured");
     if (this.here) panel.scrollTop = this.here.offsetTop - panel.offsetTop - panel.clientHeight / 2;
-    this.byId("detail").textContent = this.here ? `Before the cursor: ${this.here.title}.` : "";
+    const where = this.pointed === null ? "Before the cursor" : "Selected";
+    this.byId("detail").textContent = this.here ? `${where}: ${this.here.title}.` : "";
     this.saySoon();
   }
 
-  point(element) {
-    const token = element.closest("[title]");
-    if (token) this.byId("detail").textContent = `Selected: ${token.title}.`;
+  /** Puts the cursor before a token, so that what is offered is what else could have come there. */
+  point(index) {
+    const text = this.tokens.map((token) => token.text).join("");
+    const { length } = this.tokens.slice(0, index).map((token) => token.text).join("");
+    if (text.length === this.area.value.length) this.area.setSelectionRange(length, length); // else it was cleaned
+    this.read();
+    this.pointed = index;
   }
 
   offer(continuations) {
@@ -148,19 +183,29 @@ export class ReadView {
   }
 
   /**
-   * Puts what a button offers at the cursor, in place of what is selected, and the cursor after it, as far as there is
-   * room. Until it is known what comes next there, a press does nothing.
+   * Puts what a button offers at the cursor, after what is selected, and the cursor after it, as far as there is room.
+   * Until it is known what comes next there, a press does nothing.
    */
   insert(n) {
     if (this.offeredId !== this.id) return;
-    const { selectionStart: start, selectionEnd: end, value, maxLength } = this.area;
-    const room = maxLength - (value.length - (end - start));
-    this.area.setRangeText(cutTo(this.offered[n], room), start, end, "end");
+    const { selectionEnd: end, value, maxLength } = this.area;
+    this.area.setSelectionRange(end, end);
+    this.type(cutTo(this.offered[n], maxLength - value.length));
     this.read();
+  }
+
+  /** Puts a text in place of what is selected, so that it can be undone as what is typed; the focus stays. */
+  type(text) {
+    const { selectionStart: start, selectionEnd: end } = this.area;
+    const before = document.activeElement;
+    this.area.focus({ preventScroll: true });
+    const isDone = text && document.execCommand("insertText", false, text);
+    if (!isDone) this.area.setRangeText(text, start, end, "end");
+    before?.focus({ preventScroll: true });
   }
 }
 
-/** Returns the words of tokens with the most bits, [{ word, bits }], each word once; white space costs no word anything. */
+/** Returns the words of tokens with the most bits, [{ word, bits }], each once; white space costs no word anything. */
 function mostSurprising(tokens, count) {
   const words = [];
   let isWithin = false;
@@ -188,7 +233,7 @@ function describe(text, bits) {
   const times = 2 ** bits;
   const rounded = Number(times.toPrecision(times < 10 ? 2 : 3)).toLocaleString("en");
   const chance = times < 1e6 ? `1 chance in ${rounded}` : "less than 1 chance in a million";
-  return `“${named(text.trim() || text)}” had ${bits.toFixed(1)} bits, ${chance}`;
+  return `“${named(text.trim() || text)}” had ${chance}, ${bits.toFixed(1)} bits`;
 }
 
 /** Returns a text with names for the white space that nobody would see. */
@@ -199,5 +244,6 @@ function named(text) {
 }
 
 function percent(share) {
-  return share >= 0.01 ? `${(100 * share).toFixed(0)} %` : "under 1 %";
+  if (share < 0.01) return "<1 %";
+  return share < 0.995 ? `${(100 * share).toFixed(0)} %` : ">99 %";
 }

@@ -5,14 +5,16 @@ const DEFAULTS = { topK: 0, topP: 1, length: 1000, seed: null, pace: 0 };
 const MOODS = [
   [0, "always the likeliest"],
   [0.45, "careful"],
-  [0.75, "in between"],
+  [0.75, "balanced"],
   [1.05, "daring"],
   [Infinity, "wild"],
 ];
+const THOUSANDS = /^\d{1,3}([ ,.'’\u00a0\u202f]\d{3})+$/; // with a mark between them
 
 /**
- * `values`: { temperature, topK, topP, length, seed, pace }, always valid: while a field is not, its last valid value
- * counts. `seed` is null where each text shall have a new one. `onchange` is called when one has been changed.
+ * `values`: { temperature, topK, topP, length, seed, pace }, always valid: a field's value counts once it has been
+ * typed to its end, and while it is not valid the one before does. `seed` is null where each text shall have a new one.
+ * `onchange` is called when one has been changed.
  */
 export class Settings {
   constructor(byId, given) {
@@ -25,21 +27,21 @@ export class Settings {
       this.onchange();
     });
     byId("pace").addEventListener("change", () => {
-      this.readPace();
+      this.values.pace = Number(byId("pace").value);
       this.onchange();
     });
     for (const name of FIELDS) {
-      byId(name).addEventListener("input", () => this.readField(name));
-      byId(name).addEventListener("change", () => this.onchange()); // not before the whole number has been typed
+      byId(name).addEventListener("input", () => this.check(name));
+      byId(name).addEventListener("change", () => this.commit(name));
       byId(name).addEventListener("keydown", (event) => {
         if (event.key !== "Enter") return;
         event.preventDefault(); // else it would press the main button
-        this.onchange();
+        this.commit(name);
       });
     }
     this.readTemperature();
-    this.readPace();
-    for (const name of FIELDS) this.readField(name);
+    this.values.pace = Number(byId("pace").value);
+    for (const name of FIELDS) this.commit(name);
   }
 
   readTemperature() {
@@ -52,26 +54,33 @@ export class Settings {
     slider.setAttribute("aria-valuetext", `${value.toFixed(2)}, ${mood}`);
   }
 
-  readPace() {
-    this.values.pace = Number(this.byId("pace").value);
+  /** Takes the value of a field, if it is valid. */
+  commit(name) {
+    const value = this.check(name);
+    if (value === undefined) return;
+    this.values[name] = value;
+    this.onchange();
   }
 
-  readField(name) {
+  /** Returns the value of a field, undefined where it is not valid, which is explained beside it. */
+  check(name) {
     const field = this.byId(name);
     const typed = field.value.trim();
     const value = parseNumber(typed, this.bounds[name]);
-    if (value !== undefined) this.values[name] = value;
     const error = this.byId(`${name}-error`);
     field.setAttribute("aria-invalid", `${value === undefined}`);
     error.hidden = value !== undefined;
     error.textContent = value === undefined ? explain(typed, this.bounds[name], this.values[name]) : "";
+    this.byId("settings-error").hidden = FIELDS.every((one) => this.byId(`${one}-error`).hidden);
+    return value;
   }
 }
 
-/** Returns the number that was typed, null for none where it is optional, undefined where it is out of bounds or none. */
+/** Returns the number that was typed, null for none where it is optional, undefined for any other text. */
 function parseNumber(typed, { least, most, isWhole, isOptional }) {
   if (!typed && isOptional) return null;
-  const plain = isWhole ? typed : typed.replace(",", "."); // a comma is the decimal point of many languages
+  let plain = isWhole ? typed : typed.replace(",", "."); // a comma is the decimal point of many languages
+  if (isWhole && THOUSANDS.test(typed)) plain = typed.replace(/\D/g, "");
   if (!(isWhole ? /^\d+$/ : /^(\d+\.?\d*|\.\d+)$/).test(plain)) return undefined;
   return Number(plain) >= least && Number(plain) <= most ? Number(plain) : undefined;
 }

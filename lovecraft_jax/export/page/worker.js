@@ -9,6 +9,7 @@
  *   set    { sampling, length, pace }  changes them for the text that is being generated
  *   pause  {}
  *   go on  {}  after a pause, or `length` characters more after the end
+ *   bring back {}  the text before the one that was begun last, which then is the one before; both pause
  *   read   { id, text, cursor }  takes the place of any text that is being read
  * Messages from it:
  *   loaded {}
@@ -16,7 +17,7 @@
  *   text   { id, text, milliseconds, isDone }  what was added, and how long that took
  *   tokens { id, from, tokens, share }  replaces the tokens from the index `from` on; `share` of the text has been read
  *   read   { id, at, continuations, dropped }  the end of a reading; `at`: the number of tokens that begin before the
- *          cursor; continuations: as Reader gives them
+ *          cursor; continuations: as Reader gives them, and where it takes long to complete these to words, once more
  *   failed { message }
  */
 
@@ -39,6 +40,7 @@ class Service {
     this.send = send;
     this.runSoon = makeQueue();
     this.writing = null;
+    this.written = null; // the text before it
     this.reading = null;
   }
 
@@ -49,6 +51,7 @@ class Service {
       else if (message.kind === "set") this.set(message);
       else if (message.kind === "pause") this.pause();
       else if (message.kind === "go on") this.goOn();
+      else if (message.kind === "bring back") this.bringBack();
       else if (message.kind === "read") this.read(message);
       else throw new Error(`unknown message "${message.kind}"`);
     });
@@ -66,6 +69,7 @@ class Service {
 
   write({ id, prompt, sampling, length, pace }) {
     const { known, dropped } = splitKnown(this.tokenizer, prompt);
+    this.written = this.writing;
     this.writing = { id, prompt: known, sampling: { ...sampling }, length, pace, written: 0, isRunning: true };
     this.send({ kind: "begun", id, prompt: known, dropped });
     this.scheduleWriting();
@@ -87,6 +91,12 @@ class Service {
     if (job.isDone) Object.assign(job, { isDone: false, written: 0 });
     job.isRunning = true;
     this.scheduleWriting();
+  }
+
+  bringBack() {
+    this.pause();
+    [this.writing, this.written] = [this.written, this.writing];
+    this.pause();
   }
 
   read({ id, text, cursor }) {
@@ -135,16 +145,24 @@ class Service {
 
   readSlice() {
     this.isReadingScheduled = false;
-    const { id, text, cursor, isRead } = this.reading;
-    if (isRead) {
-      const continuations = this.reader.continuations(text.slice(0, cursor));
-      this.send({ kind: "read", id, at: this.tokensBefore(cursor), continuations, dropped: this.tokenizer.cleaning.lost(text) });
-      return;
-    }
+    const { id, text, isRead } = this.reading;
+    if (isRead) return this.completeSlice(this.reading);
     if (this.reader.text !== text) this.reader.begin(text);
     this.reading.isRead = this.reader.advance(untilEndOfSlice());
     this.sendTokens(id);
     this.scheduleReading();
+  }
+
+  completeSlice(job) {
+    const { id, text, cursor } = job;
+    const mayGoOn = untilEndOfSlice();
+    const isFirst = !job.completions;
+    job.completions ??= this.reader.completions(text.slice(0, cursor));
+    let step = job.completions.next();
+    while (!step.done && mayGoOn()) step = job.completions.next();
+    const found = { at: this.tokensBefore(cursor), continuations: step.value };
+    if (isFirst || step.done) this.send({ kind: "read", id, ...found, dropped: this.tokenizer.cleaning.lost(text) });
+    if (!step.done) this.scheduleReading();
   }
 
   sendTokens(id) {
@@ -187,7 +205,7 @@ function untilEndOfSlice() {
   return () => performance.now() < end;
 }
 
-/** Returns a function that runs jobs one after the other, with messages in between; a timer would wait 4 ms for each. */
+/** Returns a function that runs jobs one by one, with messages in between; a timer would wait 4 ms for each. */
 function makeQueue() {
   const channel = new MessageChannel();
   const jobs = [];
