@@ -10,7 +10,8 @@ from selenium import webdriver
 from lovecraft_jax import Run
 from lovecraft_jax.export.page import render_page
 from lovecraft_jax.export.weights import Portable, portable
-from tests.helpers.page import CHROMIUM, DRIVER, LETTERS, TALES, Page
+from tests.helpers.browser import open_chromium
+from tests.helpers.page import LETTERS, TALES, Page
 from tests.helpers.untrained import untrained_run
 
 
@@ -40,18 +41,8 @@ def file(page: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
     """Chromium, headless."""
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (
-        *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking"),
-        *("disable-component-update", "disable-sync", "disable-dev-shm-usage"),
-        f"user-data-dir={tmp_path_factory.mktemp('chromium')}",
-    ):
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
+    with open_chromium(tmp_path_factory.mktemp("chromium")) as browser:
+        yield browser
 
 
 @pytest.fixture

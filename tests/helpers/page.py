@@ -1,7 +1,6 @@
 """The exported page in a browser, for tests."""
 
 import dataclasses
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,8 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from lovecraft_jax.data.corpus import DATASETS, Corpus, Tale
 from lovecraft_jax.export.weights import Portable
+from tests.helpers.browser import CHROMIUM, DRIVER
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
 LETTERS = "\n !',-.ABCHTWabcdefghiklmnoprstuvwxyz"
 PROMPT = "The ancient house"
 TALES = Corpus("", tuple(Tale("", Path(), one) for one in DATASETS[0].hashes.values())).sha256

@@ -18,12 +18,11 @@ from lovecraft_jax.report.page import render
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.stylometry.authorship import Author
 from lovecraft_jax.stylometry.overlap import Span
+from tests.helpers.browser import CHROMIUM, DRIVER, open_chromium
 from tests.helpers.runs import shorten_reports
 
 pytestmark = pytest.mark.slow
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
 SECTIONS = {"training", "change", "samples", "authorship", "rare_words", "surprisal", "units", "scores"}
 SHARED, OWN = {"curve", "scores"}, {"learning", "letters", "word_lengths", "sentence_lengths", "zipf", "type_token"}
 
@@ -301,15 +300,5 @@ def both(report: RunReport, bare: RunReport) -> str:
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
     """Chromium, headless."""
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (
-        *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking"),
-        *("disable-component-update", "disable-sync", "disable-dev-shm-usage"),
-        f"user-data-dir={tmp_path_factory.mktemp('chromium')}",
-    ):
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
+    with open_chromium(tmp_path_factory.mktemp("chromium")) as browser:
+        yield browser
