@@ -104,6 +104,12 @@ def test_a_token_that_is_pressed_puts_the_cursor_before_it_and_arrows_go_on(open
     opened["coloured"].send_keys(Keys.ARROW_LEFT)
     opened.wait(lambda: opened.first_letters == likeliest(run, "The "))
     assert opened.marked == [4, 5]
+    opened.type("reading", "The old house\nThe old house")
+    opened.wait(lambda: opened.read.endswith("house\nThe old house") or opened.read.count("house") == 2)
+    opened.evaluate("coloured.children[5].click()")
+    for key, at in ((Keys.ARROW_DOWN, 19), (Keys.ARROW_UP, 5), (Keys.END, 26), (Keys.HOME, 0)):
+        opened["coloured"].send_keys(key)
+        opened.wait(lambda at=at: opened.marked == [at, at + 1])
 
 
 @in_browser

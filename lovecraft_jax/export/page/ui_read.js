@@ -28,16 +28,38 @@ export class ReadView {
       if (token) this.point(Array.prototype.indexOf.call(byId("coloured").childNodes, token));
     });
     byId("coloured").addEventListener("keydown", (event) => {
-      const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-      if (!step) return;
-      event.preventDefault();
       const here = this.pointed ?? Array.prototype.indexOf.call(byId("coloured").childNodes, this.here);
-      this.point(Math.max(0, Math.min(here + step, this.tokens.length - 1)));
+      const last = this.tokens.length - 1;
+      const to = {
+        ArrowLeft: () => here - 1,
+        ArrowRight: () => here + 1,
+        ArrowUp: () => this.onNextLine(here, -1),
+        ArrowDown: () => this.onNextLine(here, 1),
+        Home: () => 0,
+        End: () => last,
+      }[event.key];
+      if (!to || event.ctrlKey || event.altKey || event.metaKey) return;
+      event.preventDefault();
+      this.point(Math.max(0, Math.min(to(), last)));
     });
     byId("bring-back-reading").addEventListener("click", () => this.show(this.before));
     this.area.setSelectionRange(this.area.value.length, this.area.value.length);
     this.buttons = Array.from(byId("continuations").children);
     this.buttons.forEach((button, n) => button.addEventListener("click", () => this.insert(n)));
+  }
+
+  /** Returns the token above (direction -1) or below (1) another one: the nearest on the next line that has one. */
+  onNextLine(here, direction) {
+    const boxes = Array.from(this.byId("coloured").childNodes, (span) => span.getBoundingClientRect());
+    const { top, left, height } = boxes[here];
+    let nearest = here;
+    for (let n = here + direction; n >= 0 && n < boxes.length; n += direction) {
+      const onLine = boxes[nearest];
+      if ((boxes[n].top - top) * direction < height / 2) continue; // still on the same line
+      if (nearest !== here && (boxes[n].top - onLine.top) * direction > height / 2) break; // beyond the next line
+      if (nearest === here || Math.abs(boxes[n].left - left) < Math.abs(onLine.left - left)) nearest = n;
+    }
+    return nearest;
   }
 
   /** Reads a text that comes from elsewhere, and goes there. */
