@@ -29,7 +29,7 @@ def export_run(run: Run, to: str | os.PathLike[str], dtype: str | None = None) -
     model = portable(run)
     _check(model, ending, path, dtype)  # before scores are computed, which may take minutes
     stored = as_stored(model, dtype)[0] if ending in (".safetensors", "/") else model
-    scores = compare_scores(run, stored, dtype)
+    scores = compare_scores(run, model, stored, dtype)
     model = dataclasses.replace(model, facts=model.facts | {"scores": scores})
     try:
         _write(model, ending, path, dtype)

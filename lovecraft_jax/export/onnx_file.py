@@ -10,8 +10,8 @@ Every model has the same inputs and outputs, of any batch and any time: a prompt
 
 The opset is 13, of 2020: the lowest in which Split, Squeeze, Unsqueeze and LogSoftmax have the form of later ones. A
 layer is one operator LSTM or GRU where that computes the same (onnx_layers.py). Any other is a Scan over one time step
-in primitive operators, and not that step alone, so that all models are called alike. In onnxruntime on a CPU, c150 then
-takes 1.2 times as long for one character as that step, half as long for each of 100 at once; best the same and a third.
+in primitive operators. A graph of that step alone would save the Scan's overhead for a single token; with the Scan all
+models are called alike, and the tokens of a prompt share the matmuls outside of it.
 
 Matrices stored as float16 or int8 are computed with as float32. The metadata has "settings" (what the model computes),
 "tokenizer" (the content of vocab.json), "facts" (what is known of the run) and "lovecraft_jax" (its version).

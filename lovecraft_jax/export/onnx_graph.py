@@ -67,7 +67,7 @@ class Graph:
 
     def matrix(self, matrix: Matrix, name: str) -> str:
         """Adds a matrix and the nodes that make it float32. onnxruntime computes these once, when it loads a model;
-        DequantizeLinear, which is made for this, at every run: a character of c150 as int8 takes 5 times as long."""
+        DequantizeLinear, which is made for this, it computes at every run."""
         value = self.constant(matrix.values, name, matrix.values.dtype)
         if matrix.values.dtype != np.float32:
             value = self.op("Cast", value, to=TensorProto.FLOAT)

@@ -111,9 +111,10 @@ def dequantise(stored: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: array * stored[name + SCALE] if name + SCALE in stored else array for name, array in tensors.items()}
 
 
-def compare_scores(run: Run, stored: Portable, dtype: str) -> dict[str, Any] | None:
-    """Returns the bits per character of the run's test text in float32, as "float32", and those with the weights of
-    `stored`, a Portable of the same model, as `dtype`, as "stored". None where its text is not here."""
+def compare_scores(run: Run, exact: Portable, stored: Portable, dtype: str) -> dict[str, Any] | None:
+    """Returns the bits per character of the run's test text: as "float32" with its weights, which `exact` has, and as
+    "stored" with those of `stored`, the same model as a format stores it, in `dtype`. None where its text is not here.
+    """
 
     def score(model: Portable, tensors: dict[str, np.ndarray]) -> float:
         config = model_config(run.config.to_dict(), model.settings)
@@ -122,7 +123,7 @@ def compare_scores(run: Run, stored: Portable, dtype: str) -> dict[str, Any] | N
         return dataclasses.replace(run, config=config, model=built, variables=variables).score(text).bpc
 
     try:
-        text, exact = run.split(SCORED), portable(run)
+        text = run.split(SCORED)
         bpc = score(exact, exact.tensors)
     except UserError as error:
         log(f"no scores of the exported weights: {error}")
@@ -133,8 +134,8 @@ def compare_scores(run: Run, stored: Portable, dtype: str) -> dict[str, Any] | N
 
 
 def model_config(values: dict[str, Any], settings: dict[str, Any]) -> Config:
-    """Returns the config `values` for a model with these settings that computes in float32 with any backend, as it was
-    trained or not. Raises UserError where they do not go together."""
+    """Returns the config `values` with these settings of the model, computed in float32 by any backend, and without
+    averaged weights. Raises UserError where they do not go together."""
     model = {name: settings[name] for name in SETTINGS} | {"dtype": "float32", "backend": "auto", "remat": 0}
     return Config.of(values | {"model": values["model"] | model, "train": values["train"] | {"average": 0.0}})
 

@@ -31,21 +31,13 @@ from lovecraft_jax.export.weights import Portable, portable
 from lovecraft_jax.model.lm import make_model
 from lovecraft_jax.run import Run
 from lovecraft_jax.runtime.errors import UserError
+from tests.helpers.small_runs import LEVELS
 from tests.helpers.untrained import random_variables
 
 TEXT = "The old house, it's\n\nOLD and SEEMED rather old 12 the house\nthe hounds barking the Don't house The Xyz"
 UNCLEANED = (
     "The \u201cold\u201d house\u2014it\u2019s\r\n\rna\u00efve: e\u0301\ttext[1] \\ ^-& \u2603 \u200b\u00a0\ufb01n\x0c"
 )
-LEVELS: dict[str, dict[str, Any]] = {
-    "chars": {"level": "chars"},
-    "bpe": {"level": "bpe", "vocab_size": 280},
-    "spell": {"level": "words", "rare": "spell"},
-    "cluster": {"level": "words", "rare": "cluster"},
-    "unk": {"level": "words", "rare": "unk"},
-    "drop": {"level": "words", "rare": "drop"},
-    "no rare words": {"level": "words", "rare": "spell", "min_count": 1},
-}
 # The library's Unicode is older than Python's: it does not know how newer marks compose.
 TEXTS = st.text(st.characters(max_codepoint=0x7EF) | st.sampled_from(TEXT + UNCLEANED + "नमस्ते\u1100\u1161\U0001f419"))
 SCORES = [

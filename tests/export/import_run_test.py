@@ -1,4 +1,4 @@
-"""The way back from .safetensors: a run that samples, scores and reports as the one that was exported."""
+"""A run that is imported from .safetensors samples, scores and reports as the one that was exported."""
 
 import dataclasses
 import json

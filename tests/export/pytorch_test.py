@@ -27,21 +27,12 @@ from lovecraft_jax.export.weights import dequantise, portable, quantise, variabl
 from lovecraft_jax.inference.sampling import Sampling
 from lovecraft_jax.model.lm import forward, make_model
 from lovecraft_jax.run import Run, load_run
+from tests.helpers.small_runs import LEVELS
 from tests.helpers.untrained import random_variables
 
 TEMPLATE = Path(lovecraft_jax.export.__file__).parent / "templates" / "pytorch_model.py"
 TEXT = "The old house, it's\n\nOLD and SEEMED rather old 12 the house\nthe hounds barking the don't house"
 UNCLEANED = "The \u201cold\u201d house\u2014it\u2019s\r\nna\u00efve: the hounds \u2603barking\u200b"
-LEVELS: dict[str, dict[str, Any]] = {
-    "chars": {"level": "chars"},
-    "bpe": {"level": "bpe", "vocab_size": 280},
-    "spell": {"level": "words", "rare": "spell"},
-    "class": {"level": "words", "rare": "class"},
-    "cluster": {"level": "words", "rare": "cluster"},
-    "unk": {"level": "words", "rare": "unk"},
-    "drop": {"level": "words", "rare": "drop"},
-    "no rare words": {"level": "words", "rare": "spell", "min_count": 1},
-}
 PLAIN: tuple[dict[str, Any], ...] = (
     {},
     {"embed": 5},

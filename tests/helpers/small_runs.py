@@ -25,6 +25,17 @@ TEXT = (
     "     *     *\nAn old sea!\n"
 ) * 2
 UNICODE = make_cleaning("unicode")
+LEVELS: dict[str, dict[str, Any]] = {
+    "chars": {"level": "chars"},
+    "bpe": {"level": "bpe", "vocab_size": 280},
+    "spell": {"level": "words", "rare": "spell"},
+    "class": {"level": "words", "rare": "class"},
+    "cluster": {"level": "words", "rare": "cluster"},
+    "unk": {"level": "words", "rare": "unk"},
+    "drop": {"level": "words", "rare": "drop"},
+    "no rare words": {"level": "words", "rare": "spell", "min_count": 1},
+}
+"""Settings of config.data for each kind of tokenizer, by what becomes of rare words."""
 
 
 def make_run(tokenizer: Tokenizer, scale: float = 0.6, seed: int = 0, **settings: Any) -> Run:

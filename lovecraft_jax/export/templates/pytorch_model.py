@@ -12,6 +12,7 @@ the names of that package, for what these layers cannot compute. The loop over t
 Axes in names: B batch, T time, D features, H units, G gates side by side, V vocabulary.
 """
 
+import abc
 import argparse
 import json
 import re
@@ -200,7 +201,7 @@ def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-class Tokenizer:
+class Tokenizer(abc.ABC):
     """Text to ids and back, after the cleaning that the training text had. `saved`: what the file's metadata say."""
 
     texts: list[str]  # of the ids
@@ -214,9 +215,9 @@ class Tokenizer:
         folded = "".join(self.table.get(char, char) for char in normal)
         return folded if self.keep is None else "".join(filter(self.keep.__contains__, folded))
 
+    @abc.abstractmethod
     def encode(self, text: str) -> list[int]:
         """Returns the ids of a text; 0 stands for a character that the training text did not have."""
-        raise NotImplementedError
 
     def prompt(self, text: str) -> list[int]:
         """Returns the ids of a text to continue, at least one. Its last word counts as complete."""
@@ -340,9 +341,11 @@ def load(path: str | Path) -> tuple[PlainModel | OwnModel, Any]:
     return model.eval(), make_tokenizer(saved)
 
 
-def make_tokenizer(saved: dict[str, Any]) -> Any:
+def make_tokenizer(saved: dict[str, Any]) -> Tokenizer:
     """Returns the tokenizer of a file's metadata, or of a vocab.json."""
-    return {"chars": Characters, "bpe": Subwords, "words": Words}[saved["level"]](saved)
+    kinds: dict[str, Any] = {"chars": Characters, "bpe": Subwords, "words": Words}
+    tokenizer: Tokenizer = kinds[saved["level"]](saved)
+    return tokenizer
 
 
 def save(model: PlainModel | OwnModel, path: str | Path) -> None:
