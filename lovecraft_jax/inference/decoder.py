@@ -47,7 +47,7 @@ def make_decoder(model: Model, variables: Variables) -> Decoder:
             token_gates_VG = None
             if n == 0 or model.skip:
                 table_VD = model.embedding if model.embed else None
-                token_gates_VG = cell.look_up(jnp.arange(model.vocab_size), table_VD, rows=slice(K, None))
+                token_gates_VG = cell.input_kernel.look_up(jnp.arange(model.vocab_size), table_VD, rows=slice(K, None))
             layers.append(cell.fold(token_gates_VG, slice(K)))
         tails: list[Tail] = []
         if model.is_adaptive:

@@ -2,7 +2,8 @@
 
 "scan": the cell under nn.scan; every cell has it, and it is the readable reference. The others are for the LSTM:
 "fused": loops written out for XLA (lstm_fused.py, mogrifier.py). "native": the same loops in C++, for CPUs (native/).
-All take the same parameters and give the same values and gradients.
+"cuda": kernels for NVIDIA GPUs, in bfloat16 (cuda/); layers and batches that they have no room for are run as "fused".
+All take the same parameters and give the same values and gradients, up to the rounding of their operands.
 """
 
 import flax.linen as nn
@@ -11,6 +12,11 @@ import jax
 from lovecraft_jax.config import NORMS_IN_CELL, NORMS_OF_GATES, ModelConfig
 from lovecraft_jax.model.cell import Cell, LayerCarry
 from lovecraft_jax.model.cells import cell_class
+from lovecraft_jax.model.cuda.launch import why_not as why_not_cuda
+from lovecraft_jax.model.cuda.layer import run_lstm, to_kernel_layout
+from lovecraft_jax.model.cuda.sizes import Form as CudaForm
+from lovecraft_jax.model.cuda.sizes import Sizes as CudaSizes
+from lovecraft_jax.model.cuda.sizes import choose_sizes
 from lovecraft_jax.model.dropout import drop
 from lovecraft_jax.model.layer_input import LayerInput
 from lovecraft_jax.model.lstm_fused import Form, LoopParams, fused_lstm
@@ -37,10 +43,14 @@ def run_layer(
         raise ValueError(f"backend={backend!r} cannot run a {cell.label} layer; available: {', '.join(cell.backends)}")
     if backend != "scan" and cell.norm in NORMS_IN_CELL:
         raise ValueError(f"backend={backend!r} cannot run norm={cell.norm!r}; use 'scan'")
-    if backend == "native" and cell.mogrify:
-        raise ValueError(f"backend='native' cannot run mogrify={cell.mogrify}; use 'fused'")
+    if backend == "cuda" and cell.norm not in ("none", *NORMS_OF_GATES):
+        raise ValueError(f"backend='cuda' cannot run norm={cell.norm!r}; use 'fused'")
+    if backend in ("native", "cuda") and cell.mogrify:
+        raise ValueError(f"backend={backend!r} cannot run mogrify={cell.mogrify}; use 'fused'")
     kernel_h_HG = drop(cell.kernel_h, weights_HG)
-    x_TBF = inputs.vectors() if cell.mogrify else cell.normalise_input(inputs.gates(cell))
+    if backend == "cuda" and (sizes := _cuda_sizes(cell, carry, recurrent_BH)):
+        return _run_on_cuda(cell, carry, inputs, kernel_h_HG, recurrent_BH, sizes)
+    x_TBF = inputs.vectors() if cell.mogrify else cell.normalise_input(inputs.gates(cell.input_kernel))
     if backend == "scan":
         return _scan(cell, carry, x_TBF, kernel_h_HG, recurrent_BH)
     form = Form(cell.dtype, cell.input_gate, cell.norm if cell.norm in NORMS_OF_GATES else "none", backend == "native")
@@ -48,6 +58,29 @@ def run_layer(
     if cell.mogrify:
         return mogrified_lstm(MogrifiedParams(tuple(cell.rounds), cell.kernel_x, params), x_TBF, carry, form)
     return fused_lstm(params, x_TBF, carry, form)
+
+
+def _cuda_sizes(cell: Cell, carry: LayerCarry, recurrent_BH: jax.Array | None) -> CudaSizes | None:
+    """How the CUDA kernels divide a layer, None where they have no room for it or for its rows."""
+    form = CudaForm(cell.units, cell.norm, cell.input_gate, recurrent_BH is not None)
+    return choose_sizes(form, len(cell.output(carry)))
+
+
+def _run_on_cuda(
+    cell: Cell,
+    carry: LayerCarry,
+    inputs: LayerInput,
+    kernel_h_HG: jax.Array,
+    recurrent_BH: jax.Array | None,
+    sizes: CudaSizes,
+) -> tuple[LayerCarry, jax.Array]:
+    # The kernel, which is small, is brought into the kernels' layout, so that the gates come out in it.
+    kernel_x_DPN = to_kernel_layout(cell.input_kernel.kernel_DG, sizes)
+    kernel_x = cell.input_kernel._replace(kernel_DG=kernel_x_DPN.reshape(len(kernel_x_DPN), -1))
+    gates_x_TBF = inputs.gates(kernel_x)
+    params = LoopParams(kernel_h_HG, cell.bias, cell.scales.get("z"), recurrent_BH)
+    gates_x_TBPN = gates_x_TBF.reshape(*gates_x_TBF.shape[:-1], *kernel_x_DPN.shape[1:])
+    return run_lstm(params, gates_x_TBPN, carry, sizes)
 
 
 def _scan(
@@ -65,12 +98,14 @@ def _scan(
 
 
 def resolve_backend(config: ModelConfig, platform: str = "") -> str:
-    """The backend that `config.backend` stands for on a platform, by default JAX's. Raises UserError where "native" is
-    asked for and is not available."""
+    """The backend that `config.backend` stands for on a platform, by default JAX's. Raises UserError where "native" or
+    "cuda" is asked for and is not available."""
     if config.backend == "auto":
         return fastest_backend(config, platform)
     if config.backend == "native" and (reason := _why_not_native(config, platform) or build.start().result()):
         raise UserError(f"config.model.backend='native': {reason}; use auto, which then takes the fused layer")
+    if config.backend == "cuda" and (reason := _why_not_cuda(platform)):
+        raise UserError(f"config.model.backend='cuda': {reason}; or use auto")
     return config.backend
 
 
@@ -102,3 +137,11 @@ def _why_not_native(config: ModelConfig, platform: str = "") -> str:
     if config.mogrify:
         return f"it has no Mogrifier, mogrify={config.mogrify} was asked for"
     return ""
+
+
+def _why_not_cuda(platform: str) -> str:
+    """Why the CUDA kernels cannot run on a platform, which need not be at hand, by default on this process's GPU; ""
+    where they can."""
+    if platform:
+        return "" if platform in ("gpu", "cuda") else f"it runs on NVIDIA GPUs, found {platform}"
+    return why_not_cuda()

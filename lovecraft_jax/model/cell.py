@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lovecraft_jax.model.matmul import dense, look_up
+from lovecraft_jax.model.input_kernel import InputKernel
 from lovecraft_jax.model.normalization import BatchMoments
 
 LayerCarry = Any
@@ -102,23 +102,10 @@ class Cell(nn.Module):
         """FLOPs of the matmuls of one token's forward pass: a multiplication and an addition per weight."""
         return 2 * (cls.gates * units * (features + units) + mogrify * features * units)
 
-    def project(self, x: jax.Array, rows: slice = slice(None)) -> jax.Array:
-        """The input's part of the gates, x [..., D] @ kernel_x [D, G], which needs no recurrence: [..., G]. `rows` are
-        those of kernel_x that belong to x, where x is only part of the input."""
-        return dense(x, jnp.asarray(self.kernel_x)[rows], self.dtype, self.in_cpp)
-
-    def look_up(
-        self,
-        ids: jax.Array,
-        table_VD: jax.Array | None = None,
-        scale: jax.Array | None = None,
-        rows: slice = slice(None),
-    ) -> jax.Array:
-        """`project` of x = table_VD[ids], or of the one-hot vectors of `ids` where there is no table: [..., G]. One
-        matmul with the table instead of one with every token. `scale` [...] multiplies the vectors, for dropout."""
-        gates_VG = jnp.asarray(self.kernel_x)[rows] if table_VD is None else self.project(table_VD, rows)
-        gates = look_up(gates_VG, ids)
-        return gates if scale is None else gates * scale[..., None]
+    @property
+    def input_kernel(self) -> InputKernel:
+        """kernel_x, which computes the input's part of the gates."""
+        return InputKernel(jnp.asarray(self.kernel_x), self.dtype, self.in_cpp)
 
     def normalise_input(self, gates_x_TBG: jax.Array) -> jax.Array:
         """The input's part of the gates after the cell's norm, if it has one."""

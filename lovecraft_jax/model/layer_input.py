@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lovecraft_jax.model.cell import Cell
+from lovecraft_jax.model.input_kernel import InputKernel
 from lovecraft_jax.model.matmul import look_up
 
 
@@ -20,13 +20,13 @@ class Tokens(NamedTuple):
     embedding_V: jax.Array | None = None
     input_BD: jax.Array | None = None
 
-    def gates(self, cell: Cell, rows: slice = slice(None)) -> jax.Array:
+    def gates(self, kernel: InputKernel, rows: slice = slice(None)) -> jax.Array:
         """The vectors' part of the gates [T, B, G], by whichever way takes fewer FLOPs."""
         if self.table_VD is None:
-            return cell.look_up(self.ids_TB, None, self._one_hot_scale(), rows)
+            return kernel.look_up(self.ids_TB, None, self._one_hot_scale(), rows)
         if self.input_BD is None and self.vocab_size <= self.ids_TB.size:
-            return cell.look_up(self.ids_TB, self._table(), None, rows)
-        return cell.project(self.vectors(), rows)
+            return kernel.look_up(self.ids_TB, self._table(), None, rows)
+        return kernel.project(self.vectors(), rows)
 
     def vectors(self) -> jax.Array:
         """The rows of the embedding [T, B, D]."""
@@ -50,15 +50,15 @@ class LayerInput(NamedTuple):
     below_TBH: jax.Array | None = None
     tokens: Tokens | None = None
 
-    def gates(self, cell: Cell) -> jax.Array:
+    def gates(self, kernel: InputKernel) -> jax.Array:
         """Their part of the gates [T, B, G]: the matmul of kernel_x with the layer below's output, then the token."""
         if self.below_TBH is None:
             assert self.tokens is not None
-            return self.tokens.gates(cell)
+            return self.tokens.gates(kernel)
         if self.tokens is None:
-            return cell.project(self.below_TBH)
+            return kernel.project(self.below_TBH)
         H = self.below_TBH.shape[-1]
-        return cell.project(self.below_TBH, slice(H)) + self.tokens.gates(cell, slice(H, None))
+        return kernel.project(self.below_TBH, slice(H)) + self.tokens.gates(kernel, slice(H, None))
 
     def vectors(self) -> jax.Array:
         """They themselves, side by side [T, B, D], for a cell that needs more of them than `gates`."""

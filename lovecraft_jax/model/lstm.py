@@ -48,7 +48,7 @@ class LSTMCell(Cell):
 
     label = "LSTM"
     gates = 4
-    backends = ("scan", "fused", "native")
+    backends = ("scan", "fused", "native", "cuda")
     input_gate = "own"
 
     def setup(self) -> None:
@@ -103,7 +103,7 @@ class LSTMCell(Cell):
         h_BH = drop(carry[1], recurrent_BH)
         x_BD, _, modulations = modulate(x_BD, h_BH, self.rounds, self.dtype)
         factor_BH = jnp.ones_like(h_BH) if recurrent_BH is None else recurrent_BH
-        return self.project(x_BD), math.prod(modulations[1::2], start=factor_BH)
+        return self.input_kernel.project(x_BD), math.prod(modulations[1::2], start=factor_BH)
 
     @staticmethod
     def initial_carry(batch: int, units: int) -> LSTMCarry:

@@ -12,6 +12,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -67,35 +68,53 @@ def load() -> Any:
 
 
 def _compile_once() -> Path:
-    """Returns the library's file in the cache folder, compiled now if it is missing or damaged. Raises OSError."""
+    """Returns the library's file in the cache folder. Raises OSError."""
+    return compile_library(SOURCES / "lstm.cc", "native")
+
+
+def compile_library(source: Path, kind: str, includes: Sequence[Path] = ()) -> Path:
+    """Returns the shared library of a C++ source, in the folder `kind` of the cache folder, compiled now if it is
+    missing or damaged.
+
+    The source may include XLA's headers, those beside it, and those in `includes`. Raises OSError where there is no
+    compiler or the compiler fails.
+    """
     compiler = os.environ.get("CXX", "").strip() or next(filter(shutil.which, COMPILERS), None)
     if compiler is None:
         raise OSError(f"no C++ compiler ($CXX, {', '.join(COMPILERS)}): apt install g++, or xcode-select --install")
-    command = [*compiler.split(), *OPTIONS, *os.environ.get("CXXFLAGS", "").split(), f"-I{jax.ffi.include_dir()}"]
+    folders = [jax.ffi.include_dir(), *map(str, includes)]
+    command = [*compiler.split(), *OPTIONS, *os.environ.get("CXXFLAGS", "").split(), *(f"-I{path}" for path in folders)]
     # Named by all that it depends on, so that a change of any makes a new file.
-    sources = (path.read_text() for path in sorted(SOURCES.glob("*.[ch]*")))
-    name = _digest("\n".join([*command, jax.__version__, *sources]).encode())
-    library = cache_folder() / "native" / machine() / f"{name}.so"
-    checksum = library.with_suffix(".sha256")
-    if not (library.exists() and checksum.exists() and checksum.read_text() == _digest(library.read_bytes())):
-        library.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-            new = Path(folder) / library.name
-            environment = os.environ | {"LC_ALL": "C"}
-            command += [str(SOURCES / "lstm.cc"), "-o", str(new)]
-            done = subprocess.run(
-                command, env=environment, capture_output=True, text=True, errors="replace", check=False
-            )
-            if done.returncode:
-                lines = done.stderr.splitlines() or [f"exit code {done.returncode}"]
-                reason = next((line for line in lines if "error" in line), lines[0])
-                raise OSError(f"{compiler} cannot compile {SOURCES / 'lstm.cc'} ({reason})")
-            checksum.write_text(_digest(new.read_bytes()))
-            new.replace(library)  # atomic: other processes may be compiling or loading the same file
-    return library
+    files = (path for folder in (source.parent, *includes) for path in sorted(folder.glob("*.[ch]*")))
+    name = digest("\n".join([*command, jax.__version__, source.name, *(path.read_text() for path in files)]).encode())
+
+    def compile_into(library: Path) -> None:
+        environment = os.environ | {"LC_ALL": "C"}
+        line = [*command, str(source), "-o", str(library)]
+        done = subprocess.run(line, env=environment, capture_output=True, text=True, errors="replace", check=False)
+        if done.returncode:
+            lines = done.stderr.splitlines() or [f"exit code {done.returncode}"]
+            reason = next((line for line in lines if "error" in line), lines[0])
+            raise OSError(f"{compiler} cannot compile {source} ({reason})")
+
+    return cached_file(cache_folder() / kind / machine() / f"{name}.so", compile_into)
 
 
-def _digest(content: bytes) -> str:
+def cached_file(file: Path, make: Callable[[Path], Any]) -> Path:
+    """Returns `file`. If it is missing or damaged, `make` first writes it to the path that it is given."""
+    checksum = file.with_suffix(".sha256")
+    if not (file.exists() and checksum.exists() and checksum.read_text() == digest(file.read_bytes())):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+            new = Path(folder) / file.name
+            make(new)
+            checksum.write_text(digest(new.read_bytes()))
+            new.replace(file)  # atomic: other processes may be making or loading the same file
+    return file
+
+
+def digest(content: bytes) -> str:
+    """Returns the first 16 digits of the SHA-256."""
     return hashlib.sha256(content).hexdigest()[:16]
 
 

@@ -12,41 +12,22 @@
 #include <cstdint>
 #include <vector>
 
+#include "ffi.h"
 #include "lstm_step.h"
 #include "lstm_token.h"
 #include "lstm_variants.h"
 #include "matmul.h"
 #include "work_sharing.h"
-#include "xla/ffi/api/c_api.h"
 
 namespace {
 
 constexpr int64_t CORE_CACHE_BYTES = 1 << 20;          // a common size of a core's second-level cache
 constexpr int64_t HANDOVER_MULTIPLICATIONS = 1 << 14;  // take as long as handing a part to another thread
 
-const XLA_FFI_Buffer& argument(const XLA_FFI_CallFrame* call, int n) {
-  return *static_cast<const XLA_FFI_Buffer*>(call->args.args[n]);
-}
-
 const float* input(const XLA_FFI_CallFrame* call, int n) { return static_cast<const float*>(argument(call, n).data); }
 
 float* output(const XLA_FFI_CallFrame* call, int n) {
   return static_cast<float*>(static_cast<XLA_FFI_Buffer*>(call->rets.rets[n])->data);
-}
-
-// Before XLA uses a function it calls it once with a request for metadata: the version of XLA's C interface that the
-// function was compiled for. Returns whether this is that call, after answering it.
-//
-// `auto`, as version 0.3 of the interface (jax 0.10) calls the type XLA_FFI_Extension_Base and version 0.4 (jax 0.11)
-// XLA_FFI_InternalExtension. The layout and the names of the fields are the same.
-bool answers_metadata_request(const XLA_FFI_CallFrame* call) {
-  const auto* extension = call->extension_start;
-  if (!extension || extension->type != XLA_FFI_Extension_Metadata) return false;
-  XLA_FFI_Metadata* metadata = reinterpret_cast<const XLA_FFI_Metadata_Extension*>(extension)->metadata;
-  metadata->api_version = {XLA_FFI_Api_Version_STRUCT_SIZE, nullptr, XLA_FFI_API_MAJOR, XLA_FFI_API_MINOR};
-  metadata->traits = 0;
-  metadata->state_type_id = XLA_FFI_UNKNOWN_TYPE_ID;
-  return true;
 }
 
 struct LoopSizes {

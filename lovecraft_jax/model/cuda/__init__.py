@@ -1,0 +1,1 @@
+"""Our CUDA kernels for NVIDIA GPUs: build compiles a kernel with NVRTC, launch makes its launch a JAX operation."""

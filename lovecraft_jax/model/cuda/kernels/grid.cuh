@@ -1,0 +1,173 @@
+// Kernels for matrices that need many SMs: a group of C CTAs exchanges the state through global memory, as the outputs
+// themselves, with one barrier of the group per time step. All CTAs must be on the chip at once: a cooperative launch.
+#pragma once
+#include "norm.cuh"
+
+namespace lstm {
+
+__device__ __forceinline__ void group_arrive(unsigned* counter, int tid) {
+  __syncthreads();
+  if (tid == 0) add_release(counter);
+}
+__device__ __forceinline__ void group_wait(const unsigned* counter, unsigned target, int tid) {
+  if (tid == 0) {
+    long long start = clock64();
+    while (load_acquire(counter) < target) trap_if_late(start);
+  }
+  __syncthreads();
+}
+
+// Gives every CTA of the group the sums of all of them, [NB, SUMS], through global memory.
+template <class F>
+__device__ __forceinline__ void share_group_sums(const Thread& t, const float* parts, float* sums, float* shared_sums,
+                                                 int rank, unsigned* counter, unsigned target) {
+  constexpr int ALL = F::NB * F::SUMS;
+  for (int i = t.tid; i < ALL; i += F::THREADS) shared_sums[rank * ALL + i] = sum_of_parts<F>(parts, i);
+  group_arrive(counter, t.tid);
+  group_wait(counter, target, t.tid);
+  for (int i = t.tid; i < ALL; i += F::THREADS) {
+    float v = 0;
+    UNROLL for (int from = 0; from < F::C; from++) v += load_l2_float(shared_sums + from * ALL + i);
+    sums[i] = v;
+  }
+  __syncthreads();
+}
+
+// The counter of a group and, after it, the sums that its CTAs share; all groups of all members have their own.
+template <class F, class A> __device__ __forceinline__ unsigned* group_scratch(const A& a, int member, int group) {
+  constexpr int SIZE = 32 + F::C * F::NB * F::SUMS;  // sizes.py
+  return a.scratch + ((size_t)member * (a.B / F::NB) + group) * SIZE;
+}
+
+// The state of a time step comes in parts of PER pairs of k tiles for each warp.
+template <class F> struct Parts {
+  static constexpr int COUNT = F::KPW % 4 == 0 ? 4 : F::KPW % 3 == 0 ? 3 : F::KPW % 2 == 0 ? 2 : 1;
+  static constexpr int PER = F::KPW / COUNT;
+};
+template <class F> __device__ __forceinline__ void copy_part(const Thread& t, uint32_t to, const bf16* from, int part) {
+  constexpr int PER = Parts<F>::PER, ROW = 4 * PER * F::KS, ALL = F::NB * ROW;  // chunks of 16 bytes: a row, a part
+  UNROLL for (int first = 0; first < ALL; first += F::THREADS) {
+    int i = first + t.tid, row = i / ROW, in_row = i % ROW;
+    int column = 32 * ((in_row / (4 * PER)) * F::KPW + part * PER) + 8 * (in_row % (4 * PER));
+    if (first + F::THREADS <= ALL || i < ALL)
+      copy_async(to + 2 * (row * F::LD + column), from + row * F::HP + column);
+  }
+  commit_copies();
+}
+// Multiplies with part after part as it arrives.
+template <class F, int PART, class S>
+__device__ __forceinline__ void multiply_parts(S& s, const Thread& t, const Weights<F>& w, const uint4* wsm,
+                                               const bf16* state) {
+  if constexpr (PART < Parts<F>::COUNT) {
+    wait_for_copies<Parts<F>::COUNT - 1 - PART>();
+    __syncthreads();
+    multiply<F>(s, t, w, wsm, state, PART * Parts<F>::PER, (PART + 1) * Parts<F>::PER);
+    multiply_parts<F, PART + 1>(s, t, w, wsm, state);
+  }
+}
+
+// Forward and backward over all time steps, of the rows of one group, which is `block / C`.
+template <class F>
+__device__ __forceinline__ void run_forward_in_group(const FwdArgs& a, unsigned char* smem, int block, int member) {
+  bf16* state = (bf16*)smem;
+  float* red = (float*)(smem + F::RED_AT);  // where the state was
+  uint4* wsm = (uint4*)(smem + F::WEIGHTS_AT);
+  float *affine = (float*)(smem + F::AFFINE_AT), *parts = (float*)(smem + F::PARTS_AT);
+  float* sums = (float*)(smem + F::SUMS_AT);
+  const Thread t = make_thread<F>(threadIdx.x);
+  const int rank = block % F::C;
+  const Place p = make_place<F>(a, block, rank, member);
+  unsigned* counter = group_scratch<F>(a, member, block / F::C);
+  unsigned arrivals = 0;
+  bf16* const states = F::MASK ? a.state : a.h;
+  FwdState<F> s;
+  Weights<F> w;
+  load_weights<F>(a.weights + 4 * (size_t)p.member * F::HP * F::HP, t, rank, w, wsm);
+  fwd_fill<F>(t, a, p, state, affine);
+  fwd_start<F>(s, t, a, p);
+  __syncthreads();
+  const uint32_t state_at = shared_address(state);
+#pragma unroll 1
+  for (int step = 0; step < a.T; step++) {
+    if (step) {
+      const bf16* from = states + rows_at<F::K>(a, p, step - 1);
+      UNROLL for (int part = 0; part < Parts<F>::COUNT; part++) copy_part<F>(t, state_at, from, part);
+    }
+    clear<F>(s);
+    multiply_parts<F, 0>(s, t, w, wsm, state);
+    __syncthreads();
+    write_partial<F>(s, t, red);
+    __syncthreads();
+    fwd_gates<F>(s, t, red);
+    if (F::NORM != NO_NORM) {
+      __syncthreads();  // `parts` are where `red` was
+      contribute<F>(s, t, parts, true);
+      share_group_sums<F>(t, parts, sums, (float*)(counter + 32), rank, counter, arrivals += F::C);
+      fwd_store_inverse<F>(t, a, p, sums, step);
+    }
+    fwd_cell<F>(s, t, affine, sums, states + rows_at<F::K>(a, p, step), p.unit0, F::HP);
+    if (step + 1 < a.T) group_arrive(counter, t.tid);
+    fwd_store<F>(s, t, a, p, step);
+    if (step + 1 < a.T) {
+      fwd_prefetch<F>(s, t, a, p, step + 1);
+      group_wait(counter, arrivals += F::C, t.tid);
+    }
+  }
+}
+
+template <class F>
+__device__ __forceinline__ void run_backward_in_group(const BwdArgs& a, unsigned char* smem, int block, int member) {
+  float* red = (float*)(smem + F::RED_AT);
+  uint4* wsm = (uint4*)(smem + F::WEIGHTS_AT);
+  float *affine = (float*)(smem + F::AFFINE_AT), *parts = (float*)(smem + F::PARTS_AT);
+  float* sums = (float*)(smem + F::SUMS_AT);
+  const Thread t = make_thread<F>(threadIdx.x);
+  const int rank = block % F::C;
+  const Place p = make_place<F>(a, block, rank, member);
+  unsigned* counter = group_scratch<F>(a, member, block / F::C);
+  unsigned arrivals = 0;
+  BwdState<F> s;
+  Weights<F> w;
+  load_weights<F>(a.weights + 4 * (size_t)p.member * F::HP * F::HP, t, rank, w, wsm);
+  fill_affine<F>(t, a, p, affine);
+  bwd_start<F>(s, t, a, p);
+  __syncthreads();
+#pragma unroll 1
+  for (int step = a.T - 1; step >= 0; step--) {
+    if (step < a.T - 1) {
+      const bf16* state = a.dgates + rows_at<F::K>(a, p, step + 1);
+      constexpr int AHEAD = 2;  // pairs of k tiles that are loaded ahead
+      uint4 b[AHEAD + 1][F::NT];
+      UNROLL for (int kp = 0; kp < AHEAD; kp++)
+        UNROLL for (int n = 0; n < F::NT; n++) b[kp][n] = load_l2(state + b_index<F>(t, kp, n));
+      clear<F>(s);
+      UNROLL for (int kp = 0; kp < F::KPW; kp++) {
+        if (kp + AHEAD < F::KPW) {
+          UNROLL for (int n = 0; n < F::NT; n++)
+            b[(kp + AHEAD) % (AHEAD + 1)][n] = load_l2(state + b_index<F>(t, kp + AHEAD, n));
+        }
+        multiply_pair<F>(s, t, w, wsm, kp, b[kp % (AHEAD + 1)]);
+      }
+      write_partial<F>(s, t, red);
+      __syncthreads();
+    }
+    Thread again = make_thread<F>(threadIdx.x);  // recomputed, so that addresses take no registers during the matmul
+    keep(again.g), keep(again.q), keep(again.ks), keep(again.group);
+    bwd_cell<F>(s, again, a, p, red, affine, step);
+    if (F::NORM != NO_NORM) {
+      __syncthreads();  // `parts` are where `red` was
+      contribute<F>(s, again, parts, true);
+      share_group_sums<F>(again, parts, sums, (float*)(counter + 32), rank, counter, arrivals += F::C);
+    }
+    bwd_gates<F>(s, again, sums, a.dgates + rows_at<F::K>(a, p, step), p.unit0, F::K);
+    if (step) {
+      group_arrive(counter, t.tid);
+      bwd_prefetch<F>(s, again, a, p, step - 1);
+      bwd_advance<F>(s);
+      group_wait(counter, arrivals += F::C, t.tid);
+    }
+  }
+  bwd_finish<F>(s, t, a, p);
+}
+
+}  // namespace lstm

@@ -1,0 +1,74 @@
+// The recurrent matmul with weights that stay on the chip.
+#pragma once
+#include "cell.h"
+#ifdef LSTM_ON_CPU
+#include "cuda_on_cpu.h"
+#else
+#include "ptx.cuh"
+#endif
+
+namespace lstm {
+
+template <class F> using Weights = uint32_t[F::KR][F::MT][2][4];
+
+template <class F>
+__device__ __forceinline__ void load_weights(const bf16* weights, const Thread& t, int rank, Weights<F>& w,
+                                             uint4* wsm) {
+  UNROLL for (int kp = 0; kp < F::KR; kp++) load_a<F>(weights, t, rank, kp, w[kp]);
+  for (int kp = F::KR; kp < F::KPW; kp++) {
+    uint32_t a[F::MT][2][4];
+    load_a<F>(weights, t, rank, kp, a);
+    UNROLL for (int m = 0; m < F::MT; m++)
+      UNROLL for (int j = 0; j < 2; j++)
+        wsm[weights_index<F>(t, kp, m, j)] = uint4{a[m][j][0], a[m][j][1], a[m][j][2], a[m][j][3]};
+  }
+  // Opaque to the compiler, which would otherwise load them anew in every time step.
+  UNROLL for (int kp = 0; kp < F::KR; kp++)
+    UNROLL for (int m = 0; m < F::MT; m++)
+      UNROLL for (int j = 0; j < 2; j++)
+        UNROLL for (int r = 0; r < 4; r++) keep(w[kp][m][j][r]);
+}
+
+template <class F, class S> __device__ __forceinline__ void clear(S& s) {
+  UNROLL for (int j = 0; j < F::JA; j++)
+    UNROLL for (int m = 0; m < F::MT; m++)
+      UNROLL for (int n = 0; n < F::NT; n++)
+        UNROLL for (int r = 0; r < 4; r++) s.acc[j][m][n][r] = 0.0f;
+}
+
+// Adds one pair of k tiles; b are the lane's fragments of the state.
+template <class F, class S>
+__device__ __forceinline__ void multiply_pair(S& s, const Thread& t, const Weights<F>& w, const uint4* wsm, int kp,
+                                              const uint4 (&b)[F::NT]) {
+  UNROLL for (int j = 0; j < 2; j++) UNROLL for (int m = 0; m < F::MT; m++) {
+    uint32_t a[4];
+    if (kp < F::KR) {
+      UNROLL for (int r = 0; r < 4; r++) a[r] = w[kp < F::KR ? kp : 0][m][j][r];
+    } else {
+      uint4 v = wsm[weights_index<F>(t, kp, m, j)];
+      a[0] = v.x;
+      a[1] = v.y;
+      a[2] = v.z;
+      a[3] = v.w;
+    }
+    UNROLL for (int n = 0; n < F::NT; n++)
+      mma(s.acc[j % F::JA][m][n], a, j ? b[n].z : b[n].x, j ? b[n].w : b[n].y);
+  }
+}
+// Adds pairs `from` .. `to` - 1, with the state in shared memory.
+template <class F, class S>
+__device__ __forceinline__ void multiply(S& s, const Thread& t, const Weights<F>& w, const uint4* wsm,
+                                         const bf16* state, int from, int to) {
+  UNROLL for (int kp = from; kp < to; kp++) {
+    uint4 b[F::NT];
+    UNROLL for (int n = 0; n < F::NT; n++) b[n] = *(const uint4*)(state + b_index<F>(t, kp, n));
+    multiply_pair<F>(s, t, w, wsm, kp, b);
+  }
+}
+
+// A barrier that takes half a second ends the kernel with an error instead of hanging the GPU.
+__device__ __forceinline__ void trap_if_late(long long start) {
+  if (clock64() - start > 1000000000LL) __trap();
+}
+
+}  // namespace lstm

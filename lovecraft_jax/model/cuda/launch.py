@@ -1,0 +1,130 @@
+"""A compiled CUDA kernel's launch as a JAX operation. cpp/launch.cc does the launching.
+
+No GPU has run it yet: tests/model/cuda_build_test.py runs it with a stand-in for the CUDA driver.
+"""
+
+import ctypes
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from lovecraft_jax.model.cuda.build import nvrtc_version
+from lovecraft_jax.model.native import build as native
+
+SOURCES = Path(__file__).with_name("cpp")
+TARGETS = ("lovecraft_cuda_launch", "lovecraft_cuda_launch_cooperative")
+CAPABILITY = "9.0"
+
+
+class Launch(NamedTuple):
+    """How a kernel is launched for one member of a vmap; without vmap there is one.
+
+    `key` names the compiled kernels (`register`), `kernel` is the function in them, extern "C" __global__. `grid`:
+    blocks for all rows. `threads` of a block. `shared`: bytes of dynamic shared memory of a block. `cluster`: CTAs of a
+    cluster, 1 for none; it must divide `grid`. `cooperative`: all blocks of a launch run at the same time, and each
+    member is a launch of its own. Then `blocks_at_once`, if not 0, launches so many blocks, then the next.
+    `clear_last`: fills the last result with zeros first.
+
+    The kernel takes one struct by value: the pointers to all operands, then to all results, then int32 T, B,
+    first_block and first_member. Its member is first_member + blockIdx.y, its block first_block + blockIdx.x; it adds
+    the member's offset to each pointer itself.
+    """
+
+    key: str
+    kernel: str
+    grid: int
+    threads: int
+    shared: int
+    cluster: int = 1
+    cooperative: bool = False
+    blocks_at_once: int = 0
+    clear_last: bool = False
+
+
+def register(key: str, cubin: bytes) -> None:
+    """Gives the launcher compiled kernels (build.compile_kernels) under a key; the same again does nothing.
+
+    Works without a GPU, as ahead-of-time compilation needs it. Raises OSError where the launcher cannot be compiled,
+    ValueError where other kernels have the key.
+    """
+    if not _library().lovecraft_cuda_register(key.encode(), cubin, len(cubin)):
+        raise ValueError(f"other kernels are registered as {key!r}")
+
+
+def launch(
+    what: Launch, results: Sequence[jax.ShapeDtypeStruct], operands: Sequence[jax.Array], T: int, B: int
+) -> list[jax.Array]:
+    """Returns a kernel's results. Under jax.vmap every operand and result gets the same leading axes of members.
+
+    Raises OSError with the driver's message where a GPU of this process cannot load the kernel: here, where a program
+    is traced, not when it runs, as it may then be inside the capture of a CUDA graph.
+    """
+    if what.grid % what.cluster or what.blocks_at_once % what.cluster:
+        raise ValueError(f"clusters of {what.cluster} do not divide {what.grid} blocks, {what.blocks_at_once} at once")
+    _problem()  # loads the launcher, as XLA looks for its targets when it compiles, with or without a GPU
+    _prepare(what.key, what.kernel, what.shared, what.cluster)
+    call = jax.ffi.ffi_call(TARGETS[what.cooperative], list(results), vmap_method="broadcast_all")
+    numbers = what._asdict() | {"T": T, "B": B, "batch_rank": operands[0].ndim}
+    names: Any = {"key": numbers.pop("key"), "kernel": numbers.pop("kernel")}
+    del numbers["cooperative"]
+    return list(call(*operands, **names, **{name: np.int32(number) for name, number in numbers.items()}))
+
+
+@functools.cache
+def why_not() -> str:
+    """Why kernels cannot run in this process, and what to do about it, in one line; "" where they can."""
+    devices = _gpus()
+    if not devices:
+        return f"it runs on NVIDIA GPUs, found {jax.default_backend()}"
+    for device in devices:
+        if device.compute_capability != CAPABILITY:
+            found = f"{device.device_kind} ({device.compute_capability})"
+            return f"it runs on GPUs of compute capability {CAPABILITY}, as H100 and H200, found {found}"
+    try:
+        nvrtc_version()
+    except OSError as error:
+        return str(error)
+    return _problem()
+
+
+@functools.cache
+def _problem() -> str:
+    """Why the launcher cannot be loaded, "" where it can. Without a GPU it is only needed to compile for one."""
+    try:
+        _library()
+    except (OSError, AttributeError) as error:
+        return str(error)
+    return ""
+
+
+@functools.cache
+def _library() -> Any:
+    """Returns the launcher, registered for XLA. Raises OSError where it cannot be compiled or loaded."""
+    library = ctypes.CDLL(str(native.compile_library(SOURCES / "launch.cc", "cuda", (native.SOURCES,))))
+    library.lovecraft_cuda_register.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t)
+    library.lovecraft_cuda_prepare.argtypes = (ctypes.c_char_p, ctypes.c_char_p, *3 * (ctypes.c_int,))
+    library.lovecraft_cuda_prepare.restype = ctypes.c_char_p
+    for target in TARGETS:
+        jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), platform="CUDA")
+    return library
+
+
+@functools.cache
+def _prepare(key: str, kernel: str, shared: int, cluster: int) -> None:
+    """Loads a kernel on each GPU of this process. Raises OSError where that fails."""
+    for device in _gpus():
+        call = _library().lovecraft_cuda_prepare
+        if error := call(key.encode(), kernel.encode(), shared, cluster, device.local_hardware_id):
+            raise OSError(f"{device.device_kind} cannot load CUDA kernel {kernel}: {error.decode()}")
+
+
+def _gpus() -> list[Any]:
+    """Returns the NVIDIA GPUs of this process, none where JAX has no backend for them."""
+    try:
+        return jax.local_devices(backend="cuda")
+    except RuntimeError:
+        return []
