@@ -18,6 +18,7 @@ from lovecraft_jax.model.cuda.sizes import Form as CudaForm
 from lovecraft_jax.model.cuda.sizes import Sizes as CudaSizes
 from lovecraft_jax.model.cuda.sizes import choose_sizes
 from lovecraft_jax.model.dropout import drop
+from lovecraft_jax.model.input_kernel import InputKernel
 from lovecraft_jax.model.layer_input import LayerInput
 from lovecraft_jax.model.lstm_fused import Form, LoopParams, fused_lstm
 from lovecraft_jax.model.mogrifier import MogrifiedParams, mogrified_lstm
@@ -74,10 +75,10 @@ def _run_on_cuda(
     recurrent_BH: jax.Array | None,
     sizes: CudaSizes,
 ) -> tuple[LayerCarry, jax.Array]:
-    # The kernel, which is small, is brought into the kernels' layout, so that the gates come out in it.
+    # kernel_x, which is small, is brought into the kernels' layout, so that the gates come out in it, in bfloat16.
     kernel_x_DPN = to_kernel_layout(cell.input_kernel.kernel_DG, sizes)
-    kernel_x = cell.input_kernel._replace(kernel_DG=kernel_x_DPN.reshape(len(kernel_x_DPN), -1))
-    gates_x_TBF = inputs.gates(kernel_x)
+    kernel_x = InputKernel(kernel_x_DPN.reshape(len(kernel_x_DPN), -1), cell.dtype, out=cell.dtype)
+    gates_x_TBF = kernel_x.project(inputs.vectors()) if inputs.has_vectors else inputs.gates(kernel_x)
     params = LoopParams(kernel_h_HG, cell.bias, cell.scales.get("z"), recurrent_BH)
     gates_x_TBPN = gates_x_TBF.reshape(*gates_x_TBF.shape[:-1], *kernel_x_DPN.shape[1:])
     return run_lstm(params, gates_x_TBPN, carry, sizes)

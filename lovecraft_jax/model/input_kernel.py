@@ -1,6 +1,6 @@
 """The matmul with kernel_x, which computes a layer's input's part of the gates for all time steps at once."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,16 +9,18 @@ from lovecraft_jax.model.matmul import dense, look_up
 
 
 class InputKernel(NamedTuple):
-    """kernel_x [D, G]. Operands are taken as `dtype`; with `in_cpp` the matmul and its gradients run in C++."""
+    """kernel_x [D, G]. Matmuls take operands as `dtype`, and give `out`; with `in_cpp` they and their gradients run in
+    C++, in float32."""
 
     kernel_DG: jax.Array
     dtype: jnp.dtype
     in_cpp: bool = False
+    out: Any = jnp.float32
 
     def project(self, x: jax.Array, rows: slice = slice(None)) -> jax.Array:
         """The input's part of the gates, x [..., D] @ kernel_x, which needs no recurrence: [..., G]. `rows` of kernel_x
         belong to x, where x is only part of the input."""
-        return dense(x, self.kernel_DG[rows], self.dtype, self.in_cpp)
+        return dense(x, self.kernel_DG[rows], self.dtype, self.in_cpp, self.out)
 
     def look_up(
         self,

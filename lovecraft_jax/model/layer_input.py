@@ -60,6 +60,11 @@ class LayerInput(NamedTuple):
         H = self.below_TBH.shape[-1]
         return kernel.project(self.below_TBH, slice(H)) + self.tokens.gates(kernel, slice(H, None))
 
+    @property
+    def has_vectors(self) -> bool:
+        """Whether a token, if it enters, has a vector, and is not one-hot."""
+        return self.tokens is None or self.tokens.table_VD is not None
+
     def vectors(self) -> jax.Array:
         """They themselves, side by side [T, B, D], for a cell that needs more of them than `gates`."""
         tokens = [] if self.tokens is None else [self.tokens.vectors()]

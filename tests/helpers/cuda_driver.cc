@@ -1,8 +1,13 @@
-// A stand-in for the CUDA driver, which logs what launch.cc calls and runs one "kernel" on the CPU, and with it
-// launch.cc itself, which gets a stream of ours, so that XLA can call it on CPUs. Compiled to libcuda.so.1.
+// A stand-in for the CUDA driver, which logs what launch.cc calls and runs a kernel on the CPU, and with it launch.cc
+// itself, which gets a stream of ours, so that XLA can call it on CPUs. Compiled to libcuda.so.1.
 //
 // The kernel "scale_and_count": operands a and b; results a + 10 b, and how many blocks ran. Each of T blocks takes B
-// elements.
+// elements. With LSTM_ON_CPU and the macros of model/cuda/sizes.py there are the LSTM's kernels instead, run by
+// tests/model/cuda/cuda_on_cpu.h.
+
+#ifdef LSTM_ON_CPU
+#include "lstm.cu"
+#endif
 
 #include <cstdio>
 #include <set>
@@ -32,6 +37,17 @@ int logged(const char* format, Values... values) {
 }
 
 const char* name_of(const void* kernel) { return static_cast<const char*>(kernel); }
+
+#ifdef LSTM_ON_CPU
+// Runs the blocks of each cluster or group at the same time, one cluster after the other.
+template <class F, class Args>
+void run_blocks(const driver::CUlaunchConfig& config, void (*kernel)(Args), const void* parameters) {
+  const Args args = *static_cast<const Args*>(parameters);
+  for (uint32_t member = 0; member < config.grid_y; ++member)
+    for (uint32_t x = 0; x < config.grid_x; x += F::C)
+      cpu::run([&] { kernel(args); }, F::C, config.block_x, config.shared_bytes, x, member, 0);
+}
+#endif
 
 XLA_FFI_Error* no_stream(XLA_FFI_Stream_Get_Args* args) {
   args->stream = reinterpret_cast<void*>(64);
@@ -102,12 +118,23 @@ int cuKernelSetAttribute(int attribute, int value, void* kernel, int device) {
 }
 int cuKernelGetFunction(void** function, void* kernel) { return *function = kernel, 0; }
 int cuFuncLoad(void* function) { return logged("function %s", name_of(function)); }
-int cuKernelGetParamInfo(void*, size_t, size_t*, size_t* bytes) { return *bytes = sizeof(Operands), 0; }
+int cuKernelGetParamInfo(void* kernel, size_t, size_t*, size_t* bytes) {
+#ifdef LSTM_ON_CPU
+  return *bytes = string(name_of(kernel)) == "lstm_forward" ? sizeof(lstm::FwdArgs) : sizeof(lstm::BwdArgs), 0;
+#endif
+  return *bytes = sizeof(Operands), 0;
+}
 int cuMemsetD8Async(unsigned long long at, unsigned char value, size_t bytes, void* stream) {
   std::memset(reinterpret_cast<void*>(at), value, bytes);
   return logged("memset %d, %zu bytes, stream %zu", value, bytes, reinterpret_cast<size_t>(stream));
 }
 int cuLaunchKernelEx(const driver::CUlaunchConfig* config, void* kernel, void** parameters, void**) {
+#ifdef LSTM_ON_CPU
+  const bool is_forward = string(name_of(kernel)) == "lstm_forward";
+  if (is_forward) run_blocks<Forward>(*config, lstm_forward, parameters[0]);
+  if (!is_forward) run_blocks<Backward>(*config, lstm_backward, parameters[0]);
+  return logged("%s grid %u %u", name_of(kernel), config->grid_x, config->grid_y);
+#endif
   const auto& it = *static_cast<const Operands*>(parameters[0]);
   if (config->block_x > 1024) return 1;
   logged("%s grid %u %u %u block %u %u %u shared %u stream %zu first %d %d", name_of(kernel), config->grid_x,

@@ -18,6 +18,8 @@ from lovecraft_jax.data.batches import Batch
 from lovecraft_jax.model.backend import resolve_backend, run_layer
 from lovecraft_jax.model.cells import cell_class
 from lovecraft_jax.model.cuda import in_jnp, layer
+from lovecraft_jax.model.cuda.__main__ import report
+from lovecraft_jax.model.cuda.build import nvrtc_version
 from lovecraft_jax.model.cuda.sizes import CLUSTER_UNITS, GROUP_BLOCKS, MAX_UNITS, SHARED_LIMIT, Form, choose_sizes
 from lovecraft_jax.model.dropout import DropoutRates
 from lovecraft_jax.model.layer_input import LayerInput
@@ -123,6 +125,21 @@ def test_the_kernels_equal_a_float64_loop_with_their_threads_in_any_order(
         assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.parametrize("form", [Form(150, "rms_gates", "capped", mask=True), Form(1000, "layer_gates", "coupled")])
+def test_the_kernels_compile_without_a_toolkit_and_keep_their_weights_in_registers(form: Form) -> None:
+    try:
+        nvrtc_version()
+    except OSError as error:
+        pytest.skip(str(error))
+    sizes = choose_sizes(form, rows=64)
+    assert sizes
+    used = report(sizes)
+    assert set(used) == {"lstm_forward", "lstm_backward"}
+    for registers, spilled in used.values():
+        assert 64 < registers < 256
+        assert spilled < 100
+
+
 @pytest.mark.slow
 def test_a_language_model_has_the_gradients_of_the_fused_layer() -> None:
     """In float32, with skip connections and dropout of the layers' outputs, of h and of the weights."""
@@ -170,26 +187,26 @@ def tiny_config(settings: dict[str, Any]) -> Config:
     return Config.of(tiny.get_config()).replace(**settings)
 
 
-def draw(input_gate: str, norm: str, masked: bool, seed: int = 0, rows: int = B) -> dict[str, Any]:
+def draw(input_gate: str, norm: str, masked: bool, seed: int = 0, rows: int = B, units: int = H) -> dict[str, Any]:
     """What lstm_variants_test.py draws, for rows that the kernels take."""
-    rng, G = np.random.default_rng(seed), (3 if input_gate == "coupled" else 4) * H
+    rng, G = np.random.default_rng(seed), (3 if input_gate == "coupled" else 4) * units
     normal = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
-    params = {"kernel_x": normal(D, G), "kernel_h": normal(H, G) / np.float32(H**0.5), "bias": normal(G)}
+    params = {"kernel_x": normal(D, G), "kernel_h": normal(units, G) / np.float32(units**0.5), "bias": normal(G)}
     if norm != "none":
         params["scale_z"] = 1 + np.float32(0.3) * normal(G)
-    mask_BH = np.where(normal(rows, H) > 0, np.float32(1.5), np.float32(0)) if masked else None
-    carry = normal(rows, H), normal(rows, H)
+    mask_BH = np.where(normal(rows, units) > 0, np.float32(1.5), np.float32(0)) if masked else None
+    carry = normal(rows, units), normal(rows, units)
     return {
         "params": params,
         "x": normal(T, rows, D),
         "carry": carry,
         "mask": mask_BH,
-        "to": (carry[::-1], normal(T, rows, H)),
+        "to": (carry[::-1], normal(T, rows, units)),
     }
 
 
 def run(given: dict[str, Any], input_gate: str, norm: str) -> Any:
-    cell = cell_class("lstm", input_gate)(D, H, norm=norm, dtype=BF16)
+    cell = cell_class("lstm", input_gate)(D, len(given["params"]["kernel_h"]), norm=norm, dtype=BF16)
 
     def apply(cell: Any, carry: Any, x_TBD: jax.Array) -> Any:
         return run_layer(cell, carry, LayerInput(x_TBD), "cuda", given["mask"])

@@ -97,21 +97,16 @@ def _backward(sizes: Sizes, saved: tuple, cotangents: tuple[LSTMCarry, jax.Array
     dgates_NG = dgates.reshape(T * B, P * N)
     dkernel_PPN = dot(before_NP.T, dgates_NG, BF16).reshape(P, P, N)
     dh0 = drop(dot(dgates_NG[:B], weights_PPN.reshape(P, P * N).T, BF16), mask_BP)
-    dbias_PN, dscale_PN = _sum_rows(dgates_NG).reshape(P, N), jnp.zeros(0)
+    dbias_PN, dscale_PN = jnp.sum(dgates.astype(jnp.float32), axis=(0, 1)), jnp.zeros(0)
     if sizes.sums:
-        wide = dy.reshape(T * B, P * N).astype(jnp.float32)
-        dbias_PN = _sum_rows(dy.reshape(T * B, P * N)).reshape(P, N)
-        dscale_PN = jnp.sum(wide * gates.reshape(T * B, P * N).astype(jnp.float32), axis=0).reshape(P, N)
+        wide_TBPN = dy.astype(jnp.float32)
+        dbias_PN = jnp.sum(wide_TBPN, axis=(0, 1))
+        dscale_PN = jnp.sum(wide_TBPN * gates.astype(jnp.float32), axis=(0, 1))
     grads = KernelParams(dkernel_PPN, dbias_PN, dscale_PN, jnp.zeros_like(params.mask_BP))
     return grads, dgates, (dc0, dh0)
 
 
 _lstm.defvjp(_forward, _backward)
-
-
-def _sum_rows(x_NG: jax.Array) -> jax.Array:
-    """The sum of bfloat16 rows in float32, as a matmul."""
-    return dot(jnp.ones((1, len(x_NG))), x_NG, BF16)[0]
 
 
 def _run(

@@ -102,7 +102,7 @@ def choose_sizes(form: Form, rows: int) -> Sizes | None:
     """
     grid = form.units > CLUSTER_UNITS
     # Multiples by which the splits below divide the pairs of tiles evenly.
-    padded = _round_up(form.units, 32 if form.units <= 160 else 128 if grid else 64)
+    padded = _round_up(form.units, 128 if grid else 32 if form.units <= 160 else 64)
     tiles = 4 if grid else 2 if padded > 256 else 1
     while tiles > 1 and rows % (8 * tiles) and not grid:
         tiles //= 2
