@@ -1,11 +1,13 @@
-"""Text generation by this project and its peers, in turns on the same cores: `python -m benchmarks.generate`.
+"""Text generation by this project and its peers, in turns on the same device: `python -m benchmarks.generate`.
 
 As benchmarks.train_step, but the systems generate text character by character, in one stream or in many.
 "matmuls alone" is a bare loop, compiled by XLA, of the matmuls that a character needs: no gates, embedding or sampling.
 """
 
-from benchmarks import report, workloads
-from benchmarks.systems import GENERATE
+from collections.abc import Sequence
+
+from benchmarks import report
+from benchmarks.systems import GENERATE_BY_DEVICE
 from benchmarks.turns import Measured, Plan, measure_in_turns
 
 HEADER = ("system", "us a character of each stream (range)", "characters/s", "times ours (range)", "peak MB")
@@ -13,25 +15,24 @@ HEADER = ("system", "us a character of each stream (range)", "characters/s", "ti
 
 def main() -> None:
     """Measures, prints the tables, and saves JSON and a plot."""
-    parser = report.parser(__doc__, list(GENERATE), workloads.SIZES)
-    parser.add_argument("--streams", nargs="+", type=int, default=[1, 256], help="texts generated at once")
-    args = parser.parse_args()
-    args.to.mkdir(parents=True, exist_ok=True)
-    results = {}
+    args = report.parse_arguments(__doc__, "generate", GENERATE_BY_DEVICE, {"--streams": [1, 256]})
+    results, within = {}, args.within / len(args.sizes) / len(args.streams)
     for sizes in args.sizes:
         for streams in args.streams:
             systems = [system for system in args.systems if streams == 1 or "printing" not in system]
-            plan = Plan("generate", sizes, args.cores, args.rounds, args.seconds, streams)
+            turns = args.rounds, args.seconds, streams, args.limit, within
+            plan = Plan("generate", sizes, args.device, args.cores, *turns)
             with open(args.to / "generate.log", "a") as log:
-                measured = measure_in_turns(systems, plan, log)
+                measured, left_out = measure_in_turns(systems, plan, log)
             print(table(sizes, streams, measured) + "\n", flush=True)
-            name = f"generate-{sizes}-{streams}-{args.cores}"
-            report.save(args.to / name, args.cores, {"sizes": sizes, "streams": streams}, measured)
-            results[f"{sizes}, {streams} at once, {args.cores} cores"] = (streams, measured)
-    report.plot(args.to / f"generate-{args.cores}", results, "characters a second")
+            about = {"sizes": sizes, "streams": streams}
+            report.save(args.to / f"generate-{sizes}-{streams}-{args.where}", args, about, measured, left_out)
+            where = "GPU" if args.device == "gpu" else f"{args.cores} cores"
+            results[f"{sizes}, {streams} at once, {where}"] = (streams, measured)
+            report.plot(args.to / f"generate-{args.where}", results, "characters a second")
 
 
-def table(sizes: str, streams: int, measured: list[Measured]) -> str:
+def table(sizes: str, streams: int, measured: Sequence[Measured]) -> str:
     """Returns a row for each system: its median and range, and its time divided by this project's."""
     ours = report.find_ours(measured)
     rows = [

@@ -8,17 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from benchmarks.workloads import CHARACTERS_A_CALL, batches, text
+from benchmarks.workloads import CHARACTERS_A_CALL, batches, checked, text
 from lovecraft_jax.inference.generate import encode_prompt, generate_tokens
 from lovecraft_jax.inference.sampling import Sampling
 from lovecraft_jax.model.lm import make_model
 from lovecraft_jax.run import STREAM_CHUNK
-from lovecraft_jax.training.compiled import COMPILER_OPTIONS, make_program
+from lovecraft_jax.training.compiled import COMPILER_OPTIONS, make_program, make_stacked_steps, stack_trees
+
+TOTAL_STEPS = 10_000
+"""Of the learning rate's schedule."""
 
 
 def train(config: ConfigDict) -> Callable[[int], None]:
     """K steps a dispatch, as configured."""
-    program = make_program(config, text().tokenizer.size, 10_000)
+    program = make_program(checked(config), text().tokenizer.size, TOTAL_STEPS)
     feed = batches(config, config.train.steps_per_dispatch)
     state = program.init(0)
 
@@ -31,9 +34,28 @@ def train(config: ConfigDict) -> Callable[[int], None]:
     return steps
 
 
-def generate(config: ConfigDict, streams: int, printing: bool) -> Callable[[int], None]:
+def train_stacked(config: ConfigDict, runs: int) -> Callable[[int], None]:
+    """K steps a dispatch of each of so many runs, whose seeds differ, as one program."""
+    seeds, K, vocab_size = range(runs), config.train.steps_per_dispatch, text().tokenizer.size
+    typed = [checked(config).replace(seed=seed) for seed in seeds]
+    train_steps = make_stacked_steps(typed, vocab_size, TOTAL_STEPS, jax.devices()[0])
+    init = make_program(typed[0], vocab_size, TOTAL_STEPS).init
+    state = stack_trees([init(seed) for seed in seeds])
+    feeds = [batches(ConfigDict(one.to_dict()), K) for one in typed]
+
+    def steps(count: int) -> None:
+        nonlocal state
+        for _ in range(0, count, K):
+            stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *map(next, feeds))
+            state, _metrics = train_steps(state, stacked)
+        jax.block_until_ready(state)
+
+    return steps
+
+
+def generate(config: ConfigDict, streams: int, printing: bool = False) -> Callable[[int], None]:
     """Texts as `sample` generates them, all at once or printed as they are generated."""
-    tokenizer, model = text().tokenizer, make_model(config, text().tokenizer.size)
+    tokenizer, model = text().tokenizer, make_model(checked(config), text().tokenizer.size)
     variables = jax.jit(lambda: model.init(jax.random.key(0), model.initial_carry(1), jnp.zeros((1, 1), jnp.int32)))()
     prompt = encode_prompt(tokenizer, config.sample.prompt).ids
     chunk = STREAM_CHUNK if printing else None

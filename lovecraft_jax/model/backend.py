@@ -2,7 +2,7 @@
 
 "scan": the cell under nn.scan; every cell has it, and it is the readable reference. The others are for the LSTM:
 "fused": loops written out for XLA (lstm_fused.py, mogrifier.py). "native": the same loops in C++, for CPUs (native/).
-"cuda": kernels for NVIDIA GPUs, in bfloat16 (cuda/); layers and batches that they have no room for are run as "fused".
+"cuda": kernels for NVIDIA GPUs, in bfloat16 (cuda/); a layer of more units than they have room for runs as "fused".
 All take the same parameters and give the same values and gradients, up to the rounding of their operands.
 """
 
@@ -12,13 +12,10 @@ import jax
 from lovecraft_jax.config import NORMS_IN_CELL, NORMS_OF_GATES, ModelConfig
 from lovecraft_jax.model.cell import Cell, LayerCarry
 from lovecraft_jax.model.cells import cell_class
-from lovecraft_jax.model.cuda.launch import why_not as why_not_cuda
-from lovecraft_jax.model.cuda.layer import run_lstm, to_kernel_layout
-from lovecraft_jax.model.cuda.sizes import Form as CudaForm
-from lovecraft_jax.model.cuda.sizes import Sizes as CudaSizes
-from lovecraft_jax.model.cuda.sizes import choose_sizes
+from lovecraft_jax.model.cuda.division import MAX_UNITS
+from lovecraft_jax.model.cuda.launch import unavailable_reason
+from lovecraft_jax.model.cuda.layer import run_layer_in_cuda
 from lovecraft_jax.model.dropout import drop
-from lovecraft_jax.model.input_kernel import InputKernel
 from lovecraft_jax.model.layer_input import LayerInput
 from lovecraft_jax.model.lstm_fused import Form, LoopParams, fused_lstm
 from lovecraft_jax.model.mogrifier import MogrifiedParams, mogrified_lstm
@@ -49,8 +46,8 @@ def run_layer(
     if backend in ("native", "cuda") and cell.mogrify:
         raise ValueError(f"backend={backend!r} cannot run mogrify={cell.mogrify}; use 'fused'")
     kernel_h_HG = drop(cell.kernel_h, weights_HG)
-    if backend == "cuda" and (sizes := _cuda_sizes(cell, carry, recurrent_BH)):
-        return _run_on_cuda(cell, carry, inputs, kernel_h_HG, recurrent_BH, sizes)
+    if backend == "cuda" and cell.units <= MAX_UNITS:
+        return run_layer_in_cuda(cell, carry, inputs, kernel_h_HG, recurrent_BH)
     x_TBF = inputs.vectors() if cell.mogrify else cell.normalise_input(inputs.gates(cell.input_kernel))
     if backend == "scan":
         return _scan(cell, carry, x_TBF, kernel_h_HG, recurrent_BH)
@@ -59,29 +56,6 @@ def run_layer(
     if cell.mogrify:
         return mogrified_lstm(MogrifiedParams(tuple(cell.rounds), cell.kernel_x, params), x_TBF, carry, form)
     return fused_lstm(params, x_TBF, carry, form)
-
-
-def _cuda_sizes(cell: Cell, carry: LayerCarry, recurrent_BH: jax.Array | None) -> CudaSizes | None:
-    """How the CUDA kernels divide a layer, None where they have no room for it or for its rows."""
-    form = CudaForm(cell.units, cell.norm, cell.input_gate, recurrent_BH is not None)
-    return choose_sizes(form, len(cell.output(carry)))
-
-
-def _run_on_cuda(
-    cell: Cell,
-    carry: LayerCarry,
-    inputs: LayerInput,
-    kernel_h_HG: jax.Array,
-    recurrent_BH: jax.Array | None,
-    sizes: CudaSizes,
-) -> tuple[LayerCarry, jax.Array]:
-    # kernel_x, which is small, is brought into the kernels' layout, so that the gates come out in it, in bfloat16.
-    kernel_x_DPN = to_kernel_layout(cell.input_kernel.kernel_DG, sizes)
-    kernel_x = InputKernel(kernel_x_DPN.reshape(len(kernel_x_DPN), -1), cell.dtype, out=cell.dtype)
-    gates_x_TBF = kernel_x.project(inputs.vectors()) if inputs.has_vectors else inputs.gates(kernel_x)
-    params = LoopParams(kernel_h_HG, cell.bias, cell.scales.get("z"), recurrent_BH)
-    gates_x_TBPN = gates_x_TBF.reshape(*gates_x_TBF.shape[:-1], *kernel_x_DPN.shape[1:])
-    return run_lstm(params, gates_x_TBPN, carry, sizes)
 
 
 def _scan(
@@ -105,8 +79,11 @@ def resolve_backend(config: ModelConfig, platform: str = "") -> str:
         return fastest_backend(config, platform)
     if config.backend == "native" and (reason := _why_not_native(config, platform) or build.start().result()):
         raise UserError(f"config.model.backend='native': {reason}; use auto, which then takes the fused layer")
-    if config.backend == "cuda" and (reason := _why_not_cuda(platform)):
-        raise UserError(f"config.model.backend='cuda': {reason}; or use auto")
+    if config.backend == "cuda":
+        if reason := _why_not_cuda(platform):
+            raise UserError(f"config.model.backend='cuda': {reason}; or use auto")
+        if config.units > MAX_UNITS:
+            log_once(f"layers of {config.units} units run as 'fused': the CUDA kernels have room for {MAX_UNITS}")
     return config.backend
 
 
@@ -145,4 +122,4 @@ def _why_not_cuda(platform: str) -> str:
     where they can."""
     if platform:
         return "" if platform in ("gpu", "cuda") else f"it runs on NVIDIA GPUs, found {platform}"
-    return why_not_cuda()
+    return unavailable_reason()

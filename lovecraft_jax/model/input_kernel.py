@@ -31,6 +31,6 @@ class InputKernel(NamedTuple):
     ) -> jax.Array:
         """`project` of x = table_VD[ids], or of the one-hot vectors of `ids` where there is no table: [..., G]. One
         matmul with the table instead of one with every token. `scale` [...] multiplies the vectors, for dropout."""
-        gates_VG = self.kernel_DG[rows] if table_VD is None else self.project(table_VD, rows)
+        gates_VG = self.kernel_DG[rows].astype(self.out) if table_VD is None else self.project(table_VD, rows)
         gates = look_up(gates_VG, ids)
-        return gates if scale is None else gates * scale[..., None]
+        return gates if scale is None else gates * scale[..., None].astype(gates.dtype)

@@ -2,7 +2,7 @@
 // itself, which gets a stream of ours, so that XLA can call it on CPUs. Compiled to libcuda.so.1.
 //
 // The kernel "scale_and_count": operands a and b; results a + 10 b, and how many blocks ran. Each of T blocks takes B
-// elements. With LSTM_ON_CPU and the macros of model/cuda/sizes.py there are the LSTM's kernels instead, run by
+// elements. With LSTM_ON_CPU and the macros of model/cuda/division.py there are the LSTM's kernels instead, run by
 // tests/model/cuda/cuda_on_cpu.h.
 
 #ifdef LSTM_ON_CPU
@@ -121,8 +121,9 @@ int cuFuncLoad(void* function) { return logged("function %s", name_of(function))
 int cuKernelGetParamInfo(void* kernel, size_t, size_t*, size_t* bytes) {
 #ifdef LSTM_ON_CPU
   return *bytes = string(name_of(kernel)) == "lstm_forward" ? sizeof(lstm::FwdArgs) : sizeof(lstm::BwdArgs), 0;
-#endif
+#else
   return *bytes = sizeof(Operands), 0;
+#endif
 }
 int cuMemsetD8Async(unsigned long long at, unsigned char value, size_t bytes, void* stream) {
   std::memset(reinterpret_cast<void*>(at), value, bytes);
@@ -134,7 +135,7 @@ int cuLaunchKernelEx(const driver::CUlaunchConfig* config, void* kernel, void** 
   if (is_forward) run_blocks<Forward>(*config, lstm_forward, parameters[0]);
   if (!is_forward) run_blocks<Backward>(*config, lstm_backward, parameters[0]);
   return logged("%s grid %u %u", name_of(kernel), config->grid_x, config->grid_y);
-#endif
+#else
   const auto& it = *static_cast<const Operands*>(parameters[0]);
   if (config->block_x > 1024) return 1;
   logged("%s grid %u %u %u block %u %u %u shared %u stream %zu first %d %d", name_of(kernel), config->grid_x,
@@ -152,6 +153,7 @@ int cuLaunchKernelEx(const driver::CUlaunchConfig* config, void* kernel, void** 
       ++it.blocks[member];
     }
   return 0;
+#endif
 }
 
 }  // extern "C"

@@ -106,23 +106,25 @@ def _no_library(name: str) -> None:
     raise OSError(f"{name}: not there")
 
 
-def test_why_not_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    why_not = launch.why_not.__wrapped__
-    assert why_not() == "it runs on NVIDIA GPUs, found cpu"
-    gpus = [SimpleNamespace(device_kind="NVIDIA H100", compute_capability="9.0")]
+def test_unavailable_reason_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    unavailable_reason = launch.unavailable_reason.__wrapped__
+    assert unavailable_reason() == "it runs on NVIDIA GPUs, found cpu"
+    gpus = [SimpleNamespace(device_kind="NVIDIA H100", compute_capability="9.0", core_count=132)]
     monkeypatch.setattr(launch, "_gpus", lambda: gpus)
     monkeypatch.setattr(launch, "nvrtc_version", lambda: (13, 0))
-    monkeypatch.setattr(launch, "_problem", lambda: "no C++ compiler")
-    assert why_not() == "no C++ compiler"
-    gpus.append(SimpleNamespace(device_kind="NVIDIA A100", compute_capability="8.0"))
-    assert why_not() == "it runs on GPUs of compute capability 9.0, as H100 and H200, found NVIDIA A100 (8.0)"
+    monkeypatch.setattr(launch, "_load_launcher", lambda: "no C++ compiler")
+    assert unavailable_reason() == "no C++ compiler"
+    gpus.append(SimpleNamespace(device_kind="NVIDIA A100", compute_capability="8.0", core_count=108))
+    assert (
+        unavailable_reason() == "it runs on GPUs of compute capability 9.0, as H100 and H200, found NVIDIA A100 (8.0)"
+    )
 
 
 def test_without_a_compiler_programs_for_cpus_can_still_be_traced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "/no/such/compiler")
     monkeypatch.setattr(launch, "_library", launch._library.__wrapped__)
-    monkeypatch.setattr(launch, "_problem", launch._problem.__wrapped__)
-    assert "/no/such/compiler" in launch._problem()
+    monkeypatch.setattr(launch, "_load_launcher", launch._load_launcher.__wrapped__)
+    assert "/no/such/compiler" in launch._load_launcher()
     assert len(_trace(PLAIN, jnp.zeros(T * B))) == 0
 
 
@@ -175,7 +177,7 @@ def main(path: str) -> None:
         try:
             results = jax.block_until_ready(run(what, *operands))
             found[name] = {"results": [np.asarray(result).tolist() for result in results]}
-        except (OSError, jax.errors.JaxRuntimeError) as error:
+        except (UserError, jax.errors.JaxRuntimeError) as error:
             found[name] = {"error": str(error)}
         found[name]["log"] = library.take_log().decode().splitlines()
     print(json.dumps(found))
@@ -252,8 +254,9 @@ def test_only_launches_that_are_not_cooperative_may_be_recorded_in_a_cuda_graph(
 
 @with_compiler
 def test_errors_name_the_kernel_and_what_the_driver_says(launches: dict[str, Any]) -> None:
-    assert launches["bad cubin"]["error"] == "GPU cannot load CUDA kernel scale_and_count: bad cubin"
-    assert launches["missing"]["error"] == "GPU cannot load CUDA kernel missing: no such kernel"
+    refused = "GPU cannot load CUDA kernel {} ({}); use model.backend=fused"
+    assert launches["bad cubin"]["error"] == refused.format("scale_and_count", "bad cubin")
+    assert launches["missing"]["error"] == refused.format("missing", "no such kernel")
     assert "CUDA kernel scale_and_count: bad launch (6 blocks of 2000 threads" in launches["bad launch"]["error"]
     expected = "takes a struct of 48 bytes, and 1 operands and 2 results make one of 40"
     assert expected in launches["operands"]["error"]

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lovecraft_jax.model.cuda import build, launch, layer, sizes
-from lovecraft_jax.model.cuda.sizes import Form, choose_sizes
+from lovecraft_jax.model.cuda import build, division, launch, layer
+from lovecraft_jax.model.cuda.division import Division, LayerForm, choose_division
 from lovecraft_jax.model.native import build as native
 from tests.model.cuda_build_test import DRIVER, ROOT, with_compiler
 from tests.model.cuda_layer_test import draw, relative_error, value_and_gradients
@@ -31,7 +31,7 @@ UNITS = 40
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_kernels_that_xla_launches_equal_the_layer_in_jnp(case: str, tmp_path: Path) -> None:
-    macros = [f"-D{name}={value}" for name, value in _sizes(case).defines().items()]
+    macros = [f"-D{name}={value}" for name, value in _divide(case).macros().items()]
     folders = [f"-I{layer.SOURCE.parent}", f"-I{Path(__file__).with_name('cuda')}"]
     options = ["-O1", "-U_FORTIFY_SOURCE", "-fno-strict-aliasing", "-DLSTM_ON_CPU", *macros, *folders]
     with pytest.MonkeyPatch.context() as patch:
@@ -46,9 +46,9 @@ def test_the_kernels_that_xla_launches_equal_the_layer_in_jnp(case: str, tmp_pat
     found = json.loads(done.stdout)
     assert max(found["errors"]) < (4e-2 if "capped" in CASES[case] else 1e-2)
     launched = [line for line in found["log"] if "grid" in line]
-    blocks = _sizes(case).ctas
+    blocks = _divide(case).blocks
     if case == "group":  # each member, and of each one group after the other
-        groups = ROWS // _sizes(case).rows
+        groups = ROWS // _divide(case).rows
         expected = [
             f"lstm_{kernel} grid {blocks} 1" for kernel in ("forward", "backward") for _ in range(MEMBERS * groups)
         ]
@@ -62,7 +62,7 @@ def main(case: str, path: str) -> None:
     norm, input_gate, masked = CASES[case]
     several = [draw(input_gate, norm, masked, seed, ROWS, UNITS) for seed in range(MEMBERS)]
     stacked = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *several)
-    _sizes(case)  # sets what it is divided by
+    _divide(case)  # sets what it is divided by
 
     def run(given: Any) -> Any:
         return jax.vmap(lambda one: value_and_gradients(one, input_gate, norm))(given)
@@ -72,12 +72,12 @@ def main(case: str, path: str) -> None:
     library.take_log.restype = ctypes.c_char_p
     native.compile_library = lambda *_: path  # type: ignore[assignment]
     build.compile_kernels = lambda *_, **__: b"a cubin"
-    layer.why_not = lambda: ""
+    layer.unavailable_reason = lambda: ""
     layer.lax = SimpleNamespace(platform_dependent=lambda *operands, cuda, default: cuda(*operands))  # type: ignore[attr-defined]
-    launch._gpus = lambda: [SimpleNamespace(device_kind="GPU", local_hardware_id=0)]
+    launch._gpus = lambda: [SimpleNamespace(device_kind="GPU", local_hardware_id=0, core_count=132)]
     for target, name in zip(launch.TARGETS, ("launch_on_cpu", "launch_cooperative_on_cpu"), strict=True):
         jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
-    for cache in (layer.compiled_key, launch._prepare, launch._library, launch._problem):
+    for cache in (layer.compile_and_register, launch._prepare, launch._library, launch._load_launcher):
         cache.cache_clear()
     jax.clear_caches()
     got = jax.block_until_ready(run(stacked))
@@ -85,11 +85,11 @@ def main(case: str, path: str) -> None:
     print(json.dumps({"errors": errors, "log": library.take_log().decode().splitlines()}))
 
 
-def _sizes(case: str) -> sizes.Sizes:
+def _divide(case: str) -> Division:
     norm, input_gate, masked = CASES[case]
     # Small groups, of which one runs at a time: as for many units, in less time.
-    sizes.CLUSTER_UNITS = 0 if case == "group" else 512
+    division.CLUSTER_UNITS = 0 if case == "group" else 512
     layer.GROUP_BLOCKS = 4
-    found = choose_sizes(Form(UNITS, norm, input_gate, masked), ROWS)
+    found = choose_division(LayerForm(UNITS, norm, input_gate, masked), ROWS)
     assert found
     return found

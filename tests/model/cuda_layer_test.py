@@ -17,10 +17,17 @@ from lovecraft_jax.config import Config
 from lovecraft_jax.data.batches import Batch
 from lovecraft_jax.model.backend import resolve_backend, run_layer
 from lovecraft_jax.model.cells import cell_class
-from lovecraft_jax.model.cuda import in_jnp, layer
-from lovecraft_jax.model.cuda.__main__ import report
+from lovecraft_jax.model.cuda import layer
+from lovecraft_jax.model.cuda.__main__ import registers_and_spills
 from lovecraft_jax.model.cuda.build import nvrtc_version
-from lovecraft_jax.model.cuda.sizes import CLUSTER_UNITS, GROUP_BLOCKS, MAX_UNITS, SHARED_LIMIT, Form, choose_sizes
+from lovecraft_jax.model.cuda.division import (
+    CLUSTER_UNITS,
+    GROUP_BLOCKS,
+    MAX_UNITS,
+    SHARED_LIMIT,
+    LayerForm,
+    choose_division,
+)
 from lovecraft_jax.model.dropout import DropoutRates
 from lovecraft_jax.model.layer_input import LayerInput
 from lovecraft_jax.model.lm import LanguageModel, make_model
@@ -40,12 +47,12 @@ VARIANTS = [
     ("coupled", "layer_gates", False),
 ]
 ON_CPU = [
-    (8, 6, 2, Form(10, "rms_gates", "capped", mask=True)),
-    (16, 6, 2, Form(150)),
-    (8, 6, 2, Form(150, "rms_gates", "capped")),
-    (8, 4, 2, Form(256, "layer_gates", "coupled", mask=True)),
-    (16, 2, 1, Form(512, "rms_gates", "own", mask=True)),
-    (32, 2, 1, Form(600, "layer_gates", "own", mask=True)),
+    (8, 6, 2, LayerForm(10, "rms_gates", "capped", mask=True)),
+    (16, 6, 2, LayerForm(150)),
+    (8, 6, 2, LayerForm(150, "rms_gates", "capped")),
+    (8, 4, 2, LayerForm(256, "layer_gates", "coupled", mask=True)),
+    (16, 2, 1, LayerForm(512, "rms_gates", "own", mask=True)),
+    (32, 2, 1, LayerForm(600, "layer_gates", "own", mask=True)),
 ]
 """Rows, time steps, members and what the layer computes."""
 
@@ -70,70 +77,78 @@ def test_several_layers_under_vmap_equal_each_alone() -> None:
             assert relative_error(all_of_them[n], one) < 1e-6
 
 
-def test_a_batch_without_whole_tiles_of_rows_runs_in_xla(monkeypatch: pytest.MonkeyPatch) -> None:
-    given = draw("own", "none", masked=False, rows=7)
-    monkeypatch.setattr(in_jnp, "forward", None)  # would be called if the kernels were used
-    (c, h), _ = run(given, "own", "none")
-    assert c.shape == h.shape == (7, H)
+@pytest.mark.slow
+def test_rows_of_zeros_that_fill_a_cluster_change_nothing() -> None:
+    many = draw("capped", "rms_gates", masked=True)
+    few = {"params": many["params"]} | jax.tree.map(
+        lambda x: x[..., :5, :], {name: many[name] for name in ("x", "carry", "mask", "to")}
+    )
+    (carry, h_TBH), grads = value_and_gradients(few, "capped", "rms_gates")
+    want, wanted_grads = reference(few, "capped", "rms_gates")
+    for expected, result in zip(
+        jax.tree.leaves((want, wanted_grads)), jax.tree.leaves(((carry, h_TBH), grads)), strict=True
+    ):
+        assert result.shape == expected.shape
+        assert relative_error(result, expected) < MOST_ERROR["capped"]
 
 
 def test_gates_of_a_unit_stand_side_by_side_and_padding_is_zero() -> None:
-    sizes = choose_sizes(Form(3), rows=8)
-    assert sizes
-    packed = layer.to_kernel_layout(jnp.arange(24.0).reshape(2, 12) + 1, sizes)
+    division = choose_division(LayerForm(3), rows=8)
+    assert division
+    packed = layer.to_kernel_layout(jnp.arange(24.0).reshape(2, 12) + 1, division)
     assert packed.shape == (2, 32, 4)
     assert packed[0, :3].tolist() == [[1, 4, 7, 10], [2, 5, 8, 11], [3, 6, 9, 12]]
     assert not packed[:, 3:].any()
-    coupled = layer.to_kernel_layout(jnp.arange(9.0) + 1, sizes)
+    coupled = layer.to_kernel_layout(jnp.arange(9.0) + 1, division)
     assert coupled[:3].tolist() == [[0, 1, 4, 7], [0, 2, 5, 8], [0, 3, 6, 9]]
 
 
 @pytest.mark.parametrize("norm", ["none", "rms_gates", "layer_gates"])
 def test_every_layer_fits_into_a_multiprocessor(norm: str) -> None:
     for units in range(1, MAX_UNITS + 1):
-        sizes = choose_sizes(Form(units, norm, mask=True), rows=64)
-        assert sizes
-        assert units <= sizes.padded < units + 128
-        assert sizes.padded % sizes.ctas == 0
-        assert sizes.grid == (units > CLUSTER_UNITS)
-        assert sizes.ctas <= (GROUP_BLOCKS if sizes.grid else 16)
-        for one in (sizes.forward, sizes.backward):
+        division = choose_division(LayerForm(units, norm, mask=True), rows=64)
+        assert division
+        assert units <= division.padded < units + 128
+        assert division.padded % division.blocks == 0
+        assert division.grouped == (units > CLUSTER_UNITS)
+        assert division.blocks <= (GROUP_BLOCKS if division.grouped else 16)
+        for one in (division.forward, division.backward):
             assert one.shared <= SHARED_LIMIT
             assert one.threads <= 1024
             assert one.kept >= 1
-    assert choose_sizes(Form(MAX_UNITS + 1), rows=64) is None
-    assert choose_sizes(Form(150), rows=12) is None
-    assert choose_sizes(Form(600), rows=16) is None
+    assert choose_division(LayerForm(MAX_UNITS + 1), rows=64) is None
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not which("g++"), reason="no g++")
 @pytest.mark.parametrize(("rows", "steps", "members", "form"), ON_CPU)
 def test_the_kernels_equal_a_float64_loop_with_their_threads_in_any_order(
-    rows: int, steps: int, members: int, form: Form, tmp_path: Path
+    rows: int, steps: int, members: int, form: LayerForm, tmp_path: Path
 ) -> None:
-    sizes = choose_sizes(form, rows)
-    assert sizes
-    macros = [f"-D{name}={value}" for name, value in sizes.defines().items()]
+    division = choose_division(form, rows)
+    assert division
+    macros = [f"-D{name}={value}" for name, value in division.macros().items()]
     here, program = Path(__file__).with_name("cuda"), tmp_path / "kernels"
     options = ["-O1", "-U_FORTIFY_SOURCE", "-std=c++17", "-fno-strict-aliasing", "-DLSTM_ON_CPU"]
     command = ["g++", *options, f"-I{layer.SOURCE.parent}", f"-I{here}", *macros, str(here / "run_kernels.cpp")]
     subprocess.run([*command, "-o", str(program)], check=True)
-    for seed in range(2 if sizes.padded < 500 else 1):
+    for seed in range(2 if division.padded < 500 else 1):
         given = [str(program), *map(str, (steps, rows, members, seed))]
         done = subprocess.run(given, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("form", [Form(150, "rms_gates", "capped", mask=True), Form(1000, "layer_gates", "coupled")])
-def test_the_kernels_compile_without_a_toolkit_and_keep_their_weights_in_registers(form: Form) -> None:
+@pytest.mark.parametrize(
+    "form", [LayerForm(150, "rms_gates", "capped", mask=True), LayerForm(1000, "layer_gates", "coupled")]
+)
+def test_the_kernels_compile_without_a_toolkit_and_keep_their_weights_in_registers(form: LayerForm) -> None:
     try:
         nvrtc_version()
     except OSError as error:
         pytest.skip(str(error))
-    sizes = choose_sizes(form, rows=64)
-    assert sizes
-    used = report(sizes)
+    division = choose_division(form, rows=64)
+    assert division
+    used = registers_and_spills(division)
     assert set(used) == {"lstm_forward", "lstm_backward"}
     for registers, spilled in used.values():
         assert 64 < registers < 256

@@ -14,10 +14,13 @@ import numpy as np
 
 from lovecraft_jax.model.cuda.build import nvrtc_version
 from lovecraft_jax.model.native import build as native
+from lovecraft_jax.runtime.errors import UserError
 
 SOURCES = Path(__file__).with_name("cpp")
-TARGETS = ("lovecraft_cuda_launch", "lovecraft_cuda_launch_cooperative")
+TARGET, COOPERATIVE_TARGET = TARGETS = ("lovecraft_cuda_launch", "lovecraft_cuda_launch_cooperative")
 CAPABILITY = "9.0"
+LEAST_MULTIPROCESSORS = 32
+"""Blocks of the largest group, which wait for each other."""
 
 
 class Launch(NamedTuple):
@@ -30,8 +33,8 @@ class Launch(NamedTuple):
     `clear_last`: fills the last result with zeros first.
 
     The kernel takes one struct by value: the pointers to all operands, then to all results, then int32 T, B,
-    first_block and first_member. Its member is first_member + blockIdx.y, its block first_block + blockIdx.x; it adds
-    the member's offset to each pointer itself.
+    first_block and first_member. Its member is first_member + blockIdx.y, its block first_block + blockIdx.x; arrays
+    have an axis of members in front, and the kernel adds the offset.
     """
 
     key: str
@@ -56,26 +59,39 @@ def register(key: str, cubin: bytes) -> None:
 
 
 def launch(
-    what: Launch, results: Sequence[jax.ShapeDtypeStruct], operands: Sequence[jax.Array], T: int, B: int
+    config: Launch, results: Sequence[jax.ShapeDtypeStruct], operands: Sequence[jax.Array], T: int, B: int
 ) -> list[jax.Array]:
     """Returns a kernel's results. Under jax.vmap every operand and result gets the same leading axes of members.
 
-    Raises OSError with the driver's message where a GPU of this process cannot load the kernel: here, where a program
+    Raises UserError with the driver's message where a GPU of this process cannot load the kernel: here, where a program
     is traced, not when it runs, as it may then be inside the capture of a CUDA graph.
     """
-    if what.grid % what.cluster or what.blocks_at_once % what.cluster:
-        raise ValueError(f"clusters of {what.cluster} do not divide {what.grid} blocks, {what.blocks_at_once} at once")
-    _problem()  # loads the launcher, as XLA looks for its targets when it compiles, with or without a GPU
-    _prepare(what.key, what.kernel, what.shared, what.cluster)
-    call = jax.ffi.ffi_call(TARGETS[what.cooperative], list(results), vmap_method="broadcast_all")
-    numbers = what._asdict() | {"T": T, "B": B, "batch_rank": operands[0].ndim}
-    names: Any = {"key": numbers.pop("key"), "kernel": numbers.pop("kernel")}
-    del numbers["cooperative"]
-    return list(call(*operands, **names, **{name: np.int32(number) for name, number in numbers.items()}))
+    if config.grid % config.cluster or config.blocks_at_once % config.cluster:
+        blocks = f"{config.grid} blocks, {config.blocks_at_once} at once"
+        raise ValueError(f"clusters of {config.cluster} do not divide {blocks}")
+    _load_launcher()  # with or without a GPU, as XLA looks for its targets when it compiles
+    _prepare(config.key, config.kernel, config.shared, config.cluster)
+    target = COOPERATIVE_TARGET if config.cooperative else TARGET
+    call = jax.ffi.ffi_call(target, list(results), vmap_method="broadcast_all")
+    found = call(
+        *operands,
+        key=config.key,
+        kernel=config.kernel,
+        grid=np.int32(config.grid),
+        threads=np.int32(config.threads),
+        shared=np.int32(config.shared),
+        cluster=np.int32(config.cluster),
+        blocks_at_once=np.int32(config.blocks_at_once),
+        clear_last=np.int32(config.clear_last),
+        T=np.int32(T),
+        B=np.int32(B),
+        batch_rank=np.int32(operands[0].ndim),
+    )
+    return list(found)
 
 
 @functools.cache
-def why_not() -> str:
+def unavailable_reason() -> str:
     """Why kernels cannot run in this process, and what to do about it, in one line; "" where they can."""
     devices = _gpus()
     if not devices:
@@ -84,16 +100,24 @@ def why_not() -> str:
         if device.compute_capability != CAPABILITY:
             found = f"{device.device_kind} ({device.compute_capability})"
             return f"it runs on GPUs of compute capability {CAPABILITY}, as H100 and H200, found {found}"
+    if (count := multiprocessors()) < LEAST_MULTIPROCESSORS:
+        return f"it takes {LEAST_MULTIPROCESSORS} multiprocessors or more, found {count}"
     try:
         nvrtc_version()
     except OSError as error:
         return str(error)
-    return _problem()
+    return _load_launcher()
+
+
+def multiprocessors() -> int:
+    """Returns the multiprocessors of the smallest GPU of this process, an H100's where there is none."""
+    return min((device.core_count for device in _gpus()), default=132)
 
 
 @functools.cache
-def _problem() -> str:
-    """Why the launcher cannot be loaded, "" where it can. Without a GPU it is only needed to compile for one."""
+def _load_launcher() -> str:
+    """Loads the launcher. Returns why it cannot be loaded, "" where it can; without a GPU it is needed only to compile
+    for one."""
     try:
         _library()
     except (OSError, AttributeError) as error:
@@ -115,11 +139,13 @@ def _library() -> Any:
 
 @functools.cache
 def _prepare(key: str, kernel: str, shared: int, cluster: int) -> None:
-    """Loads a kernel on each GPU of this process. Raises OSError where that fails."""
+    """Loads a kernel on each GPU of this process. Raises UserError where that fails."""
     for device in _gpus():
         call = _library().lovecraft_cuda_prepare
         if error := call(key.encode(), kernel.encode(), shared, cluster, device.local_hardware_id):
-            raise OSError(f"{device.device_kind} cannot load CUDA kernel {kernel}: {error.decode()}")
+            raise UserError(
+                f"{device.device_kind} cannot load CUDA kernel {kernel} ({error.decode()}); use model.backend=fused"
+            )
 
 
 def _gpus() -> list[Any]:

@@ -4,7 +4,8 @@ gradients of weights, bias and scale.
 
 Matmuls take bfloat16 operands and add up in float32; c, sums and the gradients of parameters are float32. The kernels
 take units padded with zeros, and the gates of a unit side by side: `to_kernel_layout`. Axes: T time, B batch, D
-features, H units, G gates as the parameters have them, P padded units, N the four gates i, f, g, o.
+features, H units, G gates as the parameters have them, P padded units, N the four gates i, f, g, o, R rows of all time
+steps (T * B).
 """
 
 import functools
@@ -15,10 +16,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from lovecraft_jax.model.cell import Cell
 from lovecraft_jax.model.cuda import build, in_jnp
-from lovecraft_jax.model.cuda.launch import Launch, launch, register, why_not
-from lovecraft_jax.model.cuda.sizes import GROUP_BLOCKS, Pass, Sizes
+from lovecraft_jax.model.cuda.division import GROUP_BLOCKS, Division, KernelPlan, LayerForm, choose_division
+from lovecraft_jax.model.cuda.launch import Launch, launch, multiprocessors, register, unavailable_reason
 from lovecraft_jax.model.dropout import drop
+from lovecraft_jax.model.input_kernel import InputKernel
+from lovecraft_jax.model.layer_input import LayerInput
 from lovecraft_jax.model.lstm_fused import LoopParams, LSTMCarry
 from lovecraft_jax.model.matmul import dot
 
@@ -38,113 +42,149 @@ class KernelParams(NamedTuple):
     mask_BP: jax.Array
 
 
-def to_kernel_layout(x: jax.Array, sizes: Sizes) -> jax.Array:
+def run_layer_in_cuda(
+    cell: Cell,
+    carry: LSTMCarry,
+    inputs: LayerInput,
+    kernel_h_HG: jax.Array,
+    recurrent_BH: jax.Array | None,
+) -> tuple[LSTMCarry, jax.Array]:
+    """As `run_layer` in model/backend.py, for an LSTM of at most MAX_UNITS units."""
+    division = choose_division(
+        LayerForm(cell.units, cell.norm, cell.input_gate, recurrent_BH is not None), len(carry[0])
+    )
+    assert division
+    # kernel_x, which is small, is brought into the kernels' layout, so that the gates come out in it, in bfloat16.
+    kernel_x_DPN = to_kernel_layout(cell.input_kernel.kernel_DG, division)
+    kernel_x = InputKernel(kernel_x_DPN.reshape(len(kernel_x_DPN), -1), cell.dtype, out=cell.dtype)
+    gates_x_TBF = kernel_x.project(inputs.vectors()) if inputs.has_vectors else inputs.gates(kernel_x)
+    params = LoopParams(kernel_h_HG, cell.bias, cell.scales.get("z"), recurrent_BH)
+    gates_x_TBPN = gates_x_TBF.reshape(*gates_x_TBF.shape[:-1], *kernel_x_DPN.shape[1:])
+    return run_lstm(params, gates_x_TBPN, carry, division)
+
+
+def to_kernel_layout(x: jax.Array, division: Division) -> jax.Array:
     """[..., G], gate after gate, as [..., P, N], unit after unit; padding and a missing gate i are zeros."""
-    x = x.reshape(*x.shape[:-1], -1, sizes.form.units)
-    padding = [(0, 0)] * (x.ndim - 2) + [(GATES - x.shape[-2], 0), (0, sizes.padded - sizes.form.units)]
+    units = division.form.units
+    x = x.reshape(*x.shape[:-1], -1, units)
+    padding = [(0, 0)] * (x.ndim - 2) + [(GATES - x.shape[-2], 0), (0, division.padded - units)]
     return jnp.pad(x, padding).swapaxes(-1, -2)
 
 
 def run_lstm(
-    params: LoopParams, gates_x_TBPN: jax.Array, carry: LSTMCarry, sizes: Sizes
+    params: LoopParams, gates_x_TBPN: jax.Array, carry: LSTMCarry, division: Division
 ) -> tuple[LSTMCarry, jax.Array]:
     """The carry after the last time step, and h [T, B, H], rounded to bfloat16. `gates_x_TBPN`, the input's part of the
-    gates, is in the kernels' layout; parameters and carry are as everywhere else."""
-    units, padding = sizes.form.units, sizes.padded - sizes.form.units
-    kernel_h_HPN = to_kernel_layout(params.kernel_h_HG, sizes)
-    mask = params.recurrent_BH
+    gates, is in the kernels' layout; parameters and carry are as everywhere else.
+
+    Rows of zeros fill the last cluster; no row depends on another.
+    """
+    units, rows = division.form.units, gates_x_TBPN.shape[1]
+    more_units, more_rows = (0, division.padded - units), (0, -rows % division.rows)
+    # The kernels read the memory of these as float32.
+    params, carry = jax.tree.map(lambda x: x.astype(jnp.float32), (params, carry))
+
+    def pad(x_BH: jax.Array) -> jax.Array:
+        return jnp.pad(x_BH, (more_rows, more_units))
+
     in_layout = KernelParams(
-        jnp.pad(kernel_h_HPN, ((0, padding), (0, 0), (0, 0))),
-        to_kernel_layout(params.bias_G, sizes),
-        jnp.zeros(0) if params.scale_G is None else to_kernel_layout(params.scale_G, sizes),
-        jnp.zeros(0) if mask is None else jnp.pad(mask, ((0, 0), (0, padding))),
+        jnp.pad(to_kernel_layout(params.kernel_h_HG, division), (more_units, (0, 0), (0, 0))),
+        to_kernel_layout(params.bias_G, division),
+        jnp.zeros(0) if params.scale_G is None else to_kernel_layout(params.scale_G, division),
+        jnp.zeros(0) if params.recurrent_BH is None else pad(params.recurrent_BH),
     )
-    padded = jax.tree.map(lambda x_BH: jnp.pad(x_BH, ((0, 0), (0, padding))), carry)
-    (c_BP, h_BP), h_TBP = _lstm(sizes, in_layout, gates_x_TBPN.astype(BF16), padded)
-    return (c_BP[:, :units], h_BP[:, :units]), h_TBP[..., :units].astype(jnp.float32)
+    gates_x_TBPN = jnp.pad(gates_x_TBPN.astype(BF16), ((0, 0), more_rows, (0, 0), (0, 0)))
+    after, h_TBP = _lstm(division, in_layout, gates_x_TBPN, jax.tree.map(pad, carry))
+    c_BH, h_BH = (x_BP[:rows, :units] for x_BP in after)
+    return (c_BH, h_BH), h_TBP[:, :rows, :units].astype(jnp.float32)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _lstm(sizes: Sizes, params: KernelParams, gates_x_TBPN: jax.Array, carry: LSTMCarry) -> tuple[LSTMCarry, jax.Array]:
-    return _forward(sizes, params, gates_x_TBPN, carry)[0]
+def _lstm(
+    division: Division, params: KernelParams, gates_x_TBPN: jax.Array, carry: LSTMCarry
+) -> tuple[LSTMCarry, jax.Array]:
+    return _forward(division, params, gates_x_TBPN, carry)[0]
 
 
 def _forward(
-    sizes: Sizes, params: KernelParams, gates_x_TBPN: jax.Array, carry: LSTMCarry
+    division: Division, params: KernelParams, gates_x_TBPN: jax.Array, carry: LSTMCarry
 ) -> tuple[tuple[LSTMCarry, jax.Array], tuple]:
     T, B, P, N = gates_x_TBPN.shape
     weights_PPN = params.kernel_h_PPN.astype(BF16)
-    shapes: list[tuple[tuple[int, ...], Any]] = [((T, B, P, N), BF16), ((T, B, P), jnp.float32), ((T, B, P), BF16)]
-    shapes.append(((T, B, P) if sizes.form.mask else (0,), BF16))
-    shapes.append(((T, B, N) if sizes.sums else (0,), jnp.float32))
+    # In the order of FwdArgs in kernels/cell.h.
     operands = weights_PPN, params.scale_PN, params.bias_PN, params.mask_BP, gates_x_TBPN, *carry
-    gates, c, h, state, inverse = _run(sizes, "lstm_forward", sizes.forward, shapes, T, B, *operands)
+    results = [
+        _result((T, B, P, N), BF16),
+        _result((T, B, P), jnp.float32),
+        _result((T, B, P), BF16),
+        _result((T, B, P), BF16, needed=division.form.mask),
+        _result((T, B, N), jnp.float32, needed=division.has_norm),
+    ]
+    gates, c, h, state, inverse = run_kernel(division, division.forward, results, operands)
     saved = params, weights_PPN, carry, (gates, c, h, state, inverse)
     return ((c[-1], h[-1].astype(jnp.float32)), h), saved
 
 
-def _backward(sizes: Sizes, saved: tuple, cotangents: tuple[LSTMCarry, jax.Array]) -> tuple:
+def _backward(division: Division, saved: tuple, cotangents: tuple[LSTMCarry, jax.Array]) -> tuple:
     params, weights_PPN, (c0, h0), (gates, c, h, state, inverse) = saved
     (dc_last, dh_last), dh = cotangents
     T, B, P, N = gates.shape
-    shapes: list[tuple[tuple[int, ...], Any]] = [((T, B, P, N), BF16)]
-    shapes += [((T, B, P, N) if sizes.sums else (0,), BF16), ((B, P), jnp.float32)]
+    # In the order of BwdArgs in kernels/cell.h.
     operands = weights_PPN, params.scale_PN, params.bias_PN, params.mask_BP, gates, inverse, c, c0, dh, dc_last, dh_last
-    dgates, dy, dc0 = _run(sizes, "lstm_backward", sizes.backward, shapes, T, B, *operands)
-    mask_BP = params.mask_BP if sizes.form.mask else None
-    states = state if sizes.form.mask else h
-    before_NP = jnp.concatenate([drop(h0, mask_BP).astype(BF16)[None], states[:-1]]).reshape(T * B, P)
-    dgates_NG = dgates.reshape(T * B, P * N)
-    dkernel_PPN = dot(before_NP.T, dgates_NG, BF16).reshape(P, P, N)
-    dh0 = drop(dot(dgates_NG[:B], weights_PPN.reshape(P, P * N).T, BF16), mask_BP)
-    dbias_PN, dscale_PN = jnp.sum(dgates.astype(jnp.float32), axis=(0, 1)), jnp.zeros(0)
-    if sizes.sums:
-        wide_TBPN = dy.astype(jnp.float32)
-        dbias_PN = jnp.sum(wide_TBPN, axis=(0, 1))
-        dscale_PN = jnp.sum(wide_TBPN * gates.astype(jnp.float32), axis=(0, 1))
-    grads = KernelParams(dkernel_PPN, dbias_PN, dscale_PN, jnp.zeros_like(params.mask_BP))
-    return grads, dgates, (dc0, dh0)
+    results = [
+        _result((T, B, P, N), BF16),
+        _result((T, B, P, N), BF16, needed=division.has_norm),
+        _result((B, P), jnp.float32),
+    ]
+    dz, dy, dc0 = run_kernel(division, division.backward, results, operands)
+    mask_BP = params.mask_BP if division.form.mask else None
+    states = state if division.form.mask else h
+    before_RP = jnp.concatenate([drop(h0, mask_BP).astype(BF16)[None], states[:-1]]).reshape(T * B, P)
+    dz_RF = dz.reshape(T * B, P * N)
+    dkernel_PPN = dot(before_RP.T, dz_RF, BF16).reshape(P, P, N)
+    dh0 = drop(dot(dz_RF[:B], weights_PPN.reshape(P, P * N).T, BF16), mask_BP)
+    dy = (dy if division.has_norm else dz).astype(jnp.float32)
+    dscale_PN = jnp.sum(dy * gates.astype(jnp.float32), axis=(0, 1)) if division.has_norm else jnp.zeros(0)
+    grads = KernelParams(dkernel_PPN, jnp.sum(dy, axis=(0, 1)), dscale_PN, jnp.zeros_like(params.mask_BP))
+    return grads, dz, (dc0, dh0)
 
 
 _lstm.defvjp(_forward, _backward)
 
 
-def _run(
-    sizes: Sizes,
-    kernel: str,
-    one: Pass,
-    shapes: list[tuple[tuple[int, ...], Any]],
-    T: int,
-    B: int,
-    *operands: jax.Array,
+def _result(shape: tuple[int, ...], dtype: Any, needed: bool = True) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape if needed else (0,), dtype)
+
+
+def run_kernel(
+    division: Division, plan: KernelPlan, results: list[jax.ShapeDtypeStruct], operands: tuple[jax.Array, ...]
 ) -> list[jax.Array]:
     """A kernel's results, computed in jnp on all devices but NVIDIA's GPUs."""
-    groups = B // sizes.rows
-    scratch = jax.ShapeDtypeStruct((groups, sizes.scratch) if sizes.grid else (0,), jnp.uint32)
-    results = [*(jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes), scratch]
-    blocks_at_once = GROUP_BLOCKS // sizes.ctas * sizes.ctas if sizes.grid else 0
-    what = Launch(
-        key=compiled_key(sizes),
-        kernel=kernel,
-        grid=groups * sizes.ctas,
-        threads=one.threads,
-        shared=one.shared,
-        cluster=1 if sizes.grid else sizes.ctas,
-        cooperative=sizes.grid,
-        blocks_at_once=blocks_at_once,
-        clear_last=sizes.grid,
+    T, B = results[0].shape[:2]
+    groups, blocks, grouped = B // division.rows, division.blocks, division.grouped
+    scratch = _result((groups, division.scratch), jnp.uint32, needed=grouped)
+    config = Launch(
+        key=compile_and_register(division),
+        kernel=plan.name,
+        grid=groups * blocks,
+        threads=plan.threads,
+        shared=plan.shared,
+        cluster=1 if grouped else blocks,
+        cooperative=grouped,
+        blocks_at_once=min(GROUP_BLOCKS, multiprocessors()) // blocks * blocks if grouped else 0,
+        clear_last=grouped,
     )
     return lax.platform_dependent(
         *operands,
-        cuda=lambda *operands: launch(what, results, operands, T, B)[:-1],
-        default=functools.partial(in_jnp.forward if kernel == "lstm_forward" else in_jnp.backward, sizes),
+        cuda=lambda *operands: launch(config, [*results, scratch], operands, T, B)[:-1],
+        default=functools.partial(in_jnp.KERNELS[plan.name], division),
     )
 
 
 @functools.cache
-def compiled_key(sizes: Sizes) -> str:
-    """The key of the layer's kernels, which are compiled now where this process has a GPU for them."""
-    key = "lstm " + " ".join(map(str, sizes.defines().values()))
-    if not why_not():
-        register(key, build.compile_kernels(SOURCE, headers=HEADERS, defines=sizes.defines()))
+def compile_and_register(division: Division) -> str:
+    """Compiles the layer's kernels, where this process has a GPU for them. Returns the key that `Launch` takes."""
+    key = "lstm " + " ".join(map(str, division.macros().values()))
+    if not unavailable_reason():
+        register(key, build.compile_kernels(SOURCE, headers=HEADERS, defines=division.macros()))
     return key

@@ -6,20 +6,18 @@ from there. $CXX names the compiler, $CXXFLAGS adds options.
 
 import ctypes
 import functools
-import hashlib
 import os
 import platform
 import shutil
 import subprocess
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from lovecraft_jax.runtime.cache import cache_folder
+from lovecraft_jax.runtime.cache import cache_folder, cached_file, digest
 from lovecraft_jax.runtime.hardware import machine
 
 SOURCES = Path(__file__).with_name("cpp")
@@ -98,24 +96,6 @@ def compile_library(source: Path, kind: str, includes: Sequence[Path] = ()) -> P
             raise OSError(f"{compiler} cannot compile {source} ({reason})")
 
     return cached_file(cache_folder() / kind / machine() / f"{name}.so", compile_into)
-
-
-def cached_file(file: Path, make: Callable[[Path], Any]) -> Path:
-    """Returns `file`. If it is missing or damaged, `make` first writes it to the path that it is given."""
-    checksum = file.with_suffix(".sha256")
-    if not (file.exists() and checksum.exists() and checksum.read_text() == digest(file.read_bytes())):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-            new = Path(folder) / file.name
-            make(new)
-            checksum.write_text(digest(new.read_bytes()))
-            new.replace(file)  # atomic: other processes may be making or loading the same file
-    return file
-
-
-def digest(content: bytes) -> str:
-    """Returns the first 16 digits of the SHA-256."""
-    return hashlib.sha256(content).hexdigest()[:16]
 
 
 if __name__ == "__main__":

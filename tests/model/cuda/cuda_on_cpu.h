@@ -243,7 +243,7 @@ inline void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
   }
   cpu::wait_at(warp.all);
 }
-template <class Int> inline void keep(Int&) {}
+template <class Int> inline void make_opaque(Int&) {}
 // The CTA's rank and the place in its memory.
 inline uint32_t shared_address(const void* p) {
   const cpu::Fiber& now = *cpu::machine().now;

@@ -57,7 +57,7 @@ inline Problem make(int T, int B, int seed) {
 
 // Of some rows only; `dy` are the gradients after the norm, before the activations.
 struct Result {
-  Doubles h, c, dgates, dy, dc0;
+  Doubles h, c, dz, dy, dc0;
 };
 
 inline double sigmoid(double x) { return 1 / (1 + exp(-x)); }
@@ -146,7 +146,7 @@ inline Result run(const Problem& p, int row0, int rows) {
       }
       if (NORM != lstm::NO_NORM)
         normalise_backward(d.data(), &normals[4 * here(t)], &inverse[4 * ((size_t)t * rows + b)]);
-      for (int i = 0; i < G; i++) r.dgates[4 * here(t) + i] = d[i];
+      for (int i = 0; i < G; i++) r.dz[4 * here(t) + i] = d[i];
       for (int k = 0; k < HP; k++) {
         dh[k] = 0;
         for (int i = 0; i < 4 * H; i++) dh[k] += w[(size_t)k * G + i] * d[i];

@@ -1,4 +1,8 @@
-// What a thread does with its elements (unit, row) in a time step, forward and backward.
+// What a thread does with its elements (unit, row) in a time step, forward and backward. In names, for each gate:
+//
+//   z = x @ kernel_x + h @ kernel_h,   y = norm(z) * scale + bias, without a norm z + bias,   gate = activation(y)
+//
+// and dz, dy are gradients.
 //
 // A time step forward: the sums of the matmul (`fwd_gates`), with a norm its sums over the units of a row (norm_term,
 // norm_total, combined by the kernel), then the cell (`fwd_cell`) and what the backward pass needs (`fwd_store`).
@@ -8,7 +12,7 @@
 
 namespace lstm {
 
-// The operands and results of a kernel, as launch.py passes them on. Those of a norm or a mask are empty without one.
+// The operands and results of a kernel, in layer.py's order. Those of a norm or a mask are empty without one.
 struct FwdArgs {
   const bf16* weights;
   const float *scale, *bias, *mask;
@@ -28,14 +32,14 @@ struct BwdArgs {
   const float *inverse, *c, *c0;
   const bf16* dh;
   const float *dc_last, *dh_last;
-  bf16 *dgates, *dy;  // before the norm; after it, before the activations
+  bf16 *dz, *dy;  // dy only with a norm: without, it is dz
   float* dc0;
   uint32_t* scratch;
   int T, B, first_block, first_member;
 };
 
-// What a CTA owns. Several layers may run side by side (jax.vmap): each is a member, with its rows and time steps behind
-// those of the member before.
+// What a CTA owns. Several layers may run side by side (jax.vmap): each is a member, and each array then has an axis of
+// members in front.
 struct Place {
   int member, rank, row0, unit0, first_row, first_step;
 };
@@ -330,7 +334,7 @@ template <class F> HD void bwd_start(BwdState<F>& s, const Thread& t, const BwdA
     s.dh[n] += a.dh_last[at_start<F>(p, row_of<F>(t, e), unit_of<F>(t, e))];
   }
 }
-// The cell; s.dy becomes the gradient of the gates, with a norm that of its results, which is stored as well.
+// The cell; with a norm dy is stored, and multiplied by the scale.
 template <class F>
 HD void bwd_cell(BwdState<F>& s, const Thread& t, const BwdArgs& a, const Place& p, const float* red,
                  const float* affine, int step) {
@@ -348,8 +352,7 @@ HD void bwd_cell(BwdState<F>& s, const Thread& t, const BwdArgs& a, const Place&
     }
   }
 }
-// The gradients of the gates before a norm; they go into this CTA's columns of the next state, whose rows are `ld`
-// apart.
+// dz, which goes into this CTA's columns of the next state, whose rows are `ld` apart.
 template <class F>
 HD void bwd_gates(BwdState<F>& s, const Thread& t, const float* sums, bf16* next, int unit0, int ld) {
   UNROLL for (int n = 0; n < F::EPT; n++) {

@@ -168,7 +168,7 @@ template <class F> __device__ __forceinline__ void run_backward_in_cluster(const
       share_sums<F>(t, parts, sums, barriers + 16, n, rank);
     }
     if (owner) bwd_gates<F>(s, t, sums, next, p.unit0, F::LD);
-    exchange<F>(t, next, barriers + 8 * (n & 1), n >> 1, rank, a.dgates + rows_at<F::K>(a, p, step), step == 0);
+    exchange<F>(t, next, barriers + 8 * (n & 1), n >> 1, rank, a.dz + rows_at<F::K>(a, p, step), step == 0);
     if (owner) bwd_advance<F>(s);
   }
   if (owner) bwd_finish<F>(s, t, a, p);

@@ -1,5 +1,4 @@
-// The sizes of the kernels, and which thread computes what. Everything here and in cell.h runs on host and device, so
-// that tests/model/cuda/emulate.cpp checks the index arithmetic on a CPU.
+// The sizes of the kernels, and which thread computes what.
 //
 // A cluster of C CTAs (thread blocks), or without a cluster a group of C, owns 8 * NT rows of the batch. Each CTA owns
 // UC = HP / C units and keeps their part of the recurrent matrix on the chip: as fragments of mma.sync m16n8k16 in
@@ -7,11 +6,11 @@
 // operand B (N: 8 rows): h forward, the gradient of the gates backward.
 //
 // Layouts; HP are the units padded with zeros; gates i, f, g, o are innermost (a coupled cell's i is zero):
-//   weights bf16 [HP (from), HP (to), 4]; gates_x, gates, dgates, dy bf16 [T, B, HP, 4]; h, dh, state bf16 [T, B, HP];
+//   weights bf16 [HP (from), HP (to), 4]; gates_x, gates, dz, dy bf16 [T, B, HP, 4]; h, dh, state bf16 [T, B, HP];
 //   c float [T, B, HP]; scale, bias float [HP, 4]; inverse float [T, B, 4]; mask, c0, h0 and gradients of carries float
 //   [B, HP].
 //
-// model/cuda/sizes.py chooses the macros below.
+// model/cuda/division.py chooses the macros below.
 #pragma once
 #ifdef __CUDACC_RTC__  // NVRTC, without headers
 typedef unsigned short uint16_t;
@@ -36,16 +35,16 @@ namespace lstm {
 
 typedef uint16_t bf16;  // the bits
 
-// NORM: of each gate over its units, before its activation.
+// LSTM_NORM, of each gate over its units before its activation, and LSTM_INPUT_GATE.
 constexpr int NO_NORM = 0, LAYER = 1, RMS = 2;
-constexpr int OWN = 0, CAPPED = 1, COUPLED = 2;  // INPUT_GATE
-constexpr float EPSILON = 1e-5f;                 // as in model/normalization.py
+constexpr int OWN = 0, CAPPED = 1, COUPLED = 2;
+constexpr float EPSILON = 1e-5f;                 // model/normalization.py's
 
 // Forward, K runs over units, and a warp owns the 4 gates of 8 units: two tiles of M = 16. Backward, K runs over the
-// gates of all units, and a warp owns 16 units: one tile. With GRID, CTAs exchange through global memory (grid.cuh).
+// gates of all units, and a warp owns 16 units: one tile. With GROUPED, CTAs exchange through global memory (group.cuh).
 template <bool BWD_, int KS_, int KR_, int PW_> struct Config {
-  static constexpr int H = LSTM_UNITS, HP = LSTM_PADDED_UNITS, C = LSTM_CTAS, NT = LSTM_TILES;
-  static constexpr bool GRID = LSTM_GRID, BWD = BWD_, MASK = LSTM_MASK;
+  static constexpr int H = LSTM_UNITS, HP = LSTM_PADDED_UNITS, C = LSTM_BLOCKS, NT = LSTM_ROW_TILES;
+  static constexpr bool GROUPED = LSTM_GROUPED, BWD = BWD_, MASK = LSTM_MASK;
   static constexpr int NORM = LSTM_NORM, INPUT_GATE = LSTM_INPUT_GATE;
   static constexpr int KS = KS_;  // splits of K over warps
   static constexpr int KR = KR_;  // pairs of k tiles that a warp keeps in registers
@@ -54,12 +53,12 @@ template <bool BWD_, int KS_, int KR_, int PW_> struct Config {
   static constexpr int NB = 8 * NT;  // rows of a CTA
   static constexpr int K = BWD ? 4 * HP : HP;
   // Row stride of the state in shared memory, without bank conflicts.
-  static constexpr int LD = K + (K % 64 == 0 && !(GRID && BWD) ? 32 : 0);
+  static constexpr int LD = K + (K % 64 == 0 && !(GROUPED && BWD) ? 32 : 0);
   static constexpr int KPW = K / 32 / KS;                   // pairs of k tiles of a warp
   static constexpr int MT = BWD ? PW : 2 * PW;              // M tiles of a warp
   static constexpr int G = (BWD ? UC / 16 : UC / 8) / PW;   // groups of warps, each of KS warps
   static constexpr int WARPS = G * KS, THREADS = 32 * WARPS;
-  static constexpr int JA = WARPS <= 8 && !GRID ? 2 : 1;    // accumulators per tile: independent chains of mma
+  static constexpr int JA = WARPS <= 8 && !GROUPED ? 2 : 1;    // accumulators per tile: independent chains of mma
   static constexpr int E = (BWD ? 4 * NT : 2 * NT) * PW;    // elements (unit, row) of a lane, over all splits of K
   static constexpr int EPT = E >= KS ? E / KS : 1;          // elements of a thread
   static constexpr int SLICE = BWD ? 4 * UC : UC;           // columns of the state that a CTA computes
@@ -70,31 +69,31 @@ template <bool BWD_, int KS_, int KR_, int PW_> struct Config {
   // Sums over all units that a norm needs for each row: of squares, and of the values themselves, of four gates.
   static constexpr int SUMS = NORM == NO_NORM ? 0 : NORM == RMS ? 4 : 8;
   static constexpr int CONTRIBUTIONS = E / (2 * NT) * G;  // of lanes to a row's sums, after those of a warp are added
-  static constexpr int RANKS = GRID ? 1 : C;              // parts of a row's sums in shared memory
+  static constexpr int RANKS = GROUPED ? 1 : C;              // parts of a row's sums in shared memory
 
   // Shared memory in bytes. A cluster holds two states, the weights, partial sums of the matmul (RED), scale and bias,
-  // sums of the norm, and three barriers. A group holds one state forward and none backward; its partial sums come where
-  // the state was, and those of the norm where these were.
+  // sums of the norm (PARTS of each warp, SUMS of each CTA), and three barriers. A group holds one state forward and none
+  // backward; there RED reuses the state's memory, PARTS and SUMS reuse RED's.
   static constexpr int STATE = NB * LD * 2;
   static constexpr int WEIGHTS = WARPS * (KPW - KR) * MT * 2 * 32 * 16;
   static constexpr int RED = KS > 1 ? G * KS * E * (BWD ? 1 : 4) * 32 * 4 : 0;
   static constexpr int AFFINE = NORM != NO_NORM ? 2 * UC * 16 : BWD ? 0 : UC * 16;
   static constexpr int GROUP_STATE = BWD ? 0 : STATE;
-  static constexpr int WEIGHTS_AT = !GRID ? 2 * STATE : GROUP_STATE > RED ? GROUP_STATE : RED;
-  static constexpr int RED_AT = GRID ? 0 : WEIGHTS_AT + WEIGHTS;
-  static constexpr int AFFINE_AT = WEIGHTS_AT + WEIGHTS + (GRID ? 0 : RED);
-  static constexpr int PARTS_AT = GRID ? RED_AT : AFFINE_AT + AFFINE;
+  static constexpr int WEIGHTS_AT = !GROUPED ? 2 * STATE : GROUP_STATE > RED ? GROUP_STATE : RED;
+  static constexpr int RED_AT = GROUPED ? 0 : WEIGHTS_AT + WEIGHTS;
+  static constexpr int AFFINE_AT = WEIGHTS_AT + WEIGHTS + (GROUPED ? 0 : RED);
+  static constexpr int PARTS_AT = GROUPED ? RED_AT : AFFINE_AT + AFFINE;
   static constexpr int SUMS_AT = PARTS_AT + 4 * SUMS * CONTRIBUTIONS * NB;
   static constexpr int BARRIERS_AT = SUMS_AT + 4 * SUMS * RANKS * NB;
-  static constexpr int SMEM = GRID ? AFFINE_AT + AFFINE : BARRIERS_AT + 32;
-  static_assert(!GRID || BARRIERS_AT <= RED, "the norm's sums");
+  static constexpr int SMEM = GROUPED ? AFFINE_AT + AFFINE : BARRIERS_AT + 32;
+  static_assert(!GROUPED || BARRIERS_AT <= RED, "the norm's sums");
 };
 
 using Forward = Config<false, LSTM_SPLITS_FORWARD, LSTM_KEPT_FORWARD, LSTM_WIDTH>;
 using Backward = Config<true, LSTM_SPLITS_BACKWARD, LSTM_KEPT_BACKWARD, LSTM_WIDTH>;
-static_assert(Forward::THREADS == LSTM_THREADS_FORWARD && Forward::SMEM == LSTM_SHARED_FORWARD, "sizes.py, forward");
+static_assert(Forward::THREADS == LSTM_THREADS_FORWARD && Forward::SMEM == LSTM_SHARED_FORWARD, "division.py, forward");
 static_assert(Backward::THREADS == LSTM_THREADS_BACKWARD && Backward::SMEM == LSTM_SHARED_BACKWARD,
-              "sizes.py, backward");
+              "division.py, backward");
 
 struct Thread {
   int tid, lane, g, q, warp, group, ks;  // lane = 4 g + q, as in the fragments; warp = ks * G + group

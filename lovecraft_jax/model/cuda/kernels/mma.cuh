@@ -26,7 +26,7 @@ __device__ __forceinline__ void load_weights(const bf16* weights, const Thread& 
   UNROLL for (int kp = 0; kp < F::KR; kp++)
     UNROLL for (int m = 0; m < F::MT; m++)
       UNROLL for (int j = 0; j < 2; j++)
-        UNROLL for (int r = 0; r < 4; r++) keep(w[kp][m][j][r]);
+        UNROLL for (int r = 0; r < 4; r++) make_opaque(w[kp][m][j][r]);
 }
 
 template <class F, class S> __device__ __forceinline__ void clear(S& s) {
@@ -64,11 +64,6 @@ __device__ __forceinline__ void multiply(S& s, const Thread& t, const Weights<F>
     UNROLL for (int n = 0; n < F::NT; n++) b[n] = *(const uint4*)(state + b_index<F>(t, kp, n));
     multiply_pair<F>(s, t, w, wsm, kp, b);
   }
-}
-
-// A barrier that takes half a second ends the kernel with an error instead of hanging the GPU.
-__device__ __forceinline__ void trap_if_late(long long start) {
-  if (clock64() - start > 1000000000LL) __trap();
 }
 
 }  // namespace lstm

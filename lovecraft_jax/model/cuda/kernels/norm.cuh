@@ -1,8 +1,14 @@
-// The sums over the units of a row that a norm needs, within a CTA: always in the same order, so that a run repeats.
+// The sums over the units of a row that a norm needs, within a CTA, always in the same order, so that a run repeats; and
+// what ends a wait.
 #pragma once
 #include "mma.cuh"
 
 namespace lstm {
+
+// A barrier that takes ten seconds ends the kernel with an error instead of hanging the GPU.
+__device__ __forceinline__ void trap_if_late(long long start) {
+  if (clock64() - start > 20000000000LL) __trap();
+}
 
 // Adds up each element's terms over the lanes of a warp that have the same row, and puts the sums into shared memory.
 template <class F, class S>

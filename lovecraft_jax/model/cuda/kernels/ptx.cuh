@@ -13,8 +13,8 @@ __device__ __forceinline__ void mma(float (&d)[4], const uint32_t (&a)[4], uint3
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
-// Makes a value opaque to the compiler, which would otherwise compute or load it anew where it is used.
-template <class Int> __device__ __forceinline__ void keep(Int& value) { asm volatile("" : "+r"(value)); }
+// The compiler would otherwise compute or load the value anew where it is used.
+template <class Int> __device__ __forceinline__ void make_opaque(Int& value) { asm volatile("" : "+r"(value)); }
 __device__ __forceinline__ uint32_t shared_address(const void* p) { return (uint32_t)__cvta_generic_to_shared(p); }
 
 // Clusters.
@@ -33,7 +33,8 @@ __device__ __forceinline__ uint32_t remote(uint32_t address, int rank) {
   asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(r) : "r"(address), "r"(rank));
   return r;
 }
-// Stores to a CTA's shared memory that count bytes at a barrier there: no fence, no cluster-wide barrier.
+// Stores 16 bytes into another CTA's shared memory and counts them at a barrier there, which its threads wait for;
+// nothing else synchronises the CTAs.
 __device__ __forceinline__ void store_remote(uint32_t address, uint4 v, uint32_t barrier) {
   asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1,%2,%3,%4}, [%5];"
                :: "r"(address), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w), "r"(barrier) : "memory");

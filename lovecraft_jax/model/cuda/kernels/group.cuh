@@ -35,7 +35,7 @@ __device__ __forceinline__ void share_group_sums(const Thread& t, const float* p
 
 // The counter of a group and, after it, the sums that its CTAs share; all groups of all members have their own.
 template <class F, class A> __device__ __forceinline__ unsigned* group_scratch(const A& a, int member, int group) {
-  constexpr int SIZE = 32 + F::C * F::NB * F::SUMS;  // sizes.py
+  constexpr int SIZE = 32 + F::C * F::NB * F::SUMS;  // division.py
   return a.scratch + ((size_t)member * (a.B / F::NB) + group) * SIZE;
 }
 
@@ -135,7 +135,7 @@ __device__ __forceinline__ void run_backward_in_group(const BwdArgs& a, unsigned
 #pragma unroll 1
   for (int step = a.T - 1; step >= 0; step--) {
     if (step < a.T - 1) {
-      const bf16* state = a.dgates + rows_at<F::K>(a, p, step + 1);
+      const bf16* state = a.dz + rows_at<F::K>(a, p, step + 1);
       constexpr int AHEAD = 2;  // pairs of k tiles that are loaded ahead
       uint4 b[AHEAD + 1][F::NT];
       UNROLL for (int kp = 0; kp < AHEAD; kp++)
@@ -152,14 +152,14 @@ __device__ __forceinline__ void run_backward_in_group(const BwdArgs& a, unsigned
       __syncthreads();
     }
     Thread again = make_thread<F>(threadIdx.x);  // recomputed, so that addresses take no registers during the matmul
-    keep(again.g), keep(again.q), keep(again.ks), keep(again.group);
+    make_opaque(again.g), make_opaque(again.q), make_opaque(again.ks), make_opaque(again.group);
     bwd_cell<F>(s, again, a, p, red, affine, step);
     if (F::NORM != NO_NORM) {
       __syncthreads();  // `parts` are where `red` was
       contribute<F>(s, again, parts, true);
       share_group_sums<F>(again, parts, sums, (float*)(counter + 32), rank, counter, arrivals += F::C);
     }
-    bwd_gates<F>(s, again, sums, a.dgates + rows_at<F::K>(a, p, step), p.unit0, F::K);
+    bwd_gates<F>(s, again, sums, a.dz + rows_at<F::K>(a, p, step), p.unit0, F::K);
     if (step) {
       group_arrive(counter, t.tid);
       bwd_prefetch<F>(s, again, a, p, step - 1);
