@@ -188,8 +188,11 @@ def _plan(backend: str) -> dict[str, list[Command]]:
         return Command(limit, "train_step", ["--sizes", size, *quick, *(["--systems", *systems] if systems else [])])
 
     # The most important first: the last ones are left out where time is short.
-    plain, recipe, best = (_ours(f"{name}cuda, bfloat16", f"{name}bfloat16") for name in ("", "recipe, ", "best, "))
-    alone = recipe[0 if is_cuda else 1]
+    plain, recipe, best = (
+        _ours(*(f"{name}{change}bfloat16" for change in ("cuda, ", "blocks, ", "")))
+        for name in ("", "recipe, ", "best, ")
+    )
+    alone = recipe[0 if is_cuda else 2]
     streams = ["--streams", "1", "256", "--systems", OURS, *_ours("bfloat16"), "PyTorch, CUDA graph, TF32"]
     large = ["configs/best.py", "configs/bpe.py:large", "configs/words.py:large"]
     one_start = ["--starts", "cold", "--settings", with_backend.strip()]

@@ -23,7 +23,7 @@ from benchmarks.report import markdown
 from benchmarks.turns import check_gpu, machine
 from lovecraft_jax.model.cuda import in_jnp, layer
 from lovecraft_jax.model.cuda.division import Division, KernelPlan, LayerForm, choose_division
-from lovecraft_jax.model.lstm_fused import LoopParams
+from lovecraft_jax.model.lstm_step import LoopParams
 
 TIMED = (
     (LayerForm(150), 64),

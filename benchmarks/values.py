@@ -47,6 +47,8 @@ SYSTEMS = {
     "gpu": (
         "cuda bfloat16",
         "cuda float32",
+        "blocks bfloat16",
+        "blocks float32",
         "fused bfloat16",
         "fused float32",
         "fused float32 highest",

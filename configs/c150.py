@@ -40,7 +40,8 @@ def get_config(variant: str | None = None) -> ConfigDict:
 
     config.model.cell = "lstm"  # or "gru"
     config.model.input_gate = "capped"  # by 1 - f; "own": the plain LSTM's; "coupled": it is 1 - f
-    # "auto": "native" (loops in C++) on a CPU with a C++ compiler, else "fused". "scan" is a plain Flax cell, slower.
+    # "auto": "native" (loops in C++) on a CPU with a C++ compiler, else "fused". "scan" is a plain Flax cell, slower;
+    # "blocks" and "cuda" are for GPUs, none of which has run them yet (docs/kernels.md).
     config.model.backend = "auto"
     config.model.layers = 2
     config.model.units = 150
@@ -65,7 +66,7 @@ def get_config(variant: str | None = None) -> ConfigDict:
     # Tokens of a chunk: only the carry between chunks is saved for the backward pass and the rest is computed again, so
     # that a long seq_len fits into memory. The square root of seq_len takes the least. 0 saves everything.
     config.model.remat = 0
-    config.model.dtype = "float32"  # of the operands of matmuls; sums, gates and carry stay float32
+    config.model.dtype = "float32"  # of the operands of matmuls; sums and the cell state stay float32
 
     config.optimizer.name = "adamw"  # or "adam", "sgd"
     config.optimizer.lr = 0.03  # peak; without a norm a quarter of it

@@ -19,7 +19,7 @@ from absl import flags
 
 from launch.ahead import topologies
 from launch.ahead.compile import compile_config, total_steps
-from launch.ahead.report import Result, lines, table
+from launch.ahead.report import Result, lines, loop_lines, table
 from lovecraft_jax import cli
 from lovecraft_jax.config import Config
 from lovecraft_jax.data import dataset
@@ -48,6 +48,8 @@ def main() -> int:
         compiled = compile_config(config, prepared.tokenizer.size, total_steps(config, tokens), topology)
         result = Result(topology, config.data.batch_size, dispatch_steps(config), compiled)
         print(json.dumps(result.record()) if F.json else lines(result), flush=True)
+        if F.loops and not F.json:
+            print(loop_lines(compiled.loops, config.data.seq_len), flush=True)
         if not result.fits:
             log(result.advice(config))
         results.append(result)
@@ -64,5 +66,6 @@ if __name__ == "__main__":
     flags.DEFINE_integer(
         "batch_per_chip", 64, "Rows of the batch for each chip, instead of data.batch_size.", lower_bound=1
     )
+    flags.DEFINE_bool("loops", False, "Print what the innermost loops, those over time, run in an iteration.")
     flags.DEFINE_bool("json", False, "Print one JSON object for each topology instead of text.")
     cli.run(main, find_devices=None)

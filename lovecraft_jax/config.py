@@ -106,7 +106,7 @@ class ModelConfig:
     cell: str = one_of("lstm", "gru", default="lstm")
     # The LSTM's: i of its own, i = min(i, 1 - f), or i = 1 - f.
     input_gate: str = one_of("own", "capped", "coupled", default="own")
-    backend: str = one_of("auto", "scan", "fused", "native", "cuda", default="auto", resume="free")
+    backend: str = one_of("auto", "scan", "fused", "blocks", "native", "cuda", default="auto", resume="free")
     layers: int = at_least(1, most=1000)  # each is traced and compiled on its own
     units: int = at_least(1, most=2**20)  # beyond the memory of any machine, and XLA aborts where sizes overflow
     embed: int = at_least(0, most=2**20)
@@ -154,7 +154,7 @@ class ModelConfig:
                 f"config.model.mogrify={self.mogrify} with embed=0: it modulates vectors, found one-hot ones, of which "
                 "all values but one are 0; use embed above 0"
             )
-        if self.mogrify and self.backend in ("native", "cuda"):
+        if self.mogrify and self.backend in ("blocks", "native", "cuda"):
             raise UserError(f"{backend} with mogrify={self.mogrify}: not available; use auto")
         if self.remat and self.norm in NORMS_OF_BATCH:
             raise UserError(

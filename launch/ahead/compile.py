@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from launch.ahead import hlo
-from launch.ahead.hlo import Collective
+from launch.ahead.hlo import Collective, Loop
 from launch.ahead.topologies import Topology
 from lovecraft_jax.config import Config
 from lovecraft_jax.runtime.mesh import make_mesh
@@ -57,11 +57,12 @@ class TooLarge:
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """A compiled program: compile time, memory and collectives; a program that was refused has no collectives."""
+    """A compiled program: compile time, memory, collectives and loops; a program that was refused has neither."""
 
     seconds: float
     memory: Memory | TooLarge
     collectives: list[Collective]
+    loops: list[Loop] = dataclasses.field(default_factory=list)
 
 
 def compile_config(config: Config, vocab_size: int, total_steps: int, topology: Topology) -> Compiled:
@@ -87,9 +88,10 @@ def compile_program(lowered: jax.stages.Lowered) -> Compiled:
             return Compiled(time.perf_counter() - began, TooLarge(*map(_bytes, numbers.groups())), [])
         seconds = time.perf_counter() - began
         # Not `compiled.as_text()`: jaxlib cannot parse every program of a libtpu of another version.
-        collectives = hlo.collectives(_dumped(folder, "after_optimizations.txt"))
+        text = _dumped(folder, "after_optimizations.txt")
         report = _dumped(folder, "after_optimizations-memory-usage-report.txt")
-    return Compiled(seconds, _memory(lowered, compiled, report), collectives)
+    memory = _memory(lowered, compiled, report)
+    return Compiled(seconds, memory, hlo.collectives(text), hlo.innermost_loops(text))
 
 
 def total_steps(config: Config, tokens: int) -> int:

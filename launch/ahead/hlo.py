@@ -1,8 +1,9 @@
-"""The collectives of a compiled program and the loops around them, parsed from its optimised HLO text."""
+"""A compiled program's collectives and the loops around them, and what is in its loops, parsed from its HLO text."""
 
 import dataclasses
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator
 
 COLLECTIVES = (
@@ -26,6 +27,10 @@ _CALLED = re.compile(
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 _SHAPE = re.compile(r"\b([a-z]+)(\d*)\w*\[([\d,]*)\]")
 _NAME = re.compile(r"%([\w.-]+)")
+_BODY = re.compile(r"\bbody=%([\w.-]+)")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_FREE = ("parameter", "get-tuple-element", "tuple", "bitcast", "constant", "after-all")
+"""Operations that take no time."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +48,20 @@ class Collective:
 
 
 @dataclasses.dataclass(frozen=True)
+class Loop:
+    """One loop without a loop in it: JAX's name, its iterations (0 if the compiler does not say), and how many
+    operations of each kind one iteration runs. On a GPU each is a kernel, a library's matmul or a copy."""
+
+    name: str
+    iterations: int
+    operations: dict[str, int]
+
+    def per_step(self, steps: int) -> float:
+        """Operations a time step, if the loop is over so many time steps; an iteration may do several of them."""
+        return sum(self.operations.values()) * (self.iterations or steps) / steps
+
+
+@dataclasses.dataclass(frozen=True)
 class _Instruction:
     name: str
     shape: str
@@ -54,6 +73,35 @@ def collectives(text: str) -> list[Collective]:
     """Returns the collectives that are reachable from the program's entry; one that is called twice is listed twice."""
     computations = _computations(text)
     return list(_walk(computations, ENTRY, ()))
+
+
+def innermost_loops(text: str) -> list[Loop]:
+    """Returns the loops that have no loop inside, in the order in which the compiler wrote them."""
+    computations, found = _computations(text), []
+    for instructions in computations.values():
+        for loop in instructions:
+            if loop.opcode != "while" or not (body := _BODY.search(loop.rest)):
+                continue
+            inside = [one for one in computations[body[1]] if one.opcode not in _FREE]
+            if any(one.opcode == "while" for one in inside):
+                continue
+            iterations = _TRIPS.search(loop.rest)
+            kinds = Counter(_kind(one, computations) for one in inside)
+            found.append(Loop(_op_name(loop), int(iterations[1]) if iterations else 0, dict(kinds)))
+    return found
+
+
+def _kind(instruction: _Instruction, computations: dict[str, list[_Instruction]]) -> str:
+    """Returns what an operation does, in a word."""
+    called = [name for several, one in _CALLED.findall(instruction.rest) for name in _NAME.findall(several or one)]
+    opcodes = {instruction.opcode} | {one.opcode for name in called for one in computations[name]}
+    if "cublas" in instruction.rest or opcodes & {"dot", "convolution"}:
+        return "matmul"
+    if instruction.shape.startswith("s32[]"):
+        return "counter"
+    if "kind=kCustom" in instruction.rest and "copy" in opcodes:  # XLA for GPUs: a slice of a larger array
+        return "copy"
+    return "kernel" if instruction.opcode == "fusion" else instruction.opcode
 
 
 def _computations(text: str) -> dict[str, list[_Instruction]]:

@@ -32,6 +32,7 @@ class Gpu:
               device_memory_size: {self.memory}
               memory_bandwidth: {self.bandwidth}
               l2_cache_size: {self.cache}
+              driver_version: "{_DRIVER}"
               shared_memory_per_core: {shared}
               shared_memory_per_block_optin: {shared - 1024}
               shared_memory_per_block: 49152
@@ -53,6 +54,10 @@ class Gpu:
             device_description_str: "{self.name}"
         """
 
+
+_DRIVER = "13.0.0"
+"""The version of CUDA that the driver has. XLA puts matmuls into CUDA graphs only for drivers from 12.3 on, and takes
+one without a version for older."""
 
 _MULTIPROCESSOR = {8: (64, 164 * 1024), 9: (128, 228 * 1024)}
 """By capability: float32 units and bytes of shared memory of a multiprocessor. From the CUDA C++ Programming Guide,

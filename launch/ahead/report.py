@@ -7,7 +7,7 @@ from importlib import metadata
 from typing import Any
 
 from launch.ahead.compile import Compiled, TooLarge, in_a_loop
-from launch.ahead.hlo import Collective
+from launch.ahead.hlo import Collective, Loop
 from launch.ahead.topologies import Topology
 from lovecraft_jax.config import Config
 
@@ -62,6 +62,7 @@ class Result:
             "memory": memory,
             "memory_available": self.available,
             "collectives": collectives,
+            "loops": [dataclasses.asdict(loop) for loop in compiled.loops],
             "compile_seconds": compiled.seconds,
             "versions": versions(),
         }
@@ -83,6 +84,16 @@ def lines(result: Result) -> str:
     outside, looping = _collectives(result)
     text.append(f"  collectives  {outside}, {'none' if looping == 'none' else f'BUT {looping}'} in a loop of the step")
     return "\n".join([*text, f"  compiled in  {result.compiled.seconds:.1f} s"])
+
+
+def loop_lines(loops: Sequence[Loop], steps: int) -> str:
+    """Returns a line for each loop of so many time steps: what an iteration runs, and the operations a time step."""
+    text = []
+    for loop in loops:
+        parts = ", ".join(f"{number} x {kind}" for kind, number in sorted(loop.operations.items()))
+        iterations = _count(loop.iterations, "iteration") if loop.iterations else f"{steps} iterations (assumed)"
+        text.append(f"  loop         {iterations} of {parts}: {loop.per_step(steps):.1f} a time step; {loop.name}")
+    return "\n".join(text)
 
 
 def table(results: Sequence[Result]) -> str:

@@ -1,7 +1,8 @@
 """Which implementation runs a layer over time: `model.backend`, what "auto" stands for, and the dispatch.
 
 "scan": the cell under nn.scan; every cell has it, and it is the readable reference. The others are for the LSTM:
-"fused": loops written out for XLA (lstm_fused.py, mogrifier.py). "native": the same loops in C++, for CPUs (native/).
+"fused": loops written out for XLA (lstm_fused.py, mogrifier.py). "blocks": the same for GPUs, in blocks of time steps
+(lstm_blocks.py). "native": the same loops in C++, for CPUs (native/).
 "cuda": kernels for NVIDIA GPUs, in bfloat16 (cuda/); a layer of more units than they have room for runs as "fused".
 All take the same parameters and give the same values and gradients, up to the rounding of their operands.
 """
@@ -17,7 +18,8 @@ from lovecraft_jax.model.cuda.launch import unavailable_reason
 from lovecraft_jax.model.cuda.layer import run_layer_in_cuda
 from lovecraft_jax.model.dropout import drop
 from lovecraft_jax.model.layer_input import LayerInput
-from lovecraft_jax.model.lstm_fused import Form, LoopParams, fused_lstm
+from lovecraft_jax.model.lstm_fused import fused_lstm
+from lovecraft_jax.model.lstm_step import Form, LoopParams
 from lovecraft_jax.model.mogrifier import MogrifiedParams, mogrified_lstm
 from lovecraft_jax.model.native import build
 from lovecraft_jax.model.normalization import STATISTICS
@@ -43,7 +45,7 @@ def run_layer(
         raise ValueError(f"backend={backend!r} cannot run norm={cell.norm!r}; use 'scan'")
     if backend == "cuda" and cell.norm not in ("none", *NORMS_OF_GATES):
         raise ValueError(f"backend='cuda' cannot run norm={cell.norm!r}; use 'fused'")
-    if backend in ("native", "cuda") and cell.mogrify:
+    if backend in ("blocks", "native", "cuda") and cell.mogrify:
         raise ValueError(f"backend={backend!r} cannot run mogrify={cell.mogrify}; use 'fused'")
     kernel_h_HG = drop(cell.kernel_h, weights_HG)
     if backend == "cuda" and cell.units <= MAX_UNITS:
@@ -51,7 +53,8 @@ def run_layer(
     x_TBF = inputs.vectors() if cell.mogrify else cell.normalise_input(inputs.gates(cell.input_kernel))
     if backend == "scan":
         return _scan(cell, carry, x_TBF, kernel_h_HG, recurrent_BH)
-    form = Form(cell.dtype, cell.input_gate, cell.norm if cell.norm in NORMS_OF_GATES else "none", backend == "native")
+    norm = cell.norm if cell.norm in NORMS_OF_GATES else "none"
+    form = Form(cell.dtype, cell.input_gate, norm, backend == "native", backend == "blocks")
     params = LoopParams(kernel_h_HG, cell.bias, cell.scales.get("z"), recurrent_BH)
     if cell.mogrify:
         return mogrified_lstm(MogrifiedParams(tuple(cell.rounds), cell.kernel_x, params), x_TBF, carry, form)

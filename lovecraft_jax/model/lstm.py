@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from lovecraft_jax.config import NORMS_OF_BATCH, NORMS_OF_GATES
 from lovecraft_jax.model.cell import Cell, FoldedLayer
 from lovecraft_jax.model.dropout import drop
-from lovecraft_jax.model.lstm_fused import LSTMCarry, activate, effective_input_gate, scale_and_shift, split_gates
+from lovecraft_jax.model.lstm_step import LSTMCarry, activate, effective_input_gate, scale_and_shift, split_gates
 from lovecraft_jax.model.matmul import add_bias, dot
 from lovecraft_jax.model.mogrifier import FIRST_STD, modulate
 from lovecraft_jax.model.normalization import (
@@ -48,7 +48,7 @@ class LSTMCell(Cell):
 
     label = "LSTM"
     gates = 4
-    backends = ("scan", "fused", "native", "cuda")
+    backends = ("scan", "fused", "blocks", "native", "cuda")
     input_gate = "own"
 
     def setup(self) -> None:

@@ -2,64 +2,37 @@
 
 Autodiff of a scan accumulates the weight gradient inside its loop and splits the gates into many small operations. Here
 a loop holds only what is recurrent, one matmul and one elementwise operation on all gates per time step; everything
-else is computed for all T at once. The loops exist twice: below for XLA, and in C++ for CPUs (native/).
+else is computed for all T at once. The loops exist three times: below for XLA, in lstm_blocks.py for XLA on GPUs, and
+in C++ for CPUs (native/).
+
+With a `dtype` of bfloat16, gates and h are also saved in it for the backward pass, and the layer's output is rounded to
+it, as it would be for the next matmul. c, all sums and what is accumulated stay float32.
 """
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from lovecraft_jax.model import lstm_blocks
 from lovecraft_jax.model.dropout import drop
+from lovecraft_jax.model.lstm_step import (
+    Factors,
+    Form,
+    LoopGrads,
+    LoopParams,
+    LSTMCarry,
+    Sequence,
+    activate,
+    at,
+    factors_of,
+    put,
+    scale_and_shift,
+)
 from lovecraft_jax.model.matmul import dot, sum_rows
 from lovecraft_jax.model.native import ops
 from lovecraft_jax.model.normalization import normalise_gates, normalise_gates_backward
-
-LSTMCarry = tuple[jax.Array, jax.Array]
-"""(c_BH, h_BH), float32, in Flax's order."""
-
-
-class Form(NamedTuple):
-    """What a layer computes, beyond its parameters: settings of config.model. `in_cpp` runs the loops in C++."""
-
-    dtype: jnp.dtype
-    input_gate: str = "own"
-    norm: str = "none"
-    in_cpp: bool = False
-
-
-class LoopParams(NamedTuple):
-    """The parameters of the recurrence: kernel_h, the bias, the scale of a norm of the gates, and the dropout mask on h
-    before the matmul with kernel_h."""
-
-    kernel_h_HG: jax.Array
-    bias_G: jax.Array
-    scale_G: jax.Array | None = None
-    recurrent_BH: jax.Array | None = None
-
-
-class Sequence(NamedTuple):
-    """All time steps, as they are saved for the backward pass. The gates are those after their activations; with a norm
-    they are the normalised ones, before scale, bias and activation, and `inverse_TBN` is what each of the N gates was
-    multiplied by."""
-
-    gates_TBG: jax.Array
-    c_TBH: jax.Array
-    h_TBH: jax.Array
-    inverse_TBN: jax.Array | None = None
-
-
-class LoopGrads(NamedTuple):
-    """The gradients of the gates before norm and activation [T, B, G] and of the first c [B, H]; with a norm, those of
-    its scale [G] and of the bias [G] as well."""
-
-    gates_TBG: jax.Array
-    c_BH: jax.Array
-    scale_G: jax.Array | None = None
-    bias_G: jax.Array | None = None
-
 
 Saved = tuple[LoopParams, LSTMCarry, Sequence]
 
@@ -73,9 +46,9 @@ def fused_lstm(params: LoopParams, gates_x_TBG: jax.Array, carry: LSTMCarry, for
 def _forward(
     params: LoopParams, gates_x_TBG: jax.Array, carry: LSTMCarry, form: Form
 ) -> tuple[tuple[LSTMCarry, jax.Array], Saved]:
-    loop = _forward_in_cpp if form.in_cpp else forward_loop
-    sequence = loop(params, gates_x_TBG, carry, form)
-    return ((sequence.c_TBH[-1], sequence.h_TBH[-1]), sequence.h_TBH), (params, carry, sequence)
+    sequence = _run_forward_loop(params, gates_x_TBG, carry, form)
+    h_TBH = sequence.h_TBH.astype(jnp.float32)
+    return ((sequence.c_TBH[-1], h_TBH[-1]), h_TBH), (params, carry, sequence)
 
 
 def _backward(form: Form, saved: Saved, cotangents: tuple[LSTMCarry, jax.Array]) -> tuple:
@@ -85,44 +58,74 @@ def _backward(form: Form, saved: Saved, cotangents: tuple[LSTMCarry, jax.Array])
     params, (first_c_BH, first_h_BH), sequence = saved
     kernel_h_HG, mask_BH = params.kernel_h_HG, params.recurrent_BH
     H, G = kernel_h_HG.shape
-    loop = _backward_in_cpp if form.in_cpp else backward_loop
+    loop = _backward_in_cpp if form.in_cpp else lstm_blocks.backward_loop if form.in_blocks else backward_loop
     grads = loop(params, first_c_BH, sequence, *cotangents, form)
-    h_before_TBH = jnp.concatenate([first_h_BH[None], sequence.h_TBH[:-1]])
+    h_before_TBH = jnp.concatenate([first_h_BH[None], sequence.h_TBH[:-1].astype(jnp.float32)])
     # Flattened before the matmul: contracting over [T, B], XLA would first transpose a copy of the whole gradient.
     h_before_NH = drop(h_before_TBH, None if mask_BH is None else mask_BH[None]).reshape(-1, H)
     grad_NG = grads.gates_TBG.reshape(-1, G)
     carry_grad = grads.c_BH, drop(dot(grads.gates_TBG[0], kernel_h_HG.T, form.dtype), mask_BH)
     kernel_grad_HG = ops.matmul_tn(h_before_NH, grad_NG) if form.in_cpp else dot(h_before_NH.T, grad_NG, form.dtype)
-    bias_grad_G = sum_rows(grad_NG) if grads.bias_G is None else grads.bias_G
-    return LoopParams(kernel_grad_HG, bias_grad_G, grads.scale_G), grads.gates_TBG, carry_grad
+    bias_grad_G = sum_rows(grad_NG.astype(jnp.float32)) if grads.bias_G is None else grads.bias_G
+    gates_x_grad_TBG = grads.gates_TBG.astype(jnp.float32)
+    return LoopParams(kernel_grad_HG, bias_grad_G, grads.scale_G), gates_x_grad_TBG, carry_grad
 
 
 fused_lstm.defvjp(_forward, _backward)
 
 
+def _run_forward_loop(params: LoopParams, gates_x_TBG: jax.Array, carry: LSTMCarry, form: Form) -> Sequence:
+    """All time steps forward, by the form's loop."""
+    if form.in_cpp:
+        return _forward_in_cpp(params, gates_x_TBG, carry, form)
+    if form.in_blocks:
+        return lstm_blocks.forward_loop(params, gates_x_TBG, carry, form)
+    # XLA for CPUs takes longer where a loop writes bfloat16: there it is rounded after the loop.
+    cpu, other = (functools.partial(loop, form=form) for loop in (_forward_loop_on_cpu, forward_loop))
+    return lax.platform_dependent(params, gates_x_TBG, carry, cpu=cpu, default=other)
+
+
 # The loops for XLA update the buffer that they read in place; lax.scan would fill new buffers with zeros and copy them.
 
 
-def forward_loop(params: LoopParams, gates_x_TBG: jax.Array, carry: LSTMCarry, form: Form) -> Sequence:
-    """All time steps forward, from the input's part of the gates [T, B, G] and the first carry."""
+def _forward_loop_on_cpu(params: LoopParams, gates_x_TBG: jax.Array, carry: LSTMCarry, form: Form) -> Sequence:
+    return rounded(forward_loop(params, gates_x_TBG, carry, form, jnp.dtype("float32")), form)
+
+
+def rounded(sequence: Sequence, form: Form) -> Sequence:
+    """The sequence with gates and h in the form's dtype."""
+    return sequence._replace(gates_TBG=sequence.gates_TBG.astype(form.dtype), h_TBH=sequence.h_TBH.astype(form.dtype))
+
+
+def forward_loop(
+    params: LoopParams, gates_x_TBG: jax.Array, carry: LSTMCarry, form: Form, stored: jnp.dtype | None = None
+) -> Sequence:
+    """All time steps forward, from the input's part of the gates [T, B, G] and the first carry. Gates and h are saved
+    as `stored`, by default the form's dtype."""
+    stored = stored or form.dtype
     kernel_h_HG = params.kernel_h_HG
     (T, _, G), H = gates_x_TBG.shape, len(kernel_h_HG)
     scaled = scale_and_shift(H, G // H)
     kernel_h_HG = kernel_h_HG.astype(form.dtype)  # here, since XLA for GPUs would cast it again in every time step
 
+    is_in_place = stored == gates_x_TBG.dtype
+    empty_TBG = gates_x_TBG if is_in_place else jnp.zeros(gates_x_TBG.shape, stored)
+
     def step(t: jax.Array, loop: tuple) -> tuple:
         c_BH, h_BH, sequence = loop
-        gates_BG = at(sequence.gates_TBG, t) + dot(drop(h_BH, params.recurrent_BH), kernel_h_HG, form.dtype)
+        gates_x_BG = at(sequence.gates_TBG if is_in_place else gates_x_TBG, t)
+        gates_BG = gates_x_BG + dot(drop(h_BH, params.recurrent_BH), kernel_h_HG, form.dtype)
         return step_forward(params, gates_BG, c_BH, sequence, t, scaled, form)
 
-    return lax.fori_loop(0, T, step, (*carry, empty_sequence(params, gates_x_TBG, H)))[2]
+    return lax.fori_loop(0, T, step, (*carry, empty_sequence(params, empty_TBG)))[2]
 
 
-def empty_sequence(params: LoopParams, gates_TBG: jax.Array, H: int) -> Sequence:
-    """A Sequence before its first time step, whose gates are given."""
-    T, B, G = gates_TBG.shape
-    empty_TBH = jnp.zeros((T, B, H))
-    return Sequence(gates_TBG, empty_TBH, empty_TBH, None if params.scale_G is None else jnp.zeros((T, B, G // H)))
+def empty_sequence(params: LoopParams, gates_TBG: jax.Array) -> Sequence:
+    """A Sequence before its first time step, whose gates are in the memory of those that are given, and of their type,
+    as is h."""
+    (T, B, G), H = gates_TBG.shape, len(params.kernel_h_HG)
+    inverse_TBN = None if params.scale_G is None else jnp.zeros((T, B, G // H))
+    return Sequence(gates_TBG, jnp.zeros((T, B, H)), jnp.zeros((T, B, H), gates_TBG.dtype), inverse_TBN)
 
 
 def step_forward(
@@ -170,16 +173,7 @@ def backward_loop(
         return c_grad_BH, drop(dot(grad_BG, kernel_GH, form.dtype), params.recurrent_BH), grads
 
     c_grad_BH, _, grads = lax.fori_loop(0, T, step, (*last_grad, first_grads(params, factors)))
-    return loop_grads(c_grad_BH, grads)
-
-
-class Factors(NamedTuple):
-    """What a time step backward multiplies by. With z the gates before their activations: `gates_TBG` so that dz =
-    gates * dc for all gates but o, and dz = gates * dh for o; f; and what dh adds to dc, as a factor."""
-
-    gates_TBG: jax.Array
-    f_TBH: jax.Array
-    h_to_c_TBH: jax.Array
+    return loop_grads(c_grad_BH, grads, form)
 
 
 Grads = tuple[jax.Array, ...]
@@ -193,9 +187,9 @@ def first_grads(params: LoopParams, factors: Factors) -> Grads:
     return factors.gates_TBG, *sums
 
 
-def loop_grads(c_grad_BH: jax.Array, grads: Grads) -> LoopGrads:
+def loop_grads(c_grad_BH: jax.Array, grads: Grads, form: Form) -> LoopGrads:
     """The gradients after the first time step, the last one that is computed."""
-    return LoopGrads(grads[0], c_grad_BH, *map(sum_rows, grads[1:]))
+    return LoopGrads(grads[0].astype(form.dtype), c_grad_BH, *map(sum_rows, grads[1:]))
 
 
 def step_backward(
@@ -217,37 +211,10 @@ def step_backward(
     grad_BG = jnp.concatenate([*all_c, h_grad_BH], axis=-1) * at(grad_TBG, t)
     if params.scale_G is not None:
         assert inverse_TBN is not None
-        saved_BG = at(saved_TBG, t)
+        saved_BG = at(saved_TBG, t).astype(jnp.float32)
         sums = [sums[0] + grad_BG * saved_BG, sums[1] + grad_BG]
         grad_BG = normalise_gates_backward(grad_BG * params.scale_G[None], saved_BG, at(inverse_TBN, t), form.norm)
     return c_grad_BH * at(factors.f_TBH, t), grad_BG, (put(grad_TBG, grad_BG, t), *sums)
-
-
-def factors_of(params: LoopParams, first_c_BH: jax.Array, sequence: Sequence, form: Form) -> Factors:
-    """The factors of all time steps."""
-    gates_TBG, c_TBH, _, _ = sequence
-    G, H = gates_TBG.shape[-1], c_TBH.shape[-1]
-    if params.scale_G is not None:
-        z_TBG = gates_TBG * params.scale_G[None, None] + params.bias_G[None, None]
-        gates_TBG = _activate_gates(z_TBG, scale_and_shift(H, G // H))
-    return _factors(gates_TBG, first_c_BH, c_TBH, form.input_gate)
-
-
-def _factors(gates_TBG: jax.Array, first_c_BH: jax.Array, c_TBH: jax.Array, input_gate: str) -> Factors:
-    """The factors, from the gates after their activations."""
-    *i, f, g, o = split_gates(gates_TBG, c_TBH.shape[-1])
-    tanh_c = jnp.tanh(c_TBH)
-    c_before = jnp.concatenate([first_c_BH[None], c_TBH[:-1]])
-    if input_gate == "own":
-        factors = [g * i[0] * (1 - i[0]), c_before * f * (1 - f), i[0] * (1 - g * g)]
-    elif input_gate == "capped":
-        is_free = i[0] < 1 - f
-        from_i = jnp.where(is_free, g * i[0] * (1 - i[0]), 0.0)
-        from_f = jnp.where(is_free, c_before, c_before - g) * f * (1 - f)
-        factors = [from_i, from_f, jnp.minimum(i[0], 1 - f) * (1 - g * g)]
-    else:
-        factors = [(c_before - g) * f * (1 - f), (1 - f) * (1 - g * g)]
-    return Factors(jnp.concatenate([*factors, tanh_c * o * (1 - o)], axis=-1), f, o * (1 - tanh_c * tanh_c))
 
 
 def _forward_in_cpp(params: LoopParams, gates_x_TBG: jax.Array, carry: LSTMCarry, form: Form) -> Sequence:
@@ -280,48 +247,3 @@ def _backward_in_cpp(
 
 def _is_plain(params: LoopParams, form: Form) -> bool:
     return form.norm == "none" and form.input_gate == "own" and params.recurrent_BH is None
-
-
-def scale_and_shift(units: int, gates: int = 4) -> tuple[jax.Array, jax.Array]:
-    """[1, G] each, so that tanh(z * scale) * scale + shift activates all gates with one tanh: for sigmoid(z) =
-    tanh(z / 2) / 2 + 1 / 2 they are 1/2 and 1/2; for tanh 1 and 0. The gates are the last of i, f, g, o."""
-    scale_1G = jnp.repeat(jnp.array([[0.5, 0.5, 1.0, 0.5][-gates:]]), units, axis=1)
-    return scale_1G, jnp.repeat(jnp.array([[0.5, 0.5, 0.0, 0.5][-gates:]]), units, axis=1)
-
-
-def activate(
-    gates_BG: jax.Array, c_BH: jax.Array, scaled: tuple[jax.Array, jax.Array], input_gate: str = "own"
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The gates after their activations, c and h. `scaled` is `scale_and_shift`, computed outside of the loop."""
-    gates_BG = _activate_gates(gates_BG, scaled)
-    *i, f, g, o = split_gates(gates_BG, c_BH.shape[-1])
-    c_BH = f * c_BH + effective_input_gate(i, f, input_gate) * g
-    return gates_BG, c_BH, o * jnp.tanh(c_BH)
-
-
-def effective_input_gate(i: list[jax.Array], f: jax.Array, input_gate: str) -> jax.Array:
-    """What g is multiplied by [..., H]: i, or min(i, 1 - f), or 1 - f where there is no i. Takes gates after their
-    activations; `i` has one array or none."""
-    if input_gate == "own":
-        return i[0]
-    return jnp.minimum(i[0], 1 - f) if input_gate == "capped" else 1 - f
-
-
-def split_gates(gates: jax.Array, units: int) -> list[jax.Array]:
-    """The gates [..., G], by their order, as [..., H] each."""
-    return jnp.split(gates, gates.shape[-1] // units, axis=-1)
-
-
-def _activate_gates(gates: jax.Array, scaled: tuple[jax.Array, jax.Array]) -> jax.Array:
-    scale, shift = (jnp.expand_dims(values_1G, range(gates.ndim - 2)) for values_1G in scaled)
-    return jnp.tanh(gates * scale) * scale + shift
-
-
-def at(all_T: jax.Array, t: jax.Array) -> jax.Array:
-    """The values [B, F] of time step t."""
-    return lax.dynamic_index_in_dim(all_T, t, 0, keepdims=False, allow_negative_indices=False)
-
-
-def put(all_T: jax.Array, now: jax.Array, t: jax.Array) -> jax.Array:
-    """The values of all time steps [T, B, F], with `now` as those of t."""
-    return lax.dynamic_update_index_in_dim(all_T, now, t, 0, allow_negative_indices=False)

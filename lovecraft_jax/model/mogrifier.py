@@ -21,19 +21,22 @@ from jax import lax
 
 from lovecraft_jax.model.dropout import drop
 from lovecraft_jax.model.lstm_fused import (
+    empty_sequence,
+    first_grads,
+    loop_grads,
+    rounded,
+    step_backward,
+    step_forward,
+)
+from lovecraft_jax.model.lstm_step import (
     Form,
     LoopParams,
     LSTMCarry,
     Sequence,
     at,
-    empty_sequence,
     factors_of,
-    first_grads,
-    loop_grads,
     put,
     scale_and_shift,
-    step_backward,
-    step_forward,
 )
 from lovecraft_jax.model.matmul import dot, sum_rows
 
@@ -98,10 +101,12 @@ def _forward(
         return *carry_and_sequence, *(put(all_T, now, t) for all_T, now in zip(modulations_T, modulations, strict=True))
 
     empty = [jnp.zeros((T, B, kernel.shape[1])) for kernel in rounds]
-    loop = *carry, empty_sequence(loop_params, jnp.zeros((T, B, G)), H), *empty
+    loop = *carry, empty_sequence(loop_params, jnp.zeros((T, B, G))), *empty
     _, _, sequence, *modulations = lax.fori_loop(0, T, step, loop)
     saved = Saved(params, x_TBD, carry, sequence, tuple(modulations))
-    return ((sequence.c_TBH[-1], sequence.h_TBH[-1]), sequence.h_TBH), saved
+    sequence = rounded(sequence, form)
+    h_TBH = sequence.h_TBH.astype(jnp.float32)
+    return ((sequence.c_TBH[-1], h_TBH[-1]), h_TBH), saved
 
 
 def _backward(form: Form, saved: Saved, cotangents: tuple[LSTMCarry, jax.Array]) -> tuple[Any, ...]:
@@ -116,7 +121,7 @@ def _backward(form: Form, saved: Saved, cotangents: tuple[LSTMCarry, jax.Array])
     factors = factors_of(loop_params, first_c_BH, sequence, form)
 
     # Again what each round took, and the factor of the gradient of its matmul.
-    h_before_TBH = jnp.concatenate([first_h_BH[None], sequence.h_TBH[:-1]])
+    h_before_TBH = jnp.concatenate([first_h_BH[None], sequence.h_TBH[:-1].astype(jnp.float32)])
     pair_T, taken, slopes = [x_TBD, drop(h_before_TBH, None if mask_BH is None else mask_BH[None])], [], []
     for n, modulation in enumerate(modulations):
         to = n % 2
@@ -140,14 +145,14 @@ def _backward(form: Form, saved: Saved, cotangents: tuple[LSTMCarry, jax.Array])
 
     loop = *last_grad, first_grads(loop_params, factors), jnp.zeros_like(x_TBD), *slopes
     c_grad_BH, h_grad_BH, all_grads, x_grad_TBD, *round_grads = lax.fori_loop(0, T, step, loop)
-    grads = loop_grads(c_grad_BH, all_grads)
+    grads = loop_grads(c_grad_BH, all_grads, form)
 
     def kernel_grad(x_TBF: jax.Array, grad_TBF: jax.Array) -> jax.Array:
         flat_NF, grad_NF = (leaf.reshape(-1, leaf.shape[-1]) for leaf in (x_TBF, grad_TBF))
         return dot(flat_NF.T, grad_NF, form.dtype)
 
     kernel_x_grad_DG, kernel_h_grad_HG = (kernel_grad(x_TBF, grads.gates_TBG) for x_TBF in pair_T)
-    bias_grad_G = sum_rows(grads.gates_TBG) if grads.bias_G is None else grads.bias_G
+    bias_grad_G = sum_rows(grads.gates_TBG.astype(jnp.float32)) if grads.bias_G is None else grads.bias_G
     params_grad = MogrifiedParams(
         tuple(map(kernel_grad, taken, round_grads)),
         kernel_x_grad_DG,

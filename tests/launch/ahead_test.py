@@ -130,6 +130,21 @@ def test_two_hosts_of_nvidia_gpus_have_one_all_reduce_a_step() -> None:
     assert compiled.memory.padding == 0 < compiled.memory.temporaries < two.memory == 80 * 10**9
 
 
+@pytest.mark.parametrize("settings", [{}, {"model.dtype": "bfloat16"}, {"model.norm": "rms_gates"}], ids=str)
+def test_in_blocks_a_time_step_on_a_gpu_is_one_matmul_few_kernels_and_no_copy(settings: dict[str, Any]) -> None:
+    one = _find("h100:1")
+    config = Config.of(c150.get_config("plain")).replace(
+        **{"train.steps": STEPS, "train.eval_every": STEPS, "model.backend": "blocks"} | settings
+    )
+    T = config.data.seq_len
+    loops = [loop for loop in ahead.compile_config(config, V, STEPS, one).loops if "matmul" in loop.operations]
+    assert len(loops) == 2 * config.model.layers
+    for loop in loops:
+        assert set(loop.operations) == {"matmul", "kernel", "counter"}
+        assert loop.operations["matmul"] * loop.iterations == T
+        assert loop.per_step(T) < (5 if config.model.norm == "rms_gates" else 3)
+
+
 def _find(name: str) -> Topology:
     try:
         return find(name)

@@ -34,6 +34,7 @@ def test_json_output_has_memory_collectives_and_versions_of_each_topology(tmp_pa
         assert one["fits"]
         assert one["compile_seconds"] > 0
         assert [each["in_a_loop_of_the_step"] for each in one["collectives"]] == [False]
+        assert sum("matmul" in loop["operations"] for loop in one["loops"]) >= 2  # forward and backward
         assert one["versions"]["jax"] == jax.__version__
     lines = done.stderr.splitlines()
     assert lines[0] == f"the dispatch of 5 steps; corpus {text}, 5 ids"

@@ -1,6 +1,6 @@
-"""Collectives and their loops, parsed from a program that is short enough to check by eye."""
+"""Collectives and loops, parsed from a program that is short enough to check by eye."""
 
-from launch.ahead.hlo import Collective, collectives
+from launch.ahead.hlo import Collective, Loop, collectives, innermost_loops
 
 PROGRAM = """HloModule jit_train_steps, is_scheduled=true, entry_computation_layout={(f32[8]{0})->f32[8]{0}}
 %add (a: f32[], b: f32[]) -> f32[] {
@@ -82,3 +82,43 @@ def test_every_collective_is_found_once_with_its_size_and_loops() -> None:
 def test_a_loop_without_a_name_counts_as_a_loop() -> None:
     nameless = PROGRAM.replace(', metadata={op_name="jit(f)/while/while"}', "")
     assert [one.loops for one in collectives(nameless)][2:] == [("jit(f)/while", "")] * 2
+
+
+def test_the_innermost_loop_is_listed_with_what_an_iteration_runs() -> None:
+    (loop,) = innermost_loops(PROGRAM)
+    assert loop == Loop("jit(f)/while/while", 0, {"call": 1})
+    assert loop.per_step(50) == 1
+
+
+def test_operations_of_a_gpus_loop_are_told_apart_and_counted_a_time_step() -> None:
+    program = """%slicing (a: f32[9,8]) -> f32[1,8] {
+  %a = f32[9,8]{1,0} parameter(0)
+  %zero = s32[] constant(0)
+  %cut = f32[1,8]{1,0} dynamic-slice(%a, %zero, %zero), dynamic_slice_sizes={1,8}
+  ROOT %copied = f32[1,8]{1,0} copy(%cut)
+}
+%body (t: (s32[], f32[9,8])) -> (s32[], f32[9,8]) {
+  %t = (s32[], f32[9,8]{1,0}) parameter(0)
+  %n = s32[] get-tuple-element(%t), index=0
+  %all = f32[9,8]{1,0} get-tuple-element(%t), index=1
+  %slice = f32[1,8]{1,0} fusion(%all), kind=kCustom, calls=%slicing
+  %product = (f32[1,8]{1,0}, s8[64]{0}) custom-call(%slice), custom_call_target="__cublas$lt$matmul"
+  %again = (f32[1,8]{1,0}, s8[64]{0}) custom-call(%slice), custom_call_target="__cublas$lt$matmul"
+  %activated = f32[9,8]{1,0} fusion(%product, %again), kind=kLoop, calls=%cell
+  %next = s32[] fusion(%n), kind=kLoop, calls=%counting
+  ROOT %out = (s32[], f32[9,8]{1,0}) tuple(%next, %activated)
+}
+%cell (b: f32[1,8]) -> f32[1,8] {
+  ROOT %b = f32[1,8]{1,0} parameter(0)
+}
+%counting (c: s32[]) -> s32[] {
+  ROOT %c = s32[] parameter(0)
+}
+ENTRY %main (x: f32[9,8]) -> (s32[], f32[9,8]) {
+  %x = f32[9,8]{1,0} parameter(0)
+  ROOT %loop = (s32[], f32[9,8]{1,0}) while(%x), body=%body, backend_config={"known_trip_count":{"n":"25"}}
+}
+"""
+    (loop,) = innermost_loops(program)
+    assert loop == Loop("", 25, {"copy": 1, "matmul": 2, "kernel": 1, "counter": 1})
+    assert loop.per_step(50) == 2.5  # 25 iterations of 2 time steps

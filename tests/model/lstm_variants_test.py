@@ -5,6 +5,7 @@ import itertools
 import re
 from shutil import which
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +13,12 @@ import numpy as np
 import pytest
 
 from lovecraft_jax.config import NORMS_OF_GATES, Config
+from lovecraft_jax.model import lstm_blocks, lstm_fused
 from lovecraft_jax.model.backend import resolve_backend, run_layer
 from lovecraft_jax.model.cells import cell_class
 from lovecraft_jax.model.layer_input import LayerInput
 from lovecraft_jax.model.lm import LanguageModel
+from lovecraft_jax.model.lstm_step import Form, LoopParams
 from lovecraft_jax.model.mogrifier import modulate
 from lovecraft_jax.model.native.build import COMPILERS
 from lovecraft_jax.runtime.errors import UserError
@@ -25,6 +28,7 @@ T, B, D = 4, 11, 5  # rows that fill one block of the C++ and part of another
 SMALL, LARGE = 21, 550
 """Units that do not fill the last SIMD vector. With the smaller kernel the C++ gives each thread some rows, with the
 larger, which no core's cache can hold, some columns."""
+FLOAT32, BFLOAT16 = jnp.dtype("float32"), jnp.dtype("bfloat16")
 INPUT_GATES = ("own", "capped", "coupled")
 BACKENDS = ("scan", "fused", "native")
 
@@ -47,6 +51,48 @@ def test_values_and_gradients_equal_a_float64_loop(input_gate: str, norm: str, m
     expected = reference(given, input_gate, norm)
     for backend in BACKENDS if HAS_COMPILER else BACKENDS[:2]:
         assert_close(value_and_gradients(given, input_gate, norm, backend), expected, 3e-5)
+
+
+@pytest.mark.parametrize(("input_gate", "norm", "masked"), variants())
+def test_blocks_of_time_steps_equal_a_float64_loop(input_gate: str, norm: str, masked: bool) -> None:
+    given = draw(input_gate, norm, masked)
+    expected = reference(given, input_gate, norm)
+    assert_close(value_and_gradients(given, input_gate, norm, "blocks"), expected, 1e-4)
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+def test_blocks_of_time_steps_take_sequences_of_any_length(steps: int) -> None:
+    given = draw("own", "none", True, steps=steps)
+    expected = reference(given, "own", "none")
+    assert_close(value_and_gradients(given, "own", "none", "blocks"), expected, 1e-4)
+
+
+def test_blocks_of_time_steps_run_several_runs_by_vmap() -> None:
+    given = draw("capped", "rms_gates", True)
+    stacked = jax.tree.map(lambda leaf: np.stack([leaf, 0.5 * leaf]), given)
+    found = jax.vmap(lambda one: value_and_gradients(one, "capped", "rms_gates", "blocks"))(stacked)
+    assert_close(jax.tree.map(lambda leaf: leaf[0], found), reference(given, "capped", "rms_gates"), 1e-4)
+
+
+@pytest.mark.parametrize("backend", ["fused", "blocks"])
+@pytest.mark.parametrize(("input_gate", "norm", "masked"), variants())
+def test_bfloat16_stores_gates_and_h_and_stays_near_a_float64_loop(
+    input_gate: str, norm: str, masked: bool, backend: str
+) -> None:
+    given = draw(input_gate, norm, masked)
+    found = value_and_gradients(given, input_gate, norm, backend, BFLOAT16)
+    expected = reference(given, input_gate, norm)
+    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {FLOAT32}
+    for one, exact in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert np.linalg.norm(one - exact) < 0.04 * np.linalg.norm(exact)
+    params = jax.tree.map(jnp.asarray, given["params"])
+    loop_params = LoopParams(params["kernel_h"], params["bias"], params.get("scale_z"), given["mask"])
+    form = Form(BFLOAT16, input_gate, norm)
+    loop = lstm_blocks.forward_loop if backend == "blocks" else lstm_fused.forward_loop
+    saved = jax.eval_shape(
+        lambda carry: loop(loop_params, given["x"] @ params["kernel_x"], carry, form), given["carry"]
+    )
+    assert [saved.gates_TBG.dtype, saved.c_TBH.dtype, saved.h_TBH.dtype] == [BFLOAT16, FLOAT32, BFLOAT16]
 
 
 @pytest.mark.parametrize(
@@ -136,7 +182,7 @@ def test_what_a_mogrifier_cannot_have_is_refused_in_one_line(setting: dict[str, 
         Config.of(config)
 
 
-def draw(input_gate: str, norm: str, masked: bool, H: int = SMALL, rounds: int = 0) -> Arrays:
+def draw(input_gate: str, norm: str, masked: bool, H: int = SMALL, rounds: int = 0, steps: int = T) -> Arrays:
     """Parameters, inputs, the first carry, a mask on h, and cotangents `to` all outputs."""
     rng, G = np.random.default_rng(0), (3 if input_gate == "coupled" else 4) * H
     normal = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
@@ -149,17 +195,17 @@ def draw(input_gate: str, norm: str, masked: bool, H: int = SMALL, rounds: int =
     carry = normal(B, H), normal(B, H)
     return {
         "params": params,
-        "x": normal(T, B, D),
+        "x": normal(steps, B, D),
         "carry": carry,
         "mask": mask_BH,
-        "to": (carry[::-1], normal(T, B, H)),
+        "to": (carry[::-1], normal(steps, B, H)),
     }
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def run(given: Arrays, input_gate: str, norm: str, backend: str) -> Any:
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
+def run(given: Arrays, input_gate: str, norm: str, backend: str, dtype: jnp.dtype = FLOAT32) -> Any:
     rounds = sum("mogrify" in name for name in given["params"])
-    cell = cell_class("lstm", input_gate)(D, len(given["params"]["kernel_h"]), norm=norm, mogrify=rounds)
+    cell = cell_class("lstm", input_gate)(D, len(given["params"]["kernel_h"]), dtype, norm=norm, mogrify=rounds)
     carry = jax.tree.map(jnp.asarray, given["carry"])
     return cell.apply({"params": given["params"]}, carry, given["x"], backend, given["mask"], method=layer)
 
@@ -168,10 +214,12 @@ def layer(cell: Any, carry: Any, x_TBD: jax.Array, backend: str, mask_BH: jax.Ar
     return run_layer(cell, carry, LayerInput(x_TBD), backend, mask_BH)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def value_and_gradients(given: Arrays, input_gate: str, norm: str, backend: str) -> Any:
-    """The outputs, and the gradients of their sum, weighted by `to`, by parameters, inputs and carry."""
-    return _with_gradients(lambda changed: run(given | changed, input_gate, norm, backend), given)
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
+def value_and_gradients(given: Arrays, input_gate: str, norm: str, backend: str, dtype: jnp.dtype = FLOAT32) -> Any:
+    """The outputs, and the gradients of their sum, weighted by `to`, by parameters, inputs and carry. Blocks are of two
+    time steps."""
+    with mock.patch.object(lstm_blocks, "LARGEST_BLOCK", 2):
+        return _with_gradients(lambda changed: run(given | changed, input_gate, norm, backend, dtype), given)
 
 
 def reference(given: Arrays, input_gate: str, norm: str) -> Any:

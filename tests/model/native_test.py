@@ -14,7 +14,8 @@ import pytest
 
 from lovecraft_jax.inference.decoder import decode, make_decoder
 from lovecraft_jax.model.lm import LanguageModel
-from lovecraft_jax.model.lstm_fused import Form, LoopParams, fused_lstm
+from lovecraft_jax.model.lstm_fused import fused_lstm
+from lovecraft_jax.model.lstm_step import Form, LoopParams
 from lovecraft_jax.model.native import build, ops
 from tests.conftest import Command
 from tests.helpers.trees import assert_close

@@ -23,7 +23,7 @@ from lovecraft_jax.model.cuda.launch import Launch, launch, multiprocessors, reg
 from lovecraft_jax.model.dropout import drop
 from lovecraft_jax.model.input_kernel import InputKernel
 from lovecraft_jax.model.layer_input import LayerInput
-from lovecraft_jax.model.lstm_fused import LoopParams, LSTMCarry
+from lovecraft_jax.model.lstm_step import LoopParams, LSTMCarry
 from lovecraft_jax.model.matmul import dot
 
 BF16 = jnp.dtype("bfloat16")
