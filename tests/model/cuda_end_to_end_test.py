@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 
 from lovecraft_jax.model.cuda import build, division, launch, layer
-from lovecraft_jax.model.cuda.division import Division, LayerForm, choose_division
+from lovecraft_jax.model.cuda.division import LayerForm, choose_division
 from lovecraft_jax.model.native import build as native
 from tests.model.cuda_build_test import DRIVER, ROOT, with_compiler
 from tests.model.cuda_layer_test import draw, relative_error, value_and_gradients
@@ -30,8 +31,13 @@ UNITS = 40
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_kernels_that_xla_launches_equal_the_layer_in_jnp(case: str, tmp_path: Path) -> None:
-    macros = [f"-D{name}={value}" for name, value in _divide(case).macros().items()]
+def test_the_kernels_that_xla_launches_equal_the_layer_in_jnp(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _divide_differently(case, monkeypatch.setattr)
+    divided = choose_division(_form(case), ROWS)
+    assert divided
+    macros = [f"-D{name}={value}" for name, value in divided.macros().items()]
     folders = [f"-I{layer.SOURCE.parent}", f"-I{Path(__file__).with_name('cuda')}"]
     options = ["-O1", "-U_FORTIFY_SOURCE", "-fno-strict-aliasing", "-DLSTM_ON_CPU", *macros, *folders]
     with pytest.MonkeyPatch.context() as patch:
@@ -46,9 +52,9 @@ def test_the_kernels_that_xla_launches_equal_the_layer_in_jnp(case: str, tmp_pat
     found = json.loads(done.stdout)
     assert max(found["errors"]) < (4e-2 if "capped" in CASES[case] else 1e-2)
     launched = [line for line in found["log"] if "grid" in line]
-    blocks = _divide(case).blocks
+    blocks = divided.blocks
     if case == "group":  # each member, and of each one group after the other
-        groups = ROWS // _divide(case).rows
+        groups = ROWS // divided.rows
         expected = [
             f"lstm_{kernel} grid {blocks} 1" for kernel in ("forward", "backward") for _ in range(MEMBERS * groups)
         ]
@@ -62,7 +68,7 @@ def main(case: str, path: str) -> None:
     norm, input_gate, masked = CASES[case]
     several = [draw(input_gate, norm, masked, seed, ROWS, UNITS) for seed in range(MEMBERS)]
     stacked = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *several)
-    _divide(case)  # sets what it is divided by
+    _divide_differently(case, setattr)
 
     def run(given: Any) -> Any:
         return jax.vmap(lambda one: value_and_gradients(one, input_gate, norm))(given)
@@ -85,11 +91,12 @@ def main(case: str, path: str) -> None:
     print(json.dumps({"errors": errors, "log": library.take_log().decode().splitlines()}))
 
 
-def _divide(case: str) -> Division:
+def _form(case: str) -> LayerForm:
     norm, input_gate, masked = CASES[case]
-    # Small groups, of which one runs at a time: as for many units, in less time.
-    division.CLUSTER_UNITS = 0 if case == "group" else 512
-    layer.GROUP_BLOCKS = 4
-    found = choose_division(LayerForm(UNITS, norm, input_gate, masked), ROWS)
-    assert found
-    return found
+    return LayerForm(UNITS, norm, input_gate, masked)
+
+
+def _divide_differently(case: str, put: Callable[[Any, str, Any], None]) -> None:
+    """Makes small groups, of which one runs at a time: as for many units, in less time."""
+    put(division, "CLUSTER_UNITS", 0 if case == "group" else 512)
+    put(layer, "GROUP_BLOCKS", 4)
