@@ -97,7 +97,8 @@ def test_on_a_gpu_the_same_gradient_comes_without_a_scatter_whose_order_varies(
     assert "dot_general" in on_gpu
     assert "scatter" not in on_gpu
     expected = jax.jit(gradient)(*arguments)
-    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *operands, cuda, **others: cuda(*operands))
+    on_cuda = lambda *operands, default, cuda=None, **_: (cuda or default)(*operands)  # noqa: E731
+    monkeypatch.setattr(jax.lax, "platform_dependent", on_cuda)
     assert_close(jax.jit(make_gradient(model))(*arguments), expected)
 
 
