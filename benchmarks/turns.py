@@ -158,7 +158,7 @@ def machine(cores: int, device: str = "cpu") -> dict[str, Any]:
 
 
 def check_gpu() -> None:
-    """Raises RuntimeError where JAX, told to use a GPU, finds none."""
+    """Raises RuntimeError where JAX finds no GPU, although it was asked for."""
     import jax
 
     try:

@@ -21,7 +21,8 @@ from lovecraft_jax.model.cuda import build, division, launch, layer
 from lovecraft_jax.model.cuda.division import LayerForm, choose_division
 from lovecraft_jax.model.native import build as native
 from tests.model.cuda_build_test import DRIVER, ROOT, with_compiler
-from tests.model.cuda_layer_test import draw, relative_error, value_and_gradients
+from tests.model.cuda_layer_test import relative_error, value_and_gradients
+from tests.model.lstm_variants_test import draw
 
 pytestmark = [pytest.mark.slow, with_compiler]
 MEMBERS, ROWS = 2, 64
@@ -66,7 +67,7 @@ def test_the_kernels_that_xla_launches_equal_the_layer_in_jnp(
 def main(case: str, path: str) -> None:
     """Prints the errors of the kernels' results, and what the driver was asked for."""
     norm, input_gate, masked = CASES[case]
-    several = [draw(input_gate, norm, masked, seed, ROWS, UNITS) for seed in range(MEMBERS)]
+    several = [draw(input_gate, norm, masked, UNITS, rows=ROWS, seed=seed) for seed in range(MEMBERS)]
     stacked = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *several)
     _divide_differently(case, setattr)
 

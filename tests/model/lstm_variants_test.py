@@ -182,23 +182,32 @@ def test_what_a_mogrifier_cannot_have_is_refused_in_one_line(setting: dict[str, 
         Config.of(config)
 
 
-def draw(input_gate: str, norm: str, masked: bool, H: int = SMALL, rounds: int = 0, steps: int = T) -> Arrays:
+def draw(
+    input_gate: str,
+    norm: str,
+    masked: bool,
+    H: int = SMALL,
+    rounds: int = 0,
+    steps: int = T,
+    rows: int = B,
+    seed: int = 0,
+) -> Arrays:
     """Parameters, inputs, the first carry, a mask on h, and cotangents `to` all outputs."""
-    rng, G = np.random.default_rng(0), (3 if input_gate == "coupled" else 4) * H
+    rng, G = np.random.default_rng(seed), (3 if input_gate == "coupled" else 4) * H
     normal = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
     params = {"kernel_x": normal(D, G), "kernel_h": normal(H, G) / np.float32(H**0.5), "bias": normal(G)}
     if norm != "none":
         params["scale_z"] = 1 + np.float32(0.3) * normal(G)
     for n in range(rounds):
         params[f"mogrify_{n + 1}"] = np.float32(0.4) * (normal(D, H) if n % 2 else normal(H, D))
-    mask_BH = np.where(normal(B, H) > 0, np.float32(1.5), np.float32(0)) if masked else None
-    carry = normal(B, H), normal(B, H)
+    mask_BH = np.where(normal(rows, H) > 0, np.float32(1.5), np.float32(0)) if masked else None
+    carry = normal(rows, H), normal(rows, H)
     return {
         "params": params,
-        "x": normal(steps, B, D),
+        "x": normal(steps, rows, D),
         "carry": carry,
         "mask": mask_BH,
-        "to": (carry[::-1], normal(steps, B, H)),
+        "to": (carry[::-1], normal(steps, rows, H)),
     }
 
 

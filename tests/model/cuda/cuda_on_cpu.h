@@ -1,4 +1,4 @@
-// CUDA on a CPU, as far as the kernels need it, to run their very source: every thread is a fiber. Fibers run in a random
+// CUDA on a CPU, as far as the kernels need it, to run their very source: every thread is a fiber. Fibers run in random
 // order until they wait, shared memory starts as NaN, and what is asynchronous on a GPU (stores to other CTAs, copies)
 // happens at a random time before it is waited for. So a missing barrier shows in the results for some seeds, and a
 // barrier that nobody reaches as a deadlock. What is not checked is the memory model: a fence too few changes nothing.

@@ -90,8 +90,21 @@ template <class F> __device__ __forceinline__ void end_cluster() {
   }
 }
 
+// The matmul with all of a state; its sums are with the threads, or with several splits of K in `red`.
+template <class F, class S>
+__device__ __forceinline__ void multiply_state(S& s, const Thread& t, const Weights<F>& w, const uint4* wsm,
+                                               const bf16* state, float* red) {
+  clear<F>(s);
+  multiply<F>(s, t, w, wsm, state, 0, F::KPW);
+  if (F::KS > 1) {
+    write_partial<F>(s, t, red);
+    __syncthreads();
+  }
+}
+
 // Forward and backward over all time steps, of the rows of one cluster.
 template <class F> __device__ __forceinline__ void run_forward_in_cluster(const FwdArgs& a, unsigned char* smem) {
+  // As in the three functions below, not in a struct: with one, the kernels for 512 units spill registers.
   bf16* state = (bf16*)smem;  // two
   uint4* wsm = (uint4*)(smem + F::WEIGHTS_AT);
   float *red = (float*)(smem + F::RED_AT), *affine = (float*)(smem + F::AFFINE_AT);
@@ -102,7 +115,7 @@ template <class F> __device__ __forceinline__ void run_forward_in_cluster(const 
   const bool owner = owns<F>(t);
   FwdState<F> s;
   Weights<F> w;
-  load_weights<F>(a.weights + 4 * (size_t)p.member * F::HP * F::HP, t, rank, w, wsm);
+  load_weights<F>(a.weights, t, p, w, wsm);
   fwd_fill<F>(t, a, p, state, affine);
   if (owner) fwd_start<F>(s, t, a, p);
   const uint32_t barriers = start_cluster<F>(t, smem);
@@ -112,12 +125,7 @@ template <class F> __device__ __forceinline__ void run_forward_in_cluster(const 
     bf16* next = state + ((step + 1) & 1) * (F::STATE / 2);
     FwdState<F> ahead;
     if (owner) fwd_prefetch<F>(ahead, t, a, p, step + 1 < a.T ? step + 1 : step);
-    clear<F>(s);
-    multiply<F>(s, t, w, wsm, now, 0, F::KPW);
-    if (F::KS > 1) {
-      write_partial<F>(s, t, red);
-      __syncthreads();
-    }
+    multiply_state<F>(s, t, w, wsm, now, red);
     if (owner) fwd_gates<F>(s, t, red);
     if (F::NORM != NO_NORM) {
       contribute<F>(s, t, parts, owner);
@@ -126,8 +134,8 @@ template <class F> __device__ __forceinline__ void run_forward_in_cluster(const 
     }
     if (owner) fwd_cell<F>(s, t, affine, sums, next, p.unit0, F::LD);
     if (owner) fwd_store<F>(s, t, a, p, step);
-    exchange<F>(t, next, barriers + 8 * (step & 1), step >> 1, rank, (F::MASK ? a.state : a.h) + rows_at<F::K>(a, p, step),
-                step == a.T - 1);
+    bf16* out = (F::MASK ? a.state : a.h) + rows_at<F::K>(a, p, step);
+    exchange<F>(t, next, barriers + 8 * (step & 1), step >> 1, rank, out, step == a.T - 1);
     UNROLL for (int n = 0; n < F::EPT; n++) s.x[n] = ahead.x[n];
   }
   end_cluster<F>();
@@ -144,7 +152,7 @@ template <class F> __device__ __forceinline__ void run_backward_in_cluster(const
   const bool owner = owns<F>(t);
   BwdState<F> s;
   Weights<F> w;
-  load_weights<F>(a.weights + 4 * (size_t)p.member * F::HP * F::HP, t, rank, w, wsm);
+  load_weights<F>(a.weights, t, p, w, wsm);
   fill_affine<F>(t, a, p, affine);
   if (owner) bwd_start<F>(s, t, a, p);
   const uint32_t barriers = start_cluster<F>(t, smem);
@@ -154,14 +162,7 @@ template <class F> __device__ __forceinline__ void run_backward_in_cluster(const
     bf16* next = state + ((step + 1) & 1) * (F::STATE / 2);
     const int n = a.T - 1 - step;
     if (owner) bwd_prefetch<F>(s, t, a, p, step ? step - 1 : 0);
-    if (n > 0) {
-      clear<F>(s);
-      multiply<F>(s, t, w, wsm, now, 0, F::KPW);
-      if (F::KS > 1) {
-        write_partial<F>(s, t, red);
-        __syncthreads();
-      }
-    }
+    if (n > 0) multiply_state<F>(s, t, w, wsm, now, red);
     if (owner) bwd_cell<F>(s, t, a, p, red, affine, step);
     if (F::NORM != NO_NORM) {
       contribute<F>(s, t, parts, owner);

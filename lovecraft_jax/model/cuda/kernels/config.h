@@ -41,7 +41,7 @@ constexpr int OWN = 0, CAPPED = 1, COUPLED = 2;
 constexpr float EPSILON = 1e-5f;                 // model/normalization.py's
 
 // Forward, K runs over units, and a warp owns the 4 gates of 8 units: two tiles of M = 16. Backward, K runs over the
-// gates of all units, and a warp owns 16 units: one tile. With GROUPED, CTAs exchange through global memory (group.cuh).
+// gates of all units, and a warp owns 16 units: one tile. With GROUPED, CTAs exchange through L2 (group.cuh).
 template <bool BWD_, int KS_, int KR_, int PW_> struct Config {
   static constexpr int H = LSTM_UNITS, HP = LSTM_PADDED_UNITS, C = LSTM_BLOCKS, NT = LSTM_ROW_TILES;
   static constexpr bool GROUPED = LSTM_GROUPED, BWD = BWD_, MASK = LSTM_MASK;
@@ -72,8 +72,8 @@ template <bool BWD_, int KS_, int KR_, int PW_> struct Config {
   static constexpr int RANKS = GROUPED ? 1 : C;              // parts of a row's sums in shared memory
 
   // Shared memory in bytes. A cluster holds two states, the weights, partial sums of the matmul (RED), scale and bias,
-  // sums of the norm (PARTS of each warp, SUMS of each CTA), and three barriers. A group holds one state forward and none
-  // backward; there RED reuses the state's memory, PARTS and SUMS reuse RED's.
+  // sums of the norm (PARTS of each warp, SUMS of each CTA), and three barriers. A group holds one state forward and
+  // none backward; there RED reuses the state's memory, PARTS and SUMS reuse RED's.
   static constexpr int STATE = NB * LD * 2;
   static constexpr int WEIGHTS = WARPS * (KPW - KR) * MT * 2 * 32 * 16;
   static constexpr int RED = KS > 1 ? G * KS * E * (BWD ? 1 : 4) * 32 * 4 : 0;
@@ -168,7 +168,7 @@ template <class F> HD int red_index(const Thread& t, int ks, int e, int gate) {
 template <class F> HD int contribution_index(const Thread& t, int e, int sum) {
   return ((part_of<F>(e) * F::G + t.group) * F::NB + row_of<F>(t, e)) * F::SUMS + sum;
 }
-// A CTA's columns of the state, in chunks of 16 bytes: where a chunk is in shared memory, and in its rows of the output.
+// A CTA's columns of the state, in chunks of 16 bytes: where a chunk is in shared memory, and in the output's rows.
 template <class F> HD int chunk_offset(int chunk, int rank) {
   return (chunk / (F::SLICE / 8)) * F::LD + rank * F::SLICE + (chunk % (F::SLICE / 8)) * 8;
 }

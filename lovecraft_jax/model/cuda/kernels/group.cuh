@@ -70,10 +70,9 @@ __device__ __forceinline__ void multiply_parts(S& s, const Thread& t, const Weig
 template <class F>
 __device__ __forceinline__ void run_forward_in_group(const FwdArgs& a, unsigned char* smem, int block, int member) {
   bf16* state = (bf16*)smem;
-  float* red = (float*)(smem + F::RED_AT);  // where the state was
   uint4* wsm = (uint4*)(smem + F::WEIGHTS_AT);
-  float *affine = (float*)(smem + F::AFFINE_AT), *parts = (float*)(smem + F::PARTS_AT);
-  float* sums = (float*)(smem + F::SUMS_AT);
+  float *red = (float*)(smem + F::RED_AT), *affine = (float*)(smem + F::AFFINE_AT);
+  float *parts = (float*)(smem + F::PARTS_AT), *sums = (float*)(smem + F::SUMS_AT);
   const Thread t = make_thread<F>(threadIdx.x);
   const int rank = block % F::C;
   const Place p = make_place<F>(a, block, rank, member);
@@ -82,7 +81,7 @@ __device__ __forceinline__ void run_forward_in_group(const FwdArgs& a, unsigned 
   bf16* const states = F::MASK ? a.state : a.h;
   FwdState<F> s;
   Weights<F> w;
-  load_weights<F>(a.weights + 4 * (size_t)p.member * F::HP * F::HP, t, rank, w, wsm);
+  load_weights<F>(a.weights, t, p, w, wsm);
   fwd_fill<F>(t, a, p, state, affine);
   fwd_start<F>(s, t, a, p);
   __syncthreads();
@@ -117,10 +116,9 @@ __device__ __forceinline__ void run_forward_in_group(const FwdArgs& a, unsigned 
 
 template <class F>
 __device__ __forceinline__ void run_backward_in_group(const BwdArgs& a, unsigned char* smem, int block, int member) {
-  float* red = (float*)(smem + F::RED_AT);
   uint4* wsm = (uint4*)(smem + F::WEIGHTS_AT);
-  float *affine = (float*)(smem + F::AFFINE_AT), *parts = (float*)(smem + F::PARTS_AT);
-  float* sums = (float*)(smem + F::SUMS_AT);
+  float *red = (float*)(smem + F::RED_AT), *affine = (float*)(smem + F::AFFINE_AT);
+  float *parts = (float*)(smem + F::PARTS_AT), *sums = (float*)(smem + F::SUMS_AT);
   const Thread t = make_thread<F>(threadIdx.x);
   const int rank = block % F::C;
   const Place p = make_place<F>(a, block, rank, member);
@@ -128,7 +126,7 @@ __device__ __forceinline__ void run_backward_in_group(const BwdArgs& a, unsigned
   unsigned arrivals = 0;
   BwdState<F> s;
   Weights<F> w;
-  load_weights<F>(a.weights + 4 * (size_t)p.member * F::HP * F::HP, t, rank, w, wsm);
+  load_weights<F>(a.weights, t, p, w, wsm);
   fill_affine<F>(t, a, p, affine);
   bwd_start<F>(s, t, a, p);
   __syncthreads();

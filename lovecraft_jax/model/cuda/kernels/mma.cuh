@@ -12,12 +12,13 @@ namespace lstm {
 template <class F> using Weights = uint32_t[F::KR][F::MT][2][4];
 
 template <class F>
-__device__ __forceinline__ void load_weights(const bf16* weights, const Thread& t, int rank, Weights<F>& w,
+__device__ __forceinline__ void load_weights(const bf16* of_all, const Thread& t, const Place& p, Weights<F>& w,
                                              uint4* wsm) {
-  UNROLL for (int kp = 0; kp < F::KR; kp++) load_a<F>(weights, t, rank, kp, w[kp]);
+  const bf16* weights = of_all + 4 * (size_t)p.member * F::HP * F::HP;
+  UNROLL for (int kp = 0; kp < F::KR; kp++) load_a<F>(weights, t, p.rank, kp, w[kp]);
   for (int kp = F::KR; kp < F::KPW; kp++) {
     uint32_t a[F::MT][2][4];
-    load_a<F>(weights, t, rank, kp, a);
+    load_a<F>(weights, t, p.rank, kp, a);
     UNROLL for (int m = 0; m < F::MT; m++)
       UNROLL for (int j = 0; j < 2; j++)
         wsm[weights_index<F>(t, kp, m, j)] = uint4{a[m][j][0], a[m][j][1], a[m][j][2], a[m][j][3]};

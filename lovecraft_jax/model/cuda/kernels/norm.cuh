@@ -1,5 +1,5 @@
-// The sums over the units of a row that a norm needs, within a CTA, always in the same order, so that a run repeats; and
-// what ends a wait.
+// The sums over the units of a row that a norm needs, within a CTA, always in the same order, so that a run repeats;
+// and what ends a wait.
 #pragma once
 #include "mma.cuh"
 
