@@ -161,6 +161,7 @@ def run_kernel(
 ) -> list[jax.Array]:
     """A kernel's results, computed in jnp on all devices but NVIDIA's GPUs."""
     T, B = results[0].shape[:2]
+    assert B % division.rows == 0, "rows beyond the last whole cluster would not be computed"
     groups, blocks, grouped = B // division.rows, division.blocks, division.grouped
     scratch = _result((groups, division.scratch), jnp.uint32, needed=grouped)
     config = Launch(
