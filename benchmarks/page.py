@@ -61,9 +61,9 @@ def _print(pages: list[Path], rounds: int) -> int:
         browser.set_script_timeout(120)
         measured = [[_measure(browser, page) for page in pages] for _ in range(rounds)]
     print("| page | MB | characters a second | ms to the first text |\n|---|---|---|---|")
-    for page, of_page in zip(pages, zip(*measured, strict=True), strict=True):
+    for page, results in zip(pages, zip(*measured, strict=True), strict=True):
         speed, first = (
-            f"{statistics.median(v):,.0f} ({min(v):,.0f}-{max(v):,.0f})" for v in zip(*of_page, strict=True)
+            f"{statistics.median(v):,.0f} ({min(v):,.0f}-{max(v):,.0f})" for v in zip(*results, strict=True)
         )
         print(f"| {page.name} | {page.stat().st_size / 1e6:.2f} | {speed} | {first} |")
     return DONE

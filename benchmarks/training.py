@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks.report import markdown
 from benchmarks.turns import ROOT, machine
 from lovecraft_jax.runtime.errors import WRONG_INPUT
-from lovecraft_jax.training.metrics import FILE
+from lovecraft_jax.training.metrics import FILE, FINAL
 
 HEADER = ("config, settings", "start", "to the scores", "to the exit")
 PARTS = (
@@ -105,7 +105,7 @@ def _train(
         found |= json.loads(record.read_text())
     if (workdir / FILE).exists():
         rows = [json.loads(line) for line in (workdir / FILE).read_text().splitlines()]
-        found["scores"] = [row for row in rows if row.get("scoring") in ("final", "adaptive", "cache")]
+        found["scores"] = [row for row in rows if row.get("scoring") in FINAL]
         found["rates"] = [row["chars_per_second"] for row in rows if row["split"] == "train"][-3:]
     return found
 

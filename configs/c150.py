@@ -20,8 +20,9 @@ from lovecraft_jax.config import default_config
 def get_config(variant: str | None = None) -> ConfigDict:
     """Returns the whole experiment, every number with its unit or its reason.
 
-    The variant `quick` is the same in under a minute; `plain` is an LSTM without a norm, averaged weights or weight
-    decay, on which experiments/article_2019 builds; `article` is the recipe of 2019.
+    The variant `quick` is the same in under a minute; `plain` has none of the recipe: no norm, an input gate of its
+    own, Glorot initial weights, Adam at 0.008 without weight decay, no averaged weights, 20 epochs
+    (experiments/article_2019 builds on it); `article` is the recipe of 2019.
     """
     config = default_config()
     config.seed = 0
@@ -49,7 +50,7 @@ def get_config(variant: str | None = None) -> ConfigDict:
     # "unit": embedding and kernel_x begin so that what the input adds to a gate has variance 1; "glorot": as in Keras.
     config.model.init_scale = "unit"
     # Shares that are dropped, the same at all time steps of a window; weight decay does more for a model this small.
-    # None: chosen by the sizes of text and model (training/recipe.py), 0 for the full corpus.
+    # None: chosen by the sizes of text and model (training/settings_by_size.py), 0 for the full corpus.
     config.model.dropout_embedding = 0.0  # of the vocabulary
     config.model.dropout_input = None  # of a token's vector
     config.model.dropout_recurrent = None  # of h, before the matmul with kernel_h
@@ -92,12 +93,12 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config.train.log_every = 100  # steps
     config.train.log_tensors = False  # True: logs the size of each parameter, its gradient and update (docs/metrics.md)
     config.train.eval_every = None  # steps; None: a 13th of the run, from 100 to 1,000
-    config.train.eval_lanes = None  # rows of the scheduled score; None: 32, fewer if the text is short
+    config.train.eval_rows = None  # rows of the scheduled score; None: 32, fewer if the text is short
     config.train.checkpoint_every = 500  # steps; every evaluation saves as well
     config.train.keep = 2  # latest checkpoints; the best is kept as well
     config.train.watchdog = 900.0  # ends a run after so many seconds without a finished step or score; 0: never
     # Final scores by dynamic evaluation too (inference/adaptive.py), in half a minute, and, unless tokens are
-    # characters, by a neural cache (inference/cache.py).
+    # characters, by a neural cache (inference/neural_cache.py).
     config.train.adaptive = True
 
     # What is generated at every evaluation.
@@ -108,7 +109,7 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config.sample.top_p = 1.0  # 1 keeps all
 
     if variant == "quick":
-        _drop_nothing(config)  # 300 steps learn little by heart
+        _turn_off_dropout(config)  # 300 steps overfit little
         config.train.steps = 300
         config.train.eval_every = 100
         config.train.checkpoint_every = 100
@@ -123,13 +124,13 @@ def get_config(variant: str | None = None) -> ConfigDict:
     return config
 
 
-def _drop_nothing(config: ConfigDict) -> None:
+def _turn_off_dropout(config: ConfigDict) -> None:
     config.model.dropout_input = config.model.dropout_recurrent = config.model.dropout = 0.0
 
 
 def _make_plain(config: ConfigDict) -> None:
-    """Sets what this config was before it had the recipe of docs/recipe.md."""
-    _drop_nothing(config)
+    """Sets what this config had before the recipe of docs/recipe.md."""
+    _turn_off_dropout(config)
     config.model.input_gate = "own"
     config.model.init_scale = "glorot"
     config.model.norm = "none"

@@ -12,7 +12,7 @@ from configs import c150
 
 
 def get_config(variant: str | None = None) -> ConfigDict:
-    """Returns c150 with 512 units and a lower learning rate; its size alone gives it dropout (training/recipe.py)."""
+    """Returns c150 with 512 units and a lower learning rate; training/settings_by_size.py gives it dropout."""
     if variant is not None:
         raise ValueError(f"unknown variant {variant!r} of this config; it has none")
     config = c150.get_config()

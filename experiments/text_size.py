@@ -1,4 +1,5 @@
-"""Measures the rule of training/recipe.py on small texts: `python -m experiments.text_size --workdir=runs/text_size`.
+"""Measures on small texts the rule of training/settings_by_size.py:
+`python -m experiments.text_size --workdir=runs/text_size`.
 
 Parts of the training tales are given to configs/c150.py as a user's own file. Around the epochs E and the dropout D
 that the rule chooses for such a file, two sweeps train E / 2, E and 2 E with D, then D - 0.1, D and D + 0.1 with E; all
@@ -18,7 +19,7 @@ from lovecraft_jax.config import Config
 from lovecraft_jax.data import dataset
 from lovecraft_jax.data.splits import BETWEEN_TALES
 from lovecraft_jax.run import load_run
-from lovecraft_jax.training.recipe import choose_settings
+from lovecraft_jax.training.settings_by_size import choose_settings
 
 FACTORS, OFFSETS = (0.5, 1.0, 2.0), (-0.1, 0.0, 0.1)
 """What the epochs of the rule are multiplied by, and what is added to its dropout."""

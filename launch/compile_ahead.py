@@ -26,7 +26,7 @@ from lovecraft_jax.data import dataset
 from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import DONE, FAILED
 from lovecraft_jax.training.compiled import dispatch_steps
-from lovecraft_jax.training.recipe import choose_settings
+from lovecraft_jax.training.settings_by_size import choose_settings
 
 
 def main() -> int:

@@ -1,9 +1,10 @@
 """A process of `launch.local_processes` with a core of its own: lovecraft_jax.train, with Gloo at the lowest priority.
 
 On CPUs the processes sum through Gloo, one of whose threads polls without a pause. On one core a sum waits until the
-scheduler takes the core from that thread, after 4 ms: a step of c150 makes eleven sums. With SCHED_IDLE the thread
-yields as soon as another one of its process can run. Where other work competes for the core the sums wait longer than
-without, so this is only for processes that have a core each.
+scheduler takes the core from that thread, after 4 ms, and Gloo sums the arrays of a step's one all-reduce one by one:
+thirteen with c150, eleven with c150:plain (the gradient of each parameter, the loss, the weights of the targets). With
+SCHED_IDLE the thread yields as soon as another one of its process can run. Where other work competes for the core the
+sums wait longer than without, so this is only for processes that have a core each.
 """
 
 import os

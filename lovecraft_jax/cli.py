@@ -28,7 +28,7 @@ from lovecraft_jax.runtime.files import expand_home
 from lovecraft_jax.runtime.quiet import silence_libraries
 from lovecraft_jax.training.checkpoint import hide_failed_tasks_of_orbax
 
-_OF_OPEN_FILES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.EPIPE)  # of writing to one
+_WRITE_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.EPIPE)  # of an open file
 _PARSE_ERRORS = (UserError, flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError)  # of flags, configs
 _EXTRAS = {"gpu": "pip install -r requirements.txt 'jax[cuda13]'", "tpu": "pip install -r requirements.txt 'jax[tpu]'"}
 
@@ -135,7 +135,7 @@ def report_errors(main: Callable[[], int]) -> int:
         sys.stdout.flush()
         return code
     except (UserError, OSError) as error:
-        if isinstance(error, OSError) and not error.filename and error.errno not in _OF_OPEN_FILES:
+        if isinstance(error, OSError) and not error.filename and error.errno not in _WRITE_ERRNOS:
             raise  # about nothing that the user named: a fault of ours
         return _report_error(error, WRONG_INPUT)
     except RunError as error:
@@ -153,7 +153,7 @@ def report_errors(main: Callable[[], int]) -> int:
 
 def _report_error(error: object, code: int) -> int:
     """Logs the message of `error` as one line and returns `code`."""
-    if isinstance(error, OSError) and not error.filename and error.errno in _OF_OPEN_FILES:
+    if isinstance(error, OSError) and not error.filename and error.errno in _WRITE_ERRNOS:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at its exit
         if isinstance(error, BrokenPipeError):  # whoever read our output has closed it, as `head` does
             return FAILED

@@ -33,15 +33,15 @@ def setting(
     """A field of a section. `allowed` checks a value beyond its type; `expected` describes it in error messages. Every
     config must give a value where there is no `default`. With resume="free" a run may resume with another value: the
     setting changes how something is computed or kept, and never what is learnt. A setting with `by_size` may be None:
-    then training/recipe.py chooses it by the size of the text when the run begins, before anything uses it."""
+    then training/settings_by_size.py chooses it when the run begins, before anything uses it."""
     metadata = {"expected": expected, "allowed": allowed, "resume": resume, "by_size": by_size}
     return dataclasses.field(default=default, kw_only=True, metadata=metadata)
 
 
-flag = partial(setting, "true or false")
+boolean = partial(setting, "true or false")
 probability = partial(setting, "a float from 0 up to, not including, 1", lambda value: 0 <= value < 1)
 positive = partial(setting, "a finite float above 0", lambda value: 0 < value < float("inf"))
-share = partial(setting, "a float above 0 and up to 1", lambda value: 0 < value <= 1)
+fraction = partial(setting, "a float above 0 and up to 1", lambda value: 0 < value <= 1)
 
 
 def at_least(
@@ -80,7 +80,7 @@ class DataConfig:
     bpe_dropout: float = probability(default=0.0)
     regime: str = one_of("stream", "window")
     alphabet: str = one_of("ascii", "unicode")
-    share: float = share(default=1.0)
+    share: float = fraction(default=1.0)
     seq_len: int = at_least(1)
     batch_size: int = at_least(1)
 
@@ -122,11 +122,11 @@ class ModelConfig:
     # Rounds in which the LSTM's x and h modulate each other before a time step (Melis et al. 2020, with 5); 0: none.
     mogrify: int = at_least(0, default=0, most=100)  # each is compiled on its own
     norm: str = one_of("none", "layer", "batch_input", "batch", *NORMS_OF_GATES, default="none")
-    tie: bool = flag()
+    tie: bool = boolean()
     # The number of frequent ids that an adaptive softmax always computes (model/adaptive_softmax.py); 0: all ids.
     softmax_head: int = at_least(0, default=0, most=2**20)
     # Every layer takes the token too, and the head takes the outputs of all layers (Graves 2013).
-    skip: bool = flag(default=False)
+    skip: bool = boolean(default=False)
     remat: int = at_least(0, default=0, resume="free")
     dtype: str = one_of("float32", "bfloat16")
 
@@ -179,7 +179,7 @@ class OptimizerConfig:
     beta1: float = probability()
     beta2: float = probability()
     eps: float = positive()
-    eps_hat: bool = flag(default=False)
+    eps_hat: bool = boolean(default=False)
     weight_decay: float = nonnegative(default=0.0)  # of adamw, on matrices only, scaled by the learning rate
     clip: float = nonnegative()
 
@@ -202,15 +202,15 @@ class TrainConfig:
     patience: int = at_least(0, default=0, resume="free")
     steps_per_dispatch: int = at_least(1, resume="free")
     log_every: int = at_least(1, resume="free")
-    log_tensors: bool = flag(default=False, resume="free")
+    log_tensors: bool = boolean(default=False, resume="free")
     eval_every: int = at_least(1, resume="free", by_size=True)
-    eval_lanes: int = at_least(1, by_size=True)
+    eval_rows: int = at_least(1, by_size=True)
     # Decay of the exponential moving average of the weights at each step, which scores and samples then use; 0: none.
     average: float = probability(default=0.0)
     checkpoint_every: int = at_least(1, resume="free")
     keep: int = at_least(2, resume="free")
     watchdog: float = nonnegative(below=1e9, resume="free")
-    adaptive: bool = flag(default=False, resume="free")
+    adaptive: bool = boolean(default=False, resume="free")
 
     def __post_init__(self) -> None:
         if self.epochs == 0 and self.steps == 0:
@@ -225,7 +225,7 @@ class SampleConfig:
     length: int = at_least(1, resume="free", most=2**31 - 1)
     temperature: float = nonnegative(resume="free")
     top_k: int = at_least(0, resume="free")
-    top_p: float = share(resume="free")
+    top_p: float = fraction(resume="free")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,12 +248,7 @@ class Config:
     def of(cls, config: ConfigDict | Mapping[str, Any]) -> "Config":
         """The typed config. Raises UserError at the first value that is missing, unknown, of another type or range."""
         values = config.to_dict() if isinstance(config, ConfigDict) else config
-        model = values.get("model") if isinstance(values, Mapping) else None
-        if isinstance(model, Mapping) and "lstm" in model:  # model.backend in runs and configs that are older than it
-            rest = {key: value for key, value in model.items() if key != "lstm"}
-            backend = "fused" if model["lstm"] == "cudnn" else model["lstm"]  # cudnn is gone since
-            values = {**values, "model": {"backend": backend} | rest}
-        return _read(cls, values, "config")
+        return _read(cls, _with_new_names(values), "config")
 
     def to_dict(self) -> dict[str, Any]:
         """Nested dictionaries, as config.json holds them."""
@@ -315,6 +310,20 @@ def all_settings(section: Any = Config, prefix: str = "") -> dict[str, dataclass
 def flatten(config: Config) -> dict[str, Any]:
     """{"model.units": 150, ...}"""
     return {name: attrgetter(name)(config) for name in all_settings()}
+
+
+def _with_new_names(values: Any) -> Any:
+    """The values with today's names for two settings that earlier versions named otherwise: model.lstm is now
+    model.backend, and train.eval_lanes train.eval_rows."""
+    sections: dict[str, Any] = {}
+    if not isinstance(values, Mapping):
+        return values
+    for section, old, new in (("model", "lstm", "backend"), ("train", "eval_lanes", "eval_rows")):
+        given = values.get(section)
+        if isinstance(given, Mapping) and old in given:
+            value = "fused" if (old, given[old]) == ("lstm", "cudnn") else given[old]  # "cudnn" is gone since
+            sections[section] = {new: value} | {key: other for key, other in given.items() if key != old}
+    return {**values, **sections}
 
 
 def _read(section: Any, values: Any, name: str) -> Any:

@@ -10,7 +10,7 @@ from lovecraft_jax import cli
 from lovecraft_jax.data.corpus import read_text
 from lovecraft_jax.run import check_one_scoring, load_run
 from lovecraft_jax.runtime.errors import UserError
-from lovecraft_jax.runtime.files import expand_home, strict
+from lovecraft_jax.runtime.files import expand_home, nan_to_none
 
 
 def main() -> int:
@@ -32,7 +32,7 @@ def main() -> int:
     if F.adaptive or F.cache:
         scoring |= {"tuned_on": "valid"} | (run.adaptive_rates if F.adaptive else run.cache_rates)._asdict()
     read = {"tokens": score.tokens, "characters": score.chars, "step": run.steps}
-    print(json.dumps(strict(what | scoring | score.values() | read)))
+    print(json.dumps(nan_to_none(what | scoring | score.values() | read)))
     return 0
 
 

@@ -21,9 +21,9 @@ from lovecraft_jax.data.encoded import Encoded
 from lovecraft_jax.data.splits import PARTS
 from lovecraft_jax.data.tokenizer import Tokenizer
 from lovecraft_jax.inference.adaptive import AdaptiveScorer, Rates
-from lovecraft_jax.inference.cache import CacheRates, CacheScorer
 from lovecraft_jax.inference.decoder import Decoder, jitted_make_decoder
 from lovecraft_jax.inference.generate import check_limits, encode_prompt, generate_texts, most_likely_next
+from lovecraft_jax.inference.neural_cache import CacheRates, CacheScorer
 from lovecraft_jax.inference.sampling import Sampling
 from lovecraft_jax.inference.scoring import Score, Scorer
 from lovecraft_jax.model.backend import fastest_backend
@@ -67,8 +67,6 @@ class Run:
         """Returns `samples` texts of `length` new tokens each, without the prompt."""
         (texts,) = self.stream(prompt, length, seed, sampling, samples, chunk=None)
         return texts
-
-    write = generate  # its name in earlier versions
 
     def stream(
         self,

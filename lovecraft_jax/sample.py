@@ -12,7 +12,7 @@ from lovecraft_jax.data.corpus import read_text
 from lovecraft_jax.inference.generate import check_limits
 from lovecraft_jax.inference.sampling import Sampling
 from lovecraft_jax.run import Run, load_run
-from lovecraft_jax.runtime.console import log, show
+from lovecraft_jax.runtime.console import log, printable
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.runtime.files import expand_home
 
@@ -39,9 +39,9 @@ def main() -> int:
     if F.mode == "teacher_forced":
         return _teacher_forced(run)
     if F.stream:
-        sys.stdout.write(show(F.prompt))
+        sys.stdout.write(printable(F.prompt))
         for (piece,) in run.stream(F.prompt, F.length, F.seed, sampling):
-            sys.stdout.write(show(piece))
+            sys.stdout.write(printable(piece))
             sys.stdout.flush()
         sys.stdout.write("\n")
         return 0
@@ -49,7 +49,7 @@ def main() -> int:
     if F.json:
         print(json.dumps({"prompt": F.prompt, "samples": texts, "seed": F.seed, "step": run.steps}))
     else:
-        print(show("\n---\n".join(F.prompt + text for text in texts)))
+        print(printable("\n---\n".join(F.prompt + text for text in texts)))
     return 0
 
 
@@ -86,7 +86,7 @@ def _teacher_forced(run: Run) -> int:
         return 0
     for line in (slice(n, n + LINE) for n in range(0, length, LINE)):
         pair = (run.tokenizer.decode(part[line]).replace("\n", "¶") for part in (true, likeliest))
-        print(show("\n".join(pair)), end="\n\n")
+        print(printable("\n".join(pair)), end="\n\n")
     log(
         f"{source} from token {start + 1:,} on, and under each line the likeliest token at every position, given the "
         f"true ones before it in its window of {run.config.data.seq_len}: {right:.0%} right; this is not generated text"

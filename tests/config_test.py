@@ -176,12 +176,22 @@ def test_model_lstm_the_old_name_of_the_backend_still_loads(config: ConfigDict) 
     assert Config.of(old).model.backend == "fused"
 
 
+def test_train_eval_lanes_the_old_name_of_eval_rows_still_loads_and_resumes(config: ConfigDict) -> None:
+    now = Config.of(_with(config, "train.eval_rows", 7))
+    old = now.to_dict()
+    old["train"]["eval_lanes"] = old["train"].pop("eval_rows")
+    assert Config.of(old) == now
+    assert Config.of(_with(config, "train.eval_rows", None)).filled_from(Config.of(old)).train.eval_rows == 7
+    old["train"]["eval_lanes"] = 0
+    _refused(ConfigDict(old), r"config\.train\.eval_rows=0")
+
+
 def test_what_was_chosen_at_the_start_is_kept_on_resume_and_compared_where_it_is_given(config: ConfigDict) -> None:
-    asked = Config.of(_with(config, "train.eval_lanes", None))
-    began = asked.replace(**{"train.eval_lanes": 32})
+    asked = Config.of(_with(config, "train.eval_rows", None))
+    began = asked.replace(**{"train.eval_rows": 32})
     assert asked.filled_from(began) == began
-    other = asked.replace(**{"train.eval_lanes": 4})
-    assert other.filled_from(began).differences(began) == ["train.eval_lanes: 32 -> 4"]
+    other = asked.replace(**{"train.eval_rows": 4})
+    assert other.filled_from(began).differences(began) == ["train.eval_rows: 32 -> 4"]
 
 
 def test_configs_begin_with_every_default_so_that_flags_can_change_them() -> None:

@@ -41,7 +41,7 @@ WRONG: dict[str, tuple[str, list[str]]] = {
     "unknown optimizer": ("train {tiny} --config.optimizer.name=adagrad", ["expected adam, adamw or sgd"]),
     "corpus too short": ("train {tiny} --config.data.corpus={files}/short.txt", ["64 tokens", "36"]),
     "corpus beyond the alphabet": ("train {tiny} --config.data.corpus={files}/greek.txt", ["alphabet=unicode"]),
-    "more scored rows than tokens": ("train {tiny} --config.train.eval_lanes=1000000", ["eval_lanes=1000000"]),
+    "more scored rows than tokens": ("train {tiny} --config.train.eval_rows=1000000", ["eval_rows=1000000"]),
     "empty workdir": ("train {tiny} --workdir=", ["--workdir="]),
     "workdir under a file": ("train {tiny} --workdir={files}/short.txt/run", ["--workdir={files}/short.txt/run"]),
     "workdir that is a pattern": ("train {tiny} --workdir={files}/run[1]", ["{files}/run[1]", "without [, * and ?"]),

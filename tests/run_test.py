@@ -71,7 +71,7 @@ def test_best_latest_and_every_saved_step_can_be_loaded_by_a_relative_path(
 def test_the_seed_and_not_the_number_of_samples_decides_the_text(run: Run) -> None:
     text = run.generate("The", length=40, seed=3)
     assert [len(sample) for sample in text] == [40]
-    assert text == run.generate("The", length=40, seed=3) == run.write("The", length=40, seed=3)  # its old name
+    assert text == run.generate("The", length=40, seed=3)
     assert text != run.generate("The", length=40, seed=4)
     three = run.generate("The", length=40, samples=3, seed=3)
     assert len(set(three)) == 3

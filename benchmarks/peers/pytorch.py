@@ -193,7 +193,7 @@ def generate(config: ConfigDict, streams: int, way: str = "eager", precision: st
 
 
 def generate_by_cells(config: ConfigDict, streams: int) -> Callable[[int], None]:
-    """The same with nn.LSTMCell, the fastest for single steps: no call into oneDNN's LSTM for every character."""
+    """A loop over characters with nn.LSTMCell, the fastest for single steps: no call into oneDNN's LSTM for each."""
     torch.manual_seed(0)
     device, _ = choose_precision("float32")
     sizes, vocab_size = config.model, text().tokenizer.size

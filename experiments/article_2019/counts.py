@@ -23,7 +23,7 @@ ARTICLE = {"the": "740", "tion_end": "37", "tion_inside": "3", "ing": "115", "wo
 TEXTS = (
     ("the article's recipe, predicting under the true text", settings.FIRST, "teacher_forced"),
     ("the same weights, generating", settings.FIRST, "written"),
-    ("c150, generating", settings.BEST, "written"),
+    ("c150:plain, generating", settings.BEST, "written"),
 )
 """Column header, setting and text of the rows to average."""
 

@@ -1,8 +1,8 @@
 """The settings that are compared, each with its own config, and the questions that they answer.
 
-The first question is the ladder: from the article's recipe to c150 and beyond, one change (rung) at a time; "c150" here
-stands for the variant `plain` of configs/c150.py. The second goes on from there, to the recipe that configs/c150.py has
-now. The other questions each vary one thing, of c150 or of that recipe.
+The first question is the ladder: from the article's recipe to c150:plain (the variant `plain` of configs/c150.py) and
+beyond, one change at a time. The second goes on from there, to the recipe of c150. The other questions each vary one
+thing, of c150:plain or of c150.
 """
 
 import dataclasses
@@ -13,17 +13,17 @@ from ml_collections import ConfigDict
 
 from configs import c150
 from experiments.study import measure
-from experiments.study.study import Question, Row, Rung, Study, changed
+from experiments.study.study import Entry, Question, Row, Study, changed
 from lovecraft_jax.data.splits import Splits
 from lovecraft_jax.inference.scoring import Scorer
 from lovecraft_jax.run import Run
 
 FIRST = "article"
-"""The first rung: the article's recipe."""
+"""The first setting of the ladder: the article's recipe."""
 BEST = "embedding"
-"""The rung that is c150:plain. Most side questions start from it."""
+"""The setting that is c150:plain. Most side questions start from it."""
 RECIPE = "average"
-"""The rung that is c150 as it is now."""
+"""The setting that is c150."""
 CONTEXTS = (10, 30, 50, 100, 200)
 UNITS = (100, 125, 150, 256, 512)
 RATES = (0.001, 0.002, 0.004, 0.008, 0.016)
@@ -80,25 +80,25 @@ def get_study() -> Study:
 
 
 def _questions() -> tuple[Question, ...]:
-    first, *others = (Rung(name, label) for name, label, _ in ladder())
-    rungs = (
+    first, *others = (Entry(name, label) for name, label, _ in ladder())
+    entries = (
         dataclasses.replace(first, text="teacher_forced"),
         dataclasses.replace(first, label="+ generated, not predicted under the true text"),
         *others,
     )
     return (
-        Question("ladder", "What went wrong, one change at a time", rungs),
+        Question("ladder", "What went wrong, one change at a time", entries),
         Question(
             "recipe",
-            "From there to the recipe of c150 now",
-            (Rung(BEST, "c150:plain"), *(Rung(name, label) for name, label, _ in recipe())),
+            "From c150:plain to c150",
+            (Entry(BEST, "c150:plain"), *(Entry(name, label) for name, label, _ in recipe())),
         ),
         Question(
             "norm-now",
             "Normalisation, from the better start",
             (
-                Rung(RECIPE, "RMSNorm of the gates: the recipe"),
-                *(Rung(_norm_now(kind), label) for kind, label in NORMS_NOW.items()),
+                Entry(RECIPE, "RMSNorm of the gates: the recipe"),
+                *(Entry(_norm_now(kind), label) for kind, label in NORMS_NOW.items()),
             ),
             RECIPE,
         ),
@@ -106,48 +106,48 @@ def _questions() -> tuple[Question, ...]:
             "context",
             "Characters of context",
             tuple(
-                Rung(_context(T, carried), f"{T}, with the carry" if carried else f"trained in windows of {T}")
+                Entry(_context(T, carried), f"{T}, with the carry" if carried else f"trained in windows of {T}")
                 for carried in (False, True)
                 for T in CONTEXTS
             ),
             baseline=_context(50, True),
         ),
-        Question("norm", "Normalisation", tuple(Rung(_norm(kind), label) for kind, label in NORMS.items()), BEST),
+        Question("norm", "Normalisation", tuple(Entry(_norm(kind), label) for kind, label in NORMS.items()), BEST),
         Question(
             "rate",
             "Learning rate",
             (
-                *(Rung(_rate(lr), f"{lr:g}, falling") for lr in RATES),
-                Rung("rate-constant", f"{_peak():g}, constant"),
+                *(Entry(_rate(lr), f"{lr:g}, falling") for lr in RATES),
+                Entry("rate-constant", f"{_peak():g}, constant"),
             ),
             BEST,
         ),
-        Question("tales", "Share of the training tales", tuple(Rung(_share(p), f"{p:.0%}") for p in SHARES), BEST),
-        Question("units", "Units of each layer", tuple(Rung(_units(H), str(H)) for H in UNITS), BEST),
+        Question("tales", "Share of the training tales", tuple(Entry(_share(p), f"{p:.0%}") for p in SHARES), BEST),
+        Question("units", "Units of each layer", tuple(Entry(_units(H), str(H)) for H in UNITS), BEST),
         Question(
-            "forget", "Initial bias of the forget gate", (Rung(BEST, "1, as in Keras"), Rung("forget-0", "0")), BEST
+            "forget", "Initial bias of the forget gate", (Entry(BEST, "1, as in Keras"), Entry("forget-0", "0")), BEST
         ),
     )
 
 
 @functools.cache
 def ladder() -> tuple[tuple[str, str, dict[str, Any]], ...]:
-    """Returns name, label and changes of each rung. The changes are made on top of those of all rungs before it."""
+    """Returns name, label and changes of each setting of the ladder. Its changes are made on top of all before them."""
     recipe = {"optimizer": c150.get_config("plain").optimizer.to_dict(), "data.batch_size": 64}
     return (
         (FIRST, "the article's recipe", {}),
         ("cross-entropy", "+ categorical cross-entropy", {"train.loss": "cross_entropy"}),
         ("carry", "+ the carry across batches", {"data.regime": "stream"}),
         ("clip", "+ gradient clipping", {"optimizer.clip": 1.0}),
-        ("schedule", "+ c150's falling rate and Adam, batches of 64", recipe),
-        (BEST, "+ an embedding: c150", {"model.embed": 64}),
+        ("schedule", "+ c150:plain's falling rate and Adam, batches of 64", recipe),
+        (BEST, "+ an embedding: c150:plain", {"model.embed": 64}),
         ("dropout", "+ dropout of 0.1", {"model.dropout": 0.1}),
     )
 
 
 @functools.cache
 def recipe() -> tuple[tuple[str, str, dict[str, Any]], ...]:
-    """Returns name, label and changes of each rung from c150:plain to c150 as it is now."""
+    """Returns name, label and changes of each setting from c150:plain to c150."""
     now = c150.get_config()
     decay = {f"optimizer.{key}": now.optimizer[key] for key in ("name", "lr", "weight_decay")}
     return (
@@ -201,7 +201,7 @@ def _rate(lr: float) -> str:
 
 @functools.cache
 def _peak() -> float:
-    """c150's learning rate after the warmup."""
+    """c150:plain's learning rate after the warmup."""
     lr: float = c150.get_config("plain").optimizer.lr
     return lr
 
@@ -223,7 +223,7 @@ def _binary_cross_entropy(run: Run, trained_on: Splits) -> Row:
         values[f"{split}_bce"] = run.score(text, bce=True).bce
         if data.regime == "window":
             scorer = Scorer(run.model, run.tokenizer.start_id)
-            score = scorer.windows(run.variables, text, run.config.train.eval_lanes, data.seq_len, bce=True)
+            score = scorer.windows(run.variables, text, run.config.train.eval_rows, data.seq_len, bce=True)
             values[f"{split}_bce_window"] = score.bce
     return values
 

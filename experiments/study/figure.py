@@ -1,4 +1,4 @@
-"""The figure of the results: a panel for each question, in it a line for each rung with its seeds and interval."""
+"""The figure of the results: a panel for each question, in it a line for each setting with its seeds and interval."""
 
 import math
 from collections.abc import Sequence
@@ -44,9 +44,9 @@ def _panel(axes: Axes, panel: Sequence[Line]) -> None:
         colour, mean = COLOURS[line.verdict], sum(line.bpc) / len(line.bpc)
         axes.errorbar(mean, y, xerr=line.half_width, fmt="|", color=colour, capsize=3, markersize=11)
         axes.plot(line.bpc, [y] * len(line.bpc), "o", color=colour, markersize=3.5, alpha=0.7)
-        if line.rung.setting == line.question.baseline:
+        if line.entry.setting == line.question.baseline:
             axes.axvline(mean, color=LIGHT["quiet"], linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
-    axes.set_yticks(range(len(panel)), [line.rung.label for line in panel])
+    axes.set_yticks(range(len(panel)), [line.entry.label for line in panel])
     axes.set_ylim(len(panel) - 0.4, -0.6)
     right = axes.secondary_yaxis("right")
     right.set_yticks(range(len(panel)), [_gain(line) for line in panel])

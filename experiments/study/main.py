@@ -116,7 +116,8 @@ def _save_results(study: Study, to: Path) -> str:
             figure.draw(to / f"{study.name}.svg", lines)
     if not lines:
         alone = list(dict.fromkeys(row["setting"] for row in rows))
-        asking = [question.name for question in study.questions if {rung.setting for rung in question.rungs} & {*alone}]
+        settings = {question.name: {entry.setting for entry in question.entries} for question in study.questions}
+        asking = [name for name, asked in settings.items() if asked & {*alone}]
         return f"rows of {', '.join(alone)} alone compare nothing; train another setting of {' or '.join(asking)}"
     log(f"{to}: {results.ROWS}, tables and figure")
     return ""
@@ -139,7 +140,7 @@ def _writing_to(folder: Path) -> Iterator[None]:
 
 def _settings(study: Study, names: Sequence[str]) -> list[str]:
     """Returns the settings of questions and settings, by default of all questions, in order, without repetition."""
-    by_question = {question.name: [rung.setting for rung in question.rungs] for question in study.questions}
+    by_question = {question.name: [entry.setting for entry in question.entries] for question in study.questions}
     by_name = (by_question.get(name, [name]) for name in names or by_question)
     return list(dict.fromkeys(setting for settings in by_name for setting in settings))
 

@@ -4,7 +4,6 @@ import json
 import math
 from pathlib import Path
 
-import jax
 from etils import epath
 
 from experiments.study.results import SHORT
@@ -12,6 +11,7 @@ from experiments.study.study import Row, Study
 from lovecraft_jax.data import dataset
 from lovecraft_jax.data.encoded import Encoded
 from lovecraft_jax.inference.sampling import Sampling
+from lovecraft_jax.model.lm import count_parameters
 from lovecraft_jax.run import Run, load_run
 from lovecraft_jax.runtime.files import read_rows
 from lovecraft_jax.stylometry.authorship import Author
@@ -63,7 +63,7 @@ def _scores(run: Run, workdir: Path) -> Row:
         "seed": config.seed,
         "steps": steps,
         "characters": round(steps * progress.chars_per_step),
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(run.variables["params"])),
+        "parameters": count_parameters(run.variables),
         "checkpoint": final["valid"]["checkpoint"],
         "corpus": run.corpus["sha256"][:SHORT],
         "jax": versions["jax"],

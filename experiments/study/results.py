@@ -1,4 +1,4 @@
-"""The results of the runs: rows.csv, and the lines of the table, with the gain of one rung over another."""
+"""The results of the runs: rows.csv, and the lines of the table, with the gain of one setting over another."""
 
 import csv
 import dataclasses
@@ -17,9 +17,10 @@ import numpy as np
 from etils import epath
 from scipy import stats
 
-from experiments.study.study import Question, Row, Rung, Study
+from experiments.study.study import Entry, Question, Row, Study
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.runtime.files import write_text
+from lovecraft_jax.sweep.table import LEVEL, half_width
 
 ROWS = "rows.csv"
 KEY = ("setting", "seed", "text")
@@ -27,21 +28,19 @@ STRINGS = ("setting", "text", "corpus", "jax", "hardware")
 """Columns that stay strings, even where a value looks like a number."""
 SHORT = 12
 """Digits of the corpus's SHA-256 in a row."""
-LEVEL = 0.95
-"""Confidence level of the intervals."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """A rung of a question with the rows of its seeds.
+    """An entry of a question with the rows of its seeds.
 
-    `gain`: by how many bits per character its mean valid score is below that of the rung it is compared with, and the
-    95 % interval of that difference (Welch's t-test). NaN without a rung to compare with; the interval is NaN with
+    `gain`: by how many bits per character its mean valid score is below that of the entry it is compared with, and the
+    95 % interval of that difference (Welch's t-test). NaN without one to compare with; the interval is NaN with
     fewer than two seeds.
     """
 
     question: Question
-    rung: Rung
+    entry: Entry
     rows: tuple[Row, ...]
     gain: tuple[float, float, float]
 
@@ -52,9 +51,8 @@ class Line:
 
     @property
     def half_width(self) -> float:
-        """Half the width of the 95 % interval of the mean `bpc` (Student's t); NaN for one seed."""
-        n = len(self.rows)
-        return float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * stats.sem(self.bpc)) if n > 1 else math.nan
+        """Half the width of the 95 % interval of the mean `bpc`; NaN for one seed."""
+        return half_width(self.bpc)
 
     def mean(self, key: str) -> float:
         """Returns the mean of a column over the seeds; NaN if no row has it."""
@@ -74,19 +72,19 @@ def mean(key: str, rows: Sequence[Row]) -> float:
 
 
 def lines(study: Study, rows: Sequence[Row]) -> list[Line]:
-    """Returns the lines of every question: its rungs that have rows. A question of which only the baseline has rows,
-    or the first rung, compares nothing and is left out."""
+    """Returns the lines of every question: its entries that have rows. A question of which only the baseline has rows,
+    or the first entry, compares nothing and is left out."""
     found = []
     for question in study.questions:
-        by_rung = {rung: tuple(row for row in rows if _belongs(row, rung)) for rung in question.rungs}
-        present = [rung for rung, rung_rows in by_rung.items() if rung_rows]
-        start = question.baseline or question.rungs[0].setting
-        if all(rung.setting == start for rung in present):
+        by_entry = {entry: tuple(row for row in rows if _belongs(row, entry)) for entry in question.entries}
+        present = [entry for entry, its_rows in by_entry.items() if its_rows]
+        start = question.baseline or question.entries[0].setting
+        if all(entry.setting == start for entry in present):
             continue
-        for rung in present:
-            other = _compared_with(question, present, rung)
-            gain = _gain(by_rung[rung], by_rung[other]) if other else (math.nan,) * 3
-            found.append(Line(question, rung, by_rung[rung], gain))
+        for entry in present:
+            other = _compared_with(question, present, entry)
+            gain = _gain(by_entry[entry], by_entry[other]) if other else (math.nan,) * 3
+            found.append(Line(question, entry, by_entry[entry], gain))
     return found
 
 
@@ -95,17 +93,17 @@ def by_question(lines: Sequence[Line]) -> list[list[Line]]:
     return [list(group) for _, group in itertools.groupby(lines, operator.attrgetter("question"))]
 
 
-def _belongs(row: Row, rung: Rung) -> bool:
-    return row["setting"] == rung.setting and row["text"] == rung.text
+def _belongs(row: Row, entry: Entry) -> bool:
+    return row["setting"] == entry.setting and row["text"] == entry.text
 
 
-def _compared_with(question: Question, present: Sequence[Rung], rung: Rung) -> Rung | None:
-    """Returns the rung to compare with, if it has rows: the question's baseline, or the rung just before."""
+def _compared_with(question: Question, present: Sequence[Entry], entry: Entry) -> Entry | None:
+    """Returns the entry to compare with, if it has rows: the question's baseline, or the entry just before."""
     if question.baseline:
-        return next((other for other in present if other.setting == question.baseline != rung.setting), None)
-    index = question.rungs.index(rung)
-    before = question.rungs[index - 1] if index else rung
-    return before if before in present and before.setting != rung.setting else None
+        return next((other for other in present if other.setting == question.baseline != entry.setting), None)
+    index = question.entries.index(entry)
+    before = question.entries[index - 1] if index else entry
+    return before if before in present and before.setting != entry.setting else None
 
 
 def _gain(rows: Sequence[Row], others: Sequence[Row]) -> tuple[float, float, float]:

@@ -18,8 +18,8 @@ Column = tuple[str, float, int]
 
 
 @dataclasses.dataclass(frozen=True)
-class Rung:
-    """One line of a question's table: a setting, its label there, and which of its texts the style figures describe."""
+class Entry:
+    """A setting as one line of a question's table: its label, and which of its texts the style figures describe."""
 
     setting: str
     label: str
@@ -28,11 +28,11 @@ class Rung:
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """Settings to compare: each with the `baseline` setting or, without one, with the rung before it."""
+    """Settings to compare: each with the `baseline` setting or, without one, with the one before it."""
 
     name: str
     title: str
-    rungs: tuple[Rung, ...]
+    entries: tuple[Entry, ...]
     baseline: str = ""
 
 

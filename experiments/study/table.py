@@ -21,15 +21,9 @@ def write(study: Study, folder: Path, lines: Sequence[Line]) -> None:
     header = ["question", "setting", "what", "seeds", "bpc", "+-", "gain", "low", "high", "verdict", *more]
     rows = [
         [
-            *(
-                line.question.name,
-                line.rung.setting,
-                line.rung.label,
-                len(line.rows),
-                np.mean(line.bpc),
-                line.half_width,
-            ),
-            *(*line.gain, line.verdict, *map(line.mean, more)),
+            *(line.question.name, line.entry.setting, line.entry.label, len(line.rows)),
+            *(np.mean(line.bpc), line.half_width, *line.gain, line.verdict),
+            *map(line.mean, more),
         ]
         for line in lines
     ]
@@ -46,7 +40,7 @@ def write(study: Study, folder: Path, lines: Sequence[Line]) -> None:
 
 def _caption(lines: Sequence[Line]) -> str:
     question = lines[0].question
-    baselines = (f"“{rung.label}”" for rung in question.rungs if rung.setting == question.baseline)
+    baselines = (f"“{entry.label}”" for entry in question.entries if entry.setting == question.baseline)
     fewest, most = (bound(len(line.rows) for line in lines) for bound in (min, max))
     seeds = f"{fewest if fewest == most else f'{fewest} to {most}'} seed{'s' if most > 1 else ''} each"
     interval = ", with its 95 % interval" if most > 1 else ""
@@ -58,7 +52,7 @@ def _cells(line: Line, columns: Mapping[str, Column]) -> list[str]:
     gain, low, high = line.gain
     interval = "" if math.isnan(low) else f" ({low:+.3f} to {high:+.3f}): {line.verdict}"
     cells = [
-        line.rung.label,
+        line.entry.label,
         f"{np.mean(line.bpc):.3f}" + ("" if math.isnan(line.half_width) else f" ± {line.half_width:.3f}"),
         "" if math.isnan(gain) else f"{gain:+.3f}{interval}",
     ]

@@ -18,7 +18,7 @@ from lovecraft_jax.runtime.errors import DONE, RunError
 from lovecraft_jax.runtime.files import write_json
 from lovecraft_jax.sweep.runs import Outcome, train_runs
 from lovecraft_jax.training.compiled import dispatch_steps, make_program
-from lovecraft_jax.training.recipe import choose_settings
+from lovecraft_jax.training.settings_by_size import choose_settings
 
 EVALUATIONS, SAVES = 4, 10
 """Scheduled evaluations and checkpoints of a run."""

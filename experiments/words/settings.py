@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from configs import bpe, c150, words
 from experiments.study.samples import generate_sample
-from experiments.study.study import Question, Row, Rung, Study, changed
+from experiments.study.study import Entry, Question, Row, Study, changed
 from lovecraft_jax.data.splits import Splits
 from lovecraft_jax.probing.word_costs import LEAST, costs_by_frequency
 from lovecraft_jax.run import Run
@@ -33,7 +33,8 @@ MIN_COUNTS = (1, 2, 3, 5)
 ALL_WORDS = 2**20
 """More ids than a text has words: where every word has an id, `vocab_size` is no limit."""
 DROPOUT = {CHARS: 0.0, BPE: 0.1, WORDS: 0.3}
-"""What training/recipe.py chooses for all tales, by config: fixed, so that a setting of another size has the same."""
+"""What training/settings_by_size.py chooses for all tales, by config: fixed, so that settings of other sizes have the
+same."""
 FREE_OF_COST = ("data.rare",)
 """Config fields that do not change how long a training step takes: the classes are few among the ids."""
 COLUMNS = {
@@ -60,17 +61,17 @@ def get_study() -> Study:
                 "tokens",
                 "What a token is",
                 (
-                    Rung(CHARS, "a character"),
-                    *(Rung(_bpe(size), f"one of {size:,} subwords") for size in SIZES),
-                    Rung(WORDS, "a word"),
+                    Entry(CHARS, "a character"),
+                    *(Entry(_bpe(size), f"one of {size:,} subwords") for size in SIZES),
+                    Entry(WORDS, "a word"),
                 ),
                 CHARS,
             ),
-            Question("rare", "Rare words", tuple(Rung(_rare(kind), label) for kind, label in RARE.items()), WORDS),
+            Question("rare", "Rare words", tuple(Entry(_rare(kind), label) for kind, label in RARE.items()), WORDS),
             Question(
                 "min-count",
                 "How often a word with an id of its own occurs",
-                tuple(Rung(_min_count(count), f"{count} or more") for count in MIN_COUNTS),
+                tuple(Entry(_min_count(count), f"{count} or more") for count in MIN_COUNTS),
                 WORDS,
             ),
         ),
@@ -85,7 +86,7 @@ def get_study() -> Study:
 
 
 def _configs() -> dict[str, ConfigDict]:
-    chars, subwords, of_words = (
+    chars, subwords, whole_words = (
         # Adaptive scores take long, and are not compared.
         changed(base.get_config(), {"model.dropout": DROPOUT[level], "train.adaptive": False})
         for level, base in ((CHARS, c150), (BPE, bpe), (WORDS, words))
@@ -100,7 +101,7 @@ def _configs() -> dict[str, ConfigDict]:
         if (setting := _min_count(count)) != WORDS:
             unlimited = {"data.vocab_size": ALL_WORDS} if count == 1 else {}
             side[setting] = {"data.min_count": count} | unlimited
-    return configs | {setting: changed(of_words, changes) for setting, changes in side.items()}
+    return configs | {setting: changed(whole_words, changes) for setting, changes in side.items()}
 
 
 def _bpe(size: int) -> str:

@@ -78,7 +78,7 @@ class _Text:
         pretokens = Pretokens(tokenizer.decode(ids))
         self._index: np.ndarray = pretokens.index_N
         symbols = [_symbols(tokenizer, self._merges.byte_ids, word) for word in pretokens.types]
-        self._lengths = np.array([len(of_type) for of_type in symbols], int)
+        self._lengths = np.array([len(word) for word in symbols], int)
         self._begins = np.cumsum(self._lengths) - self._lengths
         self._symbols_M = np.concatenate([np.zeros(0, int), *symbols])
         self._ranks_M = self._merges.ranks(self._symbols_M, np.roll(self._symbols_M, -1))
@@ -95,11 +95,11 @@ class _Text:
         # A place for every symbol before the merges. Where these leave none, UNKNOWN_ID stays, which no text has.
         ids = np.full(lengths_N.sum(), UNKNOWN_ID, self._dtype)
         for length in np.unique(lengths_N).tolist():
-            of_length_W = np.flatnonzero(lengths_N == length)
-            places_WS = self._begins[index_N[of_length_W], None] + np.arange(length)
+            same_length_W = np.flatnonzero(lengths_N == length)
+            places_WS = self._begins[index_N[same_length_W], None] + np.arange(length)
             symbols_WS, ranks_WS = self._symbols_M[places_WS], self._ranks_M[places_WS]
             for done_W, merged_WS in self._merges.apply(symbols_WS, ranks_WS, probability, rng):
-                ids[begins_N[of_length_W[done_W], None] + np.arange(merged_WS.shape[1])] = merged_WS
+                ids[begins_N[same_length_W[done_W], None] + np.arange(merged_WS.shape[1])] = merged_WS
         return ids[ids != UNKNOWN_ID]
 
 

@@ -28,12 +28,12 @@ def sample_windows(texts: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
     for piece in pieces(together):
         letters = letter_of[code_points(piece)]
         places = np.flatnonzero(letters)
-        of_windows, width = letters[places], 1
+        window_hashes, width = letters[places], 1
         while width < WINDOW:
-            of_windows = of_windows[:-width] * np.uint64(pow(_FACTOR, width, 2**64)) + of_windows[width:]
+            window_hashes = window_hashes[:-width] * np.uint64(pow(_FACTOR, width, 2**64)) + window_hashes[width:]
             width *= 2
-        kept = np.flatnonzero(of_windows < 2**64 // KEPT)
-        hashes.append(of_windows[kept])
+        kept = np.flatnonzero(window_hashes < 2**64 // KEPT)
+        hashes.append(window_hashes[kept])
         windows.append(start + places[np.stack([kept, kept + WINDOW - 1])])
         start += len(piece)
     first, last = np.searchsorted(np.cumsum([len(text) + 1 for text in separate]), np.hstack(windows), "right")

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from lovecraft_jax.data.download import fetch
-from lovecraft_jax.runtime.cache import cache_folder
+from lovecraft_jax.runtime.cache_folder import cache_folder
 from lovecraft_jax.runtime.console import counted, log
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.runtime.files import expand_home

@@ -57,8 +57,8 @@ def prepare(config: Config, recorded: dict[str, Any] | None = None, tokenizer: T
             entry = token_cache.load(key, tokenizer) or entry  # memory-mapped, which frees the arrays
     if not recorded and max(splits.facts.get("repeated", {}).values(), default=0) > REPEATED:
         log(
-            f"WARNING: data.corpus={found.name}: {describe(splits.facts)}, which flatters its scores: copies, a header "
-            "that many files have, or a text that repeats itself"
+            f"WARNING: data.corpus={found.name}: {describe(splits.facts)}, which makes its scores too good: copies, a "
+            "header that many files have, or a text that repeats itself"
         )
     dropout, probability = None, config.data.bpe_dropout
     if probability and isinstance(entry.tokenizer, BpeTokenizer):

@@ -20,8 +20,9 @@ PATTERN = (
     rf"\n+| ?[{_LETTER}]+(?:'[{_LETTER}]+)*| ?\p{{Nd}}+| ?[^{_WHITE}{_LETTER}\p{{Nd}}]+"
     rf"|(?:[^\S\n]|[\x1c-\x1f])+(?= [^{_WHITE}])|(?:[^\S\n]|[\x1c-\x1f])+"
 )
-"""A pretoken, as the regular expressions of the `tokenizers` library write it: a run of newlines; a word, which may
-have apostrophes inside; a number; punctuation; a run of spaces, but for the last where something follows it."""
+"""A pretoken, as the regular expressions of the `tokenizers` library write it: a sequence of newlines; a word, which
+may have apostrophes inside; a number; punctuation; a sequence of spaces, but for the last where something follows it.
+"""
 
 
 class Pretokens:

@@ -205,9 +205,9 @@ def _fit(symbols_N: np.ndarray, contexts_NM: np.ndarray, size: int, n_symbols: i
             _, once = np.unique(longer_N * size + symbols_N[is_longer_N], return_index=True)
             preceded_R = np.bincount(rows_N[is_longer_N][once], minlength=len(grams_R))
             counts_R = np.where(preceded_R > 0, preceded_R, counts_R)
-        discount, of_R = np.array([0.0, *discounts(counts_R)]), grams_R // size
-        total = np.bincount(of_R, counts_R, len(keys))
-        left = np.bincount(of_R, discount[np.minimum(counts_R, 3)], len(keys))
+        discount, context_R = np.array([0.0, *discounts(counts_R)]), grams_R // size
+        total = np.bincount(context_R, counts_R, len(keys))
+        left = np.bincount(context_R, discount[np.minimum(counts_R, 3)], len(keys))
         keys, grams_R = np.append(keys, np.iinfo(int).max), np.append(grams_R, np.iinfo(int).max)
         counts_R, total, left = np.append(counts_R, 0), np.append(total, 0), np.append(left, 0)
         tables.append(_Table(size, n_symbols, keys, grams_R, counts_R, total, left, discount))

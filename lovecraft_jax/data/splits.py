@@ -23,7 +23,7 @@ BETWEEN_TALES = "\n\n\n"  # one newline more than ends a paragraph
 COPY = 0.9  # a file is a copy where longer files have this share of its windows (copies.py)
 SHORT = (500, 0.1)  # characters, and share of the mean length: a file below both is not held out
 LEFT_OUT = {"copies": "copies left out", "blank": "without text left out", "short": "short ones in train only"}
-REPEATED = 0.03  # a larger share of a held-out split that occurs in training flatters its scores
+REPEATED = 0.03  # a larger share of a held-out split that occurs in training makes its scores too good
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +77,7 @@ def split(corpus: Corpus, cleaning: Cleaning, share: float = 1.0, rule: int = RU
         text = BETWEEN_TALES.join(filter(None, (texts[name] for name in names["train"])))
         train_end, valid_end = int(0.9 * len(text)), int(0.95 * len(text))
         cut = (text[: math.ceil(share * train_end)], text[train_end:valid_end], text[valid_end:])
-        by_tale = {part: {part: of_part} for part, of_part in zip(PARTS, cut, strict=True)}
+        by_tale = {part: {part: piece} for part, piece in zip(PARTS, cut, strict=True)}
     else:
         valid, test = held_out
         train = [name for name in used if name not in valid and name not in test]

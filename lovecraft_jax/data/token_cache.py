@@ -22,7 +22,7 @@ from lovecraft_jax.data.cleaning import Counts
 from lovecraft_jax.data.encoded import Encoded, Spelled
 from lovecraft_jax.data.splits import PARTS
 from lovecraft_jax.data.tokenizer import Tokenizer, load_tokenizer
-from lovecraft_jax.runtime.cache import cache_folder
+from lovecraft_jax.runtime.cache_folder import cache_folder
 
 MAX_BYTES = 4 << 30
 ALIGNMENT = 64  # the ids begin at a multiple of so many bytes

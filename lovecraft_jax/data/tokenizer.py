@@ -1,4 +1,5 @@
-"""Tokenizers: text to token ids and back. No file outside this folder may assume that a token is a character."""
+"""Tokenizers: text to token ids and back. Outside this folder a token can be anything, except in probing/rare_words.py,
+word_search.py and units.py and in `sample --mode=teacher_forced`, which take only runs whose tokens are characters."""
 
 import json
 from typing import Protocol

@@ -7,7 +7,7 @@ from lovecraft_jax.export.export import ending_of, export_run
 from lovecraft_jax.export.import_run import import_run
 from lovecraft_jax.export.weights import DTYPES, SCORED
 from lovecraft_jax.run import load_run
-from lovecraft_jax.runtime.console import show
+from lovecraft_jax.runtime.console import printable
 from lovecraft_jax.runtime.errors import UserError
 
 
@@ -29,13 +29,13 @@ def main() -> int:
             raise UserError(f"--from={file}: makes one run; give one --workdir")
         like = cli.optional_flag("like")
         made = import_run(file, workdir[0], load_run(like, F.checkpoint, corpus) if like else None)
-        print(show(str(made)))
+        print(printable(str(made)))
         return 0
     ending_of(to)  # before a run is loaded
     run = load_run(workdir, F.checkpoint, corpus)
     if corpus:
         run.split(SCORED)  # raises UserError where it is another text
-    print(show(str(export_run(run, to, F.dtype))))
+    print(printable(str(export_run(run, to, F.dtype))))
     return 0
 
 

@@ -74,7 +74,7 @@ def _checked_variables(file: str, config: Config, vocab_size: int, tensors: dict
     variables = variables_of(tensors)
     shapes = [{name: list(leaf.shape) for name, leaf in _flat(tree).items()} for tree in (wanted, variables)]
     for name in sorted(shapes[0].keys() | shapes[1].keys()):
-        expected, found = (of_tree.get(name) for of_tree in shapes)
+        expected, found = (by_name.get(name) for by_name in shapes)
         if expected != found:
             tensor = name.partition(".")[2]
             raise UserError(f"{file}: {tensor} is {found or 'missing'}, expected {expected or 'none'} (docs/export.md)")

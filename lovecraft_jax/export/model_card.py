@@ -8,7 +8,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lovecraft_jax.data.corpus import find_dataset
-from lovecraft_jax.export.weights import Portable, count_parameters
+from lovecraft_jax.export.weights import Portable, variables_of
+from lovecraft_jax.inference.baselines import ngram_names
+from lovecraft_jax.model.lm import count_parameters
 from lovecraft_jax.runtime.console import visible
 from lovecraft_jax.runtime.files import Row
 from lovecraft_jax.training.progress import Progress
@@ -55,7 +57,7 @@ def render_card(model: Portable, config: dict[str, Any], unknown: int) -> str:
         dataset=dataset,
         prompt=visible(facts["config"]["sample"]["prompt"], one_line=True)[:MOST_NAME],
         held_out=_held_out(corpus),
-        parameters=count_parameters(model),
+        parameters=count_parameters(variables_of(model.tensors)),
         step=facts["step"],
         epochs=_epochs(facts),
         versions={name: _plain(str(version)) for name, version in facts["versions"].items() if name != IMPORTED},
@@ -124,7 +126,5 @@ def _scores(rows: Sequence[Row], labels: dict[str, str]) -> Scores:
 def _baselines(known: dict[str, float], keys: Sequence[str]) -> Scores:
     """Returns the rows of those baselines that baselines.json has."""
     labels = {"uniform": "all characters equally likely", "unigram": "frequencies of characters"}
-    labels |= {"ppmd": "PPMd, a file compressor"}
-    for key, tokens in (("ngram", "characters"), ("word_ngram", "words")):
-        labels[key] = f"{known.get(f'{key}_order', 0):.0f}-gram of {tokens}"
+    labels |= ngram_names(known) | {"ppmd": "PPMd, a file compressor"}
     return [(labels[key], known[key], known.get(f"{key}_test")) for key in keys if key in known]

@@ -133,9 +133,9 @@ def _log_probs(
         )
         projections = (_matrix(graph, stored, f"head.tail_{n}_projection") for n in range(tails))
         inputs = [graph.dense(hidden_BTH, projection) for projection in projections]
-    of_head, *of_tails = split(log_softmax(hidden_BTH, first, "head.head"), [edges[0]] + [1] * tails)
+    first_ids, *tail_parts = split(log_softmax(hidden_BTH, first, "head.head"), [edges[0]] + [1] * tails)
     within = (log_softmax(inputs[n], kernels[n], f"head.tail_{n}") for n in range(tails))
-    return graph.concat([of_head, *(graph.op("Add", *pair) for pair in zip(within, of_tails, strict=True))])
+    return graph.concat([first_ids, *(graph.op("Add", *pair) for pair in zip(within, tail_parts, strict=True))])
 
 
 def _matrix(graph: Graph, stored: dict[str, np.ndarray], name: str) -> str:

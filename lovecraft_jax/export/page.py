@@ -14,7 +14,8 @@ from markupsafe import Markup
 
 from lovecraft_jax.data.corpus import find_dataset
 from lovecraft_jax.export.safetensors_file import own_bytes
-from lovecraft_jax.export.weights import Portable, count_parameters
+from lovecraft_jax.export.weights import Portable, variables_of
+from lovecraft_jax.model.lm import count_parameters
 from lovecraft_jax.runtime.console import visible
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.training.run_files import IMPORTED
@@ -194,7 +195,7 @@ def _list_facts(model: Portable, level: str, source: Mapping[str, str]) -> list[
     """Returns the rows of the footer. A model that was imported may lack some facts of its run."""
     settings, facts, scores = model.settings, model.facts, model.facts["scores"]
     layers = f"{settings['layers']} {'layer' if settings['layers'] == 1 else 'layers'} of {settings['units']:,} units"
-    size = f"{settings['cell'].upper()}, {layers}, {count_parameters(model):,} parameters"
+    size = f"{settings['cell'].upper()}, {layers}, {count_parameters(variables_of(model.tensors)):,} parameters"
     characters, imported = facts["corpus"].get("characters", {}).get("train"), facts["versions"].get(IMPORTED)
     trained = [_name(facts["corpus"]) or "a text"]
     if characters:

@@ -78,11 +78,6 @@ def variables_of(tensors: dict[str, np.ndarray]) -> Variables:
     return {kind: unflatten_dict(named, sep=".") for kind, named in kinds.items() if named}
 
 
-def count_parameters(model: Portable) -> int:
-    """Returns the number of weights that training moves, without running statistics."""
-    return sum(array.size for name, array in model.tensors.items() if not _is_statistic(name))
-
-
 def quantise(tensors: dict[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]:
     """Returns the tensors with matrices as `dtype`; vectors, which are few numbers, stay float32. An int8 matrix has a
     scale for each output [1, columns], the embedding one for each token [V, 1]: the largest magnitude becomes 127."""
@@ -168,7 +163,6 @@ def _facts(run: Run, config: dict[str, Any]) -> dict[str, Any]:
     if isinstance(corpus.get("name"), str):  # another type is reported below
         corpus["name"] = os.path.basename(corpus["name"].rstrip("/"))
     config["data"]["corpus"] = os.path.basename(config["data"]["corpus"].rstrip("/"))
-    scored = ("final", "adaptive", "cache")
     try:
         read = {name: _read_json(run, name) for name in ("versions", "baselines")}
         rows = read_rows(run.workdir / metrics.FILE) if run.workdir else []
@@ -176,7 +170,8 @@ def _facts(run: Run, config: dict[str, Any]) -> dict[str, Any]:
         raise UserError(
             f"--workdir={run.workdir}: a file of it cannot be read ({error}); repair or delete it"
         ) from None
-    final: list[Row] = [row for row in rows if row.get("scoring") in scored and row.get("checkpoint") == run.step]
+    scored: list[Row] = [row for row in rows if row.get("scoring") in metrics.FINAL]
+    final = [row for row in scored if row.get("checkpoint") == run.step]
     name = run.workdir.name if run.workdir else "model"
     known = {"name": name, "step": run.step, "version": lovecraft_jax.__version__, "scores": None}
     facts = known | {"config": config, "corpus": corpus, "metrics": final} | read

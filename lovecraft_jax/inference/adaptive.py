@@ -84,7 +84,7 @@ class AdaptiveScorer:
 
     def score(self, text: Encoded, rates: Rates) -> Score:
         """One row, zero carry, a newline as the first input: `Scorer.final`, adaptive."""
-        return self.scorer.by(adaptive(self.scorer.model, self.rms, rates), self.variables, text)
+        return self.scorer.score_with(adaptive(self.scorer.model, self.rms, rates), self.variables, text)
 
     def tune(self, valid: Encoded, on_score: Callable[[], None] = lambda: None) -> tuple[Rates, Score]:
         """Returns the rates that give the first TUNING_TOKENS of valid the lowest score, and that score. `on_score` is

@@ -26,7 +26,7 @@ from lovecraft_jax.data.splits import PARTS
 from lovecraft_jax.data.word_tokenizer import WordTokenizer
 from lovecraft_jax.inference.ngram import MAX_ORDER, best_order
 from lovecraft_jax.runtime import background
-from lovecraft_jax.runtime.cache import cache_folder
+from lovecraft_jax.runtime.cache_folder import cache_folder
 from lovecraft_jax.runtime.files import write_json
 
 PPMD_ORDER = 8
@@ -69,10 +69,10 @@ def ngram(train: str, valid: str, test: str, cleaning: Cleaning) -> dict[str, fl
     words = WordTokenizer.of(train, cleaning, "spell", WORD_COUNT, WORD_IDS)
     found: dict[str, float] = {}
     for name, tokenizer, max_order in (("ngram", chars, MAX_ORDER), ("word_ngram", words, WORD_ORDER)):
-        known, of_valid, of_test = (tokenizer.encode(text) for text in (train, valid, test))
-        ids = known.ids, of_valid.ids, of_test.ids
+        encoded, encoded_valid, encoded_test = (tokenizer.encode(text) for text in (train, valid, test))
+        ids = encoded.ids, encoded_valid.ids, encoded_test.ids
         order, *nats = best_order(*ids, tokenizer.size, tokenizer.start_id, max_order)
-        for key, cost, text in zip((name, f"{name}_test"), nats, (of_valid, of_test), strict=True):
+        for key, cost, text in zip((name, f"{name}_test"), nats, (encoded_valid, encoded_test), strict=True):
             found[key] = (cost + text.extra_nats) / text.n_chars / math.log(2)
         found[f"{name}_order"] = order
     return found
@@ -81,21 +81,24 @@ def ngram(train: str, valid: str, test: str, cleaning: Cleaning) -> dict[str, fl
 def labelled_scores(known: Mapping[str, float]) -> dict[str, float]:
     """Returns the scores on valid by the names that logs and pages show, which say what is static and what adaptive.
     `known`: what baselines.json has; that of earlier runs has no n-grams, or only that of characters."""
-    names = {"uniform": "uniform", "unigram": "unigram"} | _ngram_names(known) | {"ppmd": "PPMd (adaptive)"}
+    ngrams = {key: f"{name} (static)" for key, name in ngram_names(known).items()}
+    names = {"uniform": "uniform", "unigram": "unigram"} | ngrams | {"ppmd": "PPMd (adaptive)"}
     return {name: known[key] for key, name in names.items() if key in known}
 
 
 def comparison_lines(known: Mapping[str, float]) -> list[str]:
     """Returns the baselines on valid and test to log beside final scores, a line each. Static final scores compare with
     the n-grams only."""
-    names = _ngram_names(known) | {"ppmd": "PPMd (adaptive: it learns from the text that it is scored on)"}
+    names = {key: f"{name} (static)" for key, name in ngram_names(known).items()}
+    names |= {"ppmd": "PPMd (adaptive: it learns from the text that it is scored on)"}
     available = {key: name for key, name in names.items() if f"{key}_test" in known}
     return [f"{name}: valid {known[key]:.4f}, test {known[f'{key}_test']:.4f} bpc" for key, name in available.items()]
 
 
-def _ngram_names(known: Mapping[str, float]) -> dict[str, str]:
+def ngram_names(known: Mapping[str, float]) -> dict[str, str]:
+    """Returns the names of the n-grams, with their orders, by their keys in baselines.json, which `known` is."""
     tokens = {"ngram": "characters", "word_ngram": "words"}
-    return {key: f"{known.get(f'{key}_order', 0):.0f}-gram of {name} (static)" for key, name in tokens.items()}
+    return {key: f"{known.get(f'{key}_order', 0):.0f}-gram of {name}" for key, name in tokens.items()}
 
 
 def _compressed(text: str) -> int:

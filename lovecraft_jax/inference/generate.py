@@ -80,8 +80,8 @@ def _choose_cut(model: Model, variables: Variables, prompt: Prompt) -> tuple[np.
         carry, _ = _forward(model, variables, prompt.ids[None, :first], carry)
     _, logits_BNV = _forward(model, variables, prompt.ids[None, first:], carry)
     log_probs_NV = np.asarray(jax.nn.log_softmax(logits_BNV[0]), np.float64)
-    of_ids_N = log_probs_NV[np.arange(len(log_probs_NV) - 1), prompt.ids[first + 1 :]]
-    log_prob_N = np.concatenate([[0.0], np.cumsum(of_ids_N)])
+    id_log_probs_N = log_probs_NV[np.arange(len(log_probs_NV) - 1), prompt.ids[first + 1 :]]
+    log_prob_N = np.concatenate([[0.0], np.cumsum(id_log_probs_N)])
 
     def log_prob(cut: Cut) -> float:
         n = cut.kept - 1 - first

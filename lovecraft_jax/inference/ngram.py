@@ -29,8 +29,8 @@ def best_order(
     """Returns the order with the best score on `valid`, at most `max_order`, and what `valid` and `test` cost then, in
     nats. Counts and discounts are those of `train`: the texts that are scored change nothing."""
     nats = [
-        [-float(np.log(probs).sum()) for probs in of_texts]
-        for of_texts in token_probs(train, (valid, test), vocab_size, start_id, max_order)
+        [-float(np.log(probs).sum()) for probs in by_text]
+        for by_text in token_probs(train, (valid, test), vocab_size, start_id, max_order)
     ]
     order = min(range(max_order), key=lambda n: nats[n][0])
     return order + 1, nats[order][0], nats[order][1]

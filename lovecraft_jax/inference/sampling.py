@@ -128,8 +128,8 @@ def sample_adaptive_softmax(
         """Draws a part for each stream. Returns its id and NONE; or, of a tail in which none is drawn, NONE and it."""
         part_S = _draw(logs_SP.at[:, head:].set(log_weights_SN), uniform_S)
         tail_S = part_S - head
-        of_tail_S = jnp.take_along_axis(drawn_SN, jnp.maximum(tail_S, 0)[:, None], axis=1)[:, 0]
-        ids_S = jnp.where(tail_S < 0, part_S, of_tail_S)
+        drawn_S = jnp.take_along_axis(drawn_SN, jnp.maximum(tail_S, 0)[:, None], axis=1)[:, 0]
+        ids_S = jnp.where(tail_S < 0, part_S, drawn_S)
         return ids_S, jnp.where(ids_S == NONE, tail_S, NONE)
 
     def draw_numbers(key: jax.Array, computed: jax.Array) -> jax.Array:
@@ -147,12 +147,12 @@ def sample_adaptive_softmax(
         weights_RC = jnp.exp(logits_RC / temperature)
         log_z_R = jnp.log(jnp.sum(weights_RC, axis=-1)) - jax.nn.logsumexp(logits_RC, axis=-1) / temperature
         log_weight_R, log_bound_R = logs_RP[:, head + n] + log_z_R, log_weights_RN[:, n]
-        of_tail_R = head + sum(len(tail.bias) for tail in tails[:n]) + _draw_weighted(weights_RC, within_R)
+        id_in_tail_R = head + sum(len(tail.bias) for tail in tails[:n]) + _draw_weighted(weights_RC, within_R)
         log_weights_RN = log_weights_RN.at[:, n].set(log_weight_R)
-        drawn_RN = drawn_RN.at[:, n].set(of_tail_R)
+        drawn_RN = drawn_RN.at[:, n].set(id_in_tail_R)
         ids_R, tail_R = propose(logs_RP, log_weights_RN, drawn_RN, again_R)
         is_accepted_R = accept_R < jnp.exp(log_weight_R - log_bound_R)
-        ids_R, tail_R = jnp.where(is_accepted_R, of_tail_R, ids_R), jnp.where(is_accepted_R, NONE, tail_R)
+        ids_R, tail_R = jnp.where(is_accepted_R, id_in_tail_R, ids_R), jnp.where(is_accepted_R, NONE, tail_R)
         after = _State(ids_R, tail_R, log_weights_RN, drawn_RN, computed_R + 1)
         return jax.tree.map(lambda leaf, new: leaf.at[places_R].set(new, mode="drop"), state, after)
 
@@ -187,8 +187,8 @@ def _draw_weighted(weights_SV: jax.Array, uniform_S: jax.Array) -> jax.Array:
         return _invert(weights_SV, uniform_S)[0]
     blocks_SNB = jnp.pad(weights_SV, ((0, 0), (0, -V % B))).reshape(S, -1, B)
     block_S, uniform_S = _invert(jnp.sum(blocks_SNB, axis=-1), uniform_S)
-    of_block_SB = jnp.take_along_axis(blocks_SNB, block_S[:, None, None], axis=1)[:, 0]
-    return block_S * B + _invert(of_block_SB, uniform_S)[0]
+    weights_SB = jnp.take_along_axis(blocks_SNB, block_S[:, None, None], axis=1)[:, 0]
+    return block_S * B + _invert(weights_SB, uniform_S)[0]
 
 
 def _invert(weights_SV: jax.Array, uniform_S: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -5,8 +5,8 @@
 - `windows`: every T tokens from a zero carry, as a model in the window regime was trained.
 
 Each is a fold over chunks of the text by a Method: `static` never changes the variables; that of adaptive.py lets the
-model learn from what it has read, that of cache.py remembers it. Scores of these two are adaptive, and never compared
-with static ones.
+model learn from what it has read, that of neural_cache.py remembers it. Scores of these two are adaptive, and never
+compared with static ones.
 """
 
 import dataclasses
@@ -123,12 +123,12 @@ class Scorer:
     def final(self, variables: Variables, text: Encoded, bce: bool = False) -> Score:
         return self._score(static(self.model, bce), variables, text, 1)
 
-    def by(self, method: Method, variables: Variables, text: Encoded) -> Score:
+    def score_with(self, method: Method, variables: Variables, text: Encoded) -> Score:
         """Scores as `final` does, by another method than `static`."""
         return self._score(method, variables, text, 1)
 
-    def by_all(self, method: Method, variables: Variables, text: Encoded) -> list[Score]:
-        """Scores as `by` does, by a method that computes the costs of several scores at once."""
+    def score_all_with(self, method: Method, variables: Variables, text: Encoded) -> list[Score]:
+        """Scores as `score_with` does, by a method that computes the costs of several scores at once."""
         sums = self._sums(method, variables, text, 1)
         return [Score(nats + text.extra_nats, len(text.ids), text.n_chars, self.model.vocab_size) for nats in sums]
 

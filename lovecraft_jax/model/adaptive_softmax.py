@@ -101,11 +101,11 @@ class AdaptiveSoftmax(nn.Module):
         N = len(y_N)
         C = max(1, int(share * N))
 
-        def of_all() -> jax.Array:
+        def nats_for_all() -> jax.Array:
             logits_NV = tail_logits(tail, hidden_NH, self.dtype, self.in_cpp)
             return jnp.where(in_tail_N, _cross_entropy(logits_NV, jnp.where(in_tail_N, y_N, 0)), 0.0)
 
-        def of_its_own() -> jax.Array:
+        def nats_for_its_own() -> jax.Array:
             (places_C,) = jnp.nonzero(in_tail_N, size=C, fill_value=N)  # N: none
             hidden_CH = hidden_NH.at[places_C].get(mode="fill", fill_value=0.0)
             logits_CV = tail_logits(tail, hidden_CH, self.dtype, self.in_cpp)
@@ -113,7 +113,7 @@ class AdaptiveSoftmax(nn.Module):
             return jnp.zeros(N).at[places_C].add(nats_C, mode="drop")
 
         # Without checkpoints the backward pass would be given the logits of both, of one of them zeros.
-        return jax.lax.cond(jnp.sum(in_tail_N) <= C, jax.checkpoint(of_its_own), jax.checkpoint(of_all))
+        return jax.lax.cond(jnp.sum(in_tail_N) <= C, jax.checkpoint(nats_for_its_own), jax.checkpoint(nats_for_all))
 
     def _head_logits(self, hidden: jax.Array, table_VD: jax.Array | None) -> jax.Array:
         kernel, bias = self.head_weights(table_VD)

@@ -28,7 +28,7 @@ class Rate(NamedTuple):
         """The Rate for a probability of dropping a value; None for 0, which drops nothing. Raises ValueError for a rate
         that is still to be chosen."""
         if rate is None:
-            raise ValueError("a dropout rate is None: training/recipe.py chooses it for a text")
+            raise ValueError("a dropout rate is None: training/settings_by_size.py chooses it for a text")
         return cls(np.float32(1 - rate), np.float32(1 / (1 - rate))) if rate else None
 
 

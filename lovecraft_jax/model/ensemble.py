@@ -45,7 +45,7 @@ class Ensemble(nn.Module):
     def split_variables(self, variables: Variables) -> list[Variables]:
         """The members' variables, from those of the ensemble."""
         names = [f"members_{n}" for n in range(len(self.members))]  # as Flax calls them
-        return [{kind: of_all[name] for kind, of_all in variables.items() if name in of_all} for name in names]
+        return [{kind: by_name[name] for kind, by_name in variables.items() if name in by_name} for name in names]
 
     @property
     def vocab_size(self) -> int:
@@ -69,9 +69,9 @@ def join_outputs(outputs: Sequence[tuple[Carry, jax.Array]]) -> tuple[Carry, jax
 
 def make_ensemble(models: Sequence[Model], variables: Sequence[Variables]) -> tuple[Ensemble, Variables]:
     """The ensemble of `models`, and its variables from those of each."""
-    kinds = dict.fromkeys(kind for of_one in variables for kind in of_one)
+    kinds = dict.fromkeys(kind for member in variables for kind in member)
     joined = {
-        kind: {f"members_{n}": of_one[kind] for n, of_one in enumerate(variables) if kind in of_one} for kind in kinds
+        kind: {f"members_{n}": member[kind] for n, member in enumerate(variables) if kind in member} for kind in kinds
     }
     return Ensemble(tuple(model.clone() for model in models)), joined
 

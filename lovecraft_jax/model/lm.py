@@ -208,6 +208,11 @@ def reset_carry(carry: Carry, reset_B: ArrayLike) -> Carry:
     return jax.tree.map(lambda leaf_BH: jnp.where(jnp.asarray(reset_B)[:, None], 0.0, leaf_BH), carry)
 
 
+def count_parameters(variables: Variables) -> int:
+    """Returns the number of parameters, without running statistics, of a model's variables or of their shapes."""
+    return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+
+
 def make_model(config: Config, vocab_size: int, backend: str = "") -> LanguageModel:
     """The model that `config.model` describes, run by `backend`, or by the config's own where none is named. Raises
     UserError where the config asks for a backend that this machine does not have, or JAX was told to use float64."""

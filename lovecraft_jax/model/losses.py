@@ -63,8 +63,8 @@ def _apply(
         if isinstance(model, LanguageModel) and model.is_adaptive and not binary:  # needs no logits [B, T, V]
             return after, hidden_TBH, Costs(model.nats(hidden_TBH, y_BT) * batch.weight_BT.astype(jnp.float32))
         logits_BTV = model.logits(hidden_TBH)
-        of_binary = token_binary_cross_entropy(logits_BTV, batch) if binary else None
-        return after, hidden_TBH, Costs(token_cross_entropy(logits_BTV, batch), of_binary)
+        binary_BT = token_binary_cross_entropy(logits_BTV, batch) if binary else None
+        return after, hidden_TBH, Costs(token_cross_entropy(logits_BTV, batch), binary_BT)
 
     result: Any = model.apply(variables, method=costs, mutable=mutable)
     found, changed = result if mutable else (result, {})

@@ -5,8 +5,8 @@ At c150's size a GPU computes a time step in less time than it takes to start th
 - An iteration of a loop is a block of time steps. XLA starts it as one CUDA graph, and what is saved for the backward
   pass is written once a block.
 - Beside its matmul a time step is one kernel, with a norm of the gates one more forward and two more backward.
-  `_kernel` marks where one ends. Without it XLA computes the time steps before again in every step, and has cuBLAS add
-  the input's part of the gates, for which it copies that first.
+  `_end_kernel` marks where one ends. Without it XLA computes the time steps before again in every step, and has cuBLAS
+  add the input's part of the gates, for which it copies that first.
 - What a time step hands on is rounded, masked and padded for the next matmul by the kernel that computes it.
 
 Nothing here needs a GPU: the same functions run on a CPU, where they are tested, and slower than lstm_fused.py's loops.
@@ -26,7 +26,7 @@ from lovecraft_jax.model.lstm_step import (
     LoopGrads,
     LoopParams,
     LSTMCarry,
-    Sequence,
+    SavedSteps,
     activate_gates,
     at,
     effective_input_gate,
@@ -56,7 +56,7 @@ class _Step(NamedTuple):
     inverse_BN: jax.Array | None
 
 
-def forward_loop(params: LoopParams, gates_x_TBG: jax.Array, carry: LSTMCarry, form: Form) -> Sequence:
+def forward_loop(params: LoopParams, gates_x_TBG: jax.Array, carry: LSTMCarry, form: Form) -> SavedSteps:
     """All time steps forward: lstm_fused.forward_loop's results."""
     (T, B, G), H = gates_x_TBG.shape, len(params.kernel_h_HG)
     P, N, scaled = _padded(H, form), G // H, scale_and_shift(H, G // H)
@@ -68,7 +68,7 @@ def forward_loop(params: LoopParams, gates_x_TBG: jax.Array, carry: LSTMCarry, f
 
     def step(t: jax.Array, carried: LSTMCarry) -> tuple[LSTMCarry, _Step]:
         c_BP, h_BP = carried
-        z_BG = _kernel(dot(h_BP, kernel_PG, form.dtype)) + at(gates_x_TBG, t)
+        z_BG = _end_kernel(dot(h_BP, kernel_PG, form.dtype)) + at(gates_x_TBG, t)
         z_BG, inverse_BN = _norm(z_BG, N, form)
         # Each gate on its own, so that this is one kernel, without one before it for all gates.
         gates = [z_BH if inverse_BN is None else z_BH * inverse_BN[:, n : n + 1] for n, z_BH in enumerate(split(z_BG))]
@@ -81,22 +81,22 @@ def forward_loop(params: LoopParams, gates_x_TBG: jax.Array, carry: LSTMCarry, f
         )
         c_BH = f * c_BP[:, :H] + effective_input_gate(i, f, form.input_gate) * g
         h_BH = o * jnp.tanh(c_BH)
-        c_BP, h_BP = _kernel((_pad(c_BH, P), operand(h_BH)))
+        c_BP, h_BP = _end_kernel((_pad(c_BH, P), operand(h_BH)))
         saved_h_BH = h_BP[:, :H] if params.recurrent_BH is None else h_BH
         return (c_BP, h_BP), _Step(z_BG, c_BP[:, :H], saved_h_BH, inverse_BN)
 
-    def save(sequence: Sequence, steps: _Step, t: jax.Array) -> Sequence:
+    def save(saved: SavedSteps, steps: _Step, t: jax.Array) -> SavedSteps:
         gates_UBG = _normal(steps.z_BG, steps.inverse_BN)
         if params.scale_G is None:
             gates_UBG = activate_gates(gates_UBG + params.bias_G[None, None], scaled)
         return jax.tree.map(
             lambda all_T, now: _put(all_T, now, t),
-            sequence,
-            Sequence(gates_UBG, steps.c_BH, steps.h_BH, steps.inverse_BN),
+            saved,
+            SavedSteps(gates_UBG, steps.c_BH, steps.h_BH, steps.inverse_BN),
         )
 
     inverse_TBN = None if params.scale_G is None else jnp.zeros((T, B, N))
-    empty = Sequence(
+    empty = SavedSteps(
         jnp.zeros((T, B, G), form.dtype), jnp.zeros((T, B, H)), jnp.zeros((T, B, H), form.dtype), inverse_TBN
     )
     c_BH, h_BH = carry
@@ -106,13 +106,13 @@ def forward_loop(params: LoopParams, gates_x_TBG: jax.Array, carry: LSTMCarry, f
 def backward_loop(
     params: LoopParams,
     first_c_BH: jax.Array,
-    sequence: Sequence,
+    steps: SavedSteps,
     last_grad: LSTMCarry,
     h_grad_TBH: jax.Array,
     form: Form,
 ) -> LoopGrads:
     """All time steps backward: lstm_fused.backward_loop's results."""
-    saved_TBG, c_TBH, _, inverse_TBN = sequence
+    saved_TBG, c_TBH, _, inverse_TBN = steps
     (T, B, G), H = saved_TBG.shape, c_TBH.shape[-1]
     P, N = _padded(H, form), G // H
     kernel_GP = lax.optimization_barrier(_pad(params.kernel_h_HG.T.astype(form.dtype), P))
@@ -128,17 +128,17 @@ def backward_loop(
     def step(n: jax.Array, carried: tuple[jax.Array, jax.Array]) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
         c_grad_BH, recurrent_BP = carried
         t = T - 1 - n
-        now = jax.tree.map(lambda all_T: at(all_T, t)[None], sequence)
+        now = jax.tree.map(lambda all_T: at(all_T, t)[None], steps)
         c_before_BH = jnp.where(t == 0, first_c_BH, at(c_TBH, jnp.maximum(t - 1, 0)))
         factors = factors_of(params, c_before_BH, now, form)
         h_grad_BH = at(h_grad_TBH, t) + drop(recurrent_BP[:, :H], params.recurrent_BH)
         c_grad_BH += h_grad_BH * factors.h_to_c_TBH[0]
-        *before_o, o = split_gates(factors.gates_TBG[0], H)
+        *before_o, o = split_gates(factors.dz_TBG[0], H)
         grads = [*(c_grad_BH * factor_BH for factor_BH in before_o), h_grad_BH * o]
         c_grad_BH *= factors.f_TBH[0]
         if scale_G is not None:
             assert inverse_TBN is not None
-            c_grad_BH, *grads = _kernel([c_grad_BH, *grads])
+            c_grad_BH, *grads = _end_kernel([c_grad_BH, *grads])
             grad_BG = jnp.concatenate(grads, axis=-1)
             z_grad_BG = _norm_backward(grad_BG * scale_G[None], at(saved_TBG, t), at(inverse_TBN, t), form)
         else:
@@ -146,10 +146,10 @@ def backward_loop(
             grad_BNH = wide(grads[-1])
             for gate, grad_BH in enumerate(grads[:-1]):
                 grad_BNH = jnp.where(gate_BNH == gate, wide(grad_BH), grad_BNH)
-            c_grad_BNH, grad_BNH = _kernel((wide(c_grad_BH), grad_BNH.astype(form.dtype)))
+            c_grad_BNH, grad_BNH = _end_kernel((wide(c_grad_BH), grad_BNH.astype(form.dtype)))
             c_grad_BH, grad_BG = c_grad_BNH[:, 0], grad_BNH.reshape(B, G)
             z_grad_BG = grad_BG
-        return (c_grad_BH, _kernel(dot(z_grad_BG, kernel_GP, form.dtype))), grad_BG
+        return (c_grad_BH, _end_kernel(dot(z_grad_BG, kernel_GP, form.dtype))), grad_BG
 
     def save(grads_TBG: jax.Array, grads_UBG: jax.Array, n: jax.Array) -> jax.Array:
         return _put(grads_TBG, grads_UBG[::-1], T - n - len(grads_UBG))
@@ -183,8 +183,9 @@ def _over_blocks(T: int, step: Callable, carried: Any, save: Callable, saved: An
     return lax.fori_loop(0, T // U, block, (carried, saved))
 
 
-def _kernel(results: Any) -> Any:
-    """`results` as they are: XLA computes them before anything that needs them, and does not compute them again."""
+def _end_kernel(results: Any) -> Any:
+    """`results` as they are, at the end of a kernel: XLA fuses nothing across the barrier, so it computes them before
+    anything that needs them, and does not compute them again."""
     return lax.optimization_barrier(results)
 
 
@@ -196,8 +197,8 @@ def _norm(z_BG: jax.Array, N: int, form: Form) -> tuple[jax.Array, jax.Array | N
     z_BNH = z_BG.reshape(len(z_BG), N, -1)
     H = z_BNH.shape[-1]
     if form.norm == "layer_gates":
-        z_BNH -= _kernel(jnp.sum(z_BNH, axis=-1, keepdims=True)) / H
-    inverse_BN = lax.rsqrt(_kernel(jnp.sum(z_BNH * z_BNH, axis=-1)) / H + EPSILON)
+        z_BNH -= _end_kernel(jnp.sum(z_BNH, axis=-1, keepdims=True)) / H
+    inverse_BN = lax.rsqrt(_end_kernel(jnp.sum(z_BNH * z_BNH, axis=-1)) / H + EPSILON)
     return z_BNH.reshape(z_BG.shape), inverse_BN
 
 
@@ -209,13 +210,13 @@ def _normal(z: jax.Array, inverse: jax.Array | None) -> jax.Array:
 
 
 def _norm_backward(grad_BG: jax.Array, saved_BG: jax.Array, inverse_BN: jax.Array, form: Form) -> jax.Array:
-    """normalization.normalise_gates_backward, with sums that are kernels."""
+    """normalization.normalise_gates_backward, with sums that are kernels of their own."""
     shape = (*inverse_BN.shape, -1)
     grad_BNH, normal_BNH = grad_BG.reshape(shape), saved_BG.reshape(shape).astype(jnp.float32)
     H = grad_BNH.shape[-1]
     sums = [jnp.sum(grad_BNH * normal_BNH, axis=-1, keepdims=True)]
     sums += [jnp.sum(grad_BNH, axis=-1, keepdims=True)] if form.norm == "layer_gates" else []
-    along, *shift = _kernel(sums)
+    along, *shift = _end_kernel(sums)
     grad_BNH -= normal_BNH * (along / H)
     if shift:
         grad_BNH -= shift[0] / H

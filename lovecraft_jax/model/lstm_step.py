@@ -31,7 +31,7 @@ class LoopParams(NamedTuple):
     recurrent_BH: jax.Array | None = None
 
 
-class Sequence(NamedTuple):
+class SavedSteps(NamedTuple):
     """All time steps, as they are saved for the backward pass: gates and h in the form's dtype, the rest in float32.
     The gates are those after their activations; with a norm they are the normalised ones, before scale, bias and
     activation, and `inverse_TBN` is what each of the N gates was multiplied by."""
@@ -89,17 +89,22 @@ def activate_gates(gates: jax.Array, scaled: tuple[jax.Array, jax.Array]) -> jax
 
 
 class Factors(NamedTuple):
-    """What a time step backward multiplies by. With z the gates before their activations: `gates_TBG` so that dz =
-    gates * dc for all gates but o, and dz = gates * dh for o; f; and what dh adds to dc, as a factor."""
+    """What a time step backward multiplies gradients by. With z the gates before their activations, grad(x) the
+    gradient of the loss with respect to x, and grad(c) all that reaches c:
 
-    gates_TBG: jax.Array
+        grad(c) += grad(h) * h_to_c
+        grad(z) = grad(c) * dz for all gates but o, grad(h) * dz for o
+        grad(c of the time step before) = grad(c) * f
+    """
+
+    dz_TBG: jax.Array
     f_TBH: jax.Array
     h_to_c_TBH: jax.Array
 
 
-def factors_of(params: LoopParams, first_c_BH: jax.Array, sequence: Sequence, form: Form) -> Factors:
+def factors_of(params: LoopParams, first_c_BH: jax.Array, steps: SavedSteps, form: Form) -> Factors:
     """The factors of all time steps."""
-    gates_TBG, c_TBH = sequence.gates_TBG.astype(jnp.float32), sequence.c_TBH
+    gates_TBG, c_TBH = steps.gates_TBG.astype(jnp.float32), steps.c_TBH
     G, H = gates_TBG.shape[-1], c_TBH.shape[-1]
     if params.scale_G is not None:
         z_TBG = gates_TBG * params.scale_G[None, None] + params.bias_G[None, None]

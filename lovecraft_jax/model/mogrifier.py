@@ -12,7 +12,7 @@ kernel_x's too, and the gradient of each matrix is one matmul for all T.
 """
 
 import functools
-from collections.abc import Sequence as Rounds
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -21,9 +21,9 @@ from jax import lax
 
 from lovecraft_jax.model.dropout import drop
 from lovecraft_jax.model.lstm_fused import (
-    empty_sequence,
-    first_grads,
-    loop_grads,
+    empty_steps,
+    first_buffers,
+    grads_from_buffers,
     rounded,
     step_backward,
     step_forward,
@@ -32,7 +32,7 @@ from lovecraft_jax.model.lstm_step import (
     Form,
     LoopParams,
     LSTMCarry,
-    Sequence,
+    SavedSteps,
     at,
     factors_of,
     put,
@@ -59,12 +59,12 @@ class Saved(NamedTuple):
     params: MogrifiedParams
     x_TBD: jax.Array
     carry: LSTMCarry
-    sequence: Sequence
+    steps: SavedSteps
     modulations: tuple[jax.Array, ...]
 
 
 def modulate(
-    x_BD: jax.Array, h_BH: jax.Array, rounds: Rounds[jax.Array], dtype: jnp.dtype
+    x_BD: jax.Array, h_BH: jax.Array, rounds: Sequence[jax.Array], dtype: jnp.dtype
 ) -> tuple[jax.Array, jax.Array, list[jax.Array]]:
     """x and h after all rounds, and what each round multiplied by."""
     pair, modulations = [x_BD, h_BH], []
@@ -94,34 +94,34 @@ def _forward(
     rounds = [kernel.astype(form.dtype) for kernel in params.rounds]
 
     def step(t: jax.Array, loop: tuple) -> tuple:
-        c_BH, h_BH, sequence, *modulations_T = loop
+        c_BH, h_BH, steps, *modulations_T = loop
         x_BD, h_BH, modulations = modulate(at(x_TBD, t), drop(h_BH, loop_params.recurrent_BH), rounds, form.dtype)
         gates_BG = dot(jnp.concatenate([x_BD, h_BH], axis=-1), kernel_KG, form.dtype)
-        carry_and_sequence = step_forward(loop_params, gates_BG, c_BH, sequence, t, scaled, form)
-        return *carry_and_sequence, *(put(all_T, now, t) for all_T, now in zip(modulations_T, modulations, strict=True))
+        carry_and_steps = step_forward(loop_params, gates_BG, c_BH, steps, t, scaled, form)
+        return *carry_and_steps, *(put(all_T, now, t) for all_T, now in zip(modulations_T, modulations, strict=True))
 
     empty = [jnp.zeros((T, B, kernel.shape[1])) for kernel in rounds]
-    loop = *carry, empty_sequence(loop_params, jnp.zeros((T, B, G))), *empty
-    _, _, sequence, *modulations = lax.fori_loop(0, T, step, loop)
-    saved = Saved(params, x_TBD, carry, sequence, tuple(modulations))
-    sequence = rounded(sequence, form)
-    h_TBH = sequence.h_TBH.astype(jnp.float32)
-    return ((sequence.c_TBH[-1], h_TBH[-1]), h_TBH), saved
+    loop = *carry, empty_steps(loop_params, jnp.zeros((T, B, G))), *empty
+    _, _, steps, *modulations = lax.fori_loop(0, T, step, loop)
+    saved = Saved(params, x_TBD, carry, steps, tuple(modulations))
+    steps = rounded(steps, form)
+    h_TBH = steps.h_TBH.astype(jnp.float32)
+    return ((steps.c_TBH[-1], h_TBH[-1]), h_TBH), saved
 
 
 def _backward(form: Form, saved: Saved, cotangents: tuple[LSTMCarry, jax.Array]) -> tuple[Any, ...]:
     # As in fused_lstm, nothing may start before the layer's gradient has arrived.
     saved, (last_grad, h_grad_TBH) = lax.optimization_barrier((saved, cotangents))
-    params, x_TBD, (first_c_BH, first_h_BH), sequence, modulations = saved
+    params, x_TBD, (first_c_BH, first_h_BH), steps, modulations = saved
     loop_params, mask_BH = params.loop, params.loop.recurrent_BH
     T, _, D = x_TBD.shape
     # Transposed once, outside of the loop.
     kernel_GK = jnp.concatenate([params.kernel_x_DG, loop_params.kernel_h_HG]).T.astype(form.dtype)
     kernel_GK, rounds_T = lax.optimization_barrier((kernel_GK, [k.T.astype(form.dtype) for k in params.rounds]))
-    factors = factors_of(loop_params, first_c_BH, sequence, form)
+    factors = factors_of(loop_params, first_c_BH, steps, form)
 
     # Again what each round took, and the factor of the gradient of its matmul.
-    h_before_TBH = jnp.concatenate([first_h_BH[None], sequence.h_TBH[:-1].astype(jnp.float32)])
+    h_before_TBH = jnp.concatenate([first_h_BH[None], steps.h_TBH[:-1].astype(jnp.float32)])
     pair_T, taken, slopes = [x_TBD, drop(h_before_TBH, None if mask_BH is None else mask_BH[None])], [], []
     for n, modulation in enumerate(modulations):
         to = n % 2
@@ -130,10 +130,10 @@ def _backward(form: Form, saved: Saved, cotangents: tuple[LSTMCarry, jax.Array])
         pair_T[to] = modulation * pair_T[to]
 
     def step(n: jax.Array, loop: tuple) -> tuple:
-        c_grad_BH, h_grad_BH, grads, x_grad_TBD, *round_grads = loop
+        c_grad_BH, h_grad_BH, buffers, x_grad_TBD, *round_grads = loop
         t = T - 1 - n
         h_grad_BH += at(h_grad_TBH, t)
-        c_grad_BH, grad_BG, grads = step_backward(loop_params, c_grad_BH, h_grad_BH, sequence, factors, grads, t, form)
+        c_grad_BH, grad_BG, buffers = step_backward(loop_params, c_grad_BH, h_grad_BH, steps, factors, buffers, t, form)
         pair = jnp.split(dot(grad_BG, kernel_GK, form.dtype), [D], axis=-1)
         for r in reversed(range(len(modulations))):
             to = r % 2
@@ -141,11 +141,11 @@ def _backward(form: Form, saved: Saved, cotangents: tuple[LSTMCarry, jax.Array])
             round_grads[r] = put(round_grads[r], grad, t)
             pair[1 - to] += dot(grad, rounds_T[r], form.dtype)
             pair[to] *= at(modulations[r], t)
-        return c_grad_BH, drop(pair[1], mask_BH), grads, put(x_grad_TBD, pair[0], t), *round_grads
+        return c_grad_BH, drop(pair[1], mask_BH), buffers, put(x_grad_TBD, pair[0], t), *round_grads
 
-    loop = *last_grad, first_grads(loop_params, factors), jnp.zeros_like(x_TBD), *slopes
-    c_grad_BH, h_grad_BH, all_grads, x_grad_TBD, *round_grads = lax.fori_loop(0, T, step, loop)
-    grads = loop_grads(c_grad_BH, all_grads, form)
+    loop = *last_grad, first_buffers(loop_params, factors), jnp.zeros_like(x_TBD), *slopes
+    c_grad_BH, h_grad_BH, buffers, x_grad_TBD, *round_grads = lax.fori_loop(0, T, step, loop)
+    grads = grads_from_buffers(c_grad_BH, buffers, form)
 
     def kernel_grad(x_TBF: jax.Array, grad_TBF: jax.Array) -> jax.Array:
         flat_NF, grad_NF = (leaf.reshape(-1, leaf.shape[-1]) for leaf in (x_TBF, grad_TBF))

@@ -111,32 +111,32 @@ def analyze(
     if (size := run.tokenizer.size) > MAX_VOCABULARY:
         raise UserError(f"the text has {size:,} different characters; words are spelt with at most {MAX_VOCABULARY:,}")
     in_training, in_samples = _count(tales["train"].values()), _count(samples)
-    of_article = find(tales, word) if not run.tokenizer.unseen(word) else []
-    of_rare = [place for place in rare_words(tales, in_training, count) if not run.tokenizer.unseen(place.word)]
-    places = of_article + of_rare
+    article_places = find(tales, word) if not run.tokenizer.unseen(word) else []
+    rare_places = [place for place in rare_words(tales, in_training, count) if not run.tokenizer.unseen(place.word)]
+    places = article_places + rare_places
     known = {found for split in tales.values() for text in split.values() for found in LETTERS.findall(text)}
     if not places:
         return RareWords([], [], len(known))
     state = word_search.state_after(run, [tales[place.split][place.tale][: place.offset] for place in places])
     words = [place.word for place in places]
     log_probs = word_search.spelling_log_probs(run, state, words)
-    spelt = [_letters(run, *of_word) for of_word in zip(words, log_probs, strict=True)]
+    spelt = [_letters(run, *pair) for pair in zip(words, log_probs, strict=True)]
     probs = [_prob(predicted) for predicted in spelt]
     prefixes = MAX_PROBS // size
     width = max(1, min(WIDTH, prefixes // len(places)))
-    of_all = word_search.search_words(run, state, word_search.any_word(run), probs, width)
+    likely_words = word_search.search_words(run, state, word_search.any_word(run), probs, width)
     automaton = word_search.lexicon(run, sorted(known))
-    of_known = word_search.search_words(run, state, automaton, probs, width)
-    if of_article:  # an exhaustive search, which takes half a second a place with c150
+    likely_known_words = word_search.search_words(run, state, automaton, probs, width)
+    if article_places:  # an exhaustive search, which takes half a second a place with c150
         first = word_search.DecodingState([leaf[:1] for leaf in state.carry], state.log_probs_NV[:1])
-        of_known[:1] = word_search.search_words(run, first, automaton, probs[:1], min(len(known), prefixes))
+        likely_known_words[:1] = word_search.search_words(run, first, automaton, probs[:1], min(len(known), prefixes))
     predictions = []
     for n, place in enumerate(places):
-        likeliest = list(zip(of_all[n].texts[:SHOWN], of_all[n].probs[:SHOWN].tolist(), strict=True))
-        ranks = of_all[n].rank(probs[n]), of_known[n].rank(probs[n], len(known))
+        likeliest = list(zip(likely_words[n].texts[:SHOWN], likely_words[n].probs[:SHOWN].tolist(), strict=True))
+        ranks = likely_words[n].rank(probs[n]), likely_known_words[n].rank(probs[n], len(known))
         counts = (occurrences[place.word.lower()] for occurrences in (in_training, in_samples))
         predictions.append(WordPrediction(place, spelt[n], likeliest, *ranks, *counts))
-    return RareWords(predictions[: len(of_article)], predictions[len(of_article) :], len(known))
+    return RareWords(predictions[: len(article_places)], predictions[len(article_places) :], len(known))
 
 
 def find(tales: Mapping[str, Mapping[str, str]], word: str) -> list[Occurrence]:

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 import optax
 
-from lovecraft_jax.inference.forward_texts import forward_texts
 from lovecraft_jax.model.lm import Carry
+from lovecraft_jax.probing.forward_texts import forward_texts
 from lovecraft_jax.run import Run
 
 PASSAGE = 2000  # characters

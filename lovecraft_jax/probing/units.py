@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lovecraft_jax.inference.forward_texts import Observe, forward_texts
 from lovecraft_jax.model.lm import Carry, LanguageModel
+from lovecraft_jax.probing.forward_texts import Observe, forward_texts
 from lovecraft_jax.run import Run
 from lovecraft_jax.runtime.errors import UserError
 
@@ -83,10 +83,10 @@ def best_units(selected_on: Activations, scored_on: Activations) -> list[BestUni
     """Returns the best unit for each feature, the highest score first, without features that change too seldom."""
     rng = np.random.default_rng(0)
     halves = selected_on, scored_on
-    of_halves = [features(half.text) for half in halves]
+    features_by_half = [features(half.text) for half in halves]
     found = []
-    for feature in of_halves[0]:
-        values = [of_half[feature] for of_half in of_halves]
+    for feature in features_by_half[0]:
+        values = [by_feature[feature] for by_feature in features_by_half]
         if min(np.count_nonzero(np.diff(values_N[~np.isnan(values_N)])) for values_N in values) < MIN_CHANGES:
             continue
         unit, sign, score = _select_and_score(halves, values, rng)
@@ -172,7 +172,7 @@ def _truncate(tales: Mapping[str, str], units: int) -> dict[str, str]:
 def _activations(run: Run, texts: list[str]) -> Activations:
     ids = [np.insert(run.tokenizer.encode(text).ids, 0, run.tokenizer.start_id) for text in texts]
     cells = forward_texts(run.model, run.variables, ids, ids, _observe_memory(run.model))
-    memory_NU, ids_N = (np.concatenate([rows[1:] for rows in of_texts]) for of_texts in (cells, ids))
+    memory_NU, ids_N = (np.concatenate([rows[1:] for rows in by_text]) for by_text in (cells, ids))
     return Activations("".join(texts), memory_NU, ids_N)
 
 

@@ -40,11 +40,11 @@ def costs_by_frequency(run: Run, train: str, texts: Sequence[str]) -> list[WordC
         # Tokens end where pretokens do, but for those that a tokenizer leaves out.
         token_ends = np.concatenate([[0], np.cumsum(run.tokenizer.lengths(run.tokenizer.encode(text)))])
         cost_until = np.concatenate([[0.0], np.cumsum(bits_N, dtype=np.float64)])
-        bits_of_each = np.diff(np.interp(np.concatenate([[0], np.cumsum(lengths)]), token_ends, cost_until))
-        of_type = np.digitize([occurrences.get(word, 0) for word in pretokens.types], edges)
-        groups = of_type[pretokens.index_N]
+        bits_by_pretoken = np.diff(np.interp(np.concatenate([[0], np.cumsum(lengths)]), token_ends, cost_until))
+        group_by_type = np.digitize([occurrences.get(word, 0) for word in pretokens.types], edges)
+        groups = group_by_type[pretokens.index_N]
         counts += np.bincount(groups, minlength=len(LEAST))
         chars += np.bincount(groups, lengths, len(LEAST)).astype(int)
-        bits += np.bincount(groups, bits_of_each, len(LEAST))
+        bits += np.bincount(groups, bits_by_pretoken, len(LEAST))
     rows = zip(LEAST, counts.tolist(), chars.tolist(), bits.tolist(), strict=True)
     return [WordCosts(*row) for row in rows]

@@ -16,8 +16,8 @@ from scipy.special import logsumexp
 
 from lovecraft_jax.data.encoded import UNKNOWN_ID
 from lovecraft_jax.inference.decoder import Decoder, decode, jitted_make_decoder
-from lovecraft_jax.inference.forward_texts import Tokens, scan_tokens
 from lovecraft_jax.model.lm import Carry, LanguageModel
+from lovecraft_jax.probing.forward_texts import Tokens, scan_tokens
 from lovecraft_jax.run import Run
 
 CONTEXT = 1000  # tokens before a word: for c150 its surprisal is then within 0.02 bits of that after 10,000 tokens

@@ -8,7 +8,7 @@ from absl import flags
 from lovecraft_jax import cli
 from lovecraft_jax.report.collect import collect_run
 from lovecraft_jax.report.palette import RUNS
-from lovecraft_jax.runtime.console import show
+from lovecraft_jax.runtime.console import printable
 from lovecraft_jax.runtime.errors import RunError, UserError
 from lovecraft_jax.runtime.files import check_can_be_written, resolve_path, write_text
 
@@ -38,7 +38,7 @@ def main() -> int:
         write_text(to, render(runs))
     except OSError as error:
         raise RunError(f"{to}: cannot be written ({error.strerror}); give another place with --to") from error
-    print(show(str(to)))
+    print(printable(str(to)))
     return 0
 
 

@@ -5,11 +5,11 @@ import json
 import math
 from typing import Any
 
-import jax
 from etils import epath
 
 from lovecraft_jax.data import dataset
 from lovecraft_jax.inference.sampling import Sampling
+from lovecraft_jax.model.lm import count_parameters
 from lovecraft_jax.probing import rare_words, surprisal, units
 from lovecraft_jax.probing.rare_words import RareWords
 from lovecraft_jax.probing.surprisal import Surprisal
@@ -22,7 +22,7 @@ from lovecraft_jax.stylometry.authorship import Author, Comparison, FeatureCompa
 from lovecraft_jax.stylometry.features import measure
 from lovecraft_jax.stylometry.overlap import Overlap, Span
 from lovecraft_jax.training import metrics
-from lovecraft_jax.training.guard import ValidScores, final_warnings, uniform_bpc
+from lovecraft_jax.training.early_stopping import ValidScores, final_warnings, uniform_bpc
 from lovecraft_jax.training.progress import Progress
 
 TEMPERATURES = (0.4, 0.7, 1.0)
@@ -72,7 +72,7 @@ class RunReport:
     parameters: int
     step: int  # of the checkpoint
     rows: list[Row]
-    warnings: list[str]  # of guard.py
+    warnings: list[str]  # of early_stopping.py
     baselines: dict[str, float]
     progress: Progress
     training_samples: list[TrainingSample]
@@ -161,7 +161,7 @@ def collect_run(workdir: str, checkpoint: str, name: str, corpus: str | None = N
         config=run.config.to_dict(),
         corpus=run.corpus,
         versions=versions,
-        parameters=sum(leaf.size for leaf in jax.tree.leaves(run.variables["params"])),
+        parameters=count_parameters(run.variables),
         step=run.step,
         rows=rows,
         warnings=final_warnings(ValidScores(rows), rows, uniform),

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from lovecraft_jax.runtime.cache import cache_folder
+from lovecraft_jax.runtime.cache_folder import cache_folder
 from lovecraft_jax.runtime.console import log, log_once
 from lovecraft_jax.runtime.hardware import machine
 

@@ -28,7 +28,7 @@ def log(*lines: str, always: bool = False) -> None:
         print(*(visible(line, one_line=True) for line in lines), sep="\n", file=sys.stderr, flush=True)
 
 
-def show(text: str) -> str:
+def printable(text: str) -> str:
     """Returns a text as standard output gets it: visible on a terminal, which would obey it, and exact elsewhere, but
     for characters that its encoding lacks: they become "?", which is logged once."""
     shown, encoding = visible(text) if sys.stdout.isatty() else text, sys.stdout.encoding or "utf-8"

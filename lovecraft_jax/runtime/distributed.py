@@ -104,10 +104,10 @@ def on_all_processes(work: Callable[[], Result]) -> Result:
 
 def assert_same_on_all_processes(values: dict[str, Any]) -> None:
     """Raises UserError in all processes, with the first difference, where one has other `values` than process 0."""
-    of_all = gather(values)
-    for number, other in enumerate(of_all):
-        for name in sorted(of_all[0].keys() | other.keys()):
-            if (here := other.get(name)) != (there := of_all[0].get(name)):
+    gathered = gather(values)
+    for number, other in enumerate(gathered):
+        for name in sorted(gathered[0].keys() | other.keys()):
+            if (here := other.get(name)) != (there := gathered[0].get(name)):
                 raise UserError(f"{name} of process {number} is {here!r}, of process 0 {there!r}: give all the same")
 
 

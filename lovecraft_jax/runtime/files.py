@@ -160,8 +160,8 @@ def trim_rows(path: epath.Path, keep: Callable[[Row], bool]) -> None:
         write_text(path, "".join(json.dumps(row) + "\n" for row in read_rows(path) if keep(row)))
 
 
-def strict(value: Any) -> Any:
+def nan_to_none(value: Any) -> Any:
     """A row, or a value of it, with None (null) for every float that is not finite, which JSON does not have."""
     if isinstance(value, dict):
-        return {key: strict(item) for key, item in value.items()}
+        return {key: nan_to_none(item) for key, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

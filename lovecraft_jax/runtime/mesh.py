@@ -64,7 +64,8 @@ def shard_rows(mesh: Mesh, local: Callable, in_specs: object, out_specs: object)
 
 
 def sum_over_devices(tree: Any) -> Any:
-    """Returns the sum of `tree` over the devices, the one collective of a training step without batch norms."""
+    """Returns the sum of `tree` over the devices: the one collective of a training step without batch norms, as XLA
+    combines the sums of all arrays into one all-reduce."""
     return jax.lax.psum(tree, AXIS)
 
 

@@ -17,14 +17,14 @@ class Watchdog:
 
     def __init__(self, seconds: float, report: Callable[[], None], code: int) -> None:
         self._seconds, self._report, self._code = seconds, report, code
-        self._hungry = 0.0
+        self._seconds_without_progress = 0.0
         self._closed = threading.Event()
         if seconds:
             threading.Thread(target=self._watch, daemon=True).start()
 
     def feed(self) -> None:
         """Starts the time anew: the run has made progress."""
-        self._hungry = 0.0
+        self._seconds_without_progress = 0.0
 
     def close(self) -> None:
         self._closed.set()
@@ -32,8 +32,8 @@ class Watchdog:
     def _watch(self) -> None:
         tick = min(TICK, self._seconds / 2)
         while not self._closed.wait(tick):
-            self._hungry += tick
-            if self._hungry > self._seconds:
+            self._seconds_without_progress += tick
+            if self._seconds_without_progress > self._seconds:
                 log(f"no progress for {self._seconds} s; where each thread of process {os.getpid()} is:", always=True)
                 faulthandler.dump_traceback(2)  # standard error, not sys.stderr, which tests and notebooks replace
                 self._report()

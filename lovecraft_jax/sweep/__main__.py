@@ -8,7 +8,7 @@ import sys
 from absl import flags
 
 from lovecraft_jax import cli
-from lovecraft_jax.runtime.console import log, show
+from lovecraft_jax.runtime.console import log, printable
 from lovecraft_jax.runtime.errors import DONE, RunError, UserError
 from lovecraft_jax.runtime.files import locked_workdir, resolve_path
 from lovecraft_jax.sweep.grid import Given, Point, make_points, parse_seeds, split_flags
@@ -49,11 +49,11 @@ def main(given: Given) -> int:
             log(f"interrupted with {over} of {len(runs)} runs done: the same command goes on from there")
             return code
         ranked = results()
-        print(show(format_table(ranked)), flush=True)
+        print(printable(format_table(ranked)), flush=True)
         if not ranked[0].has_score:
             raise RunError(f"{folder}: no point of the grid has a final score")
         log("", f"bits per character, medians of the seeds; all is in {path / 'results.json'}", *compare_best(ranked))
-        print(f"\n{show(_train_command(file, ranked[0].point, folder))}", flush=True)
+        print(f"\n{printable(_train_command(file, ranked[0].point, folder))}", flush=True)
         return DONE
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from etils import epath
 
-from lovecraft_jax.runtime.files import strict, write_json, write_text
+from lovecraft_jax.runtime.files import nan_to_none, write_json, write_text
 from lovecraft_jax.sweep.grid import Point
 from lovecraft_jax.sweep.runs import Outcome
 
@@ -30,13 +30,18 @@ class Scores:
     @classmethod
     def of(cls, scores: Sequence[float]) -> "Scores":
         """The scores of all seeds, infinite for a seed without one, which then counts as the worst."""
-        median = statistics.median(scores)
-        if len(scores) < 2 or not all(map(math.isfinite, scores)):
-            return cls(median, statistics.fmean(scores), math.nan)
-        from scipy import stats  # takes a while, and most starts of a sweep end before they need it
+        return cls(statistics.median(scores), statistics.fmean(scores), half_width(scores))
 
-        quantile = float(stats.t.ppf((1 + LEVEL) / 2, len(scores) - 1))
-        return cls(median, statistics.fmean(scores), quantile * statistics.stdev(scores) / len(scores) ** 0.5)
+
+def half_width(values: Sequence[float]) -> float:
+    """Returns half the width of the LEVEL interval of the mean of some values (Student's t). NaN for fewer than two, or
+    where one is not finite."""
+    if len(values) < 2 or not all(map(math.isfinite, values)):
+        return math.nan
+    from scipy import stats  # takes a while, and most starts of a sweep end before they need it
+
+    quantile = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1))
+    return quantile * statistics.stdev(values) / len(values) ** 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,8 +131,8 @@ def write_results(folder: epath.Path, results: Sequence[Result], workdirs: Mappi
         scores = {name: dataclasses.asdict(result.scores(name)) for name in ("valid", "test", "adaptive_test")}
         points.append(
             {"name": result.point.name, "settings": dict(result.point.overrides)}
-            | {name: strict(values) for name, values in scores.items()}
-            | {"runs": [strict(run) for run in runs]}
+            | {name: nan_to_none(values) for name, values in scores.items()}
+            | {"runs": [nan_to_none(run) for run in runs]}
         )
     write_json(folder / "results.json", points)
     lines = [point["settings"] | run for point in points for run in point["runs"]]

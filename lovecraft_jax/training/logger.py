@@ -5,7 +5,6 @@ from concurrent.futures import Future
 from contextlib import ExitStack
 from typing import Any, ParamSpec
 
-import jax
 from etils import epath
 
 from lovecraft_jax.config import Config
@@ -13,7 +12,7 @@ from lovecraft_jax.data.dataset import Data
 from lovecraft_jax.data.encoded import Prompt
 from lovecraft_jax.inference import generate
 from lovecraft_jax.inference.baselines import Baselines, comparison_lines, labelled_scores
-from lovecraft_jax.model.lm import LanguageModel
+from lovecraft_jax.model.lm import LanguageModel, count_parameters
 from lovecraft_jax.runtime import background, distributed
 from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.files import Row, trim_samples, write_json, write_text
@@ -40,8 +39,8 @@ def _main_process_only(method: Callable[Given, None]) -> Callable[Given, None]:
 
 
 class Logger:
-    """Writes and shows what happens in the run in `path`. `prompt`: what samples continue. `chosen`: what recipe.py
-    chose for this run, as a line."""
+    """Writes and shows what happens in the run in `path`. `prompt`: what samples continue. `chosen`: what
+    settings_by_size.py chose for this run, as a line."""
 
     def __init__(self, path: epath.Path, config: Config, data: Data, prompt: Prompt, chosen: str) -> None:
         self._path, self._config, self._data, self._prompt, self._chosen = path, config, data, prompt, chosen
@@ -53,7 +52,7 @@ class Logger:
     def open(self, program: Program, step: int, total: int, stack: ExitStack) -> None:
         """Writes the run's description, shows a summary, and removes rows after `step`. `stack` closes the files."""
         write_run_files(self._path, self.record)
-        parameters = sum(leaf.size for leaf in jax.tree.leaves(program.target.variables["params"]))
+        parameters = count_parameters(program.target.variables)
         log(*startup_summary(self._config, self._data, parameters, program.devices, total, self.progress))
         if self._chosen:
             log(f"chosen      {self._chosen}")

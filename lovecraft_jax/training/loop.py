@@ -14,7 +14,7 @@ from lovecraft_jax.config import Config, flatten
 from lovecraft_jax.data import dataset
 from lovecraft_jax.inference import generate
 from lovecraft_jax.inference.adaptive import MOST_TOKENS, AdaptiveScorer
-from lovecraft_jax.inference.cache import CacheScorer
+from lovecraft_jax.inference.neural_cache import CacheScorer
 from lovecraft_jax.inference.scoring import Scorer, score_row
 from lovecraft_jax.model import backend
 from lovecraft_jax.model.lm import Variables
@@ -28,12 +28,12 @@ from lovecraft_jax.runtime.signals import collect_signals
 from lovecraft_jax.runtime.watchdog import Watchdog
 from lovecraft_jax.training.checkpoint import Checkpoints, saved_steps
 from lovecraft_jax.training.compiled import dispatch_steps, make_program
-from lovecraft_jax.training.guard import ValidScores, final_warnings, uniform_bpc
+from lovecraft_jax.training.early_stopping import ValidScores, final_warnings, uniform_bpc
 from lovecraft_jax.training.logger import Logger
 from lovecraft_jax.training.metrics import FILE, FINAL
 from lovecraft_jax.training.profiler import Profiler
-from lovecraft_jax.training.recipe import choose_settings
 from lovecraft_jax.training.run_files import check_can_resume, check_same_run, read_run_files, write_rates
+from lovecraft_jax.training.settings_by_size import choose_settings
 from lovecraft_jax.training.state import TrainState
 from lovecraft_jax.training.step import Metrics
 from lovecraft_jax.training.throughput import MatmulPeak, Throughput
@@ -110,9 +110,9 @@ class Training:
         config, chosen = choose_settings(config, self.data)
         self.config = config
         self.batches = dataset.make_batches(config, self.data)
-        tokens, rows = len(self.data.encoded["valid"].ids), config.train.eval_lanes
+        tokens, rows = len(self.data.encoded["valid"].ids), config.train.eval_rows
         if rows > tokens:
-            raise UserError(f"config.train.eval_lanes={rows}: valid has {tokens:,} tokens; use fewer, or leave it out")
+            raise UserError(f"config.train.eval_rows={rows}: valid has {tokens:,} tokens; use fewer, or leave it out")
         prompt = generate.encode_prompt(self.data.tokenizer, config.sample.prompt, "config.sample.prompt")
         self.logger = Logger(self.path, config, self.data, prompt, chosen)
         self.total = self.logger.progress.total_steps(config.train)
@@ -267,7 +267,7 @@ class Training:
     def _evaluate(self) -> None:
         """Scores the valid split, generates a sample, and saves with the score."""
         variables = distributed.local_copy(self.state.scored)
-        score = self.scorer.scheduled(variables, self.data.encoded["valid"], self.config.train.eval_lanes, self.bce)
+        score = self.scorer.scheduled(variables, self.data.encoded["valid"], self.config.train.eval_rows, self.bce)
         row = score_row(self.step, "valid", "scheduled", score) | self._window_score("valid", variables)
         self.logger.evaluation(row, self.program.model, variables)
         self.save(score.bpc)
@@ -353,6 +353,6 @@ class Training:
         """In the window regime, the score as the model was trained: every window from a zero carry."""
         if self.config.data.regime != "window":
             return {}
-        rows, T = self.config.train.eval_lanes, self.config.data.seq_len
+        rows, T = self.config.train.eval_rows, self.config.data.seq_len
         score = self.scorer.windows(variables, self.data.encoded[split], rows, T, self.bce)
         return {"bpc_window": score.bpc} | ({"bce_window": score.bce} if self.bce else {})

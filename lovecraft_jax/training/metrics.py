@@ -11,7 +11,7 @@ from etils import epath
 from tensorboardX import SummaryWriter
 from tensorboardX.record_writer import register_writer_factory
 
-from lovecraft_jax.runtime.files import GrowingFile, Row, on_store, strict, trim_rows
+from lovecraft_jax.runtime.files import GrowingFile, Row, nan_to_none, on_store, trim_rows
 
 FILE = "metrics.jsonl"
 FINAL = {"final": "", "adaptive": "adaptive: ", "cache": "adaptive, neural cache: "}
@@ -32,7 +32,7 @@ class MetricsWriter:
 
     def write(self, *rows: Row) -> None:
         """Appends rows that belong together in one write. Numbers inside a nested row are scalars of their own."""
-        self._file.add("".join(json.dumps(strict(row)) + "\n" for row in rows))
+        self._file.add("".join(json.dumps(nan_to_none(row)) + "\n" for row in rows))
         for row in rows:
             prefix = "/".join(filter(None, (row["split"], row.get("scoring"))))
             for tag, value in _scalars(row, prefix):

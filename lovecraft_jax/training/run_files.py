@@ -14,7 +14,7 @@ from lovecraft_jax.config import Config
 from lovecraft_jax.data.dataset import Data
 from lovecraft_jax.data.tokenizer import Tokenizer, load_tokenizer
 from lovecraft_jax.inference.adaptive import Rates
-from lovecraft_jax.inference.cache import CacheRates
+from lovecraft_jax.inference.neural_cache import CacheRates
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.runtime.files import write_json, write_text
 from lovecraft_jax.runtime.hardware import cpu_name

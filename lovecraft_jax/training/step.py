@@ -184,11 +184,12 @@ def make_train_steps(train_step: TrainStep) -> Callable[[TrainState, Batch, Drop
     finite, the state stays the same."""
 
     def train_steps(state: TrainState, batches: Batch, rates: DropoutRates) -> tuple[TrainState, Metrics]:
-        def guarded(carry: tuple[TrainState, jax.Array], batch: Batch) -> tuple[tuple[TrainState, jax.Array], Metrics]:
-            state, metrics = train_step(carry[0], batch, carry[1], rates)
-            return (state, carry[1] & metrics["finite"]), metrics
+        def step_unless_failed(carry: tuple[TrainState, jax.Array], batch: Batch) -> tuple[Any, Metrics]:
+            state, healthy = carry
+            state, metrics = train_step(state, batch, healthy, rates)
+            return (state, healthy & metrics["finite"]), metrics
 
-        (state, _), metrics = jax.lax.scan(guarded, (state, jnp.bool_(True)), batches)
+        (state, _), metrics = jax.lax.scan(step_unless_failed, (state, jnp.bool_(True)), batches)
         return state, metrics
 
     return train_steps

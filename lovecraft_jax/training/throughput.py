@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lovecraft_jax.runtime.cache import cache_folder
+from lovecraft_jax.runtime.cache_folder import cache_folder
 from lovecraft_jax.runtime.files import Row, write_json
 from lovecraft_jax.runtime.hardware import core_count, machine
 

@@ -30,10 +30,10 @@ CHANGED |= {
     "decay": {"optimizer.name", "optimizer.lr", "optimizer.weight_decay"},
     "average": {"train.average"},
 }
-"""The fields that each rung of the ladder and of the recipe changes."""
+"""The fields that each setting of the ladder and of the recipe changes."""
 
 
-def test_each_rung_of_the_ladder_changes_only_its_own_fields() -> None:
+def test_each_setting_of_the_ladder_changes_only_its_own_fields() -> None:
     names = [name for name, _, _ in settings.ladder()]
     flat = {name: flatten(Config.of(STUDY.config(name))) for name in names}
     assert flat[settings.FIRST] == flatten(Config.of(c150.get_config("article")))
@@ -44,7 +44,7 @@ def test_each_rung_of_the_ladder_changes_only_its_own_fields() -> None:
     assert [line.partition(":")[0] for line in differences] == ["train.epochs"]  # the study sets steps instead
 
 
-def test_the_recipe_leads_from_plain_to_c150_with_one_change_a_rung() -> None:
+def test_the_recipe_leads_from_plain_to_c150_with_one_change_at_a_time() -> None:
     names = [settings.BEST, *(name for name, _, _ in settings.recipe())]
     flat = {name: flatten(Config.of(STUDY.config(name))) for name in names}
     for before, name in itertools.pairwise(names):
@@ -56,8 +56,8 @@ def test_the_recipe_leads_from_plain_to_c150_with_one_change_a_rung() -> None:
 
 def test_side_questions_change_one_field_or_two_that_belong_together() -> None:
     best, now = (flatten(Config.of(STUDY.config(name))) for name in (settings.BEST, settings.RECIPE))
-    rungs = {name for name, _, _ in (*settings.ladder(), *settings.recipe())}
-    for name in STUDY.configs.keys() - rungs:
+    in_order = {name for name, _, _ in (*settings.ladder(), *settings.recipe())}
+    for name in STUDY.configs.keys() - in_order:
         config = flatten(Config.of(STUDY.config(name)))
         changed = {key for key in config if config[key] != (now if name.startswith("now-") else best)[key]}
         assert changed, name

@@ -54,7 +54,7 @@ def test_a_verdict_needs_an_interval_without_zero(bpc: list[float], verdict: str
     assert [line.verdict for line in lines] == ["", verdict]
 
 
-def test_a_question_with_rows_of_its_first_rung_or_baseline_alone_is_left_out() -> None:
+def test_a_question_with_rows_of_its_first_entry_or_baseline_alone_is_left_out() -> None:
     lines = results.lines(STUDY, rows_of("embedding", [2.0, 2.1]))  # the first of "recipe", the baseline of others
     assert [line.question.name for line in lines] == ["ladder"]
 

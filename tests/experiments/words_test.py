@@ -20,7 +20,12 @@ from lovecraft_jax.model.lm import make_model
 from lovecraft_jax.probing.word_costs import costs_by_frequency
 from lovecraft_jax.run import Run
 from lovecraft_jax.runtime.errors import DONE, WRONG_INPUT
-from lovecraft_jax.training.recipe import REFERENCE_CHARACTERS, choose_dropout, choose_settings, count_parameters
+from lovecraft_jax.training.settings_by_size import (
+    REFERENCE_CHARACTERS,
+    choose_dropout,
+    choose_settings,
+    model_size,
+)
 from tests.experiments.conftest import Main
 from tests.helpers.untrained import random_variables
 
@@ -35,12 +40,12 @@ ASKED = {
 
 def test_each_setting_differs_from_its_config_only_in_what_its_question_asks() -> None:
     for question in STUDY.questions:
-        assert question.baseline in {rung.setting for rung in question.rungs}
-        for rung in question.rungs:
-            base = c150 if rung.setting == "chars" else bpe if rung.setting.startswith("bpe") else words
-            found, wanted = (flatten(Config.of(config)) for config in (STUDY.config(rung.setting), base.get_config()))
+        assert question.baseline in {entry.setting for entry in question.entries}
+        for entry in question.entries:
+            base = c150 if entry.setting == "chars" else bpe if entry.setting.startswith("bpe") else words
+            found, wanted = (flatten(Config.of(config)) for config in (STUDY.config(entry.setting), base.get_config()))
             changed = {key for key in found if found[key] != wanted[key]} - {"train.adaptive", "model.dropout"}
-            assert changed <= (set() if base is c150 else ASKED[question.name]), rung.setting
+            assert changed <= (set() if base is c150 else ASKED[question.name]), entry.setting
             assert found["train.adaptive"] is False
     assert len({json.dumps(flatten(Config.of(config))) for config in STUDY.configs.values()}) == len(STUDY.configs)
 
@@ -53,7 +58,7 @@ def test_the_baselines_are_what_their_labels_say() -> None:
 @pytest.mark.parametrize(("setting", "size"), [("chars", 82), ("bpe-2000", 2000), ("words", 16_513)])
 def test_the_dropout_of_each_level_is_the_one_that_all_tales_get(setting: str, size: int) -> None:
     config = Config.of(STUDY.config(setting))
-    parameters = count_parameters(config, size) / REFERENCE_CHARACTERS
+    parameters = model_size(config, size) / REFERENCE_CHARACTERS
     assert config.model.dropout == choose_dropout(parameters, config.data.level)
 
 
@@ -66,7 +71,7 @@ def test_no_dropout_is_chosen_by_the_size_of_a_setting() -> None:
 
 def test_the_policies_for_rare_words_train_for_the_same_steps() -> None:
     rare = next(question for question in STUDY.questions if question.name == "rare")
-    assert len({STUDY.same_cost_as(rung.setting) for rung in rare.rungs}) == 1
+    assert len({STUDY.same_cost_as(entry.setting) for entry in rare.entries}) == 1
     assert STUDY.same_cost_as("min-count-3") == "min-count-3"
 
 
@@ -121,7 +126,7 @@ def test_every_setting_can_be_planned_on_the_smoke_runs_text(monkeypatch: pytest
         data = dataset.prepare(Config.of(config))
         chosen, _ = choose_settings(Config.of(config), data)
         assert not chosen.open_settings
-        assert count_parameters(chosen, data.tokenizer.size) > 0
+        assert model_size(chosen, data.tokenizer.size) > 0
 
 
 @pytest.fixture(scope="module")

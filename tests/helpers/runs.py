@@ -26,7 +26,7 @@ FLAGS_OF_TWO = (
     "--config=configs/tiny.py",
     "--config.train.steps=160",
     "--config.train.eval_every=80",
-    "--config.train.eval_lanes=5",
+    "--config.train.eval_rows=5",
     "--config.train.keep=30",
 )
 """For runs of two processes: a checkpoint every ten steps, all kept, and scores in five rows, shared unevenly."""

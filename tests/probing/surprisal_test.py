@@ -8,8 +8,8 @@ import pytest
 
 from lovecraft_jax.data.encoded import Encoded
 from lovecraft_jax.data.tokenizer import Tokenizer
-from lovecraft_jax.inference.forward_texts import CHUNK, pack
 from lovecraft_jax.probing import surprisal
+from lovecraft_jax.probing.forward_texts import CHUNK, pack
 from lovecraft_jax.probing.surprisal import PASSAGE, token_surprisals
 from lovecraft_jax.run import Run
 from tests.helpers.untrained import forward_float64, untrained_run

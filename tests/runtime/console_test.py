@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from lovecraft_jax.runtime.console import log, show, visible
+from lovecraft_jax.runtime.console import log, printable, visible
 from lovecraft_jax.training.display import Display
 from lovecraft_jax.training.progress import Progress
 from tests.conftest import ROOT
@@ -37,15 +37,15 @@ def test_a_result_is_exact_unless_a_terminal_shows_it(
 ) -> None:
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
-    assert show(HOSTILE) == expected
+    assert printable(HOSTILE) == expected
 
 
 PROGRAM = """
-from lovecraft_jax.runtime.console import log, prepare_streams, show
+from lovecraft_jax.runtime.console import log, prepare_streams, printable
 prepare_streams()
 log("at work")
-print(show("дом"))
-print(show("a я"), flush=True)
+print(printable("дом"))
+print(printable("a я"), flush=True)
 """
 
 

@@ -6,7 +6,7 @@ import pytest
 from etils import epath
 
 from lovecraft_jax.inference.adaptive import Rates
-from lovecraft_jax.inference.cache import CacheRates
+from lovecraft_jax.inference.neural_cache import CacheRates
 from lovecraft_jax.training.run_files import read_rates, write_rates
 
 ADAPTIVE, CACHE = Rates(0.5, 0.25), CacheRates(2.0, 0.1)

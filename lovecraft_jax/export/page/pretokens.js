@@ -8,8 +8,8 @@ const WHITE_BUT_NEWLINE = String.raw`\t\v-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a
 const WHITE = String.raw`\n${WHITE_BUT_NEWLINE}`;
 const LETTER = String.raw`\p{L}\p{M}\p{Nl}\p{No}`;
 
-/** A run of newlines; a word, which may have apostrophes inside; a number; punctuation; a run of spaces, but for the
- * last where something follows it. */
+/** A sequence of newlines; a word, which may have apostrophes inside; a number; punctuation; a sequence of spaces, but
+ * for the last where something follows it. */
 const PRETOKEN = new RegExp(
   String.raw`\n+| ?[${LETTER}]+(?:'[${LETTER}]+)*| ?\p{Nd}+| ?[^${WHITE}${LETTER}\p{Nd}]+` +
     `|[${WHITE_BUT_NEWLINE}]+(?= [^${WHITE}])|[${WHITE_BUT_NEWLINE}]+`,

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lovecraft_jax.runtime.cache import cache_folder, cached_file, digest
+from lovecraft_jax.runtime.cache_folder import cache_folder, cached_file, digest
 
 
 class Compiled(NamedTuple):

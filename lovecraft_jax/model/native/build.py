@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 
-from lovecraft_jax.runtime.cache import cache_folder, cached_file, digest
+from lovecraft_jax.runtime.cache_folder import cache_folder, cached_file, digest
 from lovecraft_jax.runtime.hardware import machine
 
 SOURCES = Path(__file__).with_name("cpp")

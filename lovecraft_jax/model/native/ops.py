@@ -47,7 +47,7 @@ def variant_forward_loop(
     carry: tuple[jax.Array, jax.Array],
     masked_h_BH: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """All time steps of a layer that is not plain: returns what `lstm_fused.Sequence` has. `variant` comes from the
+    """All time steps of a layer that is not plain: returns what `lstm_step.SavedSteps` has. `variant` comes from the
     function of that name, `masked_h_BH` is the first h after dropout, empty without."""
     (T, B, G), H = gates_x_TBG.shape, len(kernel_h_HG)
     masked = (T, B, H) if masked_h_BH.size else (0,)
@@ -67,8 +67,8 @@ def variant_backward_loop(
     last_grad: tuple[jax.Array, jax.Array],
     h_grad_TBH: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The same backward: returns the gradients of the gates before norm and activation [T, B, G] and of the first c,
-    and those of scale and bias for each block of rows [blocks, 2, G]."""
+    """All time steps backward of a layer that is not plain: returns the gradients of the gates before norm and
+    activation [T, B, G] and of the first c, and those of scale and bias for each block of rows [blocks, 2, G]."""
     (T, B, G), H = gates_TBG.shape, len(kernel_h_HG)
     shapes = [(T, B, G), (B, H), (-(-B // BLOCK_ROWS), 2, G), (B, H)]
     call = _call("lstm_variant_backward", shapes, (G, H), {5: 0, 9: 1, 10: 3})
@@ -118,8 +118,8 @@ def token(
     the logits of the next one [S, V]. A layer is its start [V, G], or [1, G] where it does not take the token, its
     kernel from `pack_gates`, and with a norm its scale and bias. The head's kernel comes from `pack_head`."""
     empty = jnp.zeros(0)
-    of_layers = [(*layer, empty, empty)[:4] for layer in layers]
-    rest = [part for layer in zip(of_layers, carry, strict=True) for part in layer]
+    with_norm = [(*layer, empty, empty)[:4] for layer in layers]
+    rest = [part for layer in zip(with_norm, carry, strict=True) for part in layer]
     operands = jax.tree.leaves([ids_S, *head, _form(input_gate, norm), *rest])
     working = (0, 0) if (input_gate, norm) == ("own", "none") else (len(ids_S), layers[0][0].shape[1])
     shapes = [(len(ids_S), len(head[1])), *(leaf.shape for leaf in jax.tree.leaves(carry)), working]

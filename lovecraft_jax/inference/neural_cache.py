@@ -81,14 +81,15 @@ class CacheScorer:
     def score(self, text: Encoded, rates: CacheRates) -> Score:
         """One row, zero carry, a newline as the first input: `Scorer.final`, with a cache."""
         text, types = in_types(text, self.scorer.model.vocab_size)
-        return self.scorer.by(cached(self.scorer.model, types, (rates.theta,), (rates.lam,)), self.variables, text)
+        method = cached(self.scorer.model, types, (rates.theta,), (rates.lam,))
+        return self.scorer.score_with(method, self.variables, text)
 
     def tune(self, valid: Encoded, on_score: Callable[[], None] = lambda: None) -> tuple[CacheRates, Score]:
         """Returns the rates of the grid of THETAS and LAMS that give the first TUNING_TOKENS of valid the lowest score,
         and that score. All are scored at once; then `on_score` is called."""
         text, types = in_types(valid, self.scorer.model.vocab_size)
         method = cached(self.scorer.model, types, THETAS, LAMS)
-        scores = self.scorer.by_all(method, self.variables, tuning_part(text))
+        scores = self.scorer.score_all_with(method, self.variables, tuning_part(text))
         on_score()
         grid = [CacheRates(theta, lam) for theta in THETAS for lam in LAMS]
         return min(zip(grid, scores, strict=True), key=lambda pair: pair[1].nats)
@@ -147,10 +148,10 @@ def _cached_step(model: Model) -> Step:
 
         def log_prob(theta: jax.Array) -> jax.Array:
             """The log-probability of each target in the cache."""
-            of_target_BT, of_all_BT = (
+            log_same_BT, log_seen_BT = (
                 jax.nn.logsumexp(theta * similarity_BTJ, axis=-1, where=where_BTJ) for where_BTJ in (same_BTJ, seen_BTJ)
             )
-            return of_target_BT - of_all_BT
+            return log_same_BT - log_seen_BT
 
         cache_KBT = jnp.where(jnp.any(seen_BTJ, axis=-1)[None], jax.lax.map(log_prob, state.theta_K), -model_BT[None])
         lam_LBT = state.lam_L[:, None, None]

@@ -3,11 +3,9 @@
 import math
 from collections.abc import Mapping, Sequence
 
-import jax
-
 from lovecraft_jax.config import Config
 from lovecraft_jax.data.dataset import Data
-from lovecraft_jax.model.lm import make_model
+from lovecraft_jax.model.lm import count_parameters, make_model
 from lovecraft_jax.training.progress import Progress
 from lovecraft_jax.training.state import weights_target
 
@@ -17,7 +15,7 @@ REFERENCE_CHARACTERS, MOST_EPOCHS = 2_600_000, 64.0
 one for as many times sqrt(REFERENCE_CHARACTERS / its characters), at most MOST_EPOCHS."""
 DROPOUT, DROPOUT_PER_DOUBLING = {"chars": 0.2, "bpe": 0.2, "words": 0.3}, 0.08
 """The dropout rate of the outputs where the model has one parameter for each training character, by what a token is,
-and what each doubling of that adds. Words need more: most occur only a few times, and are soon learnt by heart."""
+and what each doubling of that adds. Words need more: most occur only a few times, and a model soon overfits to them."""
 DROPOUT_UNIT, MOST_DROPOUT = 0.05, 0.5
 """The rate is a multiple of the first, and at most the second."""
 INPUT_SHARE, RECURRENT_SHARE = 0.25, 0.5
@@ -36,7 +34,7 @@ def choose_settings(config: Config, data: Data) -> tuple[Config, str]:
     text, open_settings = data.encoded["train"], config.open_settings
     if not open_settings:
         return config, ""
-    size = count_parameters(config, data.tokenizer.size) / text.n_chars
+    size = model_size(config, data.tokenizer.size) / text.n_chars
     level = config.data.level
     epochs = 0.0 if config.train.steps else choose_epochs(text.n_chars, level)
     config = _fill(config, {"train.epochs": epochs, "model.dropout": choose_dropout(size, level)})
@@ -44,7 +42,7 @@ def choose_settings(config: Config, data: Data) -> tuple[Config, str]:
     config = _fill(config, {name: round(share * config.model.dropout, 6) for name, share in rates.items()})
     progress = Progress(config.data.batch_size, config.data.seq_len, len(text.ids), text.n_chars)
     every, rows = choose_eval_every(progress.total_steps(config.train)), min(EVAL_ROWS, len(data.encoded["valid"].ids))
-    config = _fill(config, {"train.eval_every": every, "train.eval_lanes": max(1, rows)})
+    config = _fill(config, {"train.eval_every": every, "train.eval_rows": max(1, rows)})
     return config, _describe(config, open_settings, text.n_chars, size)
 
 
@@ -66,11 +64,11 @@ def choose_eval_every(steps: int) -> int:
     return min(MOST_EVAL_EVERY, max(1, round(steps / EVALUATIONS / EVAL_UNIT)) * EVAL_UNIT)
 
 
-def count_parameters(config: Config, vocab_size: int) -> int:
-    """Returns the number of parameters of the model."""
+def model_size(config: Config, vocab_size: int) -> int:
+    """Returns the number of parameters of the model of a config."""
     weights = weights_target(make_model(config, vocab_size, "scan"))
     assert weights.variables is not None
-    return sum(leaf.size for leaf in jax.tree.leaves(weights.variables["params"]))
+    return count_parameters(weights.variables)
 
 
 def _fill(config: Config, values: Mapping[str, float]) -> Config:

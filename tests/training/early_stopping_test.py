@@ -15,7 +15,7 @@ from configs import tiny
 from lovecraft_jax.data.encoded import Encoded
 from lovecraft_jax.run import load_run
 from lovecraft_jax.runtime.errors import DONE
-from lovecraft_jax.training.guard import ValidScores, final_warnings, uniform_bpc
+from lovecraft_jax.training.early_stopping import ValidScores, final_warnings, uniform_bpc
 from lovecraft_jax.training.stacked import train_stacked
 from tests.helpers.runs import all_rows, assert_same_run, launch, rows
 

@@ -11,7 +11,7 @@ from lovecraft_jax.config import Config
 from lovecraft_jax.data import dataset
 from lovecraft_jax.model.dropout import DropoutRates
 from lovecraft_jax.runtime.errors import DONE, UserError
-from lovecraft_jax.training import loop, recipe
+from lovecraft_jax.training import loop, settings_by_size
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from lovecraft_jax.training import loop, recipe
 def test_a_quarter_of_the_text_is_read_twice_as_often_but_none_more_than_64_times(
     characters: int, epochs: float
 ) -> None:
-    assert recipe.choose_epochs(characters, "chars") == epochs
+    assert settings_by_size.choose_epochs(characters, "chars") == epochs
 
 
 @pytest.mark.parametrize(
@@ -28,24 +28,24 @@ def test_a_quarter_of_the_text_is_read_twice_as_often_but_none_more_than_64_time
     [(1.0, 0.2), (4.0, 0.35), (0.5, 0.1), (0.13, 0.0), (1e-6, 0.0), (6.0, 0.4), (1e6, 0.5)],
 )
 def test_dropout_grows_with_the_parameters_per_character(parameters_per_character: float, rate: float) -> None:
-    assert recipe.choose_dropout(parameters_per_character, "chars") == rate
+    assert settings_by_size.choose_dropout(parameters_per_character, "chars") == rate
 
 
 @pytest.mark.parametrize("level", ["chars", "bpe", "words"])
 def test_words_get_more_dropout_and_subwords_and_words_fewer_epochs(level: str) -> None:
-    assert recipe.choose_epochs(2_600_000, level) == (16 if level == "chars" else 9)
-    assert recipe.choose_dropout(1.0, level) == (0.3 if level == "words" else 0.2)
+    assert settings_by_size.choose_epochs(2_600_000, level) == (16 if level == "chars" else 9)
+    assert settings_by_size.choose_dropout(1.0, level) == (0.3 if level == "words" else 0.2)
 
 
 @pytest.mark.parametrize(("steps", "every"), [(13_024, 1000), (100_000, 1000), (1900, 100), (5200, 400), (1, 100)])
 def test_a_run_is_evaluated_about_thirteen_times_but_every_thousand_steps_at_least(steps: int, every: int) -> None:
-    assert recipe.choose_eval_every(steps) == every
+    assert settings_by_size.choose_eval_every(steps) == every
 
 
 def test_a_value_that_is_given_stays_and_the_rates_of_input_and_h_follow_the_dropout() -> None:
     config = Config.of(c150.get_config()).replace(**{"data.corpus": "bundled", "model.dropout": 0.4})
     config = config.replace(**{"model.dropout_recurrent": 0.0, "train.steps": 7})
-    chosen, line = recipe.choose_settings(config, dataset.prepare(config))
+    chosen, line = settings_by_size.choose_settings(config, dataset.prepare(config))
     assert (chosen.model.dropout, chosen.model.dropout_input, chosen.model.dropout_recurrent) == (0.4, 0.1, 0.0)
     assert (chosen.train.epochs, chosen.train.steps, chosen.train.eval_every) == (0.0, 7, 100)
     said = "dropout 0.1 of the input, because that of outputs is 0.4; a score every 100 steps"
@@ -56,10 +56,10 @@ def test_the_line_says_what_was_chosen_and_why() -> None:
     config = Config.of(c512.get_config()).replace(**{"data.corpus": "bundled"})
     data = dataset.prepare(config)
     characters = data.encoded["train"].n_chars
-    size = recipe.count_parameters(config, data.tokenizer.size) / characters
-    _, line = recipe.choose_settings(config, data)
+    size = settings_by_size.model_size(config, data.tokenizer.size) / characters
+    _, line = settings_by_size.choose_settings(config, data)
     assert line == (
-        f"{recipe.choose_epochs(characters, 'chars'):g} epochs, because the training text has {characters:,} "
+        f"{settings_by_size.choose_epochs(characters, 'chars'):g} epochs, because the training text has {characters:,} "
         "characters; "
         f"dropout 0.5 of outputs, 0.125 of the input, 0.25 of h, because the model has {size:.2f} parameters for each "
         "character; "
@@ -77,10 +77,10 @@ def test_a_run_keeps_what_it_chose_when_it_resumes(
 ) -> None:
     config.data.share = 0.05
     config.model.update({"layers": 1} | dict.fromkeys(("dropout", "dropout_input", "dropout_recurrent")))
-    config.train.update({"steps": 0, "epochs": None, "eval_every": None, "eval_lanes": None, "stop_at_step": 10})
+    config.train.update({"steps": 0, "epochs": None, "eval_every": None, "eval_rows": None, "stop_at_step": 10})
     assert loop.train(config, str(tmp_path)) == DONE
     characters = json.loads((tmp_path / "corpus.json").read_text())["characters"]["train"]
-    epochs = recipe.choose_epochs(characters, "chars")
+    epochs = settings_by_size.choose_epochs(characters, "chars")
     assert f"\nchosen      {epochs:g} epochs, because the training text has {characters:,} " in capfd.readouterr().err
     recorded = json.loads((tmp_path / "config.json").read_text())
     rates = {name: recorded["model"][name] for name in ("dropout", "dropout_input", "dropout_recurrent")}

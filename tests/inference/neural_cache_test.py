@@ -16,8 +16,8 @@ from ml_collections import ConfigDict
 from configs import tiny
 from lovecraft_jax.data.batches import Batch
 from lovecraft_jax.data.encoded import Encoded, Spelled
-from lovecraft_jax.inference import adaptive, cache
-from lovecraft_jax.inference.cache import CacheRates, CacheScorer, cached, in_types
+from lovecraft_jax.inference import adaptive, neural_cache
+from lovecraft_jax.inference.neural_cache import CacheRates, CacheScorer, cached, in_types
 from lovecraft_jax.inference.scoring import CHUNK, Scorer, single_row
 from lovecraft_jax.model.ensemble import make_ensemble
 from lovecraft_jax.model.lm import make_model
@@ -37,7 +37,7 @@ RATES = CacheRates(theta=0.8, lam=0.3)
 
 @pytest.fixture
 def _small_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "SIZE", 300)
+    monkeypatch.setattr(neural_cache, "SIZE", 300)
 
 
 @pytest.mark.usefixtures("_small_cache")
@@ -56,7 +56,7 @@ def test_costs_are_those_of_the_mixture_over_types_in_float64(left_out: bool) ->
     for n, now in enumerate(types):
         p = np.exp(logs_NV[n, text.ids[n]] - nats_N[n])
         if n:
-            before = range(max(0, n - cache.SIZE), n)
+            before = range(max(0, n - neural_cache.SIZE), n)
             weights = np.exp(RATES.theta * h_NH[before] @ h_NH[n])
             same = np.array([types[i] == now for i in before])
             p = (1 - RATES.lam) * p + RATES.lam * weights[same].sum() / weights.sum()
@@ -118,8 +118,8 @@ def test_an_ensemble_remembers_the_states_of_all_its_members() -> None:
 def test_tuning_finds_the_best_rates_of_the_grid_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     thetas, lams = (0.0, 0.5, 1.0, 2.0), (0.0, 0.3, 0.6, 0.9)
     for module, name, value in (
-        (cache, "THETAS", thetas),
-        (cache, "LAMS", lams),
+        (neural_cache, "THETAS", thetas),
+        (neural_cache, "LAMS", lams),
         (adaptive, "TUNING_TOKENS", 2 * CHUNK),
     ):
         monkeypatch.setattr(module, name, value)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pooch
 import pytest
 
-from lovecraft_jax.runtime.cache import cache_folder
+from lovecraft_jax.runtime.cache_folder import cache_folder
 
 
 def test_without_a_home_it_is_a_private_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
