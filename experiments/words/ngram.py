@@ -1,8 +1,8 @@
 """Compares tokens and policies for rare words by n-grams, in two minutes: `python -m experiments.words.ngram`.
 
 The n-grams are interpolated and have modified Kneser-Ney smoothing (lovecraft_jax/inference/ngram.py). They know the
-training text alone; their order is the best on valid. All have the full price in bits per character, spelling included:
-the same ruler as that of the study, which trains networks.
+training text alone; their order is the best on valid. Scores are bits per character with spelling included, as in the
+study, which trains networks.
 """
 
 import argparse

@@ -62,8 +62,8 @@ class GRUCell(Cell):
         return carry
 
     def fold(self, token_gates_VG: jax.Array | None, below: slice) -> FoldedLayer:
-        """As in `Cell`, with F = 4H: r, z, and n's parts from x and from h apart, since r scales only the second. Each
-        part's kernel is zero in the rows that belong to the other."""
+        """The layer's weights for decoding, with F = 4H: r, z, and n's parts from x and from h apart, since r scales
+        only the second. Each part's kernel is zero in the rows that belong to the other. Arguments as in `Cell`."""
         start_VG, kernel_KG, _ = super().fold(token_gates_VG, below)
         H = self.units
         kernel_KG, kernel_n_KH = kernel_KG[:, : 2 * H], kernel_KG[:, 2 * H :]
