@@ -107,10 +107,11 @@ class Run:
 
     def backend(self, part: str) -> str:
         """Returns the backend of a part's trainings: "cuda" where the part "values" has shown that it is right, for the
-        sizes of c150, or for all."""
+        sizes of c150, or for all, and in their dtype."""
         if self.args.backend:
             return str(self.args.backend)
-        cases = [one for one in self.values() if one["system"] == "cuda bfloat16"]
+        dtype = "float32" if part == "more" else "bfloat16"
+        cases = [one for one in self.values() if one["system"] == f"cuda {dtype}"]
         cases = [one for one in cases if part == "large" or one["size"].startswith("c150")]
         return "cuda" if cases and not any(one["is_wrong"] or "left_out" in one for one in cases) else "auto"
 
@@ -197,10 +198,10 @@ def _plan(backend: str) -> dict[str, list[Command]]:
     large = ["configs/best.py", "configs/bpe.py:large", "configs/words.py:large"]
     one_start = ["--starts", "cold", "--settings", with_backend.strip()]
     return {
-        "kernels": [Command(90, "kernels", [])],
+        "kernels": [Command(100, "kernels", [])],
         "values": [Command(80, "values", [])],
         "steps": [
-            steps(80, "c150", [OURS, *plain, *GRAPHS, *recipe, *ROOFLINE]),
+            steps(90, "c150", [OURS, *plain, *GRAPHS, *recipe, *_ours("cuda", "recipe, cuda"), *ROOFLINE]),
             steps(60, "u512-b64", [OURS, *plain, *GRAPHS, *recipe[:1]]),
             steps(70, "u1024-b128", [OURS, *plain, *GRAPHS, *best]),
         ],
@@ -211,7 +212,7 @@ def _plan(backend: str) -> dict[str, list[Command]]:
         "large": [Command(200, "training", ["--name=large", f"--configs={config}", *one_start]) for config in large],
         "more": [
             *(steps(90, size, [OURS, *plain, *GRAPHS]) for size in ("c150-b512", "u512-b512", "u1024-b512")),
-            Command(150, "training", ["--name=start-float32", "--limit=100"]),
+            Command(150, "training", ["--name=start-float32", "--limit=100", "--settings", with_backend.strip()]),
             *(steps(300, size) for size in ("c150", "u512-b64", "u1024-b128")),
         ],
     }

@@ -93,9 +93,11 @@ TRAIN_BY_DEVICE = {
     "gpu": [
         OURS,
         f"{OURS}, bfloat16",
+        f"{OURS}, cuda",
         f"{OURS}, cuda, bfloat16",
         f"{OURS}, recipe",
         f"{OURS}, recipe, bfloat16",
+        f"{OURS}, recipe, cuda",
         f"{OURS}, recipe, cuda, bfloat16",
         f"{OURS}, best, bfloat16",
         f"{OURS}, best, cuda, bfloat16",

@@ -10,6 +10,7 @@ from lovecraft_jax.config import Config
 from lovecraft_jax.data.batches import Batch
 from lovecraft_jax.data.dataset import Data, make_batches, prepare
 from lovecraft_jax.model.cuda.division import LayerForm, choose_division
+from lovecraft_jax.model.cuda.launch import this_gpu
 from lovecraft_jax.model.lm import make_model
 from lovecraft_jax.runtime.errors import UserError
 
@@ -83,10 +84,10 @@ def checked(config: ConfigDict) -> Config:
     """Returns the typed config. Raises UserError for wrong values, and where backend="cuda" would run as "fused"."""
     typed = Config.of(config)
     model, rows = typed.model, typed.data.batch_size
-    form = LayerForm(model.units, model.norm, model.input_gate, mask=model.dropout_recurrent > 0)
-    if model.backend == "cuda" and choose_division(form, rows) is None:
+    form = LayerForm(model.units, model.norm, model.input_gate, model.dropout_recurrent > 0, model.dtype)
+    if model.backend == "cuda" and choose_division(form, rows, this_gpu()) is None:
         raise UserError(
-            f"backend='cuda' has no kernel for {model.units} units and {rows} rows; it would run as 'fused'"
+            f"backend='cuda' has no kernel for {model.units} units in {model.dtype}; it would run as 'fused'"
         )
     return typed
 

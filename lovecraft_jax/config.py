@@ -139,8 +139,6 @@ class ModelConfig:
                 raise UserError(f"config.model.{name}={value!r} with cell={self.cell!r}: not available; use {only!r}")
         if self.backend == "native" and self.dtype != "float32":
             raise UserError(f"{backend} with dtype={self.dtype}: it computes in float32 only; use auto")
-        if self.backend == "cuda" and self.dtype != "bfloat16":
-            raise UserError(f"{backend} with dtype={self.dtype}: its matmuls take bfloat16 only; use dtype=bfloat16")
         if self.backend == "cuda" and self.norm not in ("none", *NORMS_OF_GATES):
             raise UserError(f"{backend} with norm={self.norm!r}: not available; use auto")
         if self.norm in NORMS_IN_CELL and not_scan:

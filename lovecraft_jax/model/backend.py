@@ -3,18 +3,22 @@
 "scan": the cell under nn.scan; every cell has it, and it is the readable reference. The others are for the LSTM:
 "fused": loops written out for XLA (lstm_fused.py, mogrifier.py). "blocks": the same for GPUs, in blocks of time steps
 (lstm_blocks.py). "native": the same loops in C++, for CPUs (native/).
-"cuda": kernels for NVIDIA GPUs, in bfloat16 (cuda/); a layer of more units than they have room for runs as "fused".
+"cuda": kernels for NVIDIA GPUs (cuda/); a layer of more units than they have room for runs as "fused", and one in
+float32 where JAX's matmuls are asked to be more exact than TF32.
 All take the same parameters and give the same values and gradients, up to the rounding of their operands.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from lovecraft_jax.config import NORMS_IN_CELL, NORMS_OF_GATES, ModelConfig
 from lovecraft_jax.model.cell import Cell, LayerCarry
 from lovecraft_jax.model.cells import cell_class
-from lovecraft_jax.model.cuda.division import MAX_UNITS
-from lovecraft_jax.model.cuda.launch import unavailable_reason
+from lovecraft_jax.model.cuda.division import max_units
+from lovecraft_jax.model.cuda.launch import this_gpu, unavailable_reason
 from lovecraft_jax.model.cuda.layer import run_layer_in_cuda
 from lovecraft_jax.model.dropout import drop
 from lovecraft_jax.model.layer_input import LayerInput
@@ -25,6 +29,9 @@ from lovecraft_jax.model.native import build
 from lovecraft_jax.model.normalization import STATISTICS
 from lovecraft_jax.runtime.console import log_once
 from lovecraft_jax.runtime.errors import UserError
+
+TF32_SUFFICES = (None, "default", "high", "bfloat16", "tensorfloat32", "BF16_BF16_F32", "TF32_TF32_F32")
+"""The values of jax_default_matmul_precision with which XLA's own matmuls on a GPU are TF32 or less exact."""
 
 
 def run_layer(
@@ -48,7 +55,7 @@ def run_layer(
     if backend in ("blocks", "native", "cuda") and cell.mogrify:
         raise ValueError(f"backend={backend!r} cannot run mogrify={cell.mogrify}; use 'fused'")
     kernel_h_HG = drop(cell.kernel_h, weights_HG)
-    if backend == "cuda" and cell.units <= MAX_UNITS:
+    if backend == "cuda" and not _why_fused(cell.units, cell.dtype):
         return run_layer_in_cuda(cell, carry, inputs, kernel_h_HG, recurrent_BH)
     x_TBF = inputs.vectors() if cell.mogrify else cell.normalise_input(inputs.gates(cell.input_kernel))
     if backend == "scan":
@@ -85,8 +92,8 @@ def resolve_backend(config: ModelConfig, platform: str = "") -> str:
     if config.backend == "cuda":
         if reason := _why_not_cuda(platform):
             raise UserError(f"config.model.backend='cuda': {reason}; or use auto")
-        if config.units > MAX_UNITS:
-            log_once(f"layers of {config.units} units run as 'fused': the CUDA kernels have room for {MAX_UNITS}")
+        if reason := _why_fused(config.units, config.dtype):
+            log_once(f"layers of {config.units} units run as 'fused': {reason}")
     return config.backend
 
 
@@ -117,6 +124,17 @@ def _why_not_native(config: ModelConfig, platform: str = "") -> str:
         return f"it has no {cell.label} layer"
     if config.mogrify:
         return f"it has no Mogrifier, mogrify={config.mogrify} was asked for"
+    return ""
+
+
+def _why_fused(units: int, dtype: Any) -> str:
+    """Why a layer with backend="cuda" runs as "fused"; "" where the CUDA kernels run it."""
+    name = jnp.dtype(dtype).name
+    if units > (most := max_units(name, this_gpu())):
+        return f"the CUDA kernels have room for {most} in {name}"
+    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    if name == "float32" and precision not in TF32_SUFFICES:
+        return f"the CUDA kernels' matmuls are TF32, jax_default_matmul_precision={precision} was asked for"
     return ""
 
 

@@ -73,8 +73,8 @@ class LanguageModel(nn.Module):
         in_cpp = self.backend == "native"
         if in_cpp and self.dtype != jnp.float32:
             raise ValueError(f"backend='native' computes in float32, not in {self.dtype}")
-        if self.backend == "cuda" and self.dtype != jnp.bfloat16:
-            raise ValueError(f"backend='cuda' takes operands in bfloat16, not in {self.dtype}")
+        if self.backend == "cuda" and self.dtype not in (jnp.float32, jnp.bfloat16):
+            raise ValueError(f"backend='cuda' takes operands in float32 or bfloat16, not in {self.dtype}")
         if self.tie and not self.embed:
             raise ValueError("tie with embed=0: there is no embedding to share")
         if self.mogrify and not self.embed:

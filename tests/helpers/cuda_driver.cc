@@ -133,7 +133,9 @@ int cuLaunchKernelEx(const driver::CUlaunchConfig* config, void* kernel, void** 
 #ifdef LSTM_ON_CPU
   const bool is_forward = string(name_of(kernel)) == "lstm_forward";
   if (is_forward) run_blocks<Forward>(*config, lstm_forward, parameters[0]);
+#if LSTM_SAVES
   if (!is_forward) run_blocks<Backward>(*config, lstm_backward, parameters[0]);
+#endif
   return logged("%s grid %u %u", name_of(kernel), config->grid_x, config->grid_y);
 #else
   const auto& it = *static_cast<const Operands*>(parameters[0]);

@@ -20,6 +20,7 @@ from jax.sharding import SingleDeviceSharding
 
 from launch.ahead.topologies import find
 from lovecraft_jax.model.cuda import build, launch
+from lovecraft_jax.model.cuda.division import H100, Gpu
 from lovecraft_jax.model.cuda.launch import Launch
 from lovecraft_jax.model.native import build as native
 from lovecraft_jax.runtime.errors import UserError
@@ -109,15 +110,30 @@ def _no_library(name: str) -> None:
 def test_unavailable_reason_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     unavailable_reason = launch.unavailable_reason.__wrapped__
     assert unavailable_reason() == "it runs on NVIDIA GPUs, found cpu"
-    gpus = [SimpleNamespace(device_kind="NVIDIA H100", compute_capability="9.0", core_count=132)]
-    monkeypatch.setattr(launch, "_gpus", lambda: gpus)
     monkeypatch.setattr(launch, "nvrtc_version", lambda: (13, 0))
     monkeypatch.setattr(launch, "_load_launcher", lambda: "no C++ compiler")
+    gpus = [SimpleNamespace(device_kind="NVIDIA A100", compute_capability="8.0")]
+    monkeypatch.setattr(launch, "_gpus", lambda: gpus)
     assert unavailable_reason() == "no C++ compiler"
-    gpus.append(SimpleNamespace(device_kind="NVIDIA A100", compute_capability="8.0", core_count=108))
-    assert (
-        unavailable_reason() == "it runs on GPUs of compute capability 9.0, as H100 and H200, found NVIDIA A100 (8.0)"
+    gpus.append(SimpleNamespace(device_kind="NVIDIA B200", compute_capability="10.0"))
+    assert unavailable_reason() == (
+        "it runs on GPUs of one compute capability, found NVIDIA A100 (8.0), NVIDIA B200 (10.0); "
+        "choose with CUDA_VISIBLE_DEVICES"
     )
+    del gpus[0]
+    assert unavailable_reason() == "no C++ compiler"
+    gpus[0] = SimpleNamespace(device_kind="Tesla T4", compute_capability="7.5")
+    assert unavailable_reason() == "it runs on GPUs of compute capability 8.0 and newer, found Tesla T4 (7.5)"
+
+
+def test_gpu_of_a_process_has_what_the_smallest_one_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert launch.this_gpu() == H100
+    both = [
+        SimpleNamespace(compute_capability="8.6", core_count=count, shared_memory_per_block_optin=101376)
+        for count in (82, 28)
+    ]
+    monkeypatch.setattr(launch, "_gpus", lambda: both)
+    assert launch.this_gpu() == Gpu("8.6", 99 * 1024, 28)
 
 
 def test_without_a_compiler_programs_for_cpus_can_still_be_traced(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,34 +9,68 @@ NORMS = {"none": 0, "layer_gates": 1, "rms_gates": 2}
 """Both by their numbers in kernels/config.h."""
 SUMS = {"none": 0, "layer_gates": 8, "rms_gates": 4}
 """Sums over the units that a norm needs for each row."""
-MAX_UNITS = 1024
 CLUSTER_UNITS = 512
-"""Up to so many units the blocks of a cluster hold the recurrent matrix, beyond it those of a group, which exchange
-through L2."""
+"""Up to so many units the blocks of a cluster hold the recurrent matrix, where the GPU has clusters; beyond it, and on
+other GPUs, those of a group, which exchange through L2."""
+MOST_UNITS, MOST_UNITS_FLOAT32_IN_CLUSTERS = 1024, 448
+"""Beyond 448 units in float32, a cluster's blocks have no room for the matrix and the state."""
+LEAST_MULTIPROCESSORS = 32
+"""With fewer, as a part of an H100 (MIG) may have, it has no room for clusters of 16 blocks."""
 BLOCK_UNITS = 32
 """Units of a block."""
-GROUP_BLOCKS = 128
-"""The most blocks in one cooperative launch: blocks of a group wait for each other, so all of them must be resident,
-one on each of an H100's 132 multiprocessors."""
-SHARED_LIMIT = 227 * 1024
-"""Bytes of shared memory that a block of compute capability 9.0 can have."""
+KEPT_REGISTERS = {"bfloat16": {1: 160, 2: 128, 4: 96}, "float32": {1: 160, 2: 128, 4: 64}}
+"""Registers of a thread that hold weights, in a group, by dtype and by how many times 8 rows it owns."""
 COUNTER = 32
 """Numbers that a group's counter takes in the scratch memory, a cache line."""
 
 
+class Gpu(NamedTuple):
+    """What a division depends on: the compute capability, the bytes of shared memory that a block can have, and the
+    multiprocessors."""
+
+    capability: str
+    shared_limit: int
+    multiprocessors: int
+
+    @property
+    def has_clusters(self) -> bool:
+        """Whether clusters of 16 blocks have shared memory of each other. Those of later GPUs were not tried."""
+        return self.capability == "9.0" and self.multiprocessors >= LEAST_MULTIPROCESSORS
+
+    @property
+    def architecture(self) -> str:
+        """The capability as NVRTC names it, with the instructions that only 9.0 has."""
+        return "90a" if self.capability == "9.0" else self.capability.replace(".", "")
+
+
+GPUS = {
+    "A100": Gpu("8.0", 163 * 1024, 108),
+    "A10": Gpu("8.6", 99 * 1024, 72),
+    "L4": Gpu("8.9", 99 * 1024, 58),
+    "H100": Gpu("9.0", 227 * 1024, 132),
+    "B200": Gpu("10.0", 227 * 1024, 148),
+    "RTX 5090": Gpu("12.0", 99 * 1024, 170),
+}
+"""One of each capability, to compile for and to test."""
+H100 = GPUS["H100"]
+
+
 class LayerForm(NamedTuple):
-    """What a layer computes: `config.model.units`, `norm` and `input_gate`, and whether a dropout mask multiplies h."""
+    """What a layer computes: `config.model.units`, `norm` and `input_gate`, whether a dropout mask multiplies h,
+    `config.model.dtype`, and whether the forward kernel `saves` what the backward kernel needs."""
 
     units: int
     norm: str = "none"
     input_gate: str = "own"
     mask: bool = False
+    dtype: str = "bfloat16"
+    saves: bool = True
 
 
 class KernelPlan(NamedTuple):
     """The forward or the backward kernel. Some warps split the sum of a matmul into `splits`; each warp keeps `kept` of
-    its pairs of 16 x 16 tiles of weights in registers, the others in shared memory. `threads` and bytes of `shared`
-    memory are those of a block."""
+    its pairs of tiles of weights (16 x 16 in bfloat16, 16 x 8 in TF32) in registers, the others in shared memory.
+    `threads` and bytes of `shared` memory are those of a block."""
 
     name: str
     splits: int
@@ -46,10 +80,11 @@ class KernelPlan(NamedTuple):
 
 
 class Division(NamedTuple):
-    """The division of a layer: units `padded` with zeros, `blocks` of a cluster or, if `grouped`, of a group, and
-    `row_tiles`: how many times 8 rows these own."""
+    """The division of a layer on a GPU: units `padded` with zeros, `blocks` of a cluster or, if `grouped`, of a group,
+    and `row_tiles`: how many times 8 rows these own."""
 
     form: LayerForm
+    gpu: Gpu
     padded: int
     blocks: int
     row_tiles: int
@@ -67,6 +102,18 @@ class Division(NamedTuple):
         return self.form.norm != "none"
 
     @property
+    def has_state(self) -> bool:
+        """Whether the state of the matmul is an array of its own: h is not rounded to TF32, nor multiplied by a mask,
+        and a group exchanges the state through memory."""
+        return self.form.mask or (self.grouped and self.form.dtype == "float32")
+
+    @property
+    def blocks_at_once(self) -> int:
+        """The most blocks in one cooperative launch: blocks of a group wait for each other, so all of them must be
+        resident, one on each multiprocessor. 0 without groups."""
+        return self.gpu.multiprocessors // self.blocks * self.blocks if self.grouped else 0
+
+    @property
     def scratch(self) -> int:
         """Numbers of scratch memory of a group: its counter, and the sums that its blocks share."""
         return COUNTER + self.blocks * self.rows * SUMS[self.form.norm] if self.grouped else 0
@@ -79,11 +126,13 @@ class Division(NamedTuple):
             "LSTM_NORM": NORMS[form.norm],
             "LSTM_INPUT_GATE": INPUT_GATES[form.input_gate],
             "LSTM_MASK": int(form.mask),
+            "LSTM_FLOAT32": int(form.dtype == "float32"),
+            "LSTM_SAVES": int(form.saves),
             "LSTM_PADDED_UNITS": self.padded,
             "LSTM_BLOCKS": self.blocks,
             "LSTM_ROW_TILES": self.row_tiles,
             "LSTM_GROUPED": int(self.grouped),
-            "LSTM_WIDTH": _width(self.grouped),
+            "LSTM_WIDTH": _width(self.grouped, self.padded),
             "LSTM_SPLITS_FORWARD": forward.splits,
             "LSTM_KEPT_FORWARD": forward.kept,
             "LSTM_THREADS_FORWARD": forward.threads,
@@ -95,7 +144,7 @@ class Division(NamedTuple):
         }
 
 
-def choose_division(form: LayerForm, rows: int) -> Division | None:
+def choose_division(form: LayerForm, rows: int, gpu: Gpu = H100) -> Division | None:
     """Returns the division of a layer for a batch of so many rows; None for more units than the kernels have room for.
 
     An earlier form of the kernels, for plain LSTMs, took on one H200, in microseconds a time step forward and backward:
@@ -103,16 +152,37 @@ def choose_division(form: LayerForm, rows: int) -> Division | None:
     clusters of 16 with 16 rows 2.04 and 3.81, with 8 rows 2.28 and 4.40; 1,024 units in groups of 32 with 32 rows 5.97
     and 6.35.
     """
-    if form.units > MAX_UNITS:
+    if form.units > max_units(form.dtype, gpu):
         return None
-    grouped = form.units > CLUSTER_UNITS
+    if gpu.has_clusters and form.units <= CLUSTER_UNITS:
+        return _divide_among_clusters(form, rows, gpu)
+    # Few rows a group where all groups then run at the same time, else many, so that few launches follow each other.
+    divisions = _divide_among_groups(form, gpu)
+    at_once = (one for one in divisions if math.ceil(rows / one.rows) * one.blocks <= gpu.multiprocessors)
+    return next(at_once, divisions[-1])
+
+
+@functools.cache
+def max_units(dtype: str, gpu: Gpu = H100) -> int:
+    """Returns the most units of a layer for which the kernels have room, with any norm and any batch."""
+    if gpu.has_clusters:
+        return MOST_UNITS if dtype == "bfloat16" else MOST_UNITS_FLOAT32_IN_CLUSTERS
+    sizes = range(BLOCK_UNITS, MOST_UNITS + 1, BLOCK_UNITS)
+    fits = (units for units in sizes if _divide_among_groups(LayerForm(units, "layer_gates", dtype=dtype), gpu))
+    return max(fits, default=0)
+
+
+def _divide_among_clusters(form: LayerForm, rows: int, gpu: Gpu) -> Division:
     # Multiples of which the splits below divide the pairs of tiles evenly.
-    padded = _round_up(form.units, 128 if grouped else 32 if form.units <= 160 else 64)
-    row_tiles = 4 if grouped else 2 if padded > 256 and rows > 8 else 1
-    plan = functools.partial(_plan, form, padded, row_tiles, grouped)
+    padded = _round_up(form.units, 32 if form.units <= 160 else 64)
+    is_float32 = form.dtype == "float32"
+    row_tiles = 2 if padded > 256 and rows > 8 and not is_float32 else 1
+    plan = functools.partial(_plan, form, padded, row_tiles, False)
     pairs = padded // 32
-    if grouped:
-        forward, backward = plan(splits=4, kept=3), plan(splits=8, kept=6, backward=True)
+    if is_float32:
+        # Eight warps at most, of which a thread has up to 255 registers. Kept are 128 to 160 of them.
+        forward = plan(splits=1, kept=10) if padded <= 160 else plan(splits=2, kept=8)
+        backward = plan(splits=4, kept=16, backward=True)
     else:
         # A warp keeps up to five pairs forward, in 80 registers; backward up to eight, whose tiles are half as high.
         if pairs <= 5:
@@ -122,34 +192,54 @@ def choose_division(form: LayerForm, rows: int) -> Division | None:
         else:
             forward = plan(splits=2, kept=5)
         backward = plan(splits=8 if pairs > 8 else 4, kept=8, backward=True)
-    return Division(form, padded, padded // BLOCK_UNITS, row_tiles, grouped, forward, backward)
+    return Division(form, gpu, padded, padded // BLOCK_UNITS, row_tiles, False, forward, backward)
+
+
+def _divide_among_groups(form: LayerForm, gpu: Gpu) -> list[Division]:
+    """Returns the divisions that fit into a multiprocessor, by their rows; those on an H100 always have 32."""
+    units, is_small, found = form.units, form.units <= 256, []
+    padded = _round_up(units, 32 if units <= 160 else 64 if is_small or form.dtype == "float32" else 128)
+    blocks, width = padded // BLOCK_UNITS, _width(True, padded)
+    for row_tiles, registers in KEPT_REGISTERS[form.dtype].items():
+        if gpu.has_clusters and row_tiles < 4:
+            continue
+        plan = functools.partial(_plan, form, padded, row_tiles, True)
+        # A pair takes 16 registers forward and 8 backward, and twice as many where a warp has twice as many units.
+        kept = registers // (8 * width)
+        forward = plan(splits=(1 if padded <= 160 else 2) if is_small else 4, kept=kept // 2)
+        backward = plan(splits=4 if is_small else 8, kept=kept, backward=True)
+        if max(forward.shared, backward.shared) <= gpu.shared_limit and blocks <= gpu.multiprocessors:
+            found.append(Division(form, gpu, padded, blocks, row_tiles, True, forward, backward))
+    return found
 
 
 def _plan(
     form: LayerForm, padded: int, row_tiles: int, grouped: bool, splits: int, kept: int, backward: bool = False
 ) -> KernelPlan:
     """The threads and the shared memory that kernels/config.h computes as well; it checks that both agree."""
-    rows, width, sums, blocks = 8 * row_tiles, _width(grouped), SUMS[form.norm], padded // BLOCK_UNITS
+    rows, width, sums, blocks = 8 * row_tiles, _width(grouped, padded), SUMS[form.norm], padded // BLOCK_UNITS
     inputs = 4 * padded if backward else padded  # what a matmul adds up
-    pairs, teams = inputs // 32 // splits, BLOCK_UNITS // (16 if backward else 8) // width
+    size = 4 if form.dtype == "float32" else 2  # bytes
+    pair = 64 // size
+    pairs, teams = inputs // pair // splits, BLOCK_UNITS // (16 if backward else 8) // width
     kept = min(kept, pairs)
     warps, elements = teams * splits, (4 if backward else 2) * row_tiles * width
-    stride = inputs + (32 if inputs % 64 == 0 and not (grouped and backward) else 0)
-    state = rows * stride * 2
+    stride = inputs + (pair if inputs * size % 128 == 0 and not (grouped and backward) else 0)
+    state = rows * stride * size
     weights = warps * (pairs - kept) * (width if backward else 2 * width) * 2 * 32 * 16
     partial = teams * splits * elements * (1 if backward else 4) * 32 * 4 if splits > 1 else 0
     affine = (2 if sums else 0 if backward else 1) * BLOCK_UNITS * 16
-    norm = 4 * sums * rows * (elements // (2 * row_tiles) * teams + blocks)
+    norm = 4 * sums * rows * (elements // (2 * row_tiles) * teams + (1 if grouped else blocks))
     if grouped:
-        shared = max(0 if backward else state, partial) + weights + affine
+        shared = max(0 if backward else state, partial, norm) + weights + affine
     else:
         shared = 2 * state + weights + partial + affine + norm + 32
     return KernelPlan("lstm_backward" if backward else "lstm_forward", splits, kept, 32 * warps, shared)
 
 
-def _width(grouped: bool) -> int:
+def _width(grouped: bool, padded: int) -> int:
     """The units of a warp, as a multiple of 8 forward and of 16 backward."""
-    return 2 if grouped else 1
+    return 2 if grouped and padded > 256 else 1
 
 
 def _round_up(n: int, multiple: int) -> int:

@@ -13,14 +13,13 @@ import jax
 import numpy as np
 
 from lovecraft_jax.model.cuda.build import nvrtc_version
+from lovecraft_jax.model.cuda.division import H100, Gpu
 from lovecraft_jax.model.native import build as native
 from lovecraft_jax.runtime.errors import UserError
 
 SOURCES = Path(__file__).with_name("cpp")
 TARGET, COOPERATIVE_TARGET = TARGETS = ("lovecraft_cuda_launch", "lovecraft_cuda_launch_cooperative")
-CAPABILITY = "9.0"
-LEAST_MULTIPROCESSORS = 32
-"""Blocks of the largest group, which wait for each other."""
+LEAST_CAPABILITY = 8.0
 
 
 class Launch(NamedTuple):
@@ -96,12 +95,12 @@ def unavailable_reason() -> str:
     devices = _gpus()
     if not devices:
         return f"it runs on NVIDIA GPUs, found {jax.default_backend()}"
-    for device in devices:
-        if device.compute_capability != CAPABILITY:
-            found = f"{device.device_kind} ({device.compute_capability})"
-            return f"it runs on GPUs of compute capability {CAPABILITY}, as H100 and H200, found {found}"
-    if (count := multiprocessors()) < LEAST_MULTIPROCESSORS:
-        return f"it takes {LEAST_MULTIPROCESSORS} multiprocessors or more, found {count}"
+    kinds = {device.compute_capability: f"{device.device_kind} ({device.compute_capability})" for device in devices}
+    found = ", ".join(kinds.values())
+    if len(kinds) > 1:
+        return f"it runs on GPUs of one compute capability, found {found}; choose with CUDA_VISIBLE_DEVICES"
+    if float(devices[0].compute_capability) < LEAST_CAPABILITY:
+        return f"it runs on GPUs of compute capability {LEAST_CAPABILITY} and newer, found {found}"
     try:
         nvrtc_version()
     except OSError as error:
@@ -109,9 +108,13 @@ def unavailable_reason() -> str:
     return _load_launcher()
 
 
-def multiprocessors() -> int:
-    """Returns the multiprocessors of the smallest GPU of this process, an H100's where there is none."""
-    return min((device.core_count for device in _gpus()), default=132)
+def this_gpu() -> Gpu:
+    """Returns what this process's GPUs have, the least of them where they differ; an H100 where there is none."""
+    devices = _gpus()
+    if not devices:
+        return H100
+    shared_limit = min(device.shared_memory_per_block_optin for device in devices)
+    return Gpu(devices[0].compute_capability, shared_limit, min(device.core_count for device in devices))
 
 
 @functools.cache

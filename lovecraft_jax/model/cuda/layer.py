@@ -2,10 +2,10 @@
 chip (Diamos et al. 2016, Persistent RNNs). XLA does what needs no recurrence: the input's part of the gates, and the
 gradients of weights, bias and scale.
 
-Matmuls take bfloat16 operands and add up in float32; c, sums and the gradients of parameters are float32. The kernels
-take units padded with zeros, and the gates of a unit side by side: `to_kernel_layout`. Axes: T time, B batch, D
-features, H units, G gates as the parameters have them, P padded units, N the four gates i, f, g, o, R rows of all time
-steps (T * B).
+Matmuls take operands in the layer's dtype, of which float32 is rounded to TF32, and add up in float32; gates and h are
+saved in it; c, sums and the gradients of parameters are float32. The kernels take units padded with zeros, and the
+gates of a unit side by side: `to_kernel_layout`. Axes: T time, B batch, D features, H units, G gates as the parameters
+have them, P padded units, N the four gates i, f, g, o, R rows of all time steps (T * B).
 """
 
 import functools
@@ -18,15 +18,14 @@ from jax import lax
 
 from lovecraft_jax.model.cell import Cell
 from lovecraft_jax.model.cuda import build, in_jnp
-from lovecraft_jax.model.cuda.division import GROUP_BLOCKS, Division, KernelPlan, LayerForm, choose_division
-from lovecraft_jax.model.cuda.launch import Launch, launch, multiprocessors, register, unavailable_reason
+from lovecraft_jax.model.cuda.division import Division, KernelPlan, LayerForm, choose_division
+from lovecraft_jax.model.cuda.launch import Launch, launch, register, this_gpu, unavailable_reason
 from lovecraft_jax.model.dropout import drop
 from lovecraft_jax.model.input_kernel import InputKernel
 from lovecraft_jax.model.layer_input import LayerInput
 from lovecraft_jax.model.lstm_step import LoopParams, LSTMCarry
 from lovecraft_jax.model.matmul import dot
 
-BF16 = jnp.dtype("bfloat16")
 SOURCE = Path(__file__).with_name("kernels") / "lstm.cu"
 HEADERS = tuple(sorted(SOURCE.parent.glob("*.*h")))
 GATES = 4
@@ -49,12 +48,12 @@ def run_layer_in_cuda(
     kernel_h_HG: jax.Array,
     recurrent_BH: jax.Array | None,
 ) -> tuple[LSTMCarry, jax.Array]:
-    """As `run_layer` in model/backend.py, for an LSTM of at most MAX_UNITS units."""
-    division = choose_division(
-        LayerForm(cell.units, cell.norm, cell.input_gate, recurrent_BH is not None), len(carry[0])
-    )
+    """The carry after a whole sequence and the outputs h [T, B, H] of an LSTM, for which the GPU's `max_units` leave
+    room. `recurrent_BH` is a dropout mask on h."""
+    form = LayerForm(cell.units, cell.norm, cell.input_gate, recurrent_BH is not None, str(jnp.dtype(cell.dtype)))
+    division = choose_division(form, len(carry[0]), this_gpu())
     assert division
-    # kernel_x, which is small, is brought into the kernels' layout, so that the gates come out in it, in bfloat16.
+    # kernel_x, which is small, is brought into the kernels' layout, so that the gates come out in it, in cell.dtype.
     kernel_x_DPN = to_kernel_layout(cell.input_kernel.kernel_DG, division)
     kernel_x = InputKernel(kernel_x_DPN.reshape(len(kernel_x_DPN), -1), cell.dtype, out=cell.dtype)
     gates_x_TBF = kernel_x.project(inputs.vectors()) if inputs.has_vectors else inputs.gates(kernel_x)
@@ -74,8 +73,8 @@ def to_kernel_layout(x: jax.Array, division: Division) -> jax.Array:
 def run_lstm(
     params: LoopParams, gates_x_TBPN: jax.Array, carry: LSTMCarry, division: Division
 ) -> tuple[LSTMCarry, jax.Array]:
-    """The carry after the last time step, and h [T, B, H], rounded to bfloat16. `gates_x_TBPN`, the input's part of the
-    gates, is in the kernels' layout; parameters and carry are as everywhere else.
+    """The carry after the last time step, and h [T, B, H], rounded to the layer's dtype. `gates_x_TBPN`, the input's
+    part of the gates, is in the kernels' layout; parameters and carry are as everywhere else.
 
     Rows of zeros fill the last cluster; no row depends on another.
     """
@@ -93,7 +92,7 @@ def run_lstm(
         jnp.zeros(0) if params.scale_G is None else to_kernel_layout(params.scale_G, division),
         jnp.zeros(0) if params.recurrent_BH is None else pad(params.recurrent_BH),
     )
-    gates_x_TBPN = jnp.pad(gates_x_TBPN.astype(BF16), ((0, 0), more_rows, (0, 0), (0, 0)))
+    gates_x_TBPN = jnp.pad(gates_x_TBPN.astype(division.form.dtype), ((0, 0), more_rows, (0, 0), (0, 0)))
     after, h_TBP = _lstm(division, in_layout, gates_x_TBPN, jax.tree.map(pad, carry))
     c_BH, h_BH = (x_BP[:rows, :units] for x_BP in after)
     return (c_BH, h_BH), h_TBP[:, :rows, :units].astype(jnp.float32)
@@ -103,24 +102,25 @@ def run_lstm(
 def _lstm(
     division: Division, params: KernelParams, gates_x_TBPN: jax.Array, carry: LSTMCarry
 ) -> tuple[LSTMCarry, jax.Array]:
-    return _forward(division, params, gates_x_TBPN, carry)[0]
+    """Without a gradient: nothing is saved for a backward pass."""
+    return _forward(division._replace(form=division.form._replace(saves=False)), params, gates_x_TBPN, carry)[0]
 
 
 def _forward(
     division: Division, params: KernelParams, gates_x_TBPN: jax.Array, carry: LSTMCarry
 ) -> tuple[tuple[LSTMCarry, jax.Array], tuple]:
-    T, B, P, N = gates_x_TBPN.shape
-    weights_PPN = params.kernel_h_PPN.astype(BF16)
+    (T, B, P, N), form, dtype = gates_x_TBPN.shape, division.form, jnp.dtype(division.form.dtype)
+    weights_PPN = params.kernel_h_PPN.astype(dtype)
     # In the order of FwdArgs in kernels/cell.h.
     operands = weights_PPN, params.scale_PN, params.bias_PN, params.mask_BP, gates_x_TBPN, *carry
     results = [
-        _result((T, B, P, N), BF16),
-        _result((T, B, P), jnp.float32),
-        _result((T, B, P), BF16),
-        _result((T, B, P), BF16, needed=division.form.mask),
-        _result((T, B, N), jnp.float32, needed=division.has_norm),
+        _result((T, B, P), dtype),
+        _result((T, B, P, N), dtype, needed=form.saves),
+        _result((T if form.saves else 1, B, P), jnp.float32),
+        _result((T, B, P), dtype, needed=division.has_state),
+        _result((T, B, N), jnp.float32, needed=form.saves and division.has_norm),
     ]
-    gates, c, h, state, inverse = run_kernel(division, division.forward, results, operands)
+    h, gates, c, state, inverse = run_kernel(division, division.forward, results, operands)
     saved = params, weights_PPN, carry, (gates, c, h, state, inverse)
     return ((c[-1], h[-1].astype(jnp.float32)), h), saved
 
@@ -128,21 +128,21 @@ def _forward(
 def _backward(division: Division, saved: tuple, cotangents: tuple[LSTMCarry, jax.Array]) -> tuple:
     params, weights_PPN, (c0, h0), (gates, c, h, state, inverse) = saved
     (dc_last, dh_last), dh = cotangents
-    T, B, P, N = gates.shape
+    (T, B, P, N), dtype = gates.shape, gates.dtype
     # In the order of BwdArgs in kernels/cell.h.
     operands = weights_PPN, params.scale_PN, params.bias_PN, params.mask_BP, gates, inverse, c, c0, dh, dc_last, dh_last
     results = [
-        _result((T, B, P, N), BF16),
-        _result((T, B, P, N), BF16, needed=division.has_norm),
+        _result((T, B, P, N), dtype),
+        _result((T, B, P, N), dtype, needed=division.has_norm),
         _result((B, P), jnp.float32),
     ]
     dz, dy, dc0 = run_kernel(division, division.backward, results, operands)
     mask_BP = params.mask_BP if division.form.mask else None
-    states = state if division.form.mask else h
-    before_RP = jnp.concatenate([drop(h0, mask_BP).astype(BF16)[None], states[:-1]]).reshape(T * B, P)
+    states = state if division.has_state else h
+    before_RP = jnp.concatenate([drop(h0, mask_BP).astype(dtype)[None], states[:-1]]).reshape(T * B, P)
     dz_RF = dz.reshape(T * B, P * N)
-    dkernel_PPN = dot(before_RP.T, dz_RF, BF16).reshape(P, P, N)
-    dh0 = drop(dot(dz_RF[:B], weights_PPN.reshape(P, P * N).T, BF16), mask_BP)
+    dkernel_PPN = dot(before_RP.T, dz_RF, dtype).reshape(P, P, N)
+    dh0 = drop(dot(dz_RF[:B], weights_PPN.reshape(P, P * N).T, dtype), mask_BP)
     dy = (dy if division.has_norm else dz).astype(jnp.float32)
     dscale_PN = jnp.sum(dy * gates.astype(jnp.float32), axis=(0, 1)) if division.has_norm else jnp.zeros(0)
     grads = KernelParams(dkernel_PPN, jnp.sum(dy, axis=(0, 1)), dscale_PN, jnp.zeros_like(params.mask_BP))
@@ -172,7 +172,7 @@ def run_kernel(
         shared=plan.shared,
         cluster=1 if grouped else blocks,
         cooperative=grouped,
-        blocks_at_once=min(GROUP_BLOCKS, multiprocessors()) // blocks * blocks if grouped else 0,
+        blocks_at_once=division.blocks_at_once,
         clear_last=grouped,
     )
     return lax.platform_dependent(
@@ -185,7 +185,9 @@ def run_kernel(
 @functools.cache
 def compile_and_register(division: Division) -> str:
     """Compiles the layer's kernels, where this process has a GPU for them. Returns the key that `Launch` takes."""
-    key = "lstm " + " ".join(map(str, division.macros().values()))
+    macros, architecture = division.macros(), division.gpu.architecture
+    key = f"lstm {architecture} {' '.join(map(str, macros.values()))}"
     if not unavailable_reason():
-        register(key, build.compile_kernels(SOURCE, headers=HEADERS, defines=division.macros()))
+        cubin = build.compile_kernels(SOURCE, headers=HEADERS, defines=macros, capability=architecture)
+        register(key, cubin)
     return key

@@ -54,6 +54,7 @@ struct Cta {
   unsigned char* shared;
   Barrier all;
   std::vector<Warp> warps;
+  const Warp* slow = nullptr;  // hardly runs as long as another warp can, so that a barrier too few shows
   std::map<uint32_t, ByteBarrier> barriers;
 };
 struct Fiber {
@@ -116,8 +117,23 @@ template <class Work> void take_random(std::vector<Work>& all, Work& one) {
   all.pop_back();
 }
 
+// A fiber that is ready. Once a slow warp has run, another one of its CTA may be slow.
+inline Fiber* take_fiber() {
+  Machine& m = machine();
+  auto random = [&](size_t count) { return m.random() % count; };
+  auto is_slow = [](const Fiber* fiber) { return fiber->warp == fiber->cta->slow; };
+  size_t n = random(m.ready.size());
+  for (int tries = 0; tries < 20 && is_slow(m.ready[n]); tries++) n = random(m.ready.size());
+  Fiber* fiber = m.ready[n];
+  m.ready[n] = m.ready.back();
+  m.ready.pop_back();
+  if (is_slow(fiber) && random(32) == 0) fiber->cta->slow = &fiber->cta->warps[random(fiber->cta->warps.size())];
+  return fiber;
+}
+
 // Runs a kernel for the CTAs of one cluster or group.
-inline void run(std::function<void()> kernel, int ctas, int threads, int shared, int first_block, int member, int seed) {
+inline void run(std::function<void()> kernel, int ctas, int threads, int shared, int first_block, int member,
+                int seed) {
   Machine& m = machine();
   m.kernel = kernel;
   m.random.seed(seed);
@@ -131,6 +147,7 @@ inline void run(std::function<void()> kernel, int ctas, int threads, int shared,
     cta.all.count = threads;
     cta.warps = std::vector<Warp>(threads / 32);
     for (auto& warp : cta.warps) warp.all.count = 32;
+    cta.slow = &cta.warps[m.random() % cta.warps.size()];
     for (int tid = 0; tid < threads; tid++) {
       auto fiber = std::make_unique<Fiber>();
       fiber->thread = {tid, 0};
@@ -159,7 +176,7 @@ inline void run(std::function<void()> kernel, int ctas, int threads, int shared,
       std::swap(m.ready, m.polling);
       m.progress = false;
     } else {
-      take_random(m.ready, m.now);
+      m.now = take_fiber();
       if (!_setjmp(m.scheduler)) {
         if (m.now->started) _longjmp(m.now->at, 1);
         m.now->started = true;
@@ -210,10 +227,22 @@ inline void __trap() { abort(); }
 
 namespace lstm {
 
-float lo(uint32_t pair);
-float hi(uint32_t pair);
+// The values in a register of an operand. Of float32 a GPU would use the bits of TF32 only: the others must be zero.
+inline void split_register(uint32_t bits, float* to) {
+#if LSTM_FLOAT32
+  to[0] = from_bits(bits);
+  if ((bits & 0x1fff) && to[0] == to[0]) {
+    printf("an operand was not rounded to TF32: %.9g\n", to[0]);
+    exit(1);
+  }
+#else
+  to[0] = lo(bits);
+  to[1] = hi(bits);
+#endif
+}
 
-// As PTX documents the fragments (mma.m16n8k16 with 16-bit operands); the last lane to arrive computes for all.
+// As PTX documents the fragments (mma.m16n8k16 with 16-bit operands, mma.m16n8k8 with TF32); the last lane to arrive
+// computes for all.
 inline void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   cpu::Warp& warp = *cpu::machine().now->warp;
   const int lane = cpu::machine().now->lane;
@@ -222,23 +251,17 @@ inline void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
   warp.b[lane][0] = b0;
   warp.b[lane][1] = b1;
   if (warp.all.waiting.size() == 31) {
-    static float A[16][16], B[16][8];
+    constexpr int N = PER_REGISTER, K = 8 * N;
+    static float A[16][K], B[8][K];  // B is transposed
     for (int l = 0; l < 32; l++) {
       int g = l >> 2, q = l & 3;
-      for (int r = 0; r < 4; r++) {
-        float* to = &A[g + 8 * (r & 1)][2 * q + 8 * (r >> 1)];
-        to[0] = lo(warp.a[l][r]);
-        to[1] = hi(warp.a[l][r]);
-      }
-      for (int r = 0; r < 2; r++) {
-        B[2 * q + 8 * r][g] = lo(warp.b[l][r]);
-        B[2 * q + 8 * r + 1][g] = hi(warp.b[l][r]);
-      }
+      for (int r = 0; r < 4; r++) split_register(warp.a[l][r], &A[g + 8 * (r & 1)][N * (q + 4 * (r >> 1))]);
+      for (int r = 0; r < 2; r++) split_register(warp.b[l][r], &B[g][N * (q + 4 * r)]);
     }
     for (int l = 0; l < 32; l++)
       for (int r = 0; r < 4; r++) {
         int row = (l >> 2) + 8 * (r >> 1), column = 2 * (l & 3) + (r & 1);
-        for (int k = 0; k < 16; k++) warp.d[l][r] += A[row][k] * B[k][column];
+        for (int k = 0; k < K; k++) warp.d[l][r] += A[row][k] * B[column][k];
       }
   }
   cpu::wait_at(warp.all);

@@ -8,7 +8,7 @@ namespace reference {
 
 using Doubles = std::vector<double>;
 using Floats = std::vector<float>;
-using Halves = std::vector<lstm::bf16>;
+using Values = std::vector<lstm::Value>;
 
 constexpr int H = LSTM_UNITS, HP = LSTM_PADDED_UNITS, G = 4 * HP, NORM = LSTM_NORM, INPUT_GATE = LSTM_INPUT_GATE;
 constexpr bool MASK = LSTM_MASK;
@@ -16,7 +16,7 @@ constexpr bool MASK = LSTM_MASK;
 // One member: a layer with its rows.
 struct Problem {
   int T, B;
-  Halves weights, gates_x, dh;
+  Values weights, gates_x, dh;
   Floats scale, bias, mask, c0, h0, dc_last, dh_last;
 };
 
@@ -36,16 +36,16 @@ template <class V, class Value> void fill(V& v, size_t rows, int width, int used
 inline Problem make(int T, int B, int seed) {
   uint64_t state = seed * 0x9e3779b97f4a7c15ull + 12345;
   auto value = [&] { return normal(state); };
-  auto half = [&] { return lstm::round_bf16(normal(state)); };
+  auto stored = [&] { return lstm::to_value(normal(state)); };
   Problem p{T, B};
-  fill(p.weights, H, G, 4 * H, [&] { return lstm::round_bf16(normal(state) * 1.3f / sqrtf(H)); });
+  fill(p.weights, H, G, 4 * H, [&] { return lstm::to_value(normal(state) * 1.3f / sqrtf(H)); });
   p.weights.resize((size_t)HP * G, 0);
-  fill(p.gates_x, (size_t)T * B, G, 4 * H, half);
-  fill(p.dh, (size_t)T * B, HP, H, half);
+  fill(p.gates_x, (size_t)T * B, G, 4 * H, stored);
+  fill(p.dh, (size_t)T * B, HP, H, stored);
   fill(p.scale, 1, G, 4 * H, [&] { return 1 + 0.3f * normal(state); });
   fill(p.bias, 1, G, 4 * H, [&] { return 0.5f * normal(state); });
   fill(p.mask, B, HP, H, [&] { return normal(state) > -0.8f ? 1.25f : 0.0f; });
-  fill(p.h0, B, HP, H, [&] { return lstm::widen(lstm::round_bf16(tanhf(normal(state)))); });
+  fill(p.h0, B, HP, H, [&] { return lstm::widen(lstm::to_value(tanhf(normal(state)))); });
   for (Floats* v : {&p.c0, &p.dc_last, &p.dh_last}) fill(*v, B, HP, H, value);
   if (INPUT_GATE == lstm::COUPLED) {  // has no gate i: zeros
     for (size_t i = 0; i < p.weights.size(); i += 4) p.weights[i] = 0;
@@ -159,7 +159,7 @@ inline Result run(const Problem& p, int row0, int rows) {
 }
 
 inline double wide(float x) { return x; }
-inline double wide(lstm::bf16 x) { return lstm::widen(x); }
+inline double wide(uint16_t bits) { return lstm::from_bits((uint32_t)bits << 16); }
 // || got - want || / || want || over the rows and the units that are not padding, with got in [T, B, width] and want in
 // [T, rows, width]; NaN if any is.
 template <class Value>

@@ -14,25 +14,26 @@ namespace lstm {
 
 // The operands and results of a kernel, in layer.py's order. Those of a norm or a mask are empty without one.
 struct FwdArgs {
-  const bf16* weights;
+  const Value* weights;
   const float *scale, *bias, *mask;
-  const bf16* gates_x;
+  const Value* gates_x;
   const float *c0, *h0;
-  bf16* gates;  // after their activations; with a norm the normalised ones, before scale, bias and activation
-  float* c;
-  bf16 *h, *state;  // state: h with the mask, which the matmul takes; without a mask it is h, and empty here
-  float* inverse;   // what a norm multiplied by
+  Value* h;
+  Value* gates;    // after their activations; with a norm the normalised ones, before scale, bias and activation
+  float* c;        // of all time steps, without SAVES of the last one
+  Value* state;    // h with the mask, as the matmul takes it; empty without HAS_STATE
+  float* inverse;  // what a norm multiplied by
   uint32_t* scratch;
   int T, B, first_block, first_member;
 };
 struct BwdArgs {
-  const bf16* weights;
+  const Value* weights;
   const float *scale, *bias, *mask;
-  const bf16* gates;
+  const Value* gates;
   const float *inverse, *c, *c0;
-  const bf16* dh;
+  const Value* dh;
   const float *dc_last, *dh_last;
-  bf16 *dz, *dy;  // dy only with a norm: without, it is dz
+  Value *dz, *dy;  // dy only with a norm: without, it is dz
   float* dc0;
   uint32_t* scratch;
   int T, B, first_block, first_member;
@@ -59,43 +60,16 @@ template <int WIDTH, class A> HD size_t rows_at(const A& a, const Place& p, int 
   return ((size_t)(p.first_step + step) * a.B + p.row0) * WIDTH;
 }
 
-HD float from_bits(uint32_t bits) {
-#ifdef __CUDA_ARCH__
-  return __uint_as_float(bits);
-#else
-  float f;
-  memcpy(&f, &bits, 4);
-  return f;
-#endif
-}
-HD float lo(uint32_t pair) { return from_bits(pair << 16); }
-HD float hi(uint32_t pair) { return from_bits(pair & 0xffff0000u); }
-HD float widen(bf16 x) { return from_bits((uint32_t)x << 16); }
-HD uint32_t pack2(float low, float high) {
-#ifdef __CUDA_ARCH__
-  uint32_t bits;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
-  return bits;
-#else
-  float in[2] = {low, high};
-  uint32_t out[2];
-  for (int i = 0; i < 2; i++) {
-    uint32_t u;
-    memcpy(&u, &in[i], 4);
-    out[i] = (u + 0x7fffu + ((u >> 16) & 1)) >> 16;
-  }
-  return out[0] | out[1] << 16;
-#endif
-}
-HD bf16 round_bf16(float x) { return (bf16)(pack2(x, x) & 0xffffu); }
-
+// The one instruction for it has an error of 2^-11, as TF32; with float32 in memory the cell is exact to a few 1e-7.
 HD float tanh_fast(float x) {
-#ifdef __CUDA_ARCH__
+#ifndef __CUDA_ARCH__
+  return tanhf(x);
+#elif LSTM_FLOAT32
+  return 1.0f - __fdividef(2.0f, 1.0f + __expf(2.0f * x));
+#else
   float y;
   asm("tanh.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
-#else
-  return tanhf(x);
 #endif
 }
 HD float sigmoid_fast(float x) { return fmaf(tanh_fast(0.5f * x), 0.5f, 0.5f); }
@@ -107,9 +81,6 @@ HD float inverse_root(float x) {
 #endif
 }
 
-// Four gates as they are in memory: prefetched so, they take few registers.
-HD float4 unpack(uint2 v) { return float4{lo(v.x), hi(v.x), lo(v.y), hi(v.y)}; }
-HD uint2 pack(float4 v) { return uint2{pack2(v.x, v.y), pack2(v.z, v.w)}; }
 HD float get(float4 v, int gate) { return gate == 0 ? v.x : gate == 1 ? v.y : gate == 2 ? v.z : v.w; }
 HD float4 add(float4 a, float4 b) { return float4{a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w}; }
 HD float4 multiply(float4 a, float4 b) { return float4{a.x * b.x, a.y * b.y, a.z * b.z, a.w * b.w}; }
@@ -150,13 +121,13 @@ template <class F> struct FwdState {
   float acc[F::JA][F::MT][F::NT][4];
   float c[F::EPT], h[F::EPT], mask[F::EPT];
   float4 z[F::EPT];
-  uint2 x[F::EPT], gates[F::EPT];
+  Gates x[F::EPT], gates[F::EPT];
 };
 template <class F> struct BwdState {
   float acc[F::JA][F::MT][F::NT][4];
   float c[F::EPT], c_before[F::EPT], dc[F::EPT], dh[F::EPT], mask[F::EPT];
   float4 dy[F::EPT], inverse[F::EPT];
-  uint2 gates[F::EPT], next_gates[F::EPT];
+  Gates gates[F::EPT], next_gates[F::EPT];
   float next_c_before[F::EPT], next_dh[F::EPT];
 };
 
@@ -234,10 +205,10 @@ template <class F> HD float4 norm_inverse(const float* sums, int row, float4& me
 
 // Forward: all threads copy h0, scale and bias into shared memory.
 template <class F>
-HD void fwd_fill(const Thread& t, const FwdArgs& a, const Place& p, bf16* state, float* affine) {
+HD void fwd_fill(const Thread& t, const FwdArgs& a, const Place& p, Value* state, float* affine) {
   for (int i = t.tid; i < F::NB * F::HP; i += F::THREADS) {
     size_t from = (size_t)p.first_row * F::HP + i;
-    state[(i / F::HP) * F::LD + i % F::HP] = round_bf16(F::MASK ? a.h0[from] * a.mask[from] : a.h0[from]);
+    state[(i / F::HP) * F::LD + i % F::HP] = to_operand(F::MASK ? a.h0[from] * a.mask[from] : a.h0[from]);
   }
   fill_affine<F>(t, a, p, affine);
 }
@@ -245,7 +216,7 @@ template <class F>
 HD void fwd_prefetch(FwdState<F>& s, const Thread& t, const FwdArgs& a, const Place& p, int step) {
   UNROLL for (int n = 0; n < F::EPT; n++) {
     int e = t.ks * F::EPT + n;
-    s.x[n] = *(const uint2*)(a.gates_x + 4 * at<F>(a, p, step, row_of<F>(t, e), unit_of<F>(t, e)));
+    s.x[n] = *(const Gates*)(a.gates_x + 4 * at<F>(a, p, step, row_of<F>(t, e), unit_of<F>(t, e)));
   }
 }
 template <class F> HD void fwd_start(FwdState<F>& s, const Thread& t, const FwdArgs& a, const Place& p) {
@@ -265,7 +236,7 @@ template <class F> HD void fwd_gates(FwdState<F>& s, const Thread& t, const floa
 }
 // The cell; h goes into this CTA's columns of the next state, whose rows are `ld` apart.
 template <class F>
-HD void fwd_cell(FwdState<F>& s, const Thread& t, const float* affine, const float* sums, bf16* next, int unit0,
+HD void fwd_cell(FwdState<F>& s, const Thread& t, const float* affine, const float* sums, Value* next, int unit0,
                  int ld) {
   UNROLL for (int n = 0; n < F::EPT; n++) {
     int e = t.ks * F::EPT + n, unit = unit_of<F>(t, e), row = row_of<F>(t, e);
@@ -280,7 +251,7 @@ HD void fwd_cell(FwdState<F>& s, const Thread& t, const float* affine, const flo
       gates = activate(multiply_add(unpack(s.gates[n]), scale_of<F>(affine, unit), bias));
     }
     s.h[n] = cell_forward<F>(gates, s.c[n]);
-    next[row * ld + unit0 + unit] = round_bf16(F::MASK ? s.h[n] * s.mask[n] : s.h[n]);
+    next[row * ld + unit0 + unit] = to_operand(F::MASK ? s.h[n] * s.mask[n] : s.h[n]);
   }
 }
 template <class F>
@@ -288,15 +259,19 @@ HD void fwd_store(const FwdState<F>& s, const Thread& t, const FwdArgs& a, const
   UNROLL for (int n = 0; n < F::EPT; n++) {
     int e = t.ks * F::EPT + n;
     size_t i = at<F>(a, p, step, row_of<F>(t, e), unit_of<F>(t, e));
-    *(uint2*)(a.gates + 4 * i) = s.gates[n];
-    a.c[i] = s.c[n];
-    if (F::MASK) a.h[i] = round_bf16(s.h[n]);
+    if (F::STORES_H) a.h[i] = to_value(s.h[n]);
+    if (F::SAVES) {
+      *(Gates*)(a.gates + 4 * i) = s.gates[n];
+      a.c[i] = s.c[n];
+    } else if (step == a.T - 1) {
+      a.c[at_start<F>(p, row_of<F>(t, e), unit_of<F>(t, e))] = s.c[n];
+    }
   }
 }
 // Saves the norm's inverse of the rows, by the CTA of rank 0.
 template <class F>
 HD void fwd_store_inverse(const Thread& t, const FwdArgs& a, const Place& p, const float* sums, int step) {
-  if (F::NORM == NO_NORM || p.rank != 0 || t.tid >= F::NB) return;
+  if (F::NORM == NO_NORM || !F::SAVES || p.rank != 0 || t.tid >= F::NB) return;
   float4 mean, inverse = norm_inverse<F>(sums, t.tid, mean);
   *(float4*)(a.inverse + rows_at<4>(a, p, step) + 4 * t.tid) = inverse;
 }
@@ -306,7 +281,7 @@ HD void bwd_prefetch(BwdState<F>& s, const Thread& t, const BwdArgs& a, const Pl
   UNROLL for (int n = 0; n < F::EPT; n++) {
     int e = t.ks * F::EPT + n, row = row_of<F>(t, e), unit = unit_of<F>(t, e);
     size_t i = at<F>(a, p, step, row, unit);
-    s.next_gates[n] = *(const uint2*)(a.gates + 4 * i);
+    s.next_gates[n] = *(const Gates*)(a.gates + 4 * i);
     s.next_c_before[n] = step ? a.c[i - (size_t)a.B * F::HP] : a.c0[at_start<F>(p, row, unit)];
     s.next_dh[n] = widen(a.dh[i]);
   }
@@ -346,7 +321,7 @@ HD void bwd_cell(BwdState<F>& s, const Thread& t, const BwdArgs& a, const Place&
     if (F::NORM != NO_NORM) gates = activate(multiply_add(gates, scale_of<F>(affine, unit), bias_of<F>(affine, unit)));
     s.dy[n] = cell_backward<F>(gates, s.c[n], s.c_before[n], dh, s.dc[n]);
     if (F::NORM != NO_NORM) {
-      *(uint2*)(a.dy + 4 * at<F>(a, p, step, row, unit)) = pack(s.dy[n]);
+      *(Gates*)(a.dy + 4 * at<F>(a, p, step, row, unit)) = pack(s.dy[n]);
       s.dy[n] = multiply(s.dy[n], scale_of<F>(affine, unit));
       s.inverse[n] = *(const float4*)(a.inverse + rows_at<4>(a, p, step) + 4 * row);
     }
@@ -354,7 +329,7 @@ HD void bwd_cell(BwdState<F>& s, const Thread& t, const BwdArgs& a, const Place&
 }
 // dz, which goes into this CTA's columns of the next state, whose rows are `ld` apart.
 template <class F>
-HD void bwd_gates(BwdState<F>& s, const Thread& t, const float* sums, bf16* next, int unit0, int ld) {
+HD void bwd_gates(BwdState<F>& s, const Thread& t, const float* sums, Value* next, int unit0, int ld) {
   UNROLL for (int n = 0; n < F::EPT; n++) {
     int e = t.ks * F::EPT + n, row = row_of<F>(t, e);
     float4 d = s.dy[n];
@@ -365,7 +340,7 @@ HD void bwd_gates(BwdState<F>& s, const Thread& t, const float* sums, bf16* next
                           d.z - normal.z * along.z - shift.z, d.w - normal.w * along.w - shift.w},
                    s.inverse[n]);
     }
-    *(uint2*)(next + row * ld + 4 * (unit0 + unit_of<F>(t, e))) = pack(d);
+    *(Gates*)(next + row * ld + 4 * (unit0 + unit_of<F>(t, e))) = pack_operands(d);
   }
 }
 template <class F> HD void bwd_finish(const BwdState<F>& s, const Thread& t, const BwdArgs& a, const Place& p) {

@@ -18,7 +18,7 @@ __device__ __forceinline__ void wait(uint32_t barrier, int use) {
 // `use` counts the uses of the buffer `next`. A peer may write into that buffer: what it has received from all others
 // proves that all their warps have read what was there before.
 template <class F>
-__device__ __forceinline__ void exchange(const Thread& t, bf16* next, uint32_t barrier, int use, int rank, bf16* out,
+__device__ __forceinline__ void exchange(const Thread& t, Value* next, uint32_t barrier, int use, int rank, Value* out,
                                          bool is_last) {
   __syncthreads();
   if (F::C > 1 && !is_last) {
@@ -31,10 +31,10 @@ __device__ __forceinline__ void exchange(const Thread& t, bf16* next, uint32_t b
       peer += peer >= rank;
       int offset = chunk_offset<F>(i % F::CHUNKS, rank);
       if (first + F::THREADS <= ALL || i < ALL)
-        store_remote(remote(base + 2 * offset, peer), *(const uint4*)(next + offset), remote(barrier, peer));
+        store_remote(remote(base + VALUE_BYTES * offset, peer), *(const uint4*)(next + offset), remote(barrier, peer));
     }
   }
-  UNROLL for (int first = 0; first < F::CHUNKS; first += F::THREADS) {
+  UNROLL for (int first = 0; F::STORES_STATE && first < F::CHUNKS; first += F::THREADS) {
     int chunk = first + t.tid;
     if (first + F::THREADS <= F::CHUNKS || chunk < F::CHUNKS)
       *(uint4*)(out + chunk_global<F>(chunk, rank)) =
@@ -93,7 +93,7 @@ template <class F> __device__ __forceinline__ void end_cluster() {
 // The matmul with all of a state; its sums are with the threads, or with several splits of K in `red`.
 template <class F, class S>
 __device__ __forceinline__ void multiply_state(S& s, const Thread& t, const Weights<F>& w, const uint4* wsm,
-                                               const bf16* state, float* red) {
+                                               const Value* state, float* red) {
   clear<F>(s);
   multiply<F>(s, t, w, wsm, state, 0, F::KPW);
   if (F::KS > 1) {
@@ -105,7 +105,7 @@ __device__ __forceinline__ void multiply_state(S& s, const Thread& t, const Weig
 // Forward and backward over all time steps, of the rows of one cluster.
 template <class F> __device__ __forceinline__ void run_forward_in_cluster(const FwdArgs& a, unsigned char* smem) {
   // As in the three functions below, not in a struct: with one, the kernels for 512 units spill registers.
-  bf16* state = (bf16*)smem;  // two
+  Value* state = (Value*)smem;  // two
   uint4* wsm = (uint4*)(smem + F::WEIGHTS_AT);
   float *red = (float*)(smem + F::RED_AT), *affine = (float*)(smem + F::AFFINE_AT);
   float *parts = (float*)(smem + F::PARTS_AT), *sums = (float*)(smem + F::SUMS_AT);
@@ -121,8 +121,8 @@ template <class F> __device__ __forceinline__ void run_forward_in_cluster(const 
   const uint32_t barriers = start_cluster<F>(t, smem);
 #pragma unroll 1
   for (int step = 0; step < a.T; step++) {
-    bf16* now = state + (step & 1) * (F::STATE / 2);
-    bf16* next = state + ((step + 1) & 1) * (F::STATE / 2);
+    Value* now = state + (step & 1) * (F::STATE / VALUE_BYTES);
+    Value* next = state + ((step + 1) & 1) * (F::STATE / VALUE_BYTES);
     FwdState<F> ahead;
     if (owner) fwd_prefetch<F>(ahead, t, a, p, step + 1 < a.T ? step + 1 : step);
     multiply_state<F>(s, t, w, wsm, now, red);
@@ -134,7 +134,7 @@ template <class F> __device__ __forceinline__ void run_forward_in_cluster(const 
     }
     if (owner) fwd_cell<F>(s, t, affine, sums, next, p.unit0, F::LD);
     if (owner) fwd_store<F>(s, t, a, p, step);
-    bf16* out = (F::MASK ? a.state : a.h) + rows_at<F::K>(a, p, step);
+    Value* out = (F::MASK ? a.state : a.h) + rows_at<F::K>(a, p, step);
     exchange<F>(t, next, barriers + 8 * (step & 1), step >> 1, rank, out, step == a.T - 1);
     UNROLL for (int n = 0; n < F::EPT; n++) s.x[n] = ahead.x[n];
   }
@@ -142,7 +142,7 @@ template <class F> __device__ __forceinline__ void run_forward_in_cluster(const 
 }
 
 template <class F> __device__ __forceinline__ void run_backward_in_cluster(const BwdArgs& a, unsigned char* smem) {
-  bf16* state = (bf16*)smem;  // two
+  Value* state = (Value*)smem;  // two
   uint4* wsm = (uint4*)(smem + F::WEIGHTS_AT);
   float *red = (float*)(smem + F::RED_AT), *affine = (float*)(smem + F::AFFINE_AT);
   float *parts = (float*)(smem + F::PARTS_AT), *sums = (float*)(smem + F::SUMS_AT);
@@ -158,8 +158,8 @@ template <class F> __device__ __forceinline__ void run_backward_in_cluster(const
   const uint32_t barriers = start_cluster<F>(t, smem);
 #pragma unroll 1
   for (int step = a.T - 1; step >= 0; step--) {
-    bf16* now = state + (step & 1) * (F::STATE / 2);
-    bf16* next = state + ((step + 1) & 1) * (F::STATE / 2);
+    Value* now = state + (step & 1) * (F::STATE / VALUE_BYTES);
+    Value* next = state + ((step + 1) & 1) * (F::STATE / VALUE_BYTES);
     const int n = a.T - 1 - step;
     if (owner) bwd_prefetch<F>(s, t, a, p, step ? step - 1 : 0);
     if (n > 0) multiply_state<F>(s, t, w, wsm, now, red);

@@ -1,44 +1,28 @@
 // The sizes of the kernels, and which thread computes what.
 //
 // A cluster of C CTAs (thread blocks), or without a cluster a group of C, owns 8 * NT rows of the batch. Each CTA owns
-// UC = HP / C units and keeps their part of the recurrent matrix on the chip: as fragments of mma.sync m16n8k16 in
-// registers, and what does not fit there in shared memory. The weights are operand A (M: gates or units), the state is
-// operand B (N: 8 rows): h forward, the gradient of the gates backward.
+// UC = HP / C units and keeps their part of the recurrent matrix on the chip: as fragments of mma.sync in registers,
+// and what does not fit there in shared memory. The weights are operand A (M: gates or units), the state is operand B
+// (N: 8 rows): h forward, the gradient of the gates backward. A tile of k is 16 wide in bfloat16 (m16n8k16) and 8 in
+// TF32 (m16n8k8), in both cases 32 bytes of a row of the state: a lane has as many registers of each operand.
 //
 // Layouts; HP are the units padded with zeros; gates i, f, g, o are innermost (a coupled cell's i is zero):
-//   weights bf16 [HP (from), HP (to), 4]; gates_x, gates, dz, dy bf16 [T, B, HP, 4]; h, dh, state bf16 [T, B, HP];
+//   weights Value [HP (from), HP (to), 4]; gates_x, gates, dz, dy Value [T, B, HP, 4]; h, dh, state Value [T, B, HP];
 //   c float [T, B, HP]; scale, bias float [HP, 4]; inverse float [T, B, 4]; mask, c0, h0 and gradients of carries float
 //   [B, HP].
 //
 // model/cuda/division.py chooses the macros below.
 #pragma once
-#ifdef __CUDACC_RTC__  // NVRTC, without headers
-typedef unsigned short uint16_t;
-typedef unsigned int uint32_t;
-#else
-#include <math.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <string.h>
-#endif
-#ifdef __CUDACC__
-#define HD __host__ __device__ __forceinline__
-#else
-#define HD inline
-struct uint2 { uint32_t x, y; };
-struct uint4 { uint32_t x, y, z, w; };
-struct float4 { float x, y, z, w; };
-#endif
-#define UNROLL _Pragma("unroll")
+#include "values.h"
 
 namespace lstm {
-
-typedef uint16_t bf16;  // the bits
 
 // LSTM_NORM, of each gate over its units before its activation, and LSTM_INPUT_GATE.
 constexpr int NO_NORM = 0, LAYER = 1, RMS = 2;
 constexpr int OWN = 0, CAPPED = 1, COUPLED = 2;
 constexpr float EPSILON = 1e-5f;                 // model/normalization.py's
+
+HD constexpr int larger(int a, int b) { return a > b ? a : b; }
 
 // Forward, K runs over units, and a warp owns the 4 gates of 8 units: two tiles of M = 16. Backward, K runs over the
 // gates of all units, and a warp owns 16 units: one tile. With GROUPED, CTAs exchange through L2 (group.cuh).
@@ -46,6 +30,11 @@ template <bool BWD_, int KS_, int KR_, int PW_> struct Config {
   static constexpr int H = LSTM_UNITS, HP = LSTM_PADDED_UNITS, C = LSTM_BLOCKS, NT = LSTM_ROW_TILES;
   static constexpr bool GROUPED = LSTM_GROUPED, BWD = BWD_, MASK = LSTM_MASK;
   static constexpr int NORM = LSTM_NORM, INPUT_GATE = LSTM_INPUT_GATE;
+  static constexpr bool SAVES = LSTM_SAVES;  // forward: all that the backward pass needs, else only h and the last c
+  // Forward, h is stored as it is, or as the state of the matmul, or, with a mask, as both. A group exchanges the state
+  // through memory, so in float32 it stores both.
+  static constexpr bool STORES_H = MASK || FLOAT32, STORES_STATE = BWD || MASK || !FLOAT32;
+  static constexpr bool HAS_STATE = MASK || (GROUPED && FLOAT32);
   static constexpr int KS = KS_;  // splits of K over warps
   static constexpr int KR = KR_;  // pairs of k tiles that a warp keeps in registers
   static constexpr int PW = PW_;  // a warp owns PW times as many units
@@ -53,18 +42,19 @@ template <bool BWD_, int KS_, int KR_, int PW_> struct Config {
   static constexpr int NB = 8 * NT;  // rows of a CTA
   static constexpr int K = BWD ? 4 * HP : HP;
   // Row stride of the state in shared memory, without bank conflicts.
-  static constexpr int LD = K + (K % 64 == 0 && !(GROUPED && BWD) ? 32 : 0);
-  static constexpr int KPW = K / 32 / KS;                   // pairs of k tiles of a warp
+  static constexpr int LD = K + (K * VALUE_BYTES % 128 == 0 && !(GROUPED && BWD) ? PAIR : 0);
+  static constexpr int KPW = K / PAIR / KS;                 // pairs of k tiles of a warp
   static constexpr int MT = BWD ? PW : 2 * PW;              // M tiles of a warp
   static constexpr int G = (BWD ? UC / 16 : UC / 8) / PW;   // groups of warps, each of KS warps
   static constexpr int WARPS = G * KS, THREADS = 32 * WARPS;
-  static constexpr int JA = WARPS <= 8 && !GROUPED ? 2 : 1;    // accumulators per tile: independent chains of mma
+  static constexpr int JA = WARPS <= 8 && NT <= 2 ? 2 : 1;    // accumulators per tile: independent chains of mma
   static constexpr int E = (BWD ? 4 * NT : 2 * NT) * PW;    // elements (unit, row) of a lane, over all splits of K
   static constexpr int EPT = E >= KS ? E / KS : 1;          // elements of a thread
   static constexpr int SLICE = BWD ? 4 * UC : UC;           // columns of the state that a CTA computes
-  static constexpr int CHUNKS = NB * SLICE / 8;             // of 16 bytes
+  static constexpr int CHUNKS = NB * SLICE / CHUNK;         // of 16 bytes
   static_assert(HP % 32 == 0 && HP % C == 0 && UC % (BWD ? 16 : 8) == 0 && (BWD ? UC / 16 : UC / 8) % PW == 0, "units");
-  static_assert(K % (32 * KS) == 0 && KR >= 1 && KR <= KPW && (E % KS == 0 || KS % E == 0), "splits of K");
+  static_assert(K % (PAIR * KS) == 0 && KR >= 1 && KR <= KPW && (E % KS == 0 || KS % E == 0), "splits of K");
+  static_assert(!GROUPED || E >= KS, "all threads of a group have elements");
 
   // Sums over all units that a norm needs for each row: of squares, and of the values themselves, of four gates.
   static constexpr int SUMS = NORM == NO_NORM ? 0 : NORM == RMS ? 4 : 8;
@@ -73,20 +63,19 @@ template <bool BWD_, int KS_, int KR_, int PW_> struct Config {
 
   // Shared memory in bytes. A cluster holds two states, the weights, partial sums of the matmul (RED), scale and bias,
   // sums of the norm (PARTS of each warp, SUMS of each CTA), and three barriers. A group holds one state forward and
-  // none backward; there RED reuses the state's memory, PARTS and SUMS reuse RED's.
-  static constexpr int STATE = NB * LD * 2;
+  // none backward; there RED reuses the state's memory, and so do PARTS and SUMS.
+  static constexpr int STATE = NB * LD * VALUE_BYTES;
   static constexpr int WEIGHTS = WARPS * (KPW - KR) * MT * 2 * 32 * 16;
   static constexpr int RED = KS > 1 ? G * KS * E * (BWD ? 1 : 4) * 32 * 4 : 0;
   static constexpr int AFFINE = NORM != NO_NORM ? 2 * UC * 16 : BWD ? 0 : UC * 16;
-  static constexpr int GROUP_STATE = BWD ? 0 : STATE;
-  static constexpr int WEIGHTS_AT = !GROUPED ? 2 * STATE : GROUP_STATE > RED ? GROUP_STATE : RED;
+  static constexpr int GROUP_STATE = BWD ? 0 : STATE, NORM_SUMS = 4 * SUMS * NB * (CONTRIBUTIONS + RANKS);
+  static constexpr int WEIGHTS_AT = GROUPED ? larger(GROUP_STATE, larger(RED, NORM_SUMS)) : 2 * STATE;
   static constexpr int RED_AT = GROUPED ? 0 : WEIGHTS_AT + WEIGHTS;
   static constexpr int AFFINE_AT = WEIGHTS_AT + WEIGHTS + (GROUPED ? 0 : RED);
   static constexpr int PARTS_AT = GROUPED ? RED_AT : AFFINE_AT + AFFINE;
   static constexpr int SUMS_AT = PARTS_AT + 4 * SUMS * CONTRIBUTIONS * NB;
   static constexpr int BARRIERS_AT = SUMS_AT + 4 * SUMS * RANKS * NB;
   static constexpr int SMEM = GROUPED ? AFFINE_AT + AFFINE : BARRIERS_AT + 32;
-  static_assert(!GROUPED || BARRIERS_AT <= RED, "the norm's sums");
 };
 
 using Forward = Config<false, LSTM_SPLITS_FORWARD, LSTM_KEPT_FORWARD, LSTM_WIDTH>;
@@ -125,15 +114,16 @@ template <class F> HD int row_of(const Thread& t, int e) {  // within the cluste
   return 8 * ((F::BWD ? e >> 2 : e >> 1) % F::NT) + 2 * t.q + (e & 1);
 }
 
-// Fragments of A for one pair of k tiles. Tile j's columns 2q + {0, 1} are k = 32 kp + 8q + 4j + {0, 1}, its columns
-// 2q + 8 + {0, 1} are two further on: so a lane's fragments of B for both tiles are 16 adjacent bytes.
-template <class F> HD void load_a(const bf16* weights, const Thread& t, int rank, int kp, uint32_t (&w)[F::MT][2][4]) {
-  int k = 32 * (t.ks * F::KPW + kp) + 8 * t.q;
+// Fragments of A for one pair of k tiles. A lane's columns of tile j (2q + {0, 1} and 2q + 8 + {0, 1} in bfloat16, q
+// and q + 4 in TF32) are CHUNK / 2 adjacent k from PAIR kp + CHUNK q + CHUNK / 2 j on: so its fragments of B for both
+// tiles are 16 adjacent bytes.
+template <class F> HD void load_a(const Value* weights, const Thread& t, int rank, int kp, uint32_t (&w)[F::MT][2][4]) {
+  int k = PAIR * (t.ks * F::KPW + kp) + CHUNK * t.q;
   UNROLL for (int p = 0; p < F::PW; p++) {
     if (F::BWD) {
       UNROLL for (int r = 0; r < 2; r++) {
         int unit = rank * F::UC + 16 * (F::PW * t.group + p) + t.g + 8 * r;
-        uint4 v = *(const uint4*)(weights + (size_t)unit * 4 * F::HP + k);
+        uint4 v = load_operands(weights + (size_t)unit * 4 * F::HP + k);
         w[p][0][r] = v.x;
         w[p][0][2 + r] = v.y;
         w[p][1][r] = v.z;
@@ -143,12 +133,11 @@ template <class F> HD void load_a(const bf16* weights, const Thread& t, int rank
       constexpr int S = F::BWD ? 1 : 2;  // tiles of 8 units: gates i and f, then g and o
       int unit = rank * F::UC + 8 * (F::PW * t.group + p) + t.g;
       UNROLL for (int j = 0; j < 2; j++) UNROLL for (int half = 0; half < 2; half++) {
-        const bf16* from = weights + ((size_t)(k + 4 * j + 2 * half) * F::HP + unit) * 4;
-        uint2 first = *(const uint2*)from, second = *(const uint2*)(from + 4 * F::HP);  // k and k + 1
-        w[S * p][j][2 * half] = (first.x & 0xffffu) | second.x << 16;
-        w[S * p][j][2 * half + 1] = first.x >> 16 | (second.x & 0xffff0000u);
-        w[S * p + S - 1][j][2 * half] = (first.y & 0xffffu) | second.y << 16;
-        w[S * p + S - 1][j][2 * half + 1] = first.y >> 16 | (second.y & 0xffff0000u);
+        uint4 v = load_gates(weights + ((size_t)(k + PER_REGISTER * (2 * j + half)) * F::HP + unit) * 4, 4 * F::HP);
+        w[S * p][j][2 * half] = v.x;
+        w[S * p][j][2 * half + 1] = v.y;
+        w[S * p + S - 1][j][2 * half] = v.z;
+        w[S * p + S - 1][j][2 * half + 1] = v.w;
       }
     }
   }
@@ -157,9 +146,9 @@ template <class F> HD void load_a(const bf16* weights, const Thread& t, int rank
 template <class F> HD int weights_index(const Thread& t, int kp, int m, int j) {
   return (((t.warp * (F::KPW - F::KR) + kp - F::KR) * F::MT + m) * 2 + j) * 32 + t.lane;
 }
-// Where a lane's fragments of B are in the state, in bf16: 16 bytes from there, for both tiles of the pair.
+// Where a lane's fragments of B are in the state: 16 bytes from there, for both tiles of the pair.
 template <class F> HD int b_index(const Thread& t, int kp, int nt) {
-  return (8 * nt + t.g) * F::LD + 32 * (t.ks * F::KPW + kp) + 8 * t.q;
+  return (8 * nt + t.g) * F::LD + PAIR * (t.ks * F::KPW + kp) + CHUNK * t.q;
 }
 template <class F> HD int red_index(const Thread& t, int ks, int e, int gate) {
   return (((t.group * F::KS + ks) * F::E + e) * (F::BWD ? 1 : 4) + gate) * 32 + t.lane;
@@ -170,10 +159,10 @@ template <class F> HD int contribution_index(const Thread& t, int e, int sum) {
 }
 // A CTA's columns of the state, in chunks of 16 bytes: where a chunk is in shared memory, and in the output's rows.
 template <class F> HD int chunk_offset(int chunk, int rank) {
-  return (chunk / (F::SLICE / 8)) * F::LD + rank * F::SLICE + (chunk % (F::SLICE / 8)) * 8;
+  return (chunk / (F::SLICE / CHUNK)) * F::LD + rank * F::SLICE + (chunk % (F::SLICE / CHUNK)) * CHUNK;
 }
 template <class F> HD size_t chunk_global(int chunk, int rank) {
-  return (size_t)(chunk / (F::SLICE / 8)) * F::K + rank * F::SLICE + (chunk % (F::SLICE / 8)) * 8;
+  return (size_t)(chunk / (F::SLICE / CHUNK)) * F::K + rank * F::SLICE + (chunk % (F::SLICE / CHUNK)) * CHUNK;
 }
 
 }  // namespace lstm

@@ -1,5 +1,6 @@
-// Kernels for matrices that need many SMs: a group of C CTAs exchanges the state through global memory, as the outputs
-// themselves, with one barrier of the group per time step. All CTAs must be on the chip at once: a cooperative launch.
+// Kernels for matrices that need many SMs, and for GPUs without clusters: a group of C CTAs exchanges the state through
+// global memory, as the outputs themselves, with one barrier of the group per time step. All CTAs must be on the chip
+// at once: a cooperative launch.
 #pragma once
 #include "norm.cuh"
 
@@ -39,25 +40,29 @@ template <class F, class A> __device__ __forceinline__ unsigned* group_scratch(c
   return a.scratch + ((size_t)member * (a.B / F::NB) + group) * SIZE;
 }
 
-// The state of a time step comes in parts of PER pairs of k tiles for each warp.
+// The state of a time step comes in parts of PER pairs of k tiles for each warp. Five or seven pairs at once would
+// spill registers where a warp has many units.
 template <class F> struct Parts {
-  static constexpr int COUNT = F::KPW % 4 == 0 ? 4 : F::KPW % 3 == 0 ? 3 : F::KPW % 2 == 0 ? 2 : 1;
+  static constexpr bool ONE_BY_ONE = F::PW == 2 && F::NT < 4;
+  static constexpr int COUNT =
+      F::KPW % 4 == 0 ? 4 : F::KPW % 3 == 0 ? 3 : F::KPW % 2 == 0 ? 2 : ONE_BY_ONE ? F::KPW : 1;
   static constexpr int PER = F::KPW / COUNT;
 };
-template <class F> __device__ __forceinline__ void copy_part(const Thread& t, uint32_t to, const bf16* from, int part) {
+template <class F>
+__device__ __forceinline__ void copy_part(const Thread& t, uint32_t to, const Value* from, int part) {
   constexpr int PER = Parts<F>::PER, ROW = 4 * PER * F::KS, ALL = F::NB * ROW;  // chunks of 16 bytes: a row, a part
   UNROLL for (int first = 0; first < ALL; first += F::THREADS) {
     int i = first + t.tid, row = i / ROW, in_row = i % ROW;
-    int column = 32 * ((in_row / (4 * PER)) * F::KPW + part * PER) + 8 * (in_row % (4 * PER));
+    int column = PAIR * ((in_row / (4 * PER)) * F::KPW + part * PER) + CHUNK * (in_row % (4 * PER));
     if (first + F::THREADS <= ALL || i < ALL)
-      copy_async(to + 2 * (row * F::LD + column), from + row * F::HP + column);
+      copy_async(to + VALUE_BYTES * (row * F::LD + column), from + row * F::HP + column);
   }
   commit_copies();
 }
 // Multiplies with part after part as it arrives.
 template <class F, int PART, class S>
 __device__ __forceinline__ void multiply_parts(S& s, const Thread& t, const Weights<F>& w, const uint4* wsm,
-                                               const bf16* state) {
+                                               const Value* state) {
   if constexpr (PART < Parts<F>::COUNT) {
     wait_for_copies<Parts<F>::COUNT - 1 - PART>();
     __syncthreads();
@@ -69,7 +74,7 @@ __device__ __forceinline__ void multiply_parts(S& s, const Thread& t, const Weig
 // Forward and backward over all time steps, of the rows of one group, which is `block / C`.
 template <class F>
 __device__ __forceinline__ void run_forward_in_group(const FwdArgs& a, unsigned char* smem, int block, int member) {
-  bf16* state = (bf16*)smem;
+  Value* state = (Value*)smem;
   uint4* wsm = (uint4*)(smem + F::WEIGHTS_AT);
   float *red = (float*)(smem + F::RED_AT), *affine = (float*)(smem + F::AFFINE_AT);
   float *parts = (float*)(smem + F::PARTS_AT), *sums = (float*)(smem + F::SUMS_AT);
@@ -78,7 +83,7 @@ __device__ __forceinline__ void run_forward_in_group(const FwdArgs& a, unsigned 
   const Place p = make_place<F>(a, block, rank, member);
   unsigned* counter = group_scratch<F>(a, member, block / F::C);
   unsigned arrivals = 0;
-  bf16* const states = F::MASK ? a.state : a.h;
+  Value* const states = F::HAS_STATE ? a.state : a.h;
   FwdState<F> s;
   Weights<F> w;
   load_weights<F>(a.weights, t, p, w, wsm);
@@ -89,17 +94,19 @@ __device__ __forceinline__ void run_forward_in_group(const FwdArgs& a, unsigned 
 #pragma unroll 1
   for (int step = 0; step < a.T; step++) {
     if (step) {
-      const bf16* from = states + rows_at<F::K>(a, p, step - 1);
+      const Value* from = states + rows_at<F::K>(a, p, step - 1);
       UNROLL for (int part = 0; part < Parts<F>::COUNT; part++) copy_part<F>(t, state_at, from, part);
     }
     clear<F>(s);
     multiply_parts<F, 0>(s, t, w, wsm, state);
-    __syncthreads();
-    write_partial<F>(s, t, red);
-    __syncthreads();
+    if (F::KS > 1) {
+      __syncthreads();  // `red` is where the state was
+      write_partial<F>(s, t, red);
+      __syncthreads();
+    }
     fwd_gates<F>(s, t, red);
     if (F::NORM != NO_NORM) {
-      __syncthreads();  // `parts` are where `red` was
+      __syncthreads();  // `parts` are where `red` or the state was
       contribute<F>(s, t, parts, true);
       share_group_sums<F>(t, parts, sums, (float*)(counter + 32), rank, counter, arrivals += F::C);
       fwd_store_inverse<F>(t, a, p, sums, step);
@@ -133,8 +140,8 @@ __device__ __forceinline__ void run_backward_in_group(const BwdArgs& a, unsigned
 #pragma unroll 1
   for (int step = a.T - 1; step >= 0; step--) {
     if (step < a.T - 1) {
-      const bf16* state = a.dz + rows_at<F::K>(a, p, step + 1);
-      constexpr int AHEAD = 2;  // pairs of k tiles that are loaded ahead
+      const Value* state = a.dz + rows_at<F::K>(a, p, step + 1);
+      constexpr int AHEAD = F::KPW < 2 ? F::KPW : 2;  // pairs of k tiles that are loaded ahead
       uint4 b[AHEAD + 1][F::NT];
       UNROLL for (int kp = 0; kp < AHEAD; kp++)
         UNROLL for (int n = 0; n < F::NT; n++) b[kp][n] = load_l2(state + b_index<F>(t, kp, n));

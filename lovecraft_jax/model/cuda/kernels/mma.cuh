@@ -12,9 +12,9 @@ namespace lstm {
 template <class F> using Weights = uint32_t[F::KR][F::MT][2][4];
 
 template <class F>
-__device__ __forceinline__ void load_weights(const bf16* of_all, const Thread& t, const Place& p, Weights<F>& w,
+__device__ __forceinline__ void load_weights(const Value* of_all, const Thread& t, const Place& p, Weights<F>& w,
                                              uint4* wsm) {
-  const bf16* weights = of_all + 4 * (size_t)p.member * F::HP * F::HP;
+  const Value* weights = of_all + 4 * (size_t)p.member * F::HP * F::HP;
   UNROLL for (int kp = 0; kp < F::KR; kp++) load_a<F>(weights, t, p.rank, kp, w[kp]);
   for (int kp = F::KR; kp < F::KPW; kp++) {
     uint32_t a[F::MT][2][4];
@@ -59,7 +59,7 @@ __device__ __forceinline__ void multiply_pair(S& s, const Thread& t, const Weigh
 // Adds pairs `from` .. `to` - 1, with the state in shared memory.
 template <class F, class S>
 __device__ __forceinline__ void multiply(S& s, const Thread& t, const Weights<F>& w, const uint4* wsm,
-                                         const bf16* state, int from, int to) {
+                                         const Value* state, int from, int to) {
   UNROLL for (int kp = from; kp < to; kp++) {
     uint4 b[F::NT];
     UNROLL for (int n = 0; n < F::NT; n++) b[n] = *(const uint4*)(state + b_index<F>(t, kp, n));

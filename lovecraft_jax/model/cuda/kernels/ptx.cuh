@@ -6,10 +6,15 @@ namespace lstm {
 
 #define SHARED_MEMORY(name) extern __shared__ __align__(16) unsigned char name[]
 
-// d += A [16, 16] B [16, 8], fragments of a warp (PTX ISA, mma.m16n8k16 with 16-bit operands).
+#if LSTM_FLOAT32
+#define LSTM_MMA "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32"
+#else
+#define LSTM_MMA "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32"
+#endif
+// d += A B, fragments of a warp (PTX ISA): A [16, 16] B [16, 8] in bfloat16, A [16, 8] B [8, 8] in TF32.
 __device__ __forceinline__ void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      LSTM_MMA " {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
