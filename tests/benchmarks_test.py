@@ -150,8 +150,8 @@ def test_the_script_for_a_gpu_runs_its_parts_with_tiny_sizes_on_a_cpu(tmp_path: 
 @pytest.mark.slow
 def test_training_is_measured_in_turns_and_a_missing_peer_is_left_out(tmp_path: Path) -> None:
     systems = "lovecraft_jax", "lovecraft_jax, recipe, bfloat16", "PyTorch, eager", "matmul in numpy"
-    done = benchmark("train_step", tmp_path, "--systems", *systems, "--sizes", "c100")
-    (result,) = (json.loads(path.read_text()) for path in tmp_path.glob("train_step-c100-*.json"))
+    done = benchmark("train_step", tmp_path, "--systems", *systems, "--sizes", "tiny")
+    (result,) = (json.loads(path.read_text()) for path in tmp_path.glob("train_step-tiny-*.json"))
     left_out = re.findall("left out: (PyTorch, eager): ModuleNotFoundError: No module named 'torch'", done.stderr)
     measured = {one["system"]: one for one in result["systems"]}
     assert list(measured) == [name for name in systems if name not in left_out]

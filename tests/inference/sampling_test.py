@@ -34,9 +34,7 @@ def hot_draws(tails: tuple[Tail, ...]) -> np.ndarray:
     return np.asarray(draw(streams(tails, DRAWS), 4.0))
 
 
-@pytest.mark.parametrize(
-    "temperature", [4.0, *(pytest.param(low, marks=pytest.mark.slow) for low in (1e-30, 0.3, 1.0))]
-)
+@pytest.mark.parametrize("temperature", [4.0, *(pytest.param(low, marks=pytest.mark.slow) for low in (1e-30, 1.0))])
 def test_tokens_are_drawn_by_their_probabilities_at_any_temperature(
     tails: tuple[Tail, ...], hot_draws: np.ndarray, temperature: float
 ) -> None:

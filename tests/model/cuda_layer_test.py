@@ -84,20 +84,15 @@ ON_CPU = [
     (H100, 8, 6, 2, LayerForm(100, "layer_gates", "own", dtype="float32", saves=False)),
     # With few multiprocessors a group has more rows.
     (A100, 8, 6, 2, LayerForm(10, "rms_gates", "capped", mask=True)),
-    (A100, 16, 6, 2, LayerForm(40, "layer_gates", "coupled")),
     (A100, 16, 6, 2, LayerForm(150, "rms_gates", "capped")),
     (A100._replace(multiprocessors=5), 16, 4, 2, LayerForm(150)),
     (A100._replace(multiprocessors=5), 32, 4, 1, LayerForm(150, "layer_gates", "own", mask=True)),
     (L4, 8, 4, 2, LayerForm(256, "layer_gates", "coupled", mask=True)),
-    (L4._replace(multiprocessors=16), 16, 2, 1, LayerForm(512, "rms_gates", "own", mask=True)),
     (L4._replace(multiprocessors=20), 16, 2, 1, LayerForm(600)),
-    (A100, 16, 6, 2, LayerForm(40, dtype="float32")),
     (A100, 8, 6, 2, LayerForm(150, "rms_gates", "capped", mask=True, dtype="float32")),
-    (A100._replace(multiprocessors=5), 16, 4, 1, LayerForm(150, dtype="float32")),
     (A100._replace(multiprocessors=5), 32, 4, 1, LayerForm(150, "layer_gates", "coupled", dtype="float32")),
     (L4, 8, 4, 2, LayerForm(256, "rms_gates", "own", dtype="float32")),
     (L4, 8, 2, 1, LayerForm(440, "layer_gates", "own", mask=True, dtype="float32")),
-    (A100, 8, 6, 2, LayerForm(100, "rms_gates", "capped", saves=False)),
     (A100, 8, 6, 2, LayerForm(100, "layer_gates", "own", dtype="float32", saves=False)),
 ]
 """The GPU, rows, time steps, members and what the layer computes. Clusters on an H100, with 600 units and on the others
@@ -238,14 +233,18 @@ def test_the_kernels_equal_a_float64_loop_with_their_threads_in_any_order(
     ("name", "form"),
     [
         ("H100", LayerForm(150, "rms_gates", "capped", mask=True)),
-        ("H100", LayerForm(1000, "layer_gates", "coupled")),
         ("H100", LayerForm(150, "rms_gates", "capped", mask=True, dtype="float32")),
-        ("H100", LayerForm(256, "layer_gates", "coupled", mask=True, dtype="float32")),
         ("A100", LayerForm(512, "rms_gates", "capped", mask=True)),
-        ("A100", LayerForm(512, "layer_gates", "coupled", dtype="float32")),
-        ("L4", LayerForm(150, "rms_gates", "capped", mask=True)),
-        ("L4", LayerForm(256, "layer_gates", "capped", mask=True, dtype="float32")),
-        ("RTX 5090", LayerForm(150)),
+        *(
+            pytest.param(name, form, marks=pytest.mark.slow)
+            for name, form in (
+                ("H100", LayerForm(1000, "layer_gates", "coupled")),
+                ("H100", LayerForm(256, "layer_gates", "coupled", mask=True, dtype="float32")),
+                ("A100", LayerForm(512, "layer_gates", "coupled", dtype="float32")),
+                ("L4", LayerForm(256, "layer_gates", "capped", mask=True, dtype="float32")),
+                ("RTX 5090", LayerForm(150)),
+            )
+        ),
     ],
 )
 def test_the_kernels_compile_without_a_toolkit_and_keep_their_weights_in_registers(name: str, form: LayerForm) -> None:
