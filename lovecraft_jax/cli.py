@@ -13,6 +13,7 @@ from typing import Any
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
+from lovecraft_jax.config import RENAMED
 from lovecraft_jax.runtime.console import log, prepare_streams
 from lovecraft_jax.runtime.errors import FAILED, INTERRUPTED, WRONG_INPUT, RunError, UserError
 
@@ -167,6 +168,7 @@ def _one_line(error: object) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, KeyError | AttributeError) and text[:1] in "'\"":  # the repr of a message about a missing key
         text = "no such setting in the config: " + text.strip("'\"").replace("\\'", "'").replace("\\n", " ")
+        text += "".join(f"; it is now config.{section}.{new}" for (section, old), new in RENAMED.items() if old in text)
     return re.sub(r"\('(.*)', '.*'\)$", r"\1", text)  # a message that is the repr of a tuple
 
 

@@ -310,13 +310,16 @@ def flatten(config: Config) -> dict[str, Any]:
     return {name: attrgetter(name)(config) for name in all_settings()}
 
 
+RENAMED = {("model", "lstm"): "backend", ("train", "eval_lanes"): "eval_rows"}
+"""Settings of earlier versions, by section and name, and their names of today."""
+
+
 def _with_new_names(values: Any) -> Any:
-    """The values with today's names for two settings that earlier versions named otherwise: model.lstm is now
-    model.backend, and train.eval_lanes train.eval_rows."""
+    """The values with today's names for settings that earlier versions named otherwise."""
     sections: dict[str, Any] = {}
     if not isinstance(values, Mapping):
         return values
-    for section, old, new in (("model", "lstm", "backend"), ("train", "eval_lanes", "eval_rows")):
+    for (section, old), new in RENAMED.items():
         given = values.get(section)
         if isinstance(given, Mapping) and old in given:
             value = "fused" if (old, given[old]) == ("lstm", "cudnn") else given[old]  # "cudnn" is gone since

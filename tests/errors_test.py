@@ -22,6 +22,7 @@ WRONG: dict[str, tuple[str, list[str]]] = {
     "no config": ("train", ["--config", "configs/c150.py"]),
     "no such config file": ("train --config=configs/c999.py", ["configs/c999.py"]),
     "unknown variant": ("train --config=configs/c150.py:huge", ["'huge'", "quick"]),
+    "a key of earlier versions": ("train {tiny} --config.train.eval_lanes=8", ["config.train.eval_rows"]),
     "misspelt key": ("train {tiny} --config.model.unit=3", ["unit", "units"]),
     "a config that is not Python": ("train --config={files}/short.txt", ["config", "SyntaxError"]),
     "a config that imports what is not there": ("train --config={files}/missing.py", ["ModuleNotFoundError", "moon"]),

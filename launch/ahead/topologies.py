@@ -61,7 +61,7 @@ def find(name: str) -> Topology:
     family, _, axes = name.partition(":")
     if family in GPUS:
         return _gpus(name, family, axes)
-    if not re.fullmatch(r"\w+:\d+(x\d+)*", name):
+    if not re.fullmatch(r"(v\d\w*|tpu\w+):\d+(x\d+)*", name):
         raise UserError(f"--topology={name}: expected a name such as {EXAMPLES}")
     # libtpu must know if there are fewer chips than a host has.
     single = {"chips_per_host_bounds": [1, 1, 1]} if re.fullmatch("1(x1)*", axes) else {}

@@ -93,7 +93,7 @@ class Checkpoints:
 
     def restore(self, step: int, target: Any) -> Restored:
         """Returns the checkpoint of `step`. `target` has the state's fields, or some of them, as ShapeDtypeStructs with
-        the shardings to restore to. Raises DamagedError, or UserError where it may not be read."""
+        the shardings to restore to. Raises DamagedError, or UserError where it may not be read or fits another model."""
         self.wait()
         fields, alone = _fields(target), distributed.process_count() == 1
         local = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -105,6 +105,11 @@ class Checkpoints:
             read = checksums(state)
         except Exception as error:  # Orbax raises bare Exception, ValueError, KeyError, JSONDecodeError and more
             what = f"step {step}: {str(error).splitlines()[0][:200]}"
+            if shapes := re.search(r"Requested shape: (\(.*?\)).*stored shape: (\(.*?\))", str(error), re.DOTALL):
+                raise UserError(
+                    f"{self._manager.directory}: the checkpoint of step {step} has weights {shapes[2]} where the model "
+                    f"has {shapes[1]}; put back the config.json, or the config, that it was trained with"
+                ) from error
             raise (UserError if "permission" in what.lower() else DamagedError)(what) from error
         wrong = [name for name, value in read.items() if saved.get(name) != value]
         # A name begins with its field: "variables" in ".variables['params']['head_bias']".
