@@ -93,7 +93,7 @@ class Checkpoints:
 
     def restore(self, step: int, target: Any) -> Restored:
         """Returns the checkpoint of `step`. `target` has the state's fields, or some of them, as ShapeDtypeStructs with
-        the shardings to restore to. Raises DamagedError, or UserError where it may not be read or fits another model."""
+        the shardings to restore to. Raises DamagedError, or UserError if it may not be read or fits another model."""
         self.wait()
         fields, alone = _fields(target), distributed.process_count() == 1
         local = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
