@@ -168,7 +168,8 @@ def _one_line(error: object) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, KeyError | AttributeError) and text[:1] in "'\"":  # the repr of a message about a missing key
         text = "no such setting in the config: " + text.strip("'\"").replace("\\'", "'").replace("\\n", " ")
-        text += "".join(f"; it is now config.{section}.{new}" for (section, old), new in RENAMED.items() if old in text)
+        for (section, old), new in RENAMED.items():
+            text += f"; it is now config.{section}.{new}" if re.search(rf"\b{old}\b", text) else ""
     return re.sub(r"\('(.*)', '.*'\)$", r"\1", text)  # a message that is the repr of a tuple
 
 
