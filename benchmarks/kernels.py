@@ -4,7 +4,7 @@ times them: `python -m benchmarks.kernels --device=gpu`.
 Compared are the carry, h and all gradients with the same computation in jnp (model/cuda/in_jnp.py) on the same device;
 an error is || got - expected || / || expected ||, the largest of all arrays. In bfloat16 capped gates may be off by
 .04: where i and 1 - f are nearly the same, rounding decides which of them the gate is. A second call must repeat the
-first bit for bit.
+first bit for bit. A star marks the division that is chosen.
 """
 
 import argparse
@@ -22,14 +22,13 @@ import numpy as np
 from benchmarks.report import markdown
 from benchmarks.turns import check_gpu, machine
 from lovecraft_jax.model.cuda import in_jnp, layer
-from lovecraft_jax.model.cuda.division import Division, KernelPlan, LayerForm, choose_division
+from lovecraft_jax.model.cuda.division import Division, LayerForm, choose_division, divisions
 from lovecraft_jax.model.cuda.launch import this_gpu
 from lovecraft_jax.model.lstm_step import LoopParams
 
 TIMED = (
     (LayerForm(150), 64),
     (LayerForm(150, "rms_gates", "capped"), 64),
-    (LayerForm(150, "rms_gates", "capped"), 512),
     (LayerForm(256, "rms_gates", "capped", mask=True), 64),
     (LayerForm(512), 64),
     (LayerForm(512, "rms_gates", "capped", mask=True), 64),
@@ -41,6 +40,13 @@ TIMED = (
     (LayerForm(256, "rms_gates", "capped", mask=True, dtype="float32"), 64),
 )
 """What layers compute, and rows."""
+IN_ALL_DIVISIONS = (
+    (LayerForm(150, "rms_gates", "capped"), 1024),
+    (LayerForm(256, "rms_gates", "capped", mask=True), 512),
+    (LayerForm(150, "rms_gates", "capped", dtype="float32"), 1024),
+)
+"""Layers that are timed with every division, since their blocks do not all run at once: division.py's choice assumes
+what that costs."""
 CHECKED = tuple(
     (form, 64)
     for units in (10, 64, 100, 192, 320, 384, 448, 600, 768, 896)
@@ -55,7 +61,7 @@ TIME_STEPS, ROUNDS, CALLS = {True: 50, False: 6}, 5, 20
 HEADER = (
     "units, norm, input gate, mask, dtype",
     "rows",
-    "blocks",
+    "blocks, their rows",
     "error",
     "repeats",
     "us a time step: forward",
@@ -76,22 +82,25 @@ def main() -> int:
     about = {"device": args.device, "machine": machine(1, args.device)}
     print(markdown("kernels", HEADER, []), flush=True)
     found: list[dict[str, Any]] = []
-    cases = [(*case, True) for case in TIMED] + [(*case, False) for case in CHECKED]
+    cases = [(*case, True) for case in (*TIMED, *IN_ALL_DIVISIONS)] + [(*case, False) for case in CHECKED]
     tiny = [(LayerForm(10, dtype=dtype), 8, True) for dtype in MOST_ERROR]
     for form, rows, timed in tiny if args.tiny else cases:
-        found.append(_check(form, rows, timed))
-        (args.to / f"kernels-{args.device}.json").write_text(json.dumps(about | {"results": found}, indent=1) + "\n")
-        print("| " + " | ".join(_row(found[-1])) + " |", flush=True)
+        chosen = choose_division(form, rows, this_gpu())
+        of_layer = divisions(form, rows, this_gpu()) if (form, rows) in IN_ALL_DIVISIONS else [chosen]
+        for division in of_layer:
+            found.append(_check(form, rows, division, timed) | {"is_chosen": division == chosen})
+            results = json.dumps(about | {"results": found}, indent=1)
+            (args.to / f"kernels-{args.device}.json").write_text(results + "\n")
+            print("| " + " | ".join(_row(found[-1])) + " |", flush=True)
     return int(any(case["is_wrong"] for case in found))
 
 
-def _check(form: LayerForm, rows: int, timed: bool) -> dict[str, Any]:
+def _check(form: LayerForm, rows: int, division: Division | None, timed: bool) -> dict[str, Any]:
     """Returns what was found for a layer; a kernel that cannot run leaves the others."""
-    case: dict[str, Any] = {"form": form._asdict(), "rows": rows, "blocks": 0, "is_wrong": False}
-    division = choose_division(form, rows, this_gpu())
+    case: dict[str, Any] = {"form": form._asdict(), "rows": rows, "blocks": [], "is_wrong": False}
     if not division:
         return case | {"why": "too large for this GPU, runs as fused"}
-    case["blocks"] = division.blocks
+    case["blocks"] = [division.blocks, division.rows]
     try:
         given = _draw(division, rows, TIME_STEPS[timed])
         results = jax.block_until_ready(_with_gradients(given, division))
@@ -151,8 +160,8 @@ _with_gradients = jax.jit(_gradients, static_argnums=1)
 def _with_gradients_in_jnp(given: tuple[Any, ...], division: Division) -> Any:
     """The same, computed in jnp on a GPU too."""
 
-    def run(division: Division, plan: KernelPlan, _: Any, operands: tuple[jax.Array, ...]) -> list[jax.Array]:
-        return in_jnp.KERNELS[plan.name](division, *operands)
+    def run(division: Division, name: str, _: Any, operands: tuple[jax.Array, ...]) -> list[jax.Array]:
+        return in_jnp.KERNELS[name](division, *operands)
 
     with mock.patch.object(layer, "run_kernel", run):
         return jax.jit(lambda given: _gradients(given, division))(given)
@@ -178,8 +187,7 @@ def _error(got: jax.Array, want: jax.Array) -> float:
 def _row(case: dict[str, Any]) -> list[str]:
     form = case["form"]
     what = ", ".join(str(form[name]) for name in ("units", "norm", "input_gate", "mask", "dtype"))
-    cells = [what, str(case["rows"])]
-    cells.append(str(case["blocks"]))
+    cells = [what, str(case["rows"]), ", ".join(map(str, case["blocks"])) + (" *" if case["is_chosen"] else "")]
     if "why" in case:
         return [*cells, ("failed: " if case["is_wrong"] else "") + case["why"]]
     return [*cells, f"{case['error']:.1e}", str(case["repeats"]), *(f"{us:.2f}" for us in case.get("us", ()))]

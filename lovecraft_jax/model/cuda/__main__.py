@@ -13,6 +13,8 @@ LAYERS = {
     "c150:plain": (LayerForm(150), 64),
     "c150": (LayerForm(150, "rms_gates", "capped"), 64),
     "bpe, words": (LayerForm(256, "rms_gates", "capped", mask=True), 64),
+    "c150, 16 seeds": (LayerForm(150, "rms_gates", "capped"), 16 * 64),
+    "bpe, words, 8 seeds": (LayerForm(256, "rms_gates", "capped", mask=True), 8 * 64),
     "c150:plain, float32": (LayerForm(150, dtype="float32"), 64),
     "c150, float32": (LayerForm(150, "rms_gates", "capped", dtype="float32"), 64),
     "bpe, words, float32": (LayerForm(256, "rms_gates", "capped", mask=True, dtype="float32"), 64),

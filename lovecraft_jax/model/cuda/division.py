@@ -17,7 +17,15 @@ MOST_UNITS, MOST_UNITS_FLOAT32_IN_CLUSTERS = 1024, 448
 LEAST_MULTIPROCESSORS = 32
 """With fewer, as a part of an H100 (MIG) may have, it has no room for clusters of 16 blocks."""
 BLOCK_UNITS = 32
-"""Units of a block."""
+"""Units of a block, but for the wide ones of clusters."""
+WIDE_UNITS = 64
+"""Units of a wide block, or the next number that divides the layer's."""
+WIDE_KEPT = {
+    "bfloat16": {1: ((8, 16), (8, 16)), 2: ((3, 3), (8, 8))},
+    "float32": {1: ((6, 8), (10, 16))},
+}
+"""Pairs of tiles that a warp of a wide block keeps in registers, forward and backward: by dtype and row tiles, for up
+to 160 units and for more."""
 KEPT_REGISTERS = {"bfloat16": {1: 160, 2: 128, 4: 96}, "float32": {1: 160, 2: 128, 4: 64}}
 """Registers of a thread that hold weights, in a group, by dtype and by how many times 8 rows it owns."""
 COUNTER = 32
@@ -108,15 +116,26 @@ class Division(NamedTuple):
         return self.form.mask or (self.grouped and self.form.dtype == "float32")
 
     @property
+    def resident(self) -> int:
+        """Blocks that the GPU has room for at a time: one on each multiprocessor, of small ones two (c150's have up to
+        128 registers in each of 256 threads)."""
+        is_small = self.form.dtype == "bfloat16" and self.padded <= 160 and self.padded // self.blocks == BLOCK_UNITS
+        return self.gpu.multiprocessors * (2 if is_small and not self.grouped else 1)
+
+    @property
     def blocks_at_once(self) -> int:
         """The most blocks in one cooperative launch: blocks of a group wait for each other, so all of them must be
-        resident, one on each multiprocessor. 0 without groups."""
-        return self.gpu.multiprocessors // self.blocks * self.blocks if self.grouped else 0
+        resident. 0 without groups."""
+        return self.resident // self.blocks * self.blocks if self.grouped else 0
 
     @property
     def scratch(self) -> int:
         """Numbers of scratch memory of a group: its counter, and the sums that its blocks share."""
         return COUNTER + self.blocks * self.rows * SUMS[self.form.norm] if self.grouped else 0
+
+    def plan(self, name: str) -> KernelPlan:
+        """The kernel of a name, "lstm_forward" or "lstm_backward"."""
+        return self.forward if name == self.forward.name else self.backward
 
     def macros(self) -> dict[str, int]:
         """The macros that kernels/config.h expects."""
@@ -144,22 +163,28 @@ class Division(NamedTuple):
         }
 
 
-def choose_division(form: LayerForm, rows: int, gpu: Gpu = H100) -> Division | None:
-    """Returns the division of a layer for a batch of so many rows; None for more units than the kernels have room for.
+def choose_division(form: LayerForm, rows: int, gpu: Gpu = H100, members: int = 1) -> Division | None:
+    """Returns the division of a layer for a batch of so many rows, and so many members of a vmap; None for more units
+    than the kernels have room for.
 
     An earlier form of the kernels, for plain LSTMs, took on one H200, in microseconds a time step forward and backward:
     150 units in clusters of 5 blocks .75 and 1.18, of 2 blocks .96 and 1.55, in one block 1.72 and 2.25; 512 units in
     clusters of 16 with 16 rows 2.04 and 3.81, with 8 rows 2.28 and 4.40; 1,024 units in groups of 32 with 32 rows 5.97
-    and 6.35.
+    and 6.35. So a time step takes the least time in many small blocks, and those that the GPU has no room for at the
+    same time take all time steps once more: then fewer and larger ones.
     """
+    found = divisions(form, rows, gpu)
+    at_once = (one for one in found if members * math.ceil(rows / one.rows) * one.blocks <= one.resident)
+    return next(at_once, found[-1] if found else None)
+
+
+def divisions(form: LayerForm, rows: int, gpu: Gpu = H100) -> list[Division]:
+    """Returns the divisions among which `choose_division` chooses, those with the most blocks first."""
     if form.units > max_units(form.dtype, gpu):
-        return None
+        return []
     if gpu.has_clusters and form.units <= CLUSTER_UNITS:
         return _divide_among_clusters(form, rows, gpu)
-    # Few rows a group where all groups then run at the same time, else many, so that few launches follow each other.
-    divisions = _divide_among_groups(form, gpu)
-    at_once = (one for one in divisions if math.ceil(rows / one.rows) * one.blocks <= gpu.multiprocessors)
-    return next(at_once, divisions[-1])
+    return _divide_among_groups(form, gpu)
 
 
 @functools.cache
@@ -172,13 +197,13 @@ def max_units(dtype: str, gpu: Gpu = H100) -> int:
     return max(fits, default=0)
 
 
-def _divide_among_clusters(form: LayerForm, rows: int, gpu: Gpu) -> Division:
+def _divide_among_clusters(form: LayerForm, rows: int, gpu: Gpu) -> list[Division]:
     # Multiples of which the splits below divide the pairs of tiles evenly.
     padded = _round_up(form.units, 32 if form.units <= 160 else 64)
     is_float32 = form.dtype == "float32"
     row_tiles = 2 if padded > 256 and rows > 8 and not is_float32 else 1
-    plan = functools.partial(_plan, form, padded, row_tiles, False)
-    pairs = padded // 32
+    blocks, pairs = padded // BLOCK_UNITS, padded // 32
+    plan = functools.partial(_plan, form, padded, blocks, row_tiles, False)
     if is_float32:
         # Eight warps at most, of which a thread has up to 255 registers. Kept are 128 to 160 of them.
         forward = plan(splits=1, kept=10) if padded <= 160 else plan(splits=2, kept=8)
@@ -192,7 +217,16 @@ def _divide_among_clusters(form: LayerForm, rows: int, gpu: Gpu) -> Division:
         else:
             forward = plan(splits=2, kept=5)
         backward = plan(splits=8 if pairs > 8 else 4, kept=8, backward=True)
-    return Division(form, gpu, padded, padded // BLOCK_UNITS, row_tiles, False, forward, backward)
+    found = [Division(form, gpu, padded, blocks, row_tiles, False, forward, backward)]
+    if padded > 256 or padded < WIDE_UNITS:
+        return found
+    blocks = next(padded // units for units in range(WIDE_UNITS, padded + 1, 16) if padded % units == 0)
+    for row_tiles, kept in WIDE_KEPT[form.dtype].items():
+        plan = functools.partial(_plan, form, padded, blocks, row_tiles, False)
+        forward_kept, backward_kept = kept[padded > 160]
+        forward, backward = plan(splits=1, kept=forward_kept), plan(splits=2, kept=backward_kept, backward=True)
+        found.append(Division(form, gpu, padded, blocks, row_tiles, False, forward, backward))
+    return found
 
 
 def _divide_among_groups(form: LayerForm, gpu: Gpu) -> list[Division]:
@@ -203,7 +237,7 @@ def _divide_among_groups(form: LayerForm, gpu: Gpu) -> list[Division]:
     for row_tiles, registers in KEPT_REGISTERS[form.dtype].items():
         if gpu.has_clusters and row_tiles < 4:
             continue
-        plan = functools.partial(_plan, form, padded, row_tiles, True)
+        plan = functools.partial(_plan, form, padded, blocks, row_tiles, True)
         # A pair takes 16 registers forward and 8 backward, and twice as many where a warp has twice as many units.
         kept = registers // (8 * width)
         forward = plan(splits=(1 if padded <= 160 else 2) if is_small else 4, kept=kept // 2)
@@ -214,21 +248,28 @@ def _divide_among_groups(form: LayerForm, gpu: Gpu) -> list[Division]:
 
 
 def _plan(
-    form: LayerForm, padded: int, row_tiles: int, grouped: bool, splits: int, kept: int, backward: bool = False
+    form: LayerForm,
+    padded: int,
+    blocks: int,
+    row_tiles: int,
+    grouped: bool,
+    splits: int,
+    kept: int,
+    backward: bool = False,
 ) -> KernelPlan:
     """The threads and the shared memory that kernels/config.h computes as well; it checks that both agree."""
-    rows, width, sums, blocks = 8 * row_tiles, _width(grouped, padded), SUMS[form.norm], padded // BLOCK_UNITS
+    rows, width, sums, units = 8 * row_tiles, _width(grouped, padded), SUMS[form.norm], padded // blocks
     inputs = 4 * padded if backward else padded  # what a matmul adds up
     size = 4 if form.dtype == "float32" else 2  # bytes
     pair = 64 // size
-    pairs, teams = inputs // pair // splits, BLOCK_UNITS // (16 if backward else 8) // width
+    pairs, teams = inputs // pair // splits, units // (16 if backward else 8) // width
     kept = min(kept, pairs)
     warps, elements = teams * splits, (4 if backward else 2) * row_tiles * width
     stride = inputs + (pair if inputs * size % 128 == 0 and not (grouped and backward) else 0)
     state = rows * stride * size
     weights = warps * (pairs - kept) * (width if backward else 2 * width) * 2 * 32 * 16
     partial = teams * splits * elements * (1 if backward else 4) * 32 * 4 if splits > 1 else 0
-    affine = (2 if sums else 0 if backward else 1) * BLOCK_UNITS * 16
+    affine = (2 if sums else 0 if backward else 1) * units * 16
     norm = 4 * sums * rows * (elements // (2 * row_tiles) * teams + (1 if grouped else blocks))
     if grouped:
         shared = max(0 if backward else state, partial, norm) + weights + affine

@@ -27,9 +27,9 @@ class Launch(NamedTuple):
 
     `key` names the compiled kernels (`register`), `kernel` is the function in them, extern "C" __global__. `grid`:
     blocks for all rows. `threads` of a block. `shared`: bytes of dynamic shared memory of a block. `cluster`: CTAs of a
-    cluster, 1 for none; it must divide `grid`. `cooperative`: all blocks of a launch run at the same time, and each
-    member is a launch of its own. Then `blocks_at_once`, if not 0, launches so many blocks, then the next.
-    `clear_last`: fills the last result with zeros first.
+    cluster, 1 for none; it must divide `grid`. `cooperative`: all blocks of a launch run at the same time. Then
+    `blocks_at_once`, which `cluster` must divide, are the most of one launch: it has as many members as fit, or a part
+    of one member's grid; with 0 each member is a launch. `clear_last`: fills the last result with zeros first.
 
     The kernel takes one struct by value: the pointers to all operands, then to all results, then int32 T, B,
     first_block and first_member. Its member is first_member + blockIdx.y, its block first_block + blockIdx.x; arrays

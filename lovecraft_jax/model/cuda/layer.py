@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_batching import custom_vmap
 
 from lovecraft_jax.model.cell import Cell
 from lovecraft_jax.model.cuda import build, in_jnp
-from lovecraft_jax.model.cuda.division import Division, KernelPlan, LayerForm, choose_division
+from lovecraft_jax.model.cuda.division import Division, LayerForm, choose_division
 from lovecraft_jax.model.cuda.launch import Launch, launch, register, this_gpu, unavailable_reason
 from lovecraft_jax.model.dropout import drop
 from lovecraft_jax.model.input_kernel import InputKernel
@@ -120,7 +121,7 @@ def _forward(
         _result((T, B, P), dtype, needed=division.has_state),
         _result((T, B, N), jnp.float32, needed=form.saves and division.has_norm),
     ]
-    h, gates, c, state, inverse = run_kernel(division, division.forward, results, operands)
+    h, gates, c, state, inverse = run_kernel(division, "lstm_forward", results, operands)
     saved = params, weights_PPN, carry, (gates, c, h, state, inverse)
     return ((c[-1], h[-1].astype(jnp.float32)), h), saved
 
@@ -136,7 +137,7 @@ def _backward(division: Division, saved: tuple, cotangents: tuple[LSTMCarry, jax
         _result((T, B, P, N), dtype, needed=division.has_norm),
         _result((B, P), jnp.float32),
     ]
-    dz, dy, dc0 = run_kernel(division, division.backward, results, operands)
+    dz, dy, dc0 = run_kernel(division, "lstm_backward", results, operands)
     mask_BP = params.mask_BP if division.form.mask else None
     states = state if division.has_state else h
     before_RP = jnp.concatenate([drop(h0, mask_BP).astype(dtype)[None], states[:-1]]).reshape(T * B, P)
@@ -157,16 +158,35 @@ def _result(shape: tuple[int, ...], dtype: Any, needed: bool = True) -> jax.Shap
 
 
 def run_kernel(
-    division: Division, plan: KernelPlan, results: list[jax.ShapeDtypeStruct], operands: tuple[jax.Array, ...]
+    division: Division, name: str, results: list[jax.ShapeDtypeStruct], operands: tuple[jax.Array, ...]
 ) -> list[jax.Array]:
-    """A kernel's results, computed in jnp on all devices but NVIDIA's GPUs."""
-    T, B = results[0].shape[:2]
+    """The results of a kernel, by its name. Under jax.vmap the layer is divided for all members."""
+    run = custom_vmap(lambda *operands: _run_one(division, name, results, operands))
+
+    @run.def_vmap
+    def run_members(members: int, in_batch: list[bool], *operands: jax.Array) -> tuple[list[jax.Array], list[bool]]:
+        B = results[0].shape[1]
+        divided = choose_division(division.form, B, division.gpu, members)
+        if not divided or B % divided.rows:
+            divided = division
+        axes = [0 if is_in_batch else None for is_in_batch in in_batch]
+        run_all = jax.vmap(lambda *operands: _run_one(divided, name, results, operands), axes, axis_size=members)
+        return run_all(*operands), [True] * len(results)
+
+    return run(*operands)
+
+
+def _run_one(
+    division: Division, name: str, results: list[jax.ShapeDtypeStruct], operands: tuple[jax.Array, ...]
+) -> list[jax.Array]:
+    """A kernel's results for one member, computed in jnp on all devices but NVIDIA's GPUs."""
+    (T, B), plan = results[0].shape[:2], division.plan(name)
     assert B % division.rows == 0, "rows beyond the last whole cluster would not be computed"
     groups, blocks, grouped = B // division.rows, division.blocks, division.grouped
     scratch = _result((groups, division.scratch), jnp.uint32, needed=grouped)
     config = Launch(
         key=compile_and_register(division),
-        kernel=plan.name,
+        kernel=name,
         grid=groups * blocks,
         threads=plan.threads,
         shared=plan.shared,
@@ -178,7 +198,7 @@ def run_kernel(
     return lax.platform_dependent(
         *operands,
         cuda=lambda *operands: launch(config, [*results, scratch], operands, T, B)[:-1],
-        default=functools.partial(in_jnp.KERNELS[plan.name], division),
+        default=functools.partial(in_jnp.KERNELS[name], division),
     )
 
 

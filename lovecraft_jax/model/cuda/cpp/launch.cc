@@ -5,7 +5,8 @@
 //   grid                blocks of a member (below)
 //   threads, shared     threads, and bytes of dynamic shared memory, of a block
 //   cluster             CTAs of a cluster; 1 for none
-//   blocks_at_once      only for cooperative launches: the grid is launched in pieces of so many blocks; 0: at once
+//   blocks_at_once      only for cooperative launches, the most blocks of one, which has as many members as fit, or a
+//                       part of one member's grid; 0: each member is a launch
 //   clear_last          whether the last result is filled with zeros first
 //   T, B                are passed on to the kernel
 //   batch_rank          axes of the first operand without those that jax.vmap put in front
@@ -239,9 +240,10 @@ string launch(const XLA_FFI_CallFrame* call, bool cooperative, driver::CUstream 
     error = launch_blocks(0, grid, 0, members);
   } else {
     const int32_t most = blocks_at_once > 0 ? blocks_at_once : grid;
-    for (int64_t member = 0; member < members; ++member)
+    const int64_t members_at_once = std::max(most / grid, 1);
+    for (int64_t member = 0; member < members; member += members_at_once)
       for (int32_t first = 0; first < grid && error.empty(); first += most)
-        error = launch_blocks(first, std::min(most, grid - first), member, 1);
+        error = launch_blocks(first, std::min(most, grid - first), member, std::min(members_at_once, members - member));
   }
   if (error.empty()) return "";
   return error + " (" + std::to_string(grid) + " blocks of " + std::to_string(threads) + " threads and " +
