@@ -39,6 +39,7 @@ def define_config_flag() -> None:
     meaning = "An experiment, as configs/c150.py:quick. Its settings are flags, as --config.train.steps=500."
     config_flags.DEFINE_config_file("config", None, meaning)
     flags.FLAGS["config"].parser = _ConfigFile()
+    flags.FLAGS["config"].allow_overwrite = False  # a second --config is refused
 
 
 def define_train_flags() -> None:
@@ -159,7 +160,9 @@ def _report_error(error: object, code: int) -> int:
         if isinstance(error, BrokenPipeError):  # whoever read our output has closed it, as `head` does
             return FAILED
         error, code = f"standard output: cannot be written ({error.strerror})", FAILED
-    log(_one_line(error))
+    line = _one_line(error)
+    argument = re.match(r"(\w+)=", line)  # of the Python API, as in "length=0: ...": here it is a flag
+    log(f"--{line}" if argument and argument[1] in flags.FLAGS else line)
     return code
 
 
@@ -170,6 +173,7 @@ def _one_line(error: object) -> str:
         text = "no such setting in the config: " + text.strip("'\"").replace("\\'", "'").replace("\\n", " ")
         for (section, old), new in RENAMED.items():
             text += f"; it is now config.{section}.{new}" if re.search(rf"\b{old}\b", text) else ""
+    text = re.sub(r"already defined as .*", "given a second time; give one", text)  # absl shows the whole config
     return re.sub(r"\('(.*)', '.*'\)$", r"\1", text)  # a message that is the repr of a tuple
 
 

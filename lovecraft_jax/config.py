@@ -106,7 +106,9 @@ class ModelConfig:
     cell: str = one_of("lstm", "gru", default="lstm")
     # The LSTM's: i of its own, i = min(i, 1 - f), or i = 1 - f.
     input_gate: str = one_of("own", "capped", "coupled", default="own")
-    backend: str = one_of("auto", "scan", "fused", "blocks", "native", "cuda", default="auto", resume="free")
+    backend: str = one_of(
+        "auto", "scan", "fused", "blocks", "wavefront", "native", "cuda", default="auto", resume="free"
+    )
     layers: int = at_least(1, most=1000)  # each is traced and compiled on its own
     units: int = at_least(1, most=2**20)  # beyond the memory of any machine, and XLA aborts where sizes overflow
     embed: int = at_least(0, most=2**20)
@@ -139,7 +141,7 @@ class ModelConfig:
                 raise UserError(f"config.model.{name}={value!r} with cell={self.cell!r}: not available; use {only!r}")
         if self.backend == "native" and self.dtype != "float32":
             raise UserError(f"{backend} with dtype={self.dtype}: it computes in float32 only; use auto")
-        if self.backend == "cuda" and self.norm not in ("none", *NORMS_OF_GATES):
+        if self.backend in ("wavefront", "cuda") and self.norm not in ("none", *NORMS_OF_GATES):
             raise UserError(f"{backend} with norm={self.norm!r}: not available; use auto")
         if self.norm in NORMS_IN_CELL and not_scan:
             raise UserError(f"{backend} with norm={self.norm!r}: not available; use auto")
@@ -152,7 +154,7 @@ class ModelConfig:
                 f"config.model.mogrify={self.mogrify} with embed=0: it modulates vectors, found one-hot ones, of which "
                 "all values but one are 0; use embed above 0"
             )
-        if self.mogrify and self.backend in ("blocks", "native", "cuda"):
+        if self.mogrify and self.backend in ("blocks", "wavefront", "native", "cuda"):
             raise UserError(f"{backend} with mogrify={self.mogrify}: not available; use auto")
         if self.remat and self.norm in NORMS_OF_BATCH:
             raise UserError(
@@ -322,6 +324,8 @@ def _with_new_names(values: Any) -> Any:
     for (section, old), new in RENAMED.items():
         given = values.get(section)
         if isinstance(given, Mapping) and old in given:
+            if new in given:
+                raise UserError(f"config.{section}.{old} is the old name of config.{section}.{new}: give one of them")
             value = "fused" if (old, given[old]) == ("lstm", "cudnn") else given[old]  # "cudnn" is gone since
             sections[section] = {new: value} | {key: other for key, other in given.items() if key != old}
     return {**values, **sections}

@@ -159,18 +159,19 @@ class Run:
     def _encoded(self) -> dict[str, Encoded]:
         for other in self.members[1:]:  # another one may have trained on the text that is scored
             recorded = [{key: run.corpus.get(key) for key in SAME_TEXT} for run in (self.members[0], other)]
-            _check_same(self.members[0], other, recorded, "corpus and split, or a --text")
+            _check_same(self.members[0], other, recorded, "corpus and split, or another text")
         return dataset.prepare(self.config, self.corpus, self.tokenizer).encoded
 
     def encode(self, text: str) -> Encoded:
         """Returns a text, cleaned and encoded as the training text was. Raises UserError where cleaning would drop over
         1 % of it."""
-        ((cleaned,), _) = clean_all([checked("text", text, str, "a str")], self.tokenizer.cleaning)
+        advice = "give a text in the run's alphabet, or a run that was trained with config.data.alphabet=unicode"
+        ((cleaned,), _) = clean_all([checked("text", text, str, "a str")], self.tokenizer.cleaning, advice)
         return self.tokenizer.encode(cleaned)
 
     def split(self, name: str) -> Encoded:
         """Returns the run's own "train", "valid" or "test" text, loaded again and compared by its hash."""
-        checked("--split", name, str, f"one of {', '.join(PARTS)}", PARTS.__contains__)
+        checked("split", name, str, f"one of {', '.join(PARTS)}", PARTS.__contains__)
         return self._encoded[name]
 
     def _checked_ids(self, ids: Any) -> np.ndarray:
@@ -200,7 +201,7 @@ def load_run(workdir: Workdir | Sequence[Workdir], checkpoint: str | int = "best
     paths = list(map(resolve_path, workdir))
     for n, path in enumerate(paths):
         if path in paths[:n]:
-            raise UserError(f"--workdir={workdir[n]}: given twice; give an ensemble different runs")
+            raise UserError(f"workdir={workdir[n]}: given twice; give an ensemble different runs")
     return ensemble([_load_one(member, checkpoint, corpus) for member in workdir])
 
 
@@ -208,13 +209,14 @@ def ensemble(runs: Sequence[Run]) -> Run:
     """Returns the runs as one, whose probabilities at every token are the geometric mean of theirs, normalised again; a
     single run as it is. An ensemble among them counts as its members. Raises UserError where tokenizers differ."""
     if not runs:
-        raise UserError("--workdir=[]: expected the folder of a run, or of several")
+        raise UserError("workdir=[]: expected the folder of a run, or of several")
     runs = [member for run in runs for member in run.members or [run]]
     first, *others = runs
     if not others:
         return first
     for other in others:
-        saved = [json.loads(run.tokenizer.dumps()) for run in (first, other)]
+        # The level first: the vocabularies of two levels differ in ways that say nothing to a reader.
+        saved = [{"data.level": run.tokenizer.level} | json.loads(run.tokenizer.dumps()) for run in (first, other)]
         _check_same(first, other, saved, "vocabulary and cleaning")
     model, variables = make_ensemble([run.model for run in runs], [run.variables for run in runs])
     return dataclasses.replace(first, model=model, variables=variables, workdir=None, members=tuple(runs))
@@ -231,7 +233,7 @@ def _check_same(first: Run, other: Run, recorded: Sequence[Mapping[str, Any]], w
             same = next(n for n, pair in enumerate(itertools.zip_longest(*values)) if pair[0] != pair[1])
             values, name = [value[same : same + 10] for value in values], f"{name}[{same}:]"
         raise UserError(
-            f"--workdir={other.workdir}: its {name} is {shown(values[1])}, that of {first.workdir} {shown(values[0])}: "
+            f"workdir={other.workdir}: its {name} is {shown(values[1])}, that of {first.workdir} {shown(values[0])}: "
             f"give an ensemble runs of the same {what}"
         )
 
@@ -242,7 +244,7 @@ def _load_one(workdir: Workdir, checkpoint: str | int, corpus: str | None) -> Ru
     if corpus:
         config = config.replace(**{"data.corpus": corpus})
     if not (path / "checkpoints").is_dir():
-        raise UserError(f"--workdir={workdir}: no checkpoint yet; train until the first is saved")
+        raise UserError(f"workdir={workdir}: no checkpoint yet; train until the first is saved")
     model = make_model(config, tokenizer.size, fastest_backend(config.model))  # whatever backend it was trained with
     checkpoints = Checkpoints(path, read_only=True)
     step = checkpoints.best_step if checkpoint == "best" else None  # None: the latest
@@ -250,9 +252,9 @@ def _load_one(workdir: Workdir, checkpoint: str | int, corpus: str | None) -> Ru
         steps = {str(step): step for step in checkpoints.steps}
         if (step := steps.get(str(checkpoint))) is None:
             there = ", ".join(steps) or "none"
-            raise UserError(f"--checkpoint={checkpoint}: {workdir} has best, latest and the steps {there}")
+            raise UserError(f"checkpoint={checkpoint}: {workdir} has best, latest and the steps {there}")
     restored = checkpoints.restore_newest(weights_target(model, config.train.average > 0), step)
     checkpoints.close()
     if restored is None:
-        raise UserError(f"--workdir={workdir}: no checkpoint yet; train until the first is saved")
+        raise UserError(f"workdir={workdir}: no checkpoint yet; train until the first is saved")
     return Run(config, tokenizer, model, restored.state.scored, int(restored.state.step), recorded, path)

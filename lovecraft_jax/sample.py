@@ -40,10 +40,12 @@ def main() -> int:
         return _teacher_forced(run)
     if F.stream:
         sys.stdout.write(printable(F.prompt))
-        for (piece,) in run.stream(F.prompt, F.length, F.seed, sampling):
-            sys.stdout.write(printable(piece))
-            sys.stdout.flush()
-        sys.stdout.write("\n")
+        try:
+            for (piece,) in run.stream(F.prompt, F.length, F.seed, sampling):
+                sys.stdout.write(printable(piece))
+                sys.stdout.flush()
+        finally:  # also after Ctrl-C, before the shell's prompt
+            sys.stdout.write("\n")
         return 0
     texts = run.generate(F.prompt, F.length, F.seed, sampling, F.samples)
     if F.json:

@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from lovecraft_jax.inference.sampling import Sampling
 from lovecraft_jax.inference.scoring import Score
 from lovecraft_jax.run import load_run
 from tests.conftest import ROOT
+from tests.helpers.runs import started
 
 TALE = Path(__file__).parents[1] / "lovecraft_jax" / "data" / "tales" / "office_hours.txt"
 PROMPT, LENGTH = "The house", 60
@@ -35,6 +37,17 @@ def test_streaming_prints_the_same_text_and_so_does_the_first_of_several_samples
     first, second = sample("--samples=2").removesuffix("\n").split("\n---\n")
     assert first == plain.removesuffix("\n")
     assert second != first
+
+
+@pytest.mark.slow
+def test_an_interrupted_stream_ends_its_line(trained: Path) -> None:
+    flags = (f"--workdir={trained}", "--stream", "--temperature=0", "--length=10000000")
+    with started("lovecraft_jax.sample", *flags) as process:
+        assert process.stdout.read(100)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (75, "interrupted\n")
+    assert output.endswith("\n")
 
 
 @pytest.mark.slow

@@ -184,6 +184,8 @@ def test_train_eval_lanes_the_old_name_of_eval_rows_still_loads_and_resumes(conf
     assert Config.of(_with(config, "train.eval_rows", None)).filled_from(Config.of(old)).train.eval_rows == 7
     old["train"]["eval_lanes"] = 0
     _refused(ConfigDict(old), r"config\.train\.eval_rows=0")
+    old["train"]["eval_rows"] = 7
+    _refused(ConfigDict(old), r"config\.train\.eval_lanes is the old name of config\.train\.eval_rows: give one")
 
 
 def test_what_was_chosen_at_the_start_is_kept_on_resume_and_compared_where_it_is_given(config: ConfigDict) -> None:

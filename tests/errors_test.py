@@ -23,6 +23,7 @@ WRONG: dict[str, tuple[str, list[str]]] = {
     "no such config file": ("train --config=configs/c999.py", ["configs/c999.py"]),
     "unknown variant": ("train --config=configs/c150.py:huge", ["'huge'", "quick"]),
     "a key of earlier versions": ("train {tiny} --config.train.eval_lanes=8", ["config.train.eval_rows"]),
+    "two configs": ("train {tiny} {tiny}", ["{tiny}: given a second time"]),
     "misspelt key": ("train {tiny} --config.model.unit=3", ["unit", "units"]),
     "a config that is not Python": ("train --config={files}/short.txt", ["config", "SyntaxError"]),
     "a config that imports what is not there": ("train --config={files}/missing.py", ["ModuleNotFoundError", "moon"]),
@@ -76,10 +77,14 @@ WRONG: dict[str, tuple[str, list[str]]] = {
     "no workdir": ("sample", ["--workdir"]),
     "no such workdir": ("sample --workdir={files}/nowhere", ["{files}/nowhere"]),
     "workdir of no run": ("sample --workdir={files}", ["{files}", "config.json"]),
+    "a run whose config has a wrong value": (
+        "sample --workdir={files}/wrong",
+        ["{files}/wrong/config.json: config.model.units='banana'"],
+    ),
     "run without checkpoints": ("sample --workdir={files}/fresh", ["{files}/fresh", "checkpoint"]),
     "no such checkpoint": ("sample --workdir={trained} --checkpoint=7", ["--checkpoint=7", "30, 40"]),
-    "negative temperature": ("sample --workdir={trained} --temperature=-1", ["temperature=-1"]),
-    "top_p of 0": ("sample --workdir={trained} --top_p=0", ["top_p=0"]),
+    "negative temperature": ("sample --workdir={trained} --temperature=-1", ["--temperature=-1"]),
+    "top_p of 0": ("sample --workdir={trained} --top_p=0", ["--top_p=0"]),
     "seed over 32 bits": ("sample --workdir={trained} --seed=4294967296", ["--seed=4294967296"]),
     "more samples than fit": (
         "sample --workdir={trained} --samples=2147483647",
@@ -98,13 +103,17 @@ WRONG: dict[str, tuple[str, list[str]]] = {
         "sample --workdir={trained} --workdir={files}/letters --checkpoint=30",
         ["--checkpoint=30: {files}/letters has"],
     ),
-    "prompt beyond the alphabet": ("sample --workdir={trained} '--prompt=The Ω'", ["'Ω'"]),
+    "prompt beyond the alphabet": ("sample --workdir={trained} '--prompt=The Ω'", ["--prompt='The Ω'", "'Ω'"]),
     "more than the text has": (FORCED + "--text={files}/short.txt --length=40", ["--length=40"]),
     "an empty name of a text to predict": (FORCED + "--text=", ["--text= is empty"]),
     "a text with nothing to predict": (FORCED + "--text={files}/letter.txt", ["has nothing to predict"]),
     "sampling with teacher forcing": (FORCED + "--temperature=0.7", ["--temperature with --mode=teacher_forced"]),
     "a split without teacher forcing": ("sample --workdir={trained} --split=test", ["--split with --mode=free"]),
     "empty text": ("evaluate --workdir={trained} --text={files}/empty.txt", ["{files}/empty.txt", "no text"]),
+    "text beyond the alphabet": (
+        "evaluate --workdir={trained} --text={files}/greek.txt",
+        ["data.alphabet=ascii", "give a text in the run's alphabet, or a run"],
+    ),
     "text and split": ("evaluate --workdir={trained} --text=x.txt --split=test", ["--text", "--split"]),
     "a text in the home folder": ("evaluate --workdir={trained} --text=~/no.txt", ["{home}/no.txt"]),
     "a config in the home folder": ("train --config=~/no.py", ["{home}/no.py"]),
@@ -163,9 +172,9 @@ def test_a_process_of_its_own_gives_the_same_one_line(command: Callable, places:
     _check(done.returncode, done.stdout, done.stderr, [name.format(**places) for name in names])
 
 
-def test_wrong_input_leaves_no_checkpoint(results: dict[str, tuple], places: dict) -> None:
+def test_wrong_input_leaves_no_folder(results: dict[str, tuple], places: dict) -> None:
     assert results
-    assert list((Path(places["files"]) / "runs").glob("*/checkpoints/*")) == []
+    assert not (Path(places["files"]) / "runs").exists()
 
 
 def _check(code: int, output: str, errors: str, names: list[str]) -> None:
@@ -220,8 +229,8 @@ def results(places: dict[str, str]) -> dict[str, tuple[int, str, str]]:
 
 
 def _make_files(folder: Path, trained: Path) -> None:
-    """Texts that cannot be a corpus, a run that was killed before its first checkpoint, and two that do not fit to the
-    trained one: of other characters, and of another split."""
+    """Texts that cannot be a corpus, a run that was killed before its first checkpoint, one whose config has a wrong
+    value, and two that do not fit to the trained one: of other characters, and of another split."""
     (folder / "empty.txt").write_text("")
     (folder / "binary.txt").write_bytes(bytes(range(256)))
     (folder / "latin1.txt").write_bytes("café au lait".encode("latin-1"))
@@ -238,6 +247,9 @@ def _make_files(folder: Path, trained: Path) -> None:
     fresh.mkdir()
     for name in ("config", "vocab", "corpus"):
         (fresh / f"{name}.json").write_bytes((trained / f"{name}.json").read_bytes())
+    wrong = shutil.copytree(fresh, folder / "wrong")
+    config = json.loads((wrong / "config.json").read_text())
+    (wrong / "config.json").write_text(json.dumps(config | {"model": config["model"] | {"units": "banana"}}))
     letters, halves = (shutil.copytree(trained, folder / name) for name in ("letters", "halves"))
     shutil.rmtree(letters / "checkpoints" / "30")
     vocab, corpus = (json.loads((trained / f"{name}.json").read_text()) for name in ("vocab", "corpus"))

@@ -64,7 +64,7 @@ def test_best_latest_and_every_saved_step_can_be_loaded_by_a_relative_path(
     checkpoints.close()
     for which, step in (("best", 40), ("latest", 50), (30, 30), ("30", 30), (50, 50)):
         assert load_run(workdir.name, which).step == step
-    with pytest.raises(UserError, match=r"--checkpoint=7: .* steps 30, 40, 50"):
+    with pytest.raises(UserError, match=r"^checkpoint=7: .* steps 30, 40, 50"):
         load_run(workdir, 7)
 
 
@@ -107,42 +107,43 @@ def test_a_character_outside_the_vocabulary_costs_its_spelling(run: Run) -> None
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda run: run.stream(length=-5), "--length=-5: expected a whole number from 1 to 2147483647"),
-        (lambda run: run.generate(length=2.5), "--length=2.5: expected a whole number"),
-        (lambda run: run.generate(length=True), "--length=True: expected a whole number"),
-        (lambda run: run.generate(seed=-1), "--seed=-1: expected a whole number from 0 to 4294967295"),
+        (lambda run: run.stream(length=-5), "^length=-5: expected a whole number from 1 to 2147483647"),
+        (lambda run: run.generate(length=2.5), "^length=2.5: expected a whole number"),
+        (lambda run: run.generate(length=True), "^length=True: expected a whole number"),
+        (lambda run: run.generate(seed=-1), "^seed=-1: expected a whole number from 0 to 4294967295"),
         (
             lambda run: run.generate(samples=2**31 - 1),
-            "--samples=2147483647: expected a whole number from 1 to 1048576",
+            "^samples=2147483647: expected a whole number from 1 to 1048576",
         ),
-        (lambda run: run.generate(seed=10**5000), "--seed=a very large int: expected a whole number"),
+        (lambda run: run.generate(seed=10**5000), "^seed=a very large int: expected a whole number"),
         (lambda run: run.stream(chunk=-1), "chunk=-1: expected a whole number of at least 1, or None"),
-        (lambda run: run.generate(b"The"), "--prompt=b'The': expected text"),
+        (lambda run: run.generate(b"The"), "^prompt=b'The': expected text"),
         (lambda run: run.generate(sampling=0.5), "sampling=0.5: expected a Sampling"),
         (lambda run: Sampling(None), "temperature=None: expected a finite number"),
         (lambda run: Sampling(10**400), "temperature=1000*...: expected a finite number"),
         (lambda run: Sampling(top_k=1.5), "top_k=1.5: expected a whole number"),
-        (lambda run: run.split("tests"), "--split='tests': expected one of train, valid, test"),
+        (lambda run: run.split("tests"), "^split='tests': expected one of train, valid, test"),
         (lambda run: run.encode(None), "text=None: expected a str"),
         (lambda run: run.score("The house"), "text='The house': expected what encode or split returns"),
         (lambda run: run.score(run.encode("")), "nothing to score"),
         (lambda run: run.teacher_forced(np.array([1, 999])), "ids=array.* expected an array .* from 0 to"),
         (lambda run: run.teacher_forced(np.array([[1], [2]])), "ids=array.* expected an array"),
         (lambda run: run.teacher_forced(np.array([1, 2]), -1), "seq_len=-1: expected a whole number of at least 0"),
-        (lambda run: load_run(None), "--workdir=None: expected the name of a folder"),
-        (lambda run: loop.train(tiny.get_config(), ""), "--workdir='': expected the name of a folder"),
+        (lambda run: load_run(None), "^workdir=None: expected the name of a folder"),
+        (lambda run: loop.train(tiny.get_config(), ""), "^workdir='': expected the name of a folder"),
         (lambda run: loop.train(None, "runs/x"), "config=None: expected a section"),
-        (lambda run: loop.train(tiny.get_config(), "runs/x", profile=-1), "--profile=-1: expected a whole number"),
+        (lambda run: loop.train(tiny.get_config(), "runs/x", profile=-1), "^profile=-1: expected a whole number"),
     ],
 )
 def test_wrong_arguments_raise_at_the_call_with_one_line(run: Run, call: Callable, message: str) -> None:
     with pytest.raises(UserError, match=message) as raised:
         call(run)
     assert len(str(raised.value).splitlines()) == 1
+    assert "--" not in str(raised.value)
 
 
 def test_a_checkpoint_that_is_no_number_is_named(trained: Path) -> None:
-    with pytest.raises(UserError, match="--checkpoint=\u00b2: " + r".* steps 30, 40"):
+    with pytest.raises(UserError, match="^checkpoint=\u00b2: " + r".* steps 30, 40"):
         load_run(trained, "\u00b2")
 
 

@@ -100,15 +100,17 @@ def make_cleaning(alphabet: str) -> Cleaning:
     return Cleaning("ascii", table, PRINTABLE_ASCII)
 
 
-def clean_all(texts: Iterable[str], cleaning: Cleaning) -> tuple[list[str], Counts]:
-    """Returns every text cleaned, and the counts over all. Raises UserError where over 1 % would be dropped."""
+def clean_all(
+    texts: Iterable[str], cleaning: Cleaning, advice: str = "train with config.data.alphabet=unicode"
+) -> tuple[list[str], Counts]:
+    """Returns every text cleaned, and the counts over all. Raises UserError, which ends with `advice`, where over 1 %
+    would be dropped."""
     applied = [cleaning.apply(text) for text in texts]
     total = _total([counts for _, counts in applied])
     if total.dropped > MAX_LOSS * total.read:
         raise UserError(
             f"data.alphabet={cleaning.alphabet} would drop {total.dropped:,} of {total.read:,} characters "
-            f"({total.dropped / total.read:.1%}, at most {MAX_LOSS:.0%} allowed): "
-            "train with --config.data.alphabet=unicode"
+            f"({total.dropped / total.read:.1%}, at most {MAX_LOSS:.0%} allowed): {advice}"
         )
     return [cleaned for cleaned, _ in applied], total
 

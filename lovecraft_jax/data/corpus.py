@@ -128,7 +128,7 @@ def load(name: str, rule: int = RULE) -> Corpus:
     if name != "auto":
         raise UserError(
             f"data.corpus={name}: its files are not cached and could not be fetched; "
-            f"{remedy}, or use --config.data.corpus=bundled"
+            f"{remedy}, or use config.data.corpus=bundled"
         )
     log(
         "WARNING: the Lovecraft corpus is not cached and could not be fetched. "
@@ -189,7 +189,7 @@ def _load_path(path: str, rule: int) -> Corpus:
         if os.path.isdir(given):
             raise UserError(f"data.corpus={path}: no .txt file in that folder; name a glob for other endings")
         known = ", ".join(("auto", *(row.name for row in DATASETS)))
-        moved = "where a run's text was moved, name its place: --corpus=PATH, or --config.data.corpus=PATH to train"
+        moved = "where a run's text was moved, name its place: corpus=PATH, or config.data.corpus=PATH to train"
         raise UserError(f"data.corpus={path}: no such file, folder or glob, nor one of {known} ({moved})")
     # A byte that is not UTF-8 becomes an escape, so that a name can be printed and stored.
     names = [os.fsencode(file.stem).decode("utf-8", "backslashreplace") for file in files]

@@ -81,7 +81,7 @@ def _find_again(name: str, recorded: dict[str, Any], rule: int) -> Corpus:
     if found.sha256 != recorded["sha256"]:
         raise UserError(
             f"data.corpus={name}: another text than this run's (SHA-256 {found.sha256[:12]} here, "
-            f"{recorded['sha256'][:12]} there, named {recorded['name']}): give that one, or another --workdir"
+            f"{recorded['sha256'][:12]} there, named {recorded['name']}): give that one, or another workdir"
         )
     return dataclasses.replace(found, name=recorded["name"]) if known else found
 

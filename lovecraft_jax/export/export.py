@@ -22,9 +22,9 @@ def export_run(run: Run, to: str | os.PathLike[str], dtype: str | None = None) -
     """Writes the run's model to `to` and returns that path: a web page (.html), .safetensors, .onnx, or, where it ends
     with / or is a folder, what the Hugging Face Hub expects. `dtype`: how matrices are stored, "float32", "float16" or
     "int8"; vectors are float32. Raises UserError where the format cannot hold the model, or nothing can be written."""
-    ending, path = ending_of(to), resolve_path(to, "--to")
+    ending, path = ending_of(to), resolve_path(to, "to")
     if dtype is not None:
-        checked("--dtype", dtype, str, f"one of {', '.join(DTYPES)}", DTYPES.__contains__)
+        checked("dtype", dtype, str, f"one of {', '.join(DTYPES)}", DTYPES.__contains__)
     dtype = dtype or ENDINGS[ending]
     model = portable(run)
     _check(model, ending, path, dtype)  # before scores are computed, which may take minutes
@@ -34,7 +34,7 @@ def export_run(run: Run, to: str | os.PathLike[str], dtype: str | None = None) -
     try:
         _write(model, ending, path, dtype)
     except OSError as error:
-        raise RunError(f"{path}: cannot be written ({error.strerror}); give another place with --to") from error
+        raise RunError(f"{path}: cannot be written ({error.strerror}); give another place") from error
     if scores:
         lossy = "" if dtype == "float32" else f", {scores['stored']:.4f} as stored ({dtype})"
         log(f"step {run.step:,}, {scores['split']}: {scores['float32']:.4f} bpc in float32{lossy}")
@@ -43,13 +43,13 @@ def export_run(run: Run, to: str | os.PathLike[str], dtype: str | None = None) -
 
 def ending_of(to: str | os.PathLike[str]) -> str:
     """Returns the key of ENDINGS for a path. Raises UserError where it has none."""
-    name = os.fspath(checked("--to", to, str | os.PathLike, "a path", os.fspath))
-    if name.endswith(("/", os.sep)) or resolve_path(name, "--to").is_dir():
+    name = os.fspath(checked("to", to, str | os.PathLike, "a path", os.fspath))
+    if name.endswith(("/", os.sep)) or resolve_path(name, "to").is_dir():
         return "/"
     for ending in ENDINGS:
         if name.endswith(ending):
             return ending
-    raise UserError(f"--to={name}: expected a path that ends with {', '.join(ENDINGS)} (a folder for the Hub)")
+    raise UserError(f"to={name}: expected a path that ends with {', '.join(ENDINGS)} (a folder for the Hub)")
 
 
 def _check(model: Portable, ending: str, path: epath.Path, dtype: str) -> None:

@@ -52,16 +52,15 @@ def check_folder(folder: epath.Path) -> None:
     """Raises UserError where files that no export wrote are in the way, or nothing could be written; makes the
     folder."""
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: a file, expected a folder; give another place with --to")
+        raise UserError(f"{folder}: a file, expected a folder; give another place")
     existing = [name for name in FILES if (folder / name).exists()]
     if existing and not _is_exported(folder / CONFIG):
         raise UserError(
-            f"{folder}: its {existing[0]} is not from an earlier export, and would be replaced; give another folder "
-            "with --to"
+            f"{folder}: its {existing[0]} is not from an earlier export, and would be replaced; give another folder"
         )
     for name in existing:
         if (folder / name).is_dir():
-            raise UserError(f"{folder / name}: a folder, expected a file; remove it, or give another folder with --to")
+            raise UserError(f"{folder / name}: a folder, expected a file; remove it, or give another folder")
     check_can_be_written(folder / CONFIG)
 
 

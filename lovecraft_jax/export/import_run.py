@@ -31,7 +31,9 @@ def import_run(file: str | os.PathLike[str], workdir: str, like: Run | None = No
     path = expand_home(os.fspath(file))
     metadata, tensors = read_file(path)
     if like is None and not {"tokenizer", "facts"} <= metadata.keys():
-        raise UserError(f"{path}: its metadata has no tokenizer and facts (docs/export.md); give a run with --like")
+        raise UserError(
+            f"{path}: its metadata has no tokenizer and facts (docs/export.md); give a run that has them as like"
+        )
     try:
         facts = _facts_of(like) if like else dict(json.loads(metadata["facts"]))
         if layout_of(tensors, metadata) == TORCH:
@@ -47,13 +49,15 @@ def import_run(file: str | os.PathLike[str], workdir: str, like: Run | None = No
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: its metadata cannot be read ({error!r}); export it again, or give --like") from None
+        raise UserError(
+            f"{path}: its metadata cannot be read ({error!r}); export it again, or give a run as like"
+        ) from None
     variables = _checked_variables(path, config, size, tensors)
     versions |= {IMPORTED: os.path.basename(path)}
     recorded = {"config": config.to_dict(), "vocab": vocabulary, "corpus": corpus, "versions": versions}
     folder = resolve_path(workdir)
     if (folder / "config.json").exists() or saved_steps(folder):
-        raise UserError(f"--workdir={workdir}: holds a run; name a new folder")
+        raise UserError(f"workdir={workdir}: holds a run; name a new folder")
     with locked_workdir(workdir):
         checkpoints = Checkpoints(folder)
         checkpoints.save(step, Weights(jnp.int32(step), variables), {})

@@ -48,7 +48,7 @@ def check_size(model: Portable, dtype: str) -> None:
     """Raises UserError where the weights take more than a file can hold, 2 GB."""
     if sum(array.nbytes for array in quantise(model.tensors, dtype).values()) > LARGEST:
         raise UserError(
-            "the weights take over 2 GB, more than an ONNX file can hold: use --dtype=float16 or int8, or export a "
+            "the weights take over 2 GB, more than an ONNX file can hold: use dtype=float16 or int8, or export a "
             ".safetensors file"
         )
 

@@ -53,10 +53,10 @@ def check_size(model: Portable, dtype: str) -> None:
     matrix = np.dtype(dtype).itemsize
     sizes = (array.size * (matrix if array.ndim == 2 else 4) for array in model.tensors.values())
     if (size := sum(sizes) + len(model.tokenizer)) > MOST_BYTES:
-        other = "" if dtype == "int8" else "--dtype=int8, or "
+        other = "" if dtype == "int8" else "dtype=int8, or "
         raise UserError(
             f"the weights take {size / 1e6:,.0f} MB as {dtype}: a page holds at most {MOST_BYTES / 1e6:,.0f} MB; use "
-            f"{other}--to=model.safetensors"
+            f"{other}to=model.safetensors"
         )
 
 

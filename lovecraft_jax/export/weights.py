@@ -58,7 +58,7 @@ class Portable:
 def portable(run: Run) -> Portable:
     """Returns a run's model. Raises UserError for an ensemble, which no format holds."""
     if run.members:
-        raise UserError(f"an ensemble of {len(run.members)} runs cannot be exported: give one --workdir")
+        raise UserError(f"an ensemble of {len(run.members)} runs cannot be exported: give one workdir")
     config = run.config.to_dict()
     settings = {name: config["model"][name] for name in SETTINGS} | {"vocab_size": run.tokenizer.size}
     for name, known in KNOWN.items():
@@ -88,7 +88,7 @@ def quantise(tensors: dict[str, np.ndarray], dtype: str) -> dict[str, np.ndarray
         elif dtype == "float16":
             largest = np.finfo(np.float16).max
             if np.abs(array).max(initial=0.0) > largest:
-                raise UserError(f"--dtype=float16: {name} has values beyond {largest:,.0f}; use float32")
+                raise UserError(f"dtype=float16: {name} has values beyond {largest:,.0f}; use float32")
             stored[name] = array.astype(np.float16)
         elif dtype == "int8":
             axis = 1 if name == "embedding" else 0
@@ -167,9 +167,7 @@ def _facts(run: Run, config: dict[str, Any]) -> dict[str, Any]:
         read = {name: _read_json(run, name) for name in ("versions", "baselines")}
         rows = read_rows(run.workdir / metrics.FILE) if run.workdir else []
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(
-            f"--workdir={run.workdir}: a file of it cannot be read ({error}); repair or delete it"
-        ) from None
+        raise UserError(f"workdir={run.workdir}: a file of it cannot be read ({error}); repair or delete it") from None
     scored: list[Row] = [row for row in rows if row.get("scoring") in metrics.FINAL]
     final = [row for row in scored if row.get("checkpoint") == run.step]
     name = run.workdir.name if run.workdir else "model"
@@ -178,7 +176,7 @@ def _facts(run: Run, config: dict[str, Any]) -> dict[str, Any]:
     try:
         check_facts(facts)
     except UserError as error:
-        raise UserError(f"--workdir={run.workdir}: {error}") from None
+        raise UserError(f"workdir={run.workdir}: {error}") from None
     return facts
 
 

@@ -26,10 +26,10 @@ def check_limits(**values: Any) -> None:
     """Raises UserError where one of `values`, by the names of LIMITS, is not a whole number within them."""
     for name, value in values.items():
         low, high = LIMITS[name][0], LIMITS[name][-1]
-        checked(f"--{name}", value, int, f"a whole number from {low} to {high}", LIMITS[name].__contains__)
+        checked(name, value, int, f"a whole number from {low} to {high}", LIMITS[name].__contains__)
 
 
-def encode_prompt(tokenizer: Tokenizer, prompt: str, name: str = "--prompt") -> Prompt:
+def encode_prompt(tokenizer: Tokenizer, prompt: str, name: str = "prompt") -> Prompt:
     """Returns a prompt as tokens, a newline for an empty one. Raises UserError, whose message calls the prompt `name`,
     if it has characters that the training text does not contain."""
     cleaned, _ = tokenizer.cleaning.apply(checked(name, prompt, str, "text"))

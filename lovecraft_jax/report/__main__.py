@@ -37,7 +37,7 @@ def main() -> int:
         to.parent.mkdir(parents=True, exist_ok=True)
         write_text(to, render(runs))
     except OSError as error:
-        raise RunError(f"{to}: cannot be written ({error.strerror}); give another place with --to") from error
+        raise RunError(f"{to}: cannot be written ({error.strerror}); give another place") from error
     print(printable(str(to)))
     return 0
 

@@ -27,19 +27,19 @@ def expand_home(path: str) -> str:
     return os.path.expanduser(path)
 
 
-def resolve_path(path: str | os.PathLike[str], flag: str = "--workdir") -> epath.Path:
-    """Returns the absolute path, on a disk or gs://. Raises UserError, with the flag that the path is from, for other
-    stores, and where gcsfs is missing."""
-    name: str = os.fspath(checked(flag, path, str | os.PathLike, "the name of a folder", os.fspath))
+def resolve_path(path: str | os.PathLike[str], argument: str = "workdir") -> epath.Path:
+    """Returns the absolute path, on a disk or gs://. Raises UserError, with the argument that the path is from, for
+    other stores, and where gcsfs is missing."""
+    name: str = os.fspath(checked(argument, path, str | os.PathLike, "the name of a folder", os.fspath))
     scheme, is_url, _ = name.partition("://")
     if not is_url:
         return epath.Path(os.path.abspath(expand_home(name)))
     if scheme != "gs":  # epath and TensorStore know s3:// too, but Orbax takes it for a relative path
-        raise UserError(f"{flag}={name}: expected a folder, or gs://bucket/folder: no other store is supported")
+        raise UserError(f"{argument}={name}: expected a folder, or gs://bucket/folder: no other store is supported")
     try:
         fsspec.get_filesystem_class(scheme)
     except ImportError as error:
-        raise UserError(f"{flag}={name}: pip install gcsfs, through which gs:// is reached ({error})") from None
+        raise UserError(f"{argument}={name}: pip install gcsfs, through which gs:// is reached ({error})") from None
     return epath.Path(name)
 
 
@@ -48,7 +48,7 @@ def locked_workdir(path: str, take_over: bool = False) -> Iterator[epath.Path]:
     """Yields the absolute path, locked against other runs; `take_over`: see `lock.locked`. Raises UserError."""
     workdir = resolve_path(path)
     if glob.has_magic(os.fspath(workdir)):
-        raise UserError(f"--workdir={path}: expected a path without [, * and ?: Orbax would not find its files again")
+        raise UserError(f"workdir={path}: expected a path without [, * and ?: Orbax would not find its files again")
     with locked(workdir, path, take_over):
         yield workdir
 
@@ -91,18 +91,18 @@ def write_files(folder: epath.Path, contents: dict[str, bytes]) -> None:
 
 
 def check_can_be_written(path: epath.Path) -> None:
-    """Raises UserError where the file of a flag --to could not be written, after making its folder."""
+    """Raises UserError where the file of an argument `to` could not be written, after making its folder."""
     probe = path.with_name(f"{path.name}.partial")
     try:
         if path.exists() and not on_store(path) and not os.path.isfile(path):
-            raise UserError(f"{path}: a folder or a device, expected a file; give another place with --to")
+            raise UserError(f"{path}: a folder or a device, expected a file; give another place")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             probe.write_bytes(bytes(PROBE_BYTES))
         finally:
             probe.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); give another place with --to") from None
+        raise UserError(f"{path}: cannot be written ({error.strerror}); give another place") from None
 
 
 class GrowingFile:

@@ -5,9 +5,11 @@ import contextlib
 import datetime
 import json
 import os
+import shutil
 import socket
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TextIO
 
 import fsspec
@@ -24,17 +26,24 @@ except ImportError:  # Windows
 
 @contextlib.contextmanager
 def locked(folder: epath.Path, name: str, take_over: bool = False) -> Iterator[None]:
-    """Holds the lock of `folder`, which messages call `name`, and makes the folder where there is none. `take_over`
-    replaces the lock file of another process; a flock is never taken from a process that lives. Raises UserError where
-    another process has the lock, or the folder cannot be written."""
+    """Holds the lock of `folder`, which messages call `name`, and makes the folder where there is none: one that an
+    exception leaves without files is removed again. `take_over` replaces the lock file of another process; a flock is
+    never taken from a process that lives. Raises UserError where another process has the lock, or the folder cannot be
+    written."""
+    made: list[epath.Path] = []
     try:
         if not on_store(folder):
+            made = [path for path in (folder, *folder.parents) if not path.exists()]
             folder.mkdir(parents=True, exist_ok=True)
         file = None if _outlives_process(folder) else open(folder / "lock", "w")
     except OSError as error:
         raise _cannot_be_written(name, error.strerror) from error
     with _flock(file, name) if file else _lock_file(folder, name, take_over):
-        yield
+        try:
+            yield
+        except BaseException:
+            _remove_without_files(made)
+            raise
 
 
 def on_store(path: epath.Path) -> bool:
@@ -52,8 +61,10 @@ def _flock(file: TextIO, name: str) -> Iterator[None]:
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.path.exists(file.name):  # its owner has just removed it with the folder
+                raise BlockingIOError
         except BlockingIOError:
-            raise UserError(f"--workdir={name}: in use by another run; wait for it or name another folder") from None
+            raise UserError(f"workdir={name}: in use by another run; wait for it or name another folder") from None
         yield
 
 
@@ -79,7 +90,7 @@ def _lock_file(folder: epath.Path, name: str, take_over: bool) -> Iterator[None]
         store.pipe_file(path, ours, mode="create")
     except FileExistsError:
         other = _owner(read())
-        raise UserError(f"--workdir={name}: in use by {other}; if that process is gone, add --take_over") from None
+        raise UserError(f"workdir={name}: in use by {other}; if that process is gone, add --take_over") from None
     except Exception as error:  # whatever a store's driver raises: no bucket, no rights, no network, no credentials
         first_line = str(error).partition("\n")[0][:200]
         raise _cannot_be_written(name, f"{type(error).__name__}: {first_line}") from error
@@ -89,6 +100,15 @@ def _lock_file(folder: epath.Path, name: str, take_over: bool) -> Iterator[None]
         with contextlib.suppress(Exception):  # a store out of reach: the file stays, as after a kill
             if read() == ours:  # else another process has taken over
                 store.rm_file(path)
+
+
+def _remove_without_files(made: list[epath.Path]) -> None:
+    """Removes a folder where it has no files but locks, and its parents where they are empty; the innermost first."""
+    with contextlib.suppress(OSError):  # another process has just put something there
+        if made and all(path.is_dir() or path.name == "lock" for path in Path(made[0]).rglob("*")):
+            shutil.rmtree(made[0])
+            for parent in made[1:]:
+                parent.rmdir()
 
 
 def _outlives_process(folder: epath.Path) -> bool:
@@ -106,4 +126,4 @@ def _owner(content: bytes | None) -> str:
 
 
 def _cannot_be_written(name: str, why: str | None) -> UserError:
-    return UserError(f"--workdir={name}: cannot be written ({why}); name a folder of yours")
+    return UserError(f"workdir={name}: cannot be written ({why}); name a folder of yours")

@@ -109,8 +109,8 @@ def check_runs(runs: Runs) -> None:
             name, sha256 = texts[key]
             if corpus["sha256"] != sha256:
                 raise UserError(
-                    f"--workdir={path}: was trained on another text ({corpus['name']}) than data.corpus="
-                    f"{config.data.corpus} is now ({name}): give that one, or another --workdir"
+                    f"workdir={path}: was trained on another text ({corpus['name']}) than data.corpus="
+                    f"{config.data.corpus} is now ({name}): give that one, or another workdir"
                 )
 
 

@@ -52,7 +52,7 @@ class Checkpoints:
 
     def __init__(self, workdir: epath.Path, keep: int = 2, read_only: bool = False) -> None:
         if (name := os.fsencode(workdir).decode("utf-8", "backslashreplace")) != str(workdir):
-            raise UserError(f"--workdir={name}: not UTF-8, and Orbax writes to no such path; give another name")
+            raise UserError(f"workdir={name}: not UTF-8, and Orbax writes to no such path; give another name")
         best = policies.BestN(get_metric_fn=_bpc, reverse=True, n=1, keep_checkpoints_without_metrics=False)
         options = ocp.CheckpointManagerOptions(
             # Beside the policy, because without best_fn Orbax writes no metrics and forgets which was best.
@@ -64,13 +64,13 @@ class Checkpoints:
         )
         folder = workdir / "checkpoints"
         if re.search(r"[\ud800-\udfff]", os.fspath(folder)):  # bytes that are not UTF-8, which TensorStore refuses
-            raise UserError(f"--workdir={workdir}: expected a name in UTF-8; rename it, or name another")
+            raise UserError(f"workdir={workdir}: expected a name in UTF-8; rename it, or name another")
         try:
             tidy = folder.exists() and distributed.is_main_process()
             distributed.on_all_processes(lambda: _tidy(folder, read_only) if tidy else None)
             self._manager = ocp.CheckpointManager(folder, options=options)
         except PermissionError as error:
-            raise UserError(f"{error.filename}: {error.strerror}; give a --workdir that is open to you") from None
+            raise UserError(f"{error.filename}: {error.strerror}; give a workdir that is open to you") from None
 
     @property
     def steps(self) -> Sequence[int]:

@@ -56,6 +56,8 @@ def startup_summary(
     facts = describe(data.splits.facts)
     chosen = {name: getattr(model, name) for name in ("norm", "mogrify", "skip")}
     more = ", ".join(f"{name}={value}" for name, value in chosen.items() if value not in ("none", 0))
+    train = config.train
+    unused = f" (train.steps; train.epochs={train.epochs:g} is not used)" if train.steps and train.epochs else ""
     layers = f"{model.layers} {cell_class(model.cell, model.input_gate).label} layers of {model.units}"
     return [
         f"corpus      {data.name} ({lengths} characters{part})",
@@ -66,6 +68,6 @@ def startup_summary(
         f"model       {layers}{f' ({more})' if more else ''}, {parameters:,} parameters, "
         f"{parameters / data.encoded['train'].n_chars:.3f} per training character",
         f"steps       {steps:,} of {config.data.batch_size} x {config.data.seq_len} tokens, "
-        f"{progress.epochs(steps):.2f} epochs",
+        f"{progress.epochs(steps):.2f} epochs{unused}",
         f"devices     {len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
     ]

@@ -47,14 +47,14 @@ def train(config: ConfigDict | Config, workdir: str, take_over: bool = False, pr
 
     Raises UserError for wrong input, RunError where the loss or its gradient is not finite or nothing can be saved.
     """
-    checked("--profile", profile, int, "a whole number of at least 0", lambda value: value >= 0)
+    checked("profile", profile, int, "a whole number of at least 0", lambda value: value >= 0)
     path = resolve_path(workdir)
     exit_on_peer_failure = distributed.exit_on_peer_failure(
         lambda: max(saved_steps(path), default=None), command_after_kill(path)
     )
     with collect_signals() as signals, ExitStack() as stack, exit_on_peer_failure:
         typed = distributed.on_all_processes(lambda: config if isinstance(config, Config) else Config.of(config))
-        distributed.assert_same_on_all_processes(flatten(typed) | {"--workdir": str(path)})
+        distributed.assert_same_on_all_processes(flatten(typed) | {"workdir": str(path)})
         backend.start_compiling(typed.model)  # while the corpus is read
         distributed.on_all_processes(
             lambda: stack.enter_context(locked_workdir(workdir, take_over)) if distributed.is_main_process() else None
@@ -67,7 +67,7 @@ def train(config: ConfigDict | Config, workdir: str, take_over: bool = False, pr
 
 def _check_folder(path: epath.Path) -> None:
     if (path / "results.json").exists() and not (path / "config.json").exists():
-        raise UserError(f"--workdir={path}: a sweep is in it; give the run a folder of its own, as {path / 'best'}")
+        raise UserError(f"workdir={path}: a sweep is in it; give the run a folder of its own, as {path / 'best'}")
 
 
 class Training:
@@ -79,7 +79,7 @@ class Training:
         self.config, self.path, self.signals, self.stack = config, path, signals, stack
         self.checkpoints = Checkpoints(path, config.train.keep)
         stack.callback(self.checkpoints.close)
-        listed = {f"the list of checkpoints in --workdir={path}": list(self.checkpoints.steps)}
+        listed = {f"the list of checkpoints in workdir={path}": list(self.checkpoints.steps)}
         distributed.assert_same_on_all_processes(listed)
         distributed.on_all_processes(self._prepare)
         distributed.assert_same_on_all_processes({"the SHA-256 of data.corpus": self.data.sha256})
@@ -250,7 +250,7 @@ class Training:
         clip, rate = self.config.optimizer.clip, row["learning_rate"]
         raise RunError(
             f"step {row['step']:,}: the loss or its gradient is not finite, at learning rate {rate:.3g}; last good "
-            f"checkpoint: {self._last_saved()}; start again in another --workdir with a lower optimizer.lr or "
+            f"checkpoint: {self._last_saved()}; start again in another workdir with a lower optimizer.lr or "
             f"{'a lower optimizer.clip' if clip else 'with optimizer.clip=1'}"
         )
 

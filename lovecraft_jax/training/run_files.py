@@ -68,11 +68,13 @@ def read_run_files(path: epath.Path) -> tuple[Config, Tokenizer, dict[str, Any]]
         config = Config.of(dict(json.loads((path / (name := "config.json")).read_text())))
         tokenizer = load_tokenizer((path / (name := "vocab.json")).read_text())
         return config, tokenizer, dict(json.loads((path / (name := "corpus.json")).read_text()))
+    except UserError as error:
+        raise UserError(f"{path / name}: {error}") from None
     except FileNotFoundError:  # its `filename` is None on an object store
         what = f"{name} is missing" if path.is_dir() else "no such folder"
-        raise UserError(f"--workdir={path}: not a run ({what}); train first, or name another") from None
+        raise UserError(f"workdir={path}: not a run ({what}); train first, or name another") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"--workdir={path}: its {name} cannot be read ({error}); name another") from None
+        raise UserError(f"workdir={path}: its {name} cannot be read ({error}); name another") from None
 
 
 def read_rates(path: epath.Path, step: int, kind: type[AnyRates]) -> AnyRates | None:
@@ -104,8 +106,8 @@ def check_can_resume(path: epath.Path) -> None:
         raise UserError(f"{file}: cannot be read ({error}); delete it, and training writes it anew") from None
     if imported:
         raise UserError(
-            f"--workdir={path}: weights from {imported}, without an optimiser's state: sample, evaluate, report and "
-            "export take them, and no training can go on from them; give another --workdir"
+            f"workdir={path}: weights from {imported}, without an optimiser's state: sample, evaluate, report and "
+            "export take them, and no training can go on from them; give another workdir"
         )
 
 
@@ -114,6 +116,6 @@ def check_same_run(path: epath.Path, old: Config, new: Config) -> None:
     if differing := new.differences(old):
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
         raise UserError(
-            f"--workdir={path}: holds a run of another config ({'; '.join(differing[:3])}{more}): "
-            "give the config that it began with, or another --workdir"
+            f"workdir={path}: holds a run of another config ({'; '.join(differing[:3])}{more}): "
+            "give the config that it began with, or another workdir"
         )

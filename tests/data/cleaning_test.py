@@ -88,6 +88,8 @@ def test_counts_add_up_and_dropping_over_one_percent_is_an_error_that_names_the_
     assert clean_all(["a" * 99 + "\u0434"], ASCII)[1].dropped == 1  # one in a hundred is allowed
     with pytest.raises(UserError, match=r"data\.alphabet=ascii.* 2 of 100 .*data\.alphabet=unicode"):
         clean_all(["a" * 98 + "\u0434" * 2], ASCII)
+    with pytest.raises(UserError, match=r"allowed\): give another$"):
+        clean_all(["\u0434"], ASCII, "give another")
     with pytest.raises(UserError):  # over all texts, not in each
         clean_all(["a" * 50, "a" * 48 + "\u0434" * 2], ASCII)
 

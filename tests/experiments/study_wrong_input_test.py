@@ -54,7 +54,7 @@ WRONG = {
     "other steps": ("--workdir={0}/uneven --seconds=8", "forget-0, seed 0: steps 60, expected 40; the two"),
     "another corpus": ("--workdir={0}/other", "carry, seed 0: corpus 0123, expected "),
     "another time": ("--workdir={0}/longer --seconds=9", "carry, seed 0: seconds 8.0, expected 9.0; the two"),
-    "in use": ("--workdir={0}/held", "--workdir={0}/held: in use"),
+    "in use": ("--workdir={0}/held", "workdir={0}/held: in use"),
 }
 
 

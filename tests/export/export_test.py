@@ -92,6 +92,6 @@ def test_places_that_cannot_be_written_and_wrong_dtypes_are_refused(run: Run, tm
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         export_run(run, tmp_path / "file" / "page.html")
-    with pytest.raises(UserError, match=r"--dtype='float64': expected one of float32, float16, int8"):
+    with pytest.raises(UserError, match=r"^dtype='float64': expected one of float32, float16, int8"):
         export_run(run, tmp_path / "page.html", dtype="float64")
     assert [file.name for file in tmp_path.iterdir()] == ["file"]

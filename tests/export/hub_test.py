@@ -287,7 +287,7 @@ def test_files_that_no_export_wrote_are_in_the_way_and_nothing_is_written(tmp_pa
 
 def test_a_file_in_place_of_the_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "hub").write_text("a file")
-    with pytest.raises(UserError, match="hub: a file, expected a folder; give another place with --to"):
+    with pytest.raises(UserError, match="hub: a file, expected a folder; give another place"):
         check_folder(epath.Path(tmp_path / "hub"))
     with pytest.raises(UserError, match="cannot be written"):
         check_folder(epath.Path(tmp_path / "hub" / "below"))

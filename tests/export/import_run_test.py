@@ -41,7 +41,9 @@ def test_weights_that_were_trained_on_elsewhere_count_and_need_no_metadata_with_
     tensors = to_torch(fold(portable(run))) | {"head.bias": np.linspace(0, 1, run.tokenizer.size, dtype=np.float32)}
     file = tmp_path / "model.safetensors"
     safetensors.numpy.save_file(tensors, file)
-    with pytest.raises(UserError, match=r"its metadata has no tokenizer and facts .*; give a run with --like"):
+    with pytest.raises(
+        UserError, match=r"its metadata has no tokenizer and facts .*; give a run that has them as like"
+    ):
         import_run(file, str(tmp_path / "back"))
     assert not (tmp_path / "back").exists()
     back = load_run(import_run(file, str(tmp_path / "back"), like=run))

@@ -185,5 +185,5 @@ def test_weights_that_no_file_can_hold_are_refused(monkeypatch: pytest.MonkeyPat
     run = make_run("embedded")
     size = sum(array.nbytes for array in portable(run).tensors.values())
     monkeypatch.setattr(onnx_file, "LARGEST", size // 2)
-    with pytest.raises(UserError, match=r"over 2 GB.*use --dtype=float16 or int8"):
+    with pytest.raises(UserError, match=r"over 2 GB.*use dtype=float16 or int8"):
         onnx_bytes(portable(run))

@@ -110,10 +110,10 @@ def test_weights_that_no_browser_could_read_raise_before_anything_is_written(mod
     large = np.broadcast_to(np.float32(0), (150_000, 1000))
     large_model = dataclasses.replace(model, tensors=model.tensors | {"embedding": large})
     check_size(large_model, "float16")
-    with pytest.raises(UserError, match="take 600 MB as float32: a page holds at most 400 MB; use --dtype=int8, or"):
+    with pytest.raises(UserError, match="take 600 MB as float32: a page holds at most 400 MB; use dtype=int8, or"):
         render_page(large_model, "float32")
     larger = np.broadcast_to(np.float32(0), (450_000, 1000))
-    with pytest.raises(UserError, match="MB as int8: a page holds at most 400 MB; use --to=model"):
+    with pytest.raises(UserError, match="MB as int8: a page holds at most 400 MB; use to=model"):
         check_size(dataclasses.replace(model, tensors={"embedding": larger}), "int8")
 
 

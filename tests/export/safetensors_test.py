@@ -129,7 +129,7 @@ def test_values_that_float16_does_not_hold_are_refused() -> None:
 
 
 def test_an_ensemble_is_refused() -> None:
-    with pytest.raises(UserError, match="ensemble of 2 runs cannot be exported: give one --workdir"):
+    with pytest.raises(UserError, match="ensemble of 2 runs cannot be exported: give one workdir"):
         portable(ensemble([_run(), _run()]))
 
 

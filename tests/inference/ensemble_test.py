@@ -12,9 +12,11 @@ import pytest
 from etils import epath
 
 from configs import tiny
+from lovecraft_jax.config import Config
 from lovecraft_jax.data.char_tokenizer import CharTokenizer
 from lovecraft_jax.data.cleaning import make_cleaning
 from lovecraft_jax.data.encoded import UNKNOWN_ID
+from lovecraft_jax.data.tokenizer import build_tokenizer
 from lovecraft_jax.inference.adaptive import AdaptiveScorer, Rates, adaptive
 from lovecraft_jax.inference.generate import generate_tokens
 from lovecraft_jax.inference.sampling import Sampling
@@ -137,8 +139,8 @@ def test_an_ensemble_reads_a_split_of_runs_that_share_it(trained: Path, other: P
         with pytest.raises(UserError) as raised:
             both.split("test")
         message = str(raised.value)
-        assert message.startswith(f"--workdir={other}: {named}")
-        assert message.endswith("give an ensemble runs of the same corpus and split, or a --text")
+        assert message.startswith(f"workdir={other}: {named}")
+        assert message.endswith("give an ensemble runs of the same corpus and split, or another text")
         assert len(message.splitlines()) == 1
         assert both.score(both.encode(TEXT)).tokens == len(TEXT)
     named_otherwise = dataclasses.replace(second, corpus=second.corpus | {"name": "tales", "path": "/elsewhere"})
@@ -149,13 +151,20 @@ def test_runs_of_other_characters_or_cleaning_raise_with_the_first_difference(ru
     first = runs[0]
     more, unicode = untrained(1, TEXT + "Q!"), untrained(1, alphabet="unicode")
     for other, named in (
-        (more, "--workdir=/runs/1: its chars[2:] is '!,.Qabcdef', that of /runs/0 ',.abcdefgh': "),
-        (unicode, "--workdir=/runs/1: its cleaning.alphabet is 'unicode', that of /runs/0 'ascii': "),
+        (more, "workdir=/runs/1: its chars[2:] is '!,.Qabcdef', that of /runs/0 ',.abcdefgh': "),
+        (unicode, "workdir=/runs/1: its cleaning.alphabet is 'unicode', that of /runs/0 'ascii': "),
     ):
         with pytest.raises(UserError, match="of the same vocabulary and cleaning") as raised:
             ensemble([first, other])
         assert str(raised.value).startswith(named)
         assert len(str(raised.value).splitlines()) == 1
+    words, bpe = (
+        dataclasses.replace(run, tokenizer=build_tokenizer(data, TEXT, first.tokenizer.cleaning))
+        for run, level in zip(runs, ("words", "bpe"), strict=True)
+        for data in [dataclasses.replace(Config.of(run.config).data, level=level)]
+    )
+    with pytest.raises(UserError, match=r"^workdir=/runs/1: its data\.level is 'bpe', that of /runs/0 'words': "):
+        ensemble([words, bpe])
     with pytest.raises(UserError, match="expected the folder of a run, or of several"):
         load_run([])
     with pytest.raises(UserError, match="given twice"):

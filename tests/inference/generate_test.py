@@ -172,7 +172,7 @@ def test_prompts_are_cleaned_like_the_training_text(prompt: str, cleaned: str) -
     ],
 )
 def test_a_prompt_with_unseen_characters_raises_and_names_them(prompt: str, named: str) -> None:
-    with pytest.raises(UserError, match=f"--prompt={prompt!r}: the training text does not contain {named}; "):
+    with pytest.raises(UserError, match=f"^prompt={prompt!r}: the training text does not contain {named}; "):
         encode_prompt(LETTERS, prompt)
 
 

@@ -199,7 +199,7 @@ def test_the_page_is_written_where_the_flag_says_unless_that_is_a_folder_or_a_ru
     os.mkfifo(tmp_path / "pipe")
     for to in ("/proc/page.html", *(f"{tmp_path}/{name}" for name in ("new", "n" * 300, "pipe", "pipe/page.html"))):
         line.to = to
-        with pytest.raises(UserError, match=f"^{to}: .* with --to$"):
+        with pytest.raises(UserError, match=f"^{to}: .*; give another place$"):
             command_line.main()
     line.workdir = [f"{trained}", f"{trained}/"]
     with pytest.raises(UserError, match="twice"):

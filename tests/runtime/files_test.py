@@ -112,9 +112,7 @@ def test_a_missing_driver_is_reported_in_one_line_with_what_to_install(monkeypat
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "gs", raising=False)
     monkeypatch.setitem(sys.modules, "gcsfs", None)  # cannot be imported
     for use in (lambda: locked_workdir("gs://bucket/a").__enter__(), lambda: load_run("gs://bucket/a")):
-        with pytest.raises(
-            UserError, match=r"^--workdir=gs://bucket/a: pip install gcsfs, through which gs://"
-        ) as error:
+        with pytest.raises(UserError, match=r"^workdir=gs://bucket/a: pip install gcsfs, through which gs://") as error:
             use()
         assert "\n" not in str(error.value)
 

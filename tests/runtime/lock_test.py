@@ -1,17 +1,22 @@
 """One run at a time in a run's directory: by flock on a disk, by a lock file on an object store and without flock."""
 
+import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from etils import epath
 
+from lovecraft_jax.runtime import lock
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.runtime.files import locked_workdir
 from tests.helpers import store
@@ -32,6 +37,7 @@ WITHOUT_FCNTL = """
 import os, sys
 sys.modules["fcntl"] = None  # cannot be imported, as on Windows
 from lovecraft_jax import cli, run
+from lovecraft_jax.runtime import lock
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.runtime.files import locked_workdir
 from lovecraft_jax.training import loop
@@ -68,7 +74,7 @@ def test_a_run_that_fails_releases_its_lock(workdir: epath.Path) -> None:
 
 def test_another_process_is_refused_and_may_start_after_the_first_has_ended(workdir: epath.Path, objects: Path) -> None:
     with _owner(objects, workdir) as process:
-        with pytest.raises(UserError, match=f"--workdir={workdir}: in use by "):
+        with pytest.raises(UserError, match=f"^workdir={workdir}: in use by "):
             _start(workdir)
         _start(workdir / "another")
         process.communicate("")  # its input ends, and so its run
@@ -82,6 +88,30 @@ def test_of_several_starts_at_once_one_runs(workdir: epath.Path) -> None:
 
 
 # On a disk
+
+
+def test_what_a_run_made_is_removed_where_it_fails_before_it_has_files(tmp_path: Path) -> None:
+    workdir = tmp_path / "runs" / "a"
+    _fail(workdir, "checkpoints/")
+    assert not workdir.parent.exists()
+    _fail(workdir, "config.json")
+    assert (workdir / "config.json").exists()
+    _fail(tmp_path / "runs" / "b", "checkpoints/")
+    assert [path.name for path in workdir.parent.iterdir()] == ["a"]
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    _fail(mine, "checkpoints/")
+    assert mine.exists()
+
+
+def test_a_lock_file_that_its_owner_removes_just_then_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(*args: Any) -> None:
+        shutil.rmtree(tmp_path / "run")
+        fcntl.flock(*args)
+
+    monkeypatch.setattr(lock, "fcntl", SimpleNamespace(flock=flock, LOCK_EX=fcntl.LOCK_EX, LOCK_NB=fcntl.LOCK_NB))
+    with pytest.raises(UserError, match="in use by another run"):
+        _start(tmp_path / "run")
 
 
 def test_a_flock_is_released_by_a_kill_and_not_taken_over_before(tmp_path: Path, objects: Path) -> None:
@@ -110,7 +140,7 @@ def test_after_a_kill_a_start_is_refused_until_it_takes_over(objects: Path, caps
         _start(RUN)
     owner = f"process {process.pid} on {os.uname().nodename} since {json.loads(LOCK.read_text())['since'][:19]} UTC"
     hint = "if that process is gone, add --take_over"
-    assert str(refused.value) == f"--workdir={RUN}: in use by {owner}; {hint}"
+    assert str(refused.value) == f"workdir={RUN}: in use by {owner}; {hint}"
     with locked_workdir(RUN, take_over=True):
         assert json.loads(LOCK.read_text())["pid"] == os.getpid()
     assert not LOCK.exists()
@@ -152,13 +182,24 @@ def test_a_store_that_refuses_to_write_is_reported_in_one_line(monkeypatch: pyte
     with pytest.raises(UserError) as refused:
         _start(RUN)
     reason = "cannot be written (PermissionError: Forbidden: bucket); name a folder of yours"
-    assert str(refused.value) == f"--workdir={RUN}: {reason}"
+    assert str(refused.value) == f"workdir={RUN}: {reason}"
 
 
 def _start(workdir: object, take_over: bool = False) -> None:
     """A run that starts and ends at once."""
     with locked_workdir(str(workdir), take_over):
         pass
+
+
+def _fail(workdir: Path, made: str) -> None:
+    """A run that fails once it has made a file, or a folder where the name ends with a slash."""
+
+    def make(path: Path) -> None:
+        path.mkdir() if made.endswith("/") else path.touch()
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), locked_workdir(str(workdir)):
+        make(workdir / made)
 
 
 @contextmanager

@@ -3,15 +3,18 @@
 import json
 from pathlib import Path
 
+import jax
 import pytest
 from ml_collections import ConfigDict
 
-from configs import c150, c512
+from configs import c150, c512, tiny
 from lovecraft_jax.config import Config
 from lovecraft_jax.data import dataset
 from lovecraft_jax.model.dropout import DropoutRates
 from lovecraft_jax.runtime.errors import DONE, UserError
 from lovecraft_jax.training import loop, settings_by_size
+from lovecraft_jax.training.display import startup_summary
+from lovecraft_jax.training.progress import Progress
 
 
 @pytest.mark.parametrize(
@@ -65,6 +68,19 @@ def test_the_line_says_what_was_chosen_and_why() -> None:
         "character; "
         "a score every 300 steps"
     )
+
+
+@pytest.mark.parametrize(
+    ("steps", "epochs", "end"),
+    [(7, 5.0, " epochs (train.steps; train.epochs=5 is not used)"), (7, 0.0, " epochs"), (0, 5.0, "5.00 epochs")],
+)
+def test_the_plan_names_epochs_that_do_nothing_beside_steps(steps: int, epochs: float, end: str) -> None:
+    config = Config.of(tiny.get_config()).replace(**{"train.steps": steps, "train.epochs": epochs})
+    data = dataset.prepare(config)
+    size = Progress(config.data.batch_size, config.data.seq_len, len(data.encoded["train"].ids), 1)
+    lines = startup_summary(config, data, 1, jax.devices(), size.total_steps(config.train), size)
+    (line,) = [line for line in lines if line.startswith("steps ")]
+    assert line.endswith(end)
 
 
 def test_a_program_refuses_rates_that_are_still_to_be_chosen() -> None:
