@@ -190,20 +190,20 @@ def _plan(backend: str) -> dict[str, list[Command]]:
 
     # The most important first: the last ones are left out where time is short.
     plain, recipe, best = (
-        _ours(*(f"{name}{change}bfloat16" for change in ("cuda, ", "blocks, ", "")))
+        _ours(*(f"{name}{change}bfloat16" for change in ("cuda, ", "wavefront, ", "blocks, ", "")))
         for name in ("", "recipe, ", "best, ")
     )
-    alone = recipe[0 if is_cuda else 2]
+    alone = recipe[0 if is_cuda else -1]
     streams = ["--streams", "1", "256", "--systems", OURS, *_ours("bfloat16"), "PyTorch, CUDA graph, TF32"]
     large = ["configs/best.py", "configs/bpe.py:large", "configs/words.py:large"]
     one_start = ["--starts", "cold", "--settings", with_backend.strip()]
     return {
         "kernels": [Command(100, "kernels", [])],
-        "values": [Command(80, "values", [])],
+        "values": [Command(95, "values", [])],
         "steps": [
-            steps(90, "c150", [OURS, *plain, *GRAPHS, *recipe, *_ours("cuda", "recipe, cuda"), *ROOFLINE]),
-            steps(60, "u512-b64", [OURS, *plain, *GRAPHS, *recipe[:1]]),
-            steps(70, "u1024-b128", [OURS, *plain, *GRAPHS, *best]),
+            steps(105, "c150", [OURS, *plain, *GRAPHS, *recipe, *_ours("cuda", "recipe, cuda"), *ROOFLINE]),
+            steps(70, "u512-b64", [OURS, *plain, *GRAPHS, *recipe[:1]]),
+            steps(85, "u1024-b128", [OURS, *plain, *GRAPHS, *best]),
         ],
         "start": [Command(150, "training", ["--name=start", "--limit=100", "--settings", bfloat16 + with_backend])],
         "seeds": [steps(50, "c150", [alone, f"{alone}, 16 seeds"])],

@@ -49,6 +49,8 @@ SYSTEMS = {
         "cuda float32",
         "blocks bfloat16",
         "blocks float32",
+        "wavefront bfloat16",
+        "wavefront float32",
         "fused bfloat16",
         "fused float32",
         "fused float32 highest",

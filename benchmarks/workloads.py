@@ -48,7 +48,7 @@ VARIANTS = {
 """What differs in config.model from the recipe of configs/c150.py. "best" has the layers of configs/best.py, with the
 dropout rates that 1,024 units give it."""
 
-BACKENDS = ("scan", "fused", "blocks", "native", "cuda")
+BACKENDS = ("scan", "fused", "blocks", "wavefront", "native", "cuda")
 DTYPES = ("float32", "bfloat16")
 
 CHARACTERS_A_CALL = 1000

@@ -42,7 +42,7 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config.model.cell = "lstm"  # or "gru"
     config.model.input_gate = "capped"  # by 1 - f; "own": the plain LSTM's; "coupled": it is 1 - f
     # "auto": "native" (loops in C++) on a CPU with a C++ compiler, else "fused". "scan" is a plain Flax cell, slower;
-    # "blocks" and "cuda" are for GPUs, none of which has run them yet (docs/kernels.md).
+    # "blocks", "wavefront" and "cuda" are for GPUs, none of which has run them yet (docs/kernels.md).
     config.model.backend = "auto"
     config.model.layers = 2
     config.model.units = 150

@@ -15,13 +15,14 @@ os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 import fcntl
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
 from etils import epath
-from jax._src import lru_cache
+from jax._src import compiler, lru_cache
 from ml_collections import ConfigDict
 
 from configs import tiny
@@ -32,6 +33,8 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 ROOT = Path(__file__).parents[1]
+UNOPTIMIZED = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+"""With these XLA compiles for CPUs in a fifth of the time."""
 
 
 def run_folder(factory: pytest.TempPathFactory) -> Path:
@@ -54,6 +57,25 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     path = str(ROOT / "tests" / "helpers" / "keep_programs"), os.environ.get("PYTHONPATH", "")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, path))
     os.environ.pop("LOVECRAFT_CORPUS", None)
+
+
+@pytest.fixture(scope="module")
+def unoptimized() -> Iterator[None]:
+    """Programs that XLA does not optimize, here and in child processes, as compiling takes most of the time of tests.
+
+    For files that compare values within a tolerance, or runs of the same programs, or test what processes do. Files that
+    compare the bits of different programs need those that users have.
+    """
+    options = compiler.get_compile_options
+
+    def with_changes(*args: Any, env_options_overrides: dict[str, Any] | None = None, **more: Any) -> Any:
+        return options(*args, env_options_overrides=UNOPTIMIZED | (env_options_overrides or {}), **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiler, "get_compile_options", with_changes)
+        patch.setenv("XLA_FLAGS", " ".join(f"--{name}={str(value).lower()}" for name, value in UNOPTIMIZED.items()))
+        yield
+    jax.clear_caches()  # of programs that other files would share
 
 
 @pytest.fixture
@@ -92,7 +114,7 @@ def trained(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the first worker that comes by trains for all
         if not folder.exists():
             part = tmp_path_factory.mktemp("trained")
-            done = command("train", "--config=configs/tiny.py", f"--workdir={part / 'run'}")
+            done = command("train", "--config=configs/tiny.py", f"--workdir={part / 'run'}", env={"XLA_FLAGS": ""})
             assert done.returncode == 0, done.stderr
             part.rename(folder)
     return folder / "run"

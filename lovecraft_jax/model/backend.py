@@ -2,7 +2,8 @@
 
 "scan": the cell under nn.scan; every cell has it, and it is the readable reference. The others are for the LSTM:
 "fused": loops written out for XLA (lstm_fused.py, mogrifier.py). "blocks": the same for GPUs, in blocks of time steps
-(lstm_blocks.py). "native": the same loops in C++, for CPUs (native/).
+(lstm_blocks.py). "wavefront": those with all layers in one loop, for which it is not called layer by layer
+(wavefront.py). "native": the loops in C++, for CPUs (native/).
 "cuda": kernels for NVIDIA GPUs (cuda/); a layer of more units than they have room for runs as "fused", and one in
 float32 where JAX's matmuls are asked to be more exact than TF32.
 All take the same parameters and give the same values and gradients, up to the rounding of their operands.

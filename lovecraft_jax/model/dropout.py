@@ -68,6 +68,19 @@ class DropoutMasks(NamedTuple):
     weights: tuple[jax.Array, ...] | None = None
     """[H, G] per layer: on kernel_h, the same for all rows (weight drop, Merity et al. 2018)."""
 
+    def of_layers(self, layers: int) -> list["LayerMasks"]:
+        """The masks of each layer."""
+        kinds = (kind or (None,) * layers for kind in (self.recurrent, self.output, self.weights))
+        return [LayerMasks(*of_layer) for of_layer in zip(*kinds, strict=True)]
+
+
+class LayerMasks(NamedTuple):
+    """The masks of one layer in DropoutMasks."""
+
+    recurrent_BH: jax.Array | None = None
+    output_BH: jax.Array | None = None
+    weights_HG: jax.Array | None = None
+
 
 NO_DROPOUT = DropoutMasks()
 

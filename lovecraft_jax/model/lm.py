@@ -4,7 +4,7 @@ Axes in names: B batch, T time, D features, H units, G gates (4H for the LSTM), 
 L layers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -18,9 +18,10 @@ from lovecraft_jax.model.adaptive_softmax import AdaptiveSoftmax
 from lovecraft_jax.model.backend import resolve_backend, run_layer
 from lovecraft_jax.model.cell import Cell, LayerCarry
 from lovecraft_jax.model.cells import cell_class
-from lovecraft_jax.model.dropout import NO_DROPOUT, DropoutMasks, DropoutRates, draw_masks
+from lovecraft_jax.model.dropout import NO_DROPOUT, DropoutMasks, DropoutRates, LayerMasks, draw_masks
 from lovecraft_jax.model.layer_input import LayerInput, Tokens
 from lovecraft_jax.model.matmul import add_bias, dense
+from lovecraft_jax.model.wavefront import run_wavefront
 from lovecraft_jax.runtime.errors import UserError
 
 Carry = tuple[LayerCarry, ...]
@@ -110,19 +111,25 @@ class LanguageModel(nn.Module):
     def hidden(self, carry: Carry, x_BT: jax.Array, masks: DropoutMasks = NO_DROPOUT) -> tuple[Carry, jax.Array]:
         """The carry after ids [B, T], and the hidden states after each, [T, B, H]: the outputs of the last layer, with
         `skip` those of all layers side by side."""
-        recurrent, output, weights = (
-            kind or (None,) * self.layers for kind in (masks.recurrent, masks.output, masks.weights)
-        )
         table_VD = self.embedding if self.embed else None
         tokens = Tokens(x_BT.T, self.vocab_size, table_VD, masks.embedding, masks.input)
+        run = run_wavefront if self.backend == "wavefront" else self._run_layers
+        new_carry, outputs = run(self.cells, carry, tokens, self.skip, masks.of_layers(self.layers))
+        return tuple(new_carry), jnp.concatenate(outputs, axis=-1) if self.skip else outputs[-1]
+
+    def _run_layers(
+        self, cells: Sequence[Cell], carry: Carry, tokens: Tokens, skip: bool, masks: Sequence[LayerMasks]
+    ) -> tuple[list[LayerCarry], list[jax.Array]]:
         new_carry: list[LayerCarry] = []
         outputs: list[jax.Array] = []
-        for n, (cell, layer_carry) in enumerate(zip(self.cells, carry, strict=True)):
-            inputs = LayerInput(outputs[-1] if n else None, tokens if n == 0 or self.skip else None)
-            layer_carry, h_TBH = run_layer(cell, layer_carry, inputs, self.backend, recurrent[n], weights[n])
-            outputs.append(h_TBH if (mask_BH := output[n]) is None else h_TBH * mask_BH[None])
+        for n, (cell, layer_carry, (recurrent_BH, output_BH, weights_HG)) in enumerate(
+            zip(cells, carry, masks, strict=True)
+        ):
+            inputs = LayerInput(outputs[-1] if n else None, tokens if n == 0 or skip else None)
+            layer_carry, h_TBH = run_layer(cell, layer_carry, inputs, self.backend, recurrent_BH, weights_HG)
+            outputs.append(h_TBH if output_BH is None else h_TBH * output_BH[None])
             new_carry.append(layer_carry)
-        return tuple(new_carry), jnp.concatenate(outputs, axis=-1) if self.skip else outputs[-1]
+        return new_carry, outputs
 
     def logits(self, hidden_TBH: jax.Array) -> jax.Array:
         """The logits of the next token after hidden states [T, B, H]: [B, T, V], float32."""

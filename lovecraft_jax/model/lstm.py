@@ -48,7 +48,7 @@ class LSTMCell(Cell):
 
     label = "LSTM"
     gates = 4
-    backends = ("scan", "fused", "blocks", "native", "cuda")
+    backends = ("scan", "fused", "blocks", "wavefront", "native", "cuda")
     input_gate = "own"
 
     def setup(self) -> None:

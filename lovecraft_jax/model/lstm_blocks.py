@@ -20,7 +20,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lovecraft_jax.model.dropout import drop
 from lovecraft_jax.model.lstm_step import (
     Form,
     LoopGrads,
@@ -58,20 +57,22 @@ class _Step(NamedTuple):
 
 def forward_loop(params: LoopParams, gates_x_TBG: jax.Array, carry: LSTMCarry, form: Form) -> SavedSteps:
     """All time steps forward: lstm_fused.forward_loop's results."""
-    (T, B, G), H = gates_x_TBG.shape, len(params.kernel_h_HG)
-    P, N, scaled = _padded(H, form), G // H, scale_and_shift(H, G // H)
+    (T, B, G), (c_BH, h_BH) = gates_x_TBG.shape, carry
+    (F, _), H = params.kernel_h_HG.shape, c_BH.shape[-1]
+    P, N, scaled = _padded(F, form), G // H, scale_and_shift(H, G // H)
     split = functools.partial(split_gates, units=H)
-    kernel_PG = jnp.pad(params.kernel_h_HG.astype(form.dtype), ((0, P - H), (0, 0)))
+    kernel_PG = jnp.pad(params.kernel_h_HG.astype(form.dtype), ((0, P - F), (0, 0)))
 
     def operand(h_BH: jax.Array) -> jax.Array:
-        return _pad(drop(h_BH, params.recurrent_BH), P).astype(form.dtype)
+        return _pad(params.operand(h_BH), P).astype(form.dtype)
 
     def step(t: jax.Array, carried: LSTMCarry) -> tuple[LSTMCarry, _Step]:
         c_BP, h_BP = carried
         z_BG = _end_kernel(dot(h_BP, kernel_PG, form.dtype)) + at(gates_x_TBG, t)
-        z_BG, inverse_BN = _norm(z_BG, N, form)
+        z_BG, inverse_BN = _norm(z_BG, N * form.layers, form)
         # Each gate on its own, so that this is one kernel, without one before it for all gates.
-        gates = [z_BH if inverse_BN is None else z_BH * inverse_BN[:, n : n + 1] for n, z_BH in enumerate(split(z_BG))]
+        inverses = [None] * N if inverse_BN is None else jnp.split(inverse_BN, N, axis=-1)
+        gates = [_normal(z_BH, inverse_BL) for z_BH, inverse_BL in zip(split(z_BG), inverses, strict=True)]
         if params.scale_G is not None:
             gates = [gate_BH * scale_1H for gate_BH, scale_1H in zip(gates, split(params.scale_G[None]), strict=True)]
         gates = [gate_BH + bias_1H for gate_BH, bias_1H in zip(gates, split(params.bias_G[None]), strict=True)]
@@ -95,11 +96,10 @@ def forward_loop(params: LoopParams, gates_x_TBG: jax.Array, carry: LSTMCarry, f
             SavedSteps(gates_UBG, steps.c_BH, steps.h_BH, steps.inverse_BN),
         )
 
-    inverse_TBN = None if params.scale_G is None else jnp.zeros((T, B, N))
+    inverse_TBN = None if params.scale_G is None else jnp.zeros((T, B, N * form.layers))
     empty = SavedSteps(
         jnp.zeros((T, B, G), form.dtype), jnp.zeros((T, B, H)), jnp.zeros((T, B, H), form.dtype), inverse_TBN
     )
-    c_BH, h_BH = carry
     return _over_blocks(T, step, (_pad(c_BH, P), operand(h_BH)), save, empty)[1]
 
 
@@ -114,7 +114,8 @@ def backward_loop(
     """All time steps backward: lstm_fused.backward_loop's results."""
     saved_TBG, c_TBH, _, inverse_TBN = steps
     (T, B, G), H = saved_TBG.shape, c_TBH.shape[-1]
-    P, N = _padded(H, form), G // H
+    F, N = len(params.kernel_h_HG), G // H
+    P = _padded(F, form)
     kernel_GP = lax.optimization_barrier(_pad(params.kernel_h_HG.T.astype(form.dtype), P))
     last_c_grad_BH, last_h_grad_BH = last_grad
     h_grad_TBH = h_grad_TBH.at[-1].add(last_h_grad_BH)
@@ -131,7 +132,7 @@ def backward_loop(
         now = jax.tree.map(lambda all_T: at(all_T, t)[None], steps)
         c_before_BH = jnp.where(t == 0, first_c_BH, at(c_TBH, jnp.maximum(t - 1, 0)))
         factors = factors_of(params, c_before_BH, now, form)
-        h_grad_BH = at(h_grad_TBH, t) + drop(recurrent_BP[:, :H], params.recurrent_BH)
+        h_grad_BH = at(h_grad_TBH, t) + params.operand_backward(recurrent_BP[:, :F], H)
         c_grad_BH += h_grad_BH * factors.h_to_c_TBH[0]
         *before_o, o = split_gates(factors.dz_TBG[0], H)
         grads = [*(c_grad_BH * factor_BH for factor_BH in before_o), h_grad_BH * o]
@@ -190,8 +191,9 @@ def _end_kernel(results: Any) -> Any:
 
 
 def _norm(z_BG: jax.Array, N: int, form: Form) -> tuple[jax.Array, jax.Array | None]:
-    """normalization.normalise_gates up to its last multiplication: the gates, centred for a norm that does so, and what
-    they are to be multiplied by [B, N]. The sums are kernels, everything else is left to the one that activates."""
+    """normalization.normalise_gates up to its last multiplication: the gates, N of all layers side by side, centred for
+    a norm that does so, and what they are to be multiplied by [B, N]. The sums are kernels, everything else is left to
+    the one that activates."""
     if form.norm == "none":
         return z_BG, None
     z_BNH = z_BG.reshape(len(z_BG), N, -1)

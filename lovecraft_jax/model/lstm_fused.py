@@ -56,16 +56,16 @@ def _backward(form: Form, saved: Saved, cotangents: tuple[LSTMCarry, jax.Array])
     # early and keeps them in memory.
     saved, cotangents = lax.optimization_barrier((saved, cotangents))
     params, (first_c_BH, first_h_BH), steps = saved
-    kernel_h_HG, mask_BH = params.kernel_h_HG, params.recurrent_BH
-    H, G = kernel_h_HG.shape
+    kernel_h_HG, G = params.kernel_h_HG, len(params.bias_G)
     loop = _backward_in_cpp if form.in_cpp else lstm_blocks.backward_loop if form.in_blocks else backward_loop
     grads = loop(params, first_c_BH, steps, *cotangents, form)
     h_before_TBH = jnp.concatenate([first_h_BH[None], steps.h_TBH[:-1].astype(jnp.float32)])
     # Flattened before the matmul: contracting over [T, B], XLA would first transpose a copy of the whole gradient.
-    h_before_NH = drop(h_before_TBH, None if mask_BH is None else mask_BH[None]).reshape(-1, H)
+    h_before_NF = params.operand(h_before_TBH).reshape(-1, len(kernel_h_HG))
     grad_NG = grads.gates_TBG.reshape(-1, G)
-    carry_grad = grads.c_BH, drop(dot(grads.gates_TBG[0], kernel_h_HG.T, form.dtype), mask_BH)
-    kernel_grad_HG = ops.matmul_tn(h_before_NH, grad_NG) if form.in_cpp else dot(h_before_NH.T, grad_NG, form.dtype)
+    operand_grad_BF = dot(grads.gates_TBG[0], kernel_h_HG.T, form.dtype)
+    carry_grad = grads.c_BH, params.operand_backward(operand_grad_BF, first_h_BH.shape[-1])
+    kernel_grad_HG = ops.matmul_tn(h_before_NF, grad_NG) if form.in_cpp else dot(h_before_NF.T, grad_NG, form.dtype)
     bias_grad_G = sum_rows(grad_NG.astype(jnp.float32)) if grads.bias_G is None else grads.bias_G
     gates_x_grad_TBG = grads.gates_TBG.astype(jnp.float32)
     return LoopParams(kernel_grad_HG, bias_grad_G, grads.scale_G), gates_x_grad_TBG, carry_grad

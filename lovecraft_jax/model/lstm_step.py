@@ -12,23 +12,43 @@ LSTMCarry = tuple[jax.Array, jax.Array]
 
 class Form(NamedTuple):
     """What a layer computes, beyond its parameters: settings of config.model. The loops run in C++ with `in_cpp`, in
-    blocks of time steps (lstm_blocks.py) with `in_blocks`."""
+    blocks of time steps (lstm_blocks.py) with `in_blocks`, there also for several `layers` side by side
+    (wavefront.py)."""
 
     dtype: jnp.dtype
     input_gate: str = "own"
     norm: str = "none"
     in_cpp: bool = False
     in_blocks: bool = False
+    layers: int = 1
 
 
 class LoopParams(NamedTuple):
     """The parameters of the recurrence: kernel_h, the bias, the scale of a norm of the gates, and the dropout mask on h
-    before the matmul with kernel_h."""
+    before the matmul with kernel_h. Layers side by side take the first values of h a second time, as the input of the
+    layers above, where that has a mask of its own: then kernel_h has rows, and the mask columns, for both."""
 
     kernel_h_HG: jax.Array
     bias_G: jax.Array
     scale_G: jax.Array | None = None
     recurrent_BH: jax.Array | None = None
+
+    def operand(self, h: jax.Array) -> jax.Array:
+        """What the matmul with kernel_h takes of h [..., B, H]."""
+        mask_BH, H = self.recurrent_BH, h.shape[-1]
+        if mask_BH is None:
+            return h
+        if (wide := mask_BH.shape[-1]) > H:
+            h = jnp.concatenate([h, h[..., : wide - H]], axis=-1)
+        return h * jnp.expand_dims(mask_BH, range(h.ndim - 2))
+
+    def operand_backward(self, grad: jax.Array, units: int) -> jax.Array:
+        """The gradient of h [B, H], where H is `units`, from that of its `operand`."""
+        if self.recurrent_BH is None:
+            return grad
+        grad *= self.recurrent_BH
+        own, again = grad[:, :units], grad[:, units:]
+        return own + jnp.pad(again, ((0, 0), (0, 2 * units - grad.shape[-1]))) if again.size else own
 
 
 class SavedSteps(NamedTuple):

@@ -145,6 +145,23 @@ def test_in_blocks_a_time_step_on_a_gpu_is_one_matmul_few_kernels_and_no_copy(se
         assert loop.per_step(T) < (5 if config.model.norm == "rms_gates" else 3)
 
 
+@pytest.mark.parametrize("settings", [{}, {"model.norm": "rms_gates"}], ids=str)
+def test_as_a_wavefront_all_layers_on_a_gpu_are_one_loop_of_about_as_many_kernels_as_a_layer(
+    settings: dict[str, Any],
+) -> None:
+    one = _find("h100:1")
+    config = Config.of(c150.get_config("plain")).replace(
+        **{"train.steps": STEPS, "train.eval_every": STEPS, "model.backend": "wavefront"} | settings
+    )
+    T = config.data.seq_len - 1  # in the first and in the last time step one layer runs
+    loops = [loop for loop in ahead.compile_config(config, V, STEPS, one).loops if "matmul" in loop.operations]
+    assert len(loops) == 2
+    for loop in loops:
+        assert set(loop.operations) == {"matmul", "kernel", "counter"}
+        assert loop.operations["matmul"] * loop.iterations == T
+        assert loop.per_step(T) < (5 if config.model.norm == "rms_gates" else 4)
+
+
 def _find(name: str) -> Topology:
     try:
         return find(name)
