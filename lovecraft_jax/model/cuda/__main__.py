@@ -19,6 +19,7 @@ LAYERS = {
     "c150, float32": (LayerForm(150, "rms_gates", "capped", dtype="float32"), 64),
     "bpe, words, float32": (LayerForm(256, "rms_gates", "capped", mask=True, dtype="float32"), 64),
     "448 units, float32": (LayerForm(448, "rms_gates", "capped", mask=True, dtype="float32"), 64),
+    "512 units, float32": (LayerForm(512, "rms_gates", "capped", mask=True, dtype="float32"), 64),
     "512 units, plain": (LayerForm(512), 64),
     "c512": (LayerForm(512, "rms_gates", "capped", mask=True), 64),
     "1,024 units, plain": (LayerForm(1024), 128),

@@ -9,11 +9,11 @@ NORMS = {"none": 0, "layer_gates": 1, "rms_gates": 2}
 """Both by their numbers in kernels/config.h."""
 SUMS = {"none": 0, "layer_gates": 8, "rms_gates": 4}
 """Sums over the units that a norm needs for each row."""
-CLUSTER_UNITS = 512
+CLUSTER_UNITS = {"bfloat16": 512, "float32": 448}
 """Up to so many units the blocks of a cluster hold the recurrent matrix, where the GPU has clusters; beyond it, and on
 other GPUs, those of a group, which exchange through L2."""
-MOST_UNITS, MOST_UNITS_FLOAT32_IN_CLUSTERS = 1024, 448
-"""Beyond 448 units in float32, a cluster's blocks have no room for the matrix and the state."""
+MOST_UNITS = 1024
+"""So many at most, in 32 blocks of a group; fewer where they have no room for the matrix."""
 LEAST_MULTIPROCESSORS = 32
 """With fewer, as a part of an H100 (MIG) may have, it has no room for clusters of 16 blocks."""
 BLOCK_UNITS = 32
@@ -182,7 +182,7 @@ def divisions(form: LayerForm, rows: int, gpu: Gpu = H100) -> list[Division]:
     """Returns the divisions among which `choose_division` chooses, those with the most blocks first."""
     if form.units > max_units(form.dtype, gpu):
         return []
-    if gpu.has_clusters and form.units <= CLUSTER_UNITS:
+    if gpu.has_clusters and form.units <= CLUSTER_UNITS[form.dtype]:
         return _divide_among_clusters(form, rows, gpu)
     return _divide_among_groups(form, gpu)
 
@@ -190,8 +190,6 @@ def divisions(form: LayerForm, rows: int, gpu: Gpu = H100) -> list[Division]:
 @functools.cache
 def max_units(dtype: str, gpu: Gpu = H100) -> int:
     """Returns the most units of a layer for which the kernels have room, with any norm and any batch."""
-    if gpu.has_clusters:
-        return MOST_UNITS if dtype == "bfloat16" else MOST_UNITS_FLOAT32_IN_CLUSTERS
     sizes = range(BLOCK_UNITS, MOST_UNITS + 1, BLOCK_UNITS)
     fits = (units for units in sizes if _divide_among_groups(LayerForm(units, "layer_gates", dtype=dtype), gpu))
     return max(fits, default=0)
@@ -230,12 +228,13 @@ def _divide_among_clusters(form: LayerForm, rows: int, gpu: Gpu) -> list[Divisio
 
 
 def _divide_among_groups(form: LayerForm, gpu: Gpu) -> list[Division]:
-    """Returns the divisions that fit into a multiprocessor, by their rows; those on an H100 always have 32."""
+    """Returns the divisions that fit into a multiprocessor, by their rows: in bfloat16 on an H100 32, which were tried
+    there."""
     units, is_small, found = form.units, form.units <= 256, []
     padded = _round_up(units, 32 if units <= 160 else 64 if is_small or form.dtype == "float32" else 128)
     blocks, width = padded // BLOCK_UNITS, _width(True, padded)
     for row_tiles, registers in KEPT_REGISTERS[form.dtype].items():
-        if gpu.has_clusters and row_tiles < 4:
+        if gpu.has_clusters and form.dtype == "bfloat16" and row_tiles < 4:
             continue
         plan = functools.partial(_plan, form, padded, blocks, row_tiles, True)
         # A pair takes 16 registers forward and 8 backward, and twice as many where a warp has twice as many units.
