@@ -20,7 +20,7 @@ template <class V> V joined(const std::vector<reference::Problem>& all, V refere
 int main(int, char** argv) {
   using reference::Problem;
   const int T = atoi(argv[1]), B = atoi(argv[2]), members = atoi(argv[3]), seed = atoi(argv[4]);
-  constexpr int HP = Forward::HP;
+  constexpr int HP = Forward::PADDED;
   constexpr bool SAVES = Forward::SAVES;
   std::vector<Problem> all;
   for (int n = 0; n < members; n++) all.push_back(reference::make(T, B, 7 + n));
@@ -34,16 +34,16 @@ int main(int, char** argv) {
   std::vector<Value> h(N, to_value(NAN)), state(h), gates(4 * N, to_value(NAN)), dz(gates), dy(gates);
   std::vector<float> c(members * one_c, NAN), dc0(members * (size_t)B * HP, NAN);
   std::vector<float> inverse(members * 4 * (size_t)T * B, NAN);
-  constexpr int SCRATCH = 32 + Forward::C * Forward::NB * Forward::SUMS;
-  std::vector<uint32_t> scratch((size_t)members * B / Forward::NB * SCRATCH), scratch_backward(scratch);
+  constexpr int SCRATCH = 32 + Forward::BLOCKS * Forward::ROWS * Forward::SUMS;
+  std::vector<uint32_t> scratch((size_t)members * B / Forward::ROWS * SCRATCH), scratch_backward(scratch);
   const FwdArgs f{weights.data(), scale.data(), bias.data(), mask.data(), gates_x.data(), c0.data(),
                   h0.data(),      h.data(),     SAVES ? gates.data() : nullptr,           c.data(),
                   state.data(),   SAVES ? inverse.data() : nullptr,       scratch.data(), T, B, 0, 0};
   bool wrong = false;
   for (int member = 0; member < members; member++) {
     using F = Forward;
-    for (int group = 0; group < B / F::NB; group++)
-      cpu::run([&] { lstm_forward(f); }, F::C, F::THREADS, F::SMEM, group * F::C, member, seed);
+    for (int group = 0; group < B / F::ROWS; group++)
+      cpu::run([&] { lstm_forward(f); }, F::BLOCKS, F::THREADS, F::SMEM, group * F::BLOCKS, member, seed);
     const auto want = reference::run(all[member], 0, B);
     const size_t first = member * one;
     // Without SAVES, c is that of the last time step.
@@ -56,8 +56,8 @@ int main(int, char** argv) {
                     c.data(),       c0.data(),      dh.data(),      dc_last.data(), dh_last.data(), dz.data(),
                     dy.data(),      dc0.data(),     scratch_backward.data(), T, B, 0, 0};
     using G = Backward;
-    for (int group = 0; group < B / G::NB; group++)
-      cpu::run([&] { lstm_backward(b); }, G::C, G::THREADS, G::SMEM, group * G::C, member, seed + 1);
+    for (int group = 0; group < B / G::ROWS; group++)
+      cpu::run([&] { lstm_backward(b); }, G::BLOCKS, G::THREADS, G::SMEM, group * G::BLOCKS, member, seed + 1);
     errors.push_back(reference::error(want.dz, &dz[4 * first], T, B, 0, B, 4 * HP));
     errors.push_back(F::NORM ? reference::error(want.dy, &dy[4 * first], T, B, 0, B, 4 * HP) : 0.0);
     errors.push_back(reference::error(want.dc0, &dc0[(size_t)member * B * HP], 1, B, 0, B, HP));

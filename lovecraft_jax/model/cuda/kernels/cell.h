@@ -45,15 +45,15 @@ struct Place {
   int member, rank, row0, unit0, first_row, first_step;
 };
 template <class F, class A> HD Place make_place(const A& a, int block, int rank, int member) {
-  const int row0 = block / F::C * F::NB;
-  return Place{member, rank, row0, rank * F::UC, member * a.B + row0, member * a.T};
+  const int row0 = block / F::BLOCKS * F::ROWS;
+  return Place{member, rank, row0, rank * F::BLOCK_UNITS, member * a.B + row0, member * a.T};
 }
-// Index of an element in [T, B, HP], and in [B, HP].
+// Index of an element in [T, B, P], and in [B, P].
 template <class F, class A> HD size_t at(const A& a, const Place& p, int step, int row, int unit) {
-  return ((size_t)(p.first_step + step) * a.B + p.row0 + row) * F::HP + p.unit0 + unit;
+  return ((size_t)(p.first_step + step) * a.B + p.row0 + row) * F::PADDED + p.unit0 + unit;
 }
 template <class F> HD size_t at_start(const Place& p, int row, int unit) {
-  return (size_t)(p.first_row + row) * F::HP + p.unit0 + unit;
+  return (size_t)(p.first_row + row) * F::PADDED + p.unit0 + unit;
 }
 // Where the CTA's rows begin in [T, B, WIDTH].
 template <int WIDTH, class A> HD size_t rows_at(const A& a, const Place& p, int step) {
@@ -118,55 +118,57 @@ template <class F> HD float4 cell_backward(float4 gates, float c, float c_before
 
 // A thread's state between phases; on the device all of it is in registers.
 template <class F> struct FwdState {
-  float acc[F::JA][F::MT][F::NT][4];
-  float c[F::EPT], h[F::EPT], mask[F::EPT];
-  float4 z[F::EPT];
-  Gates x[F::EPT], gates[F::EPT];
+  float acc[F::CHAINS][F::TILES][F::ROW_TILES][4];
+  float c[F::OWNED], h[F::OWNED], mask[F::OWNED];
+  float4 z[F::OWNED];
+  Gates x[F::OWNED], gates[F::OWNED];
 };
 template <class F> struct BwdState {
-  float acc[F::JA][F::MT][F::NT][4];
-  float c[F::EPT], c_before[F::EPT], dc[F::EPT], dh[F::EPT], mask[F::EPT];
-  float4 dy[F::EPT], inverse[F::EPT];
-  Gates gates[F::EPT], next_gates[F::EPT];
-  float next_c_before[F::EPT], next_dh[F::EPT];
+  float acc[F::CHAINS][F::TILES][F::ROW_TILES][4];
+  float c[F::OWNED], c_before[F::OWNED], dc[F::OWNED], dh[F::OWNED], mask[F::OWNED];
+  float4 dy[F::OWNED], inverse[F::OWNED];
+  Gates gates[F::OWNED], next_gates[F::OWNED];
+  float next_c_before[F::OWNED], next_dh[F::OWNED];
 };
 
 // The sum of a warp's part of K for element e and, forward, a gate.
 template <class F, class S> HD float accumulated(const S& s, int e, int gate) {
-  constexpr int P = F::BWD ? 4 * F::NT : 2 * F::NT;
-  int m = F::BWD ? e / P : (2 * (e / P) + (gate >> 1)) % F::MT, nt = (F::BWD ? e >> 2 : e >> 1) % F::NT;
+  constexpr int P = F::BWD ? 4 * F::ROW_TILES : 2 * F::ROW_TILES;
+  int m = F::BWD ? e / P : (2 * (e / P) + (gate >> 1)) % F::TILES, nt = (F::BWD ? e >> 2 : e >> 1) % F::ROW_TILES;
   int r = F::BWD ? e & 3 : (gate & 1) * 2 + (e & 1);
-  return F::JA == 2 ? s.acc[0][m][nt][r] + s.acc[F::JA - 1][m][nt][r] : s.acc[0][m][nt][r];
+  return F::CHAINS == 2 ? s.acc[0][m][nt][r] + s.acc[F::CHAINS - 1][m][nt][r] : s.acc[0][m][nt][r];
 }
-template <class F, class S> HD void write_partial(const S& s, const Thread& t, float* red) {
-  UNROLL for (int e = 0; e < F::E; e++)
+template <class F, class S> HD void write_partial(const S& s, const Thread& t, float* partial) {
+  UNROLL for (int e = 0; e < F::ELEMENTS; e++)
     UNROLL for (int gate = 0; gate < (F::BWD ? 1 : 4); gate++)
-      red[red_index<F>(t, t.ks, e, gate)] = accumulated<F>(s, e, gate);
+      partial[partial_index<F>(t, t.split, e, gate)] = accumulated<F>(s, e, gate);
 }
 // The sum over all of K for a thread's n-th element.
-template <class F, class S> HD float total(const S& s, const Thread& t, const float* red, int n, int gate) {
-  if (F::KS == 1) return accumulated<F>(s, n, gate);
+template <class F, class S> HD float total(const S& s, const Thread& t, const float* partial, int n, int gate) {
+  if (F::SPLITS == 1) return accumulated<F>(s, n, gate);
   float v = 0;
-  UNROLL for (int ks = 0; ks < F::KS; ks++) v += red[red_index<F>(t, ks, t.ks * F::EPT + n, gate)];
+  UNROLL for (int split = 0; split < F::SPLITS; split++)
+    v += partial[partial_index<F>(t, split, t.split * F::OWNED + n, gate)];
   return v;
 }
 
-// Scale and bias of the CTA's units, [2, UC] gates each; forward without a norm the bias alone, as the second half.
+// Scale and bias of the CTA's units, [2, BLOCK_UNITS] gates each; forward without a norm the bias alone, as the second
+// half.
 template <class F> HD float4 scale_of(const float* affine, int unit) { return *(const float4*)(affine + 4 * unit); }
 template <class F> HD float4 bias_of(const float* affine, int unit) {
-  return *(const float4*)(affine + 4 * (unit + (F::NORM == NO_NORM ? 0 : F::UC)));
+  return *(const float4*)(affine + 4 * (unit + (F::NORM == NO_NORM ? 0 : F::BLOCK_UNITS)));
 }
 template <class F, class A> HD void fill_affine(const Thread& t, const A& a, const Place& p, float* affine) {
   if (F::AFFINE == 0) return;
-  for (int i = t.tid; i < 4 * F::UC; i += F::THREADS) {
-    const size_t from = 4 * ((size_t)p.member * F::HP + p.unit0) + i;
+  for (int i = t.tid; i < 4 * F::BLOCK_UNITS; i += F::THREADS) {
+    const size_t from = 4 * ((size_t)p.member * F::PADDED + p.unit0) + i;
     if (F::NORM != NO_NORM) affine[i] = a.scale[from];
-    affine[i + (F::NORM == NO_NORM ? 0 : 4 * F::UC)] = a.bias[from];
+    affine[i + (F::NORM == NO_NORM ? 0 : 4 * F::BLOCK_UNITS)] = a.bias[from];
   }
 }
 template <class F, class S, class A> HD void load_mask(S& s, const Thread& t, const A& a, const Place& p) {
-  UNROLL for (int n = 0; n < F::EPT; n++) {
-    int e = t.ks * F::EPT + n;
+  UNROLL for (int n = 0; n < F::OWNED; n++) {
+    int e = t.split * F::OWNED + n;
     s.mask[n] = F::MASK ? a.mask[at_start<F>(p, row_of<F>(t, e), unit_of<F>(t, e))] : 1.0f;
   }
 }
@@ -183,11 +185,11 @@ template <class F> HD float norm_term(const BwdState<F>& s, const Thread&, int n
 // One of the sums over all units of a row, from those of the ranks.
 template <class F> HD float norm_total(const float* sums, int row, int sum) {
   float v = 0;
-  UNROLL for (int rank = 0; rank < F::RANKS; rank++) v += sums[(rank * F::NB + row) * F::SUMS + sum];
+  UNROLL for (int rank = 0; rank < F::RANKS; rank++) v += sums[(rank * F::ROWS + row) * F::SUMS + sum];
   return v;
 }
 template <class F> HD float4 norm_mean(const float* sums, int row, int first) {  // of four gates
-  constexpr float SHARE = 1.0f / F::H;
+  constexpr float SHARE = 1.0f / F::UNITS;
   return float4{norm_total<F>(sums, row, first) * SHARE, norm_total<F>(sums, row, first + 1) * SHARE,
                 norm_total<F>(sums, row, first + 2) * SHARE, norm_total<F>(sums, row, first + 3) * SHARE};
 }
@@ -206,31 +208,31 @@ template <class F> HD float4 norm_inverse(const float* sums, int row, float4& me
 // Forward: all threads copy h0, scale and bias into shared memory.
 template <class F>
 HD void fwd_fill(const Thread& t, const FwdArgs& a, const Place& p, Value* state, float* affine) {
-  for (int i = t.tid; i < F::NB * F::HP; i += F::THREADS) {
-    size_t from = (size_t)p.first_row * F::HP + i;
-    state[(i / F::HP) * F::LD + i % F::HP] = to_operand(F::MASK ? a.h0[from] * a.mask[from] : a.h0[from]);
+  for (int i = t.tid; i < F::ROWS * F::PADDED; i += F::THREADS) {
+    size_t from = (size_t)p.first_row * F::PADDED + i;
+    state[(i / F::PADDED) * F::STRIDE + i % F::PADDED] = to_operand(F::MASK ? a.h0[from] * a.mask[from] : a.h0[from]);
   }
   fill_affine<F>(t, a, p, affine);
 }
 template <class F>
 HD void fwd_prefetch(FwdState<F>& s, const Thread& t, const FwdArgs& a, const Place& p, int step) {
-  UNROLL for (int n = 0; n < F::EPT; n++) {
-    int e = t.ks * F::EPT + n;
+  UNROLL for (int n = 0; n < F::OWNED; n++) {
+    int e = t.split * F::OWNED + n;
     s.x[n] = *(const Gates*)(a.gates_x + 4 * at<F>(a, p, step, row_of<F>(t, e), unit_of<F>(t, e)));
   }
 }
 template <class F> HD void fwd_start(FwdState<F>& s, const Thread& t, const FwdArgs& a, const Place& p) {
-  UNROLL for (int n = 0; n < F::EPT; n++) {
-    int e = t.ks * F::EPT + n;
+  UNROLL for (int n = 0; n < F::OWNED; n++) {
+    int e = t.split * F::OWNED + n;
     s.c[n] = a.c0[at_start<F>(p, row_of<F>(t, e), unit_of<F>(t, e))];
   }
   load_mask<F>(s, t, a, p);
   fwd_prefetch<F>(s, t, a, p, 0);
 }
-template <class F> HD void fwd_gates(FwdState<F>& s, const Thread& t, const float* red) {
-  UNROLL for (int n = 0; n < F::EPT; n++) {
-    float4 sum = {total<F>(s, t, red, n, 0), total<F>(s, t, red, n, 1), total<F>(s, t, red, n, 2),
-                  total<F>(s, t, red, n, 3)};
+template <class F> HD void fwd_gates(FwdState<F>& s, const Thread& t, const float* partial) {
+  UNROLL for (int n = 0; n < F::OWNED; n++) {
+    float4 sum = {total<F>(s, t, partial, n, 0), total<F>(s, t, partial, n, 1), total<F>(s, t, partial, n, 2),
+                  total<F>(s, t, partial, n, 3)};
     s.z[n] = add(sum, unpack(s.x[n]));
   }
 }
@@ -238,8 +240,8 @@ template <class F> HD void fwd_gates(FwdState<F>& s, const Thread& t, const floa
 template <class F>
 HD void fwd_cell(FwdState<F>& s, const Thread& t, const float* affine, const float* sums, Value* next, int unit0,
                  int ld) {
-  UNROLL for (int n = 0; n < F::EPT; n++) {
-    int e = t.ks * F::EPT + n, unit = unit_of<F>(t, e), row = row_of<F>(t, e);
+  UNROLL for (int n = 0; n < F::OWNED; n++) {
+    int e = t.split * F::OWNED + n, unit = unit_of<F>(t, e), row = row_of<F>(t, e);
     float4 gates, bias = bias_of<F>(affine, unit);
     if (F::NORM == NO_NORM) {
       gates = activate(add(s.z[n], bias));
@@ -256,8 +258,8 @@ HD void fwd_cell(FwdState<F>& s, const Thread& t, const float* affine, const flo
 }
 template <class F>
 HD void fwd_store(const FwdState<F>& s, const Thread& t, const FwdArgs& a, const Place& p, int step) {
-  UNROLL for (int n = 0; n < F::EPT; n++) {
-    int e = t.ks * F::EPT + n;
+  UNROLL for (int n = 0; n < F::OWNED; n++) {
+    int e = t.split * F::OWNED + n;
     size_t i = at<F>(a, p, step, row_of<F>(t, e), unit_of<F>(t, e));
     if (F::STORES_H) a.h[i] = to_value(s.h[n]);
     if (F::SAVES) {
@@ -271,24 +273,24 @@ HD void fwd_store(const FwdState<F>& s, const Thread& t, const FwdArgs& a, const
 // Saves the norm's inverse of the rows, by the CTA of rank 0.
 template <class F>
 HD void fwd_store_inverse(const Thread& t, const FwdArgs& a, const Place& p, const float* sums, int step) {
-  if (F::NORM == NO_NORM || !F::SAVES || p.rank != 0 || t.tid >= F::NB) return;
+  if (F::NORM == NO_NORM || !F::SAVES || p.rank != 0 || t.tid >= F::ROWS) return;
   float4 mean, inverse = norm_inverse<F>(sums, t.tid, mean);
   *(float4*)(a.inverse + rows_at<4>(a, p, step) + 4 * t.tid) = inverse;
 }
 
 template <class F>
 HD void bwd_prefetch(BwdState<F>& s, const Thread& t, const BwdArgs& a, const Place& p, int step) {
-  UNROLL for (int n = 0; n < F::EPT; n++) {
-    int e = t.ks * F::EPT + n, row = row_of<F>(t, e), unit = unit_of<F>(t, e);
+  UNROLL for (int n = 0; n < F::OWNED; n++) {
+    int e = t.split * F::OWNED + n, row = row_of<F>(t, e), unit = unit_of<F>(t, e);
     size_t i = at<F>(a, p, step, row, unit);
     s.next_gates[n] = *(const Gates*)(a.gates + 4 * i);
-    s.next_c_before[n] = step ? a.c[i - (size_t)a.B * F::HP] : a.c0[at_start<F>(p, row, unit)];
+    s.next_c_before[n] = step ? a.c[i - (size_t)a.B * F::PADDED] : a.c0[at_start<F>(p, row, unit)];
     s.next_dh[n] = widen(a.dh[i]);
   }
 }
 // What was prefetched is now this time step's.
 template <class F> HD void bwd_advance(BwdState<F>& s) {
-  UNROLL for (int n = 0; n < F::EPT; n++) {
+  UNROLL for (int n = 0; n < F::OWNED; n++) {
     s.c[n] = s.c_before[n];
     s.c_before[n] = s.next_c_before[n];
     s.gates[n] = s.next_gates[n];
@@ -296,27 +298,27 @@ template <class F> HD void bwd_advance(BwdState<F>& s) {
   }
 }
 template <class F> HD void bwd_start(BwdState<F>& s, const Thread& t, const BwdArgs& a, const Place& p) {
-  UNROLL for (int n = 0; n < F::EPT; n++) {
-    int e = t.ks * F::EPT + n, row = row_of<F>(t, e), unit = unit_of<F>(t, e);
+  UNROLL for (int n = 0; n < F::OWNED; n++) {
+    int e = t.split * F::OWNED + n, row = row_of<F>(t, e), unit = unit_of<F>(t, e);
     s.dc[n] = a.dc_last[at_start<F>(p, row, unit)];
     s.c_before[n] = a.c[at<F>(a, p, a.T - 1, row, unit)];
   }
   load_mask<F>(s, t, a, p);
   bwd_prefetch<F>(s, t, a, p, a.T - 1);
   bwd_advance<F>(s);
-  UNROLL for (int n = 0; n < F::EPT; n++) {
-    int e = t.ks * F::EPT + n;
+  UNROLL for (int n = 0; n < F::OWNED; n++) {
+    int e = t.split * F::OWNED + n;
     s.dh[n] += a.dh_last[at_start<F>(p, row_of<F>(t, e), unit_of<F>(t, e))];
   }
 }
 // The cell; with a norm dy is stored, and multiplied by the scale.
 template <class F>
-HD void bwd_cell(BwdState<F>& s, const Thread& t, const BwdArgs& a, const Place& p, const float* red,
+HD void bwd_cell(BwdState<F>& s, const Thread& t, const BwdArgs& a, const Place& p, const float* partial,
                  const float* affine, int step) {
-  UNROLL for (int n = 0; n < F::EPT; n++) {
-    int e = t.ks * F::EPT + n, unit = unit_of<F>(t, e), row = row_of<F>(t, e);
+  UNROLL for (int n = 0; n < F::OWNED; n++) {
+    int e = t.split * F::OWNED + n, unit = unit_of<F>(t, e), row = row_of<F>(t, e);
     float dh = s.dh[n];
-    if (step < a.T - 1) dh = fmaf(total<F>(s, t, red, n, 0), F::MASK ? s.mask[n] : 1.0f, dh);
+    if (step < a.T - 1) dh = fmaf(total<F>(s, t, partial, n, 0), F::MASK ? s.mask[n] : 1.0f, dh);
     float4 gates = unpack(s.gates[n]);
     if (F::NORM != NO_NORM) gates = activate(multiply_add(gates, scale_of<F>(affine, unit), bias_of<F>(affine, unit)));
     s.dy[n] = cell_backward<F>(gates, s.c[n], s.c_before[n], dh, s.dc[n]);
@@ -330,8 +332,8 @@ HD void bwd_cell(BwdState<F>& s, const Thread& t, const BwdArgs& a, const Place&
 // dz, which goes into this CTA's columns of the next state, whose rows are `ld` apart.
 template <class F>
 HD void bwd_gates(BwdState<F>& s, const Thread& t, const float* sums, Value* next, int unit0, int ld) {
-  UNROLL for (int n = 0; n < F::EPT; n++) {
-    int e = t.ks * F::EPT + n, row = row_of<F>(t, e);
+  UNROLL for (int n = 0; n < F::OWNED; n++) {
+    int e = t.split * F::OWNED + n, row = row_of<F>(t, e);
     float4 d = s.dy[n];
     if (F::NORM != NO_NORM) {
       float4 normal = unpack(s.gates[n]), along = norm_mean<F>(sums, row, 0);
@@ -344,8 +346,8 @@ HD void bwd_gates(BwdState<F>& s, const Thread& t, const float* sums, Value* nex
   }
 }
 template <class F> HD void bwd_finish(const BwdState<F>& s, const Thread& t, const BwdArgs& a, const Place& p) {
-  UNROLL for (int n = 0; n < F::EPT; n++) {
-    int e = t.ks * F::EPT + n;
+  UNROLL for (int n = 0; n < F::OWNED; n++) {
+    int e = t.split * F::OWNED + n;
     a.dc0[at_start<F>(p, row_of<F>(t, e), unit_of<F>(t, e))] = s.dc[n];
   }
 }

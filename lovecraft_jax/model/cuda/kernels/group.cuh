@@ -1,4 +1,4 @@
-// Kernels for matrices that need many SMs, and for GPUs without clusters: a group of C CTAs exchanges the state through
+// Kernels for matrices that need many SMs, and for GPUs without clusters: a group of CTAs exchanges the state through
 // global memory, as the outputs themselves, with one barrier of the group per time step. All CTAs must be on the chip
 // at once: a cooperative launch.
 #pragma once
@@ -18,17 +18,17 @@ __device__ __forceinline__ void group_wait(const unsigned* counter, unsigned tar
   __syncthreads();
 }
 
-// Gives every CTA of the group the sums of all of them, [NB, SUMS], through global memory.
+// Gives every CTA of the group the sums of all of them, [ROWS, SUMS], through global memory.
 template <class F>
 __device__ __forceinline__ void share_group_sums(const Thread& t, const float* parts, float* sums, float* shared_sums,
                                                  int rank, unsigned* counter, unsigned target) {
-  constexpr int ALL = F::NB * F::SUMS;
+  constexpr int ALL = F::ROWS * F::SUMS;
   for (int i = t.tid; i < ALL; i += F::THREADS) shared_sums[rank * ALL + i] = sum_of_parts<F>(parts, i);
   group_arrive(counter, t.tid);
   group_wait(counter, target, t.tid);
   for (int i = t.tid; i < ALL; i += F::THREADS) {
     float v = 0;
-    UNROLL for (int from = 0; from < F::C; from++) v += load_l2_float(shared_sums + from * ALL + i);
+    UNROLL for (int from = 0; from < F::BLOCKS; from++) v += load_l2_float(shared_sums + from * ALL + i);
     sums[i] = v;
   }
   __syncthreads();
@@ -36,26 +36,26 @@ __device__ __forceinline__ void share_group_sums(const Thread& t, const float* p
 
 // The counter of a group and, after it, the sums that its CTAs share; all groups of all members have their own.
 template <class F, class A> __device__ __forceinline__ unsigned* group_scratch(const A& a, int member, int group) {
-  constexpr int SIZE = 32 + F::C * F::NB * F::SUMS;  // division.py
-  return a.scratch + ((size_t)member * (a.B / F::NB) + group) * SIZE;
+  constexpr int SIZE = 32 + F::BLOCKS * F::ROWS * F::SUMS;  // division.py
+  return a.scratch + ((size_t)member * (a.B / F::ROWS) + group) * SIZE;
 }
 
 // The state of a time step comes in parts of PER pairs of k tiles for each warp. Five or seven pairs at once would
 // spill registers where a warp has many units.
 template <class F> struct Parts {
-  static constexpr bool ONE_BY_ONE = F::PW == 2 && F::NT < 4;
+  static constexpr bool ONE_BY_ONE = F::WIDTH == 2 && F::ROW_TILES < 4;
   static constexpr int COUNT =
-      F::KPW % 4 == 0 ? 4 : F::KPW % 3 == 0 ? 3 : F::KPW % 2 == 0 ? 2 : ONE_BY_ONE ? F::KPW : 1;
-  static constexpr int PER = F::KPW / COUNT;
+      F::PAIRS % 4 == 0 ? 4 : F::PAIRS % 3 == 0 ? 3 : F::PAIRS % 2 == 0 ? 2 : ONE_BY_ONE ? F::PAIRS : 1;
+  static constexpr int PER = F::PAIRS / COUNT;
 };
 template <class F>
 __device__ __forceinline__ void copy_part(const Thread& t, uint32_t to, const Value* from, int part) {
-  constexpr int PER = Parts<F>::PER, ROW = 4 * PER * F::KS, ALL = F::NB * ROW;  // chunks of 16 bytes: a row, a part
+  constexpr int PER = Parts<F>::PER, ROW = 4 * PER * F::SPLITS, ALL = F::ROWS * ROW;  // chunks: of a row, a part
   UNROLL for (int first = 0; first < ALL; first += F::THREADS) {
     int i = first + t.tid, row = i / ROW, in_row = i % ROW;
-    int column = PAIR * ((in_row / (4 * PER)) * F::KPW + part * PER) + CHUNK * (in_row % (4 * PER));
+    int column = PAIR * ((in_row / (4 * PER)) * F::PAIRS + part * PER) + CHUNK * (in_row % (4 * PER));
     if (first + F::THREADS <= ALL || i < ALL)
-      copy_async(to + VALUE_BYTES * (row * F::LD + column), from + row * F::HP + column);
+      copy_async(to + VALUE_BYTES * (row * F::STRIDE + column), from + row * F::PADDED + column);
   }
   commit_copies();
 }
@@ -71,17 +71,17 @@ __device__ __forceinline__ void multiply_parts(S& s, const Thread& t, const Weig
   }
 }
 
-// Forward and backward over all time steps, of the rows of one group, which is `block / C`.
+// Forward and backward over all time steps, of the rows of one group, which is `block / BLOCKS`.
 template <class F>
 __device__ __forceinline__ void run_forward_in_group(const FwdArgs& a, unsigned char* smem, int block, int member) {
   Value* state = (Value*)smem;
   uint4* wsm = (uint4*)(smem + F::WEIGHTS_AT);
-  float *red = (float*)(smem + F::RED_AT), *affine = (float*)(smem + F::AFFINE_AT);
+  float *partial = (float*)(smem + F::PARTIAL_AT), *affine = (float*)(smem + F::AFFINE_AT);
   float *parts = (float*)(smem + F::PARTS_AT), *sums = (float*)(smem + F::SUMS_AT);
   const Thread t = make_thread<F>(threadIdx.x);
-  const int rank = block % F::C;
+  const int rank = block % F::BLOCKS;
   const Place p = make_place<F>(a, block, rank, member);
-  unsigned* counter = group_scratch<F>(a, member, block / F::C);
+  unsigned* counter = group_scratch<F>(a, member, block / F::BLOCKS);
   unsigned arrivals = 0;
   Value* const states = F::HAS_STATE ? a.state : a.h;
   FwdState<F> s;
@@ -99,24 +99,24 @@ __device__ __forceinline__ void run_forward_in_group(const FwdArgs& a, unsigned 
     }
     clear<F>(s);
     multiply_parts<F, 0>(s, t, w, wsm, state);
-    if (F::KS > 1) {
-      __syncthreads();  // `red` is where the state was
-      write_partial<F>(s, t, red);
+    if (F::SPLITS > 1) {
+      __syncthreads();  // `partial` is where the state was
+      write_partial<F>(s, t, partial);
       __syncthreads();
     }
-    fwd_gates<F>(s, t, red);
+    fwd_gates<F>(s, t, partial);
     if (F::NORM != NO_NORM) {
-      __syncthreads();  // `parts` are where `red` or the state was
+      __syncthreads();  // `parts` are where `partial` or the state was
       contribute<F>(s, t, parts, true);
-      share_group_sums<F>(t, parts, sums, (float*)(counter + 32), rank, counter, arrivals += F::C);
+      share_group_sums<F>(t, parts, sums, (float*)(counter + 32), rank, counter, arrivals += F::BLOCKS);
       fwd_store_inverse<F>(t, a, p, sums, step);
     }
-    fwd_cell<F>(s, t, affine, sums, states + rows_at<F::K>(a, p, step), p.unit0, F::HP);
+    fwd_cell<F>(s, t, affine, sums, states + rows_at<F::K>(a, p, step), p.unit0, F::PADDED);
     if (step + 1 < a.T) group_arrive(counter, t.tid);
     fwd_store<F>(s, t, a, p, step);
     if (step + 1 < a.T) {
       fwd_prefetch<F>(s, t, a, p, step + 1);
-      group_wait(counter, arrivals += F::C, t.tid);
+      group_wait(counter, arrivals += F::BLOCKS, t.tid);
     }
   }
 }
@@ -124,12 +124,12 @@ __device__ __forceinline__ void run_forward_in_group(const FwdArgs& a, unsigned 
 template <class F>
 __device__ __forceinline__ void run_backward_in_group(const BwdArgs& a, unsigned char* smem, int block, int member) {
   uint4* wsm = (uint4*)(smem + F::WEIGHTS_AT);
-  float *red = (float*)(smem + F::RED_AT), *affine = (float*)(smem + F::AFFINE_AT);
+  float *partial = (float*)(smem + F::PARTIAL_AT), *affine = (float*)(smem + F::AFFINE_AT);
   float *parts = (float*)(smem + F::PARTS_AT), *sums = (float*)(smem + F::SUMS_AT);
   const Thread t = make_thread<F>(threadIdx.x);
-  const int rank = block % F::C;
+  const int rank = block % F::BLOCKS;
   const Place p = make_place<F>(a, block, rank, member);
-  unsigned* counter = group_scratch<F>(a, member, block / F::C);
+  unsigned* counter = group_scratch<F>(a, member, block / F::BLOCKS);
   unsigned arrivals = 0;
   BwdState<F> s;
   Weights<F> w;
@@ -141,35 +141,35 @@ __device__ __forceinline__ void run_backward_in_group(const BwdArgs& a, unsigned
   for (int step = a.T - 1; step >= 0; step--) {
     if (step < a.T - 1) {
       const Value* state = a.dz + rows_at<F::K>(a, p, step + 1);
-      constexpr int AHEAD = F::KPW < 2 ? F::KPW : 2;  // pairs of k tiles that are loaded ahead
-      uint4 b[AHEAD + 1][F::NT];
+      constexpr int AHEAD = F::PAIRS < 2 ? F::PAIRS : 2;  // pairs of k tiles that are loaded ahead
+      uint4 b[AHEAD + 1][F::ROW_TILES];
       UNROLL for (int kp = 0; kp < AHEAD; kp++)
-        UNROLL for (int n = 0; n < F::NT; n++) b[kp][n] = load_l2(state + b_index<F>(t, kp, n));
+        UNROLL for (int n = 0; n < F::ROW_TILES; n++) b[kp][n] = load_l2(state + b_index<F>(t, kp, n));
       clear<F>(s);
-      UNROLL for (int kp = 0; kp < F::KPW; kp++) {
-        if (kp + AHEAD < F::KPW) {
-          UNROLL for (int n = 0; n < F::NT; n++)
+      UNROLL for (int kp = 0; kp < F::PAIRS; kp++) {
+        if (kp + AHEAD < F::PAIRS) {
+          UNROLL for (int n = 0; n < F::ROW_TILES; n++)
             b[(kp + AHEAD) % (AHEAD + 1)][n] = load_l2(state + b_index<F>(t, kp + AHEAD, n));
         }
         multiply_pair<F>(s, t, w, wsm, kp, b[kp % (AHEAD + 1)]);
       }
-      write_partial<F>(s, t, red);
+      write_partial<F>(s, t, partial);
       __syncthreads();
     }
     Thread again = make_thread<F>(threadIdx.x);  // recomputed, so that addresses take no registers during the matmul
-    make_opaque(again.g), make_opaque(again.q), make_opaque(again.ks), make_opaque(again.group);
-    bwd_cell<F>(s, again, a, p, red, affine, step);
+    make_opaque(again.g), make_opaque(again.q), make_opaque(again.split), make_opaque(again.team);
+    bwd_cell<F>(s, again, a, p, partial, affine, step);
     if (F::NORM != NO_NORM) {
-      __syncthreads();  // `parts` are where `red` was
+      __syncthreads();  // `parts` are where `partial` was
       contribute<F>(s, again, parts, true);
-      share_group_sums<F>(again, parts, sums, (float*)(counter + 32), rank, counter, arrivals += F::C);
+      share_group_sums<F>(again, parts, sums, (float*)(counter + 32), rank, counter, arrivals += F::BLOCKS);
     }
     bwd_gates<F>(s, again, sums, a.dz + rows_at<F::K>(a, p, step), p.unit0, F::K);
     if (step) {
       group_arrive(counter, t.tid);
       bwd_prefetch<F>(s, again, a, p, step - 1);
       bwd_advance<F>(s);
-      group_wait(counter, arrivals += F::C, t.tid);
+      group_wait(counter, arrivals += F::BLOCKS, t.tid);
     }
   }
   bwd_finish<F>(s, t, a, p);
