@@ -47,8 +47,8 @@ IN_ALL_DIVISIONS = (
     (LayerForm(256, "rms_gates", "capped", mask=True), 512),
     (LayerForm(150, "rms_gates", "capped", dtype="float32"), 1024),
 )
-"""Layers that are timed with every division, since their blocks do not all run at once: division.py's choice assumes
-what that costs."""
+"""Layers so large that their blocks do not all run at once: timed with every division, since `choose_division` only
+assumes which is the fastest."""
 CHECKED = tuple(
     (form, 64)
     for units in (10, 64, 100, 192, 320, 384, 448, 600, 768, 896)
@@ -87,8 +87,10 @@ def main() -> int:
     print(markdown("kernels", HEADER, []), flush=True)
     found: list[dict[str, Any]] = []
     cases = _tiny_cases() if args.tiny else _cases()
+    chosen = {division for *_, division in cases if division}
+    kernels = {one._replace(form=one.form._replace(saves=saves)) for one in chosen for saves in (True, False)}
     with ThreadPoolExecutor() as pool:  # on all cores, since NVRTC takes seconds a layer
-        list(pool.map(_compile, [division for *_, division in cases if division]))
+        list(pool.map(_compile, kernels))
     for case in cases:
         found.append(_check(*case))
         results = json.dumps(about | {"results": found}, indent=1)
@@ -121,7 +123,7 @@ def _compile(division: Division) -> None:
 def _check(form: LayerForm, rows: int, timed: bool, division: Division | None) -> dict[str, Any]:
     """Returns what was found for a layer; a kernel that cannot run leaves the others."""
     case: dict[str, Any] = {"form": form._asdict(), "rows": rows, "blocks": [], "is_wrong": False}
-    case["is_chosen"] = division == choose_division(form, rows, this_gpu())
+    case["is_chosen"] = division is not None and division == choose_division(form, rows, this_gpu())
     if not division:
         return case | {"why": "too large for this GPU, runs as fused"}
     case["blocks"] = [division.blocks, division.rows]

@@ -32,7 +32,7 @@ def import_run(file: str | os.PathLike[str], workdir: str, like: Run | None = No
     metadata, tensors = read_file(path)
     if like is None and not {"tokenizer", "facts"} <= metadata.keys():
         raise UserError(
-            f"{path}: its metadata has no tokenizer and facts (docs/export.md); give a run that has them as like"
+            f"{path}: its metadata has no tokenizer and facts (docs/export.md); name a run that has them (like)"
         )
     try:
         facts = _facts_of(like) if like else dict(json.loads(metadata["facts"]))
@@ -50,7 +50,7 @@ def import_run(file: str | os.PathLike[str], workdir: str, like: Run | None = No
         raise UserError(f"{path}: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{path}: its metadata cannot be read ({error!r}); export it again, or give a run as like"
+            f"{path}: its metadata cannot be read ({error!r}); export it again, or name a run to take it from (like)"
         ) from None
     variables = _checked_variables(path, config, size, tensors)
     versions |= {IMPORTED: os.path.basename(path)}

@@ -2,8 +2,8 @@
 
 "scan": the cell under nn.scan; every cell has it, and it is the readable reference. The others are for the LSTM:
 "fused": loops written out for XLA (lstm_fused.py, mogrifier.py). "blocks": the same for GPUs, in blocks of time steps
-(lstm_blocks.py). "wavefront": those with all layers in one loop, for which it is not called layer by layer
-(wavefront.py). "native": the loops in C++, for CPUs (native/).
+(lstm_blocks.py). "wavefront": blocks with all layers in one loop (wavefront.py), which lm.py calls in place of
+`run_layer`. "native": the loops in C++, for CPUs (native/).
 "cuda": kernels for NVIDIA GPUs (cuda/); a layer of more units than they have room for runs as "fused", and one in
 float32 where JAX's matmuls are asked to be more exact than TF32.
 All take the same parameters and give the same values and gradients, up to the rounding of their operands.
@@ -47,6 +47,8 @@ def run_layer(
 
     `recurrent_BH` and `weights_HG` are dropout masks (dropout.py) on h before the recurrent matmul and on kernel_h.
     """
+    if backend == "wavefront":
+        raise ValueError("backend='wavefront' runs all layers at once (run_wavefront), not one")
     if backend not in cell.backends:
         raise ValueError(f"backend={backend!r} cannot run a {cell.label} layer; available: {', '.join(cell.backends)}")
     if backend != "scan" and cell.norm in NORMS_IN_CELL:

@@ -37,7 +37,7 @@ from lovecraft_jax.model.matmul import dot, sum_rows
 from lovecraft_jax.model.normalization import EPSILON, normalise_gates_backward
 
 LARGEST_BLOCK = 8
-"""Time steps of a block at most; fewer where the sequence's length has no such divisor. For c150:plain blocks of 10
+"""Time steps of a block at most; fewer where that divides the number of time steps. For c150:plain blocks of 10
 would have a seventh fewer kernels than blocks of 5, and XLA would take twice as long to compile for c150, since each
 time step of a block is kernels of its own."""
 ROW_BYTES = 16
@@ -163,7 +163,9 @@ def backward_loop(
     # All that no time step waits for: the norm once more, and the gradients of its scale and of the bias.
     assert inverse_TBN is not None
     flat_NG, saved_NG = grads_TBG.reshape(-1, G), saved_TBG.reshape(-1, G).astype(jnp.float32)
-    z_grad_NG = normalise_gates_backward(flat_NG * scale_G[None], saved_NG, inverse_TBN.reshape(-1, N), form.norm)
+    z_grad_NG = normalise_gates_backward(
+        flat_NG * scale_G[None], saved_NG, inverse_TBN.reshape(len(flat_NG), -1), form.norm
+    )
     sums = sum_rows(flat_NG * saved_NG), sum_rows(flat_NG)
     return LoopGrads(z_grad_NG.reshape(T, B, G).astype(form.dtype), c_grad_BH, *sums)
 
@@ -172,16 +174,19 @@ def _over_blocks(T: int, step: Callable, carried: Any, save: Callable, saved: An
     """What T time steps carry and save: `step(n, carried)` returns what it carries on and what is to be saved, and
     `save(saved, steps, n)` puts that of a block, stacked, where it belongs; n is the block's first step."""
     U = max(size for size in range(1, LARGEST_BLOCK + 1) if T % size == 0)
+    if U < LARGEST_BLOCK // 2:  # T has no large divisor: the last block, after the loop, is shorter
+        U = min(T, LARGEST_BLOCK)
 
-    def block(m: jax.Array, loop: tuple[Any, Any]) -> tuple[Any, Any]:
+    def block(m: jax.Array, loop: tuple[Any, Any], steps: int = U) -> tuple[Any, Any]:
         carried, saved = loop
-        steps = []
-        for n in range(U):
+        done = []
+        for n in range(steps):
             carried, now = step(m * U + n, carried)
-            steps.append(now)
-        return carried, save(saved, jax.tree.map(lambda *now: jnp.stack(now), *steps), m * U)
+            done.append(now)
+        return carried, save(saved, jax.tree.map(lambda *now: jnp.stack(now), *done), m * U)
 
-    return lax.fori_loop(0, T // U, block, (carried, saved))
+    loop = lax.fori_loop(0, T // U, block, (carried, saved))
+    return block(jnp.int32(T // U), loop, T % U) if T % U else loop
 
 
 def _end_kernel(results: Any) -> Any:

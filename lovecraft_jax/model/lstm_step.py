@@ -25,8 +25,9 @@ class Form(NamedTuple):
 
 class LoopParams(NamedTuple):
     """The parameters of the recurrence: kernel_h, the bias, the scale of a norm of the gates, and the dropout mask on h
-    before the matmul with kernel_h. Layers side by side take the first values of h a second time, as the input of the
-    layers above, where that has a mask of its own: then kernel_h has rows, and the mask columns, for both."""
+    before the matmul with kernel_h. For several layers side by side (wavefront.py) h of all but the last enters a
+    second time, as the input of the layer above, if there is a mask: then kernel_h has rows, and the mask columns, for
+    both: 2 H - H / layers."""
 
     kernel_h_HG: jax.Array
     bias_G: jax.Array
@@ -54,7 +55,7 @@ class LoopParams(NamedTuple):
 class SavedSteps(NamedTuple):
     """All time steps, as they are saved for the backward pass: gates and h in the form's dtype, the rest in float32.
     The gates are those after their activations; with a norm they are the normalised ones, before scale, bias and
-    activation, and `inverse_TBN` is what each of the N gates was multiplied by."""
+    activation, and `inverse_TBN` is what each of the N gates, of every layer, was multiplied by."""
 
     gates_TBG: jax.Array
     c_TBH: jax.Array

@@ -3,8 +3,9 @@
 
 Layers that run together are one layer with the units of all, side by side: fused_lstm (lstm_fused.py) in blocks of time
 steps. Its kernel_h has each layer's own on the diagonal, and beside it, in the rows of the layer below, the part of
-kernel_x with which the layer takes what that one puts out. The rest, a quarter of it for two layers and more for more,
-is zeros. In the first and last time steps, fewer layers run together.
+kernel_x with which the layer takes what that one puts out. Of the kernel for two layers a quarter is zeros, and half
+where dropout masks h, which then enters twice: for its own layer, and for the layer above. In the first and last time
+steps fewer layers run together.
 
 Axes: T time, B batch, N the gates of a unit, L layers side by side, H units of each, F rows of the kernel.
 """
@@ -16,6 +17,7 @@ from collections.abc import Iterator, Sequence
 import jax
 import jax.numpy as jnp
 
+from lovecraft_jax.config import NORMS_OF_GATES
 from lovecraft_jax.model.cell import Cell, LayerCarry
 from lovecraft_jax.model.dropout import LayerMasks, drop
 from lovecraft_jax.model.layer_input import Tokens
@@ -31,16 +33,21 @@ def run_wavefront(
     first, carry = cells[0], list(carry)
     if "wavefront" not in first.backends:
         raise ValueError(f"backend='wavefront' cannot run a {first.label} layer")
+    if first.mogrify or first.norm not in ("none", *NORMS_OF_GATES):
+        raise ValueError(
+            f"backend='wavefront' cannot run norm={first.norm!r} with mogrify={first.mogrify}; use 'fused'"
+        )
     (T, B), H = tokens.ids_TB.shape, first.units
-    of_tokens = [
+    token_gates = [
         tokens.gates(cell.input_kernel, slice(H if n else 0, None)) if n == 0 or skip else None
         for n, cell in enumerate(cells)
     ]
     outputs: list[list[jax.Array]] = [[] for _ in cells]
 
     def gates_x(n: int, times: slice, below_is_done: bool) -> jax.Array:
-        """What needs no recurrence of layer n's gates: where the layer below it is in the same loop, the token's."""
-        parts = [] if (of_token_TBG := of_tokens[n]) is None else [of_token_TBG[times]]
+        """Layer n's gates as far as they need no recurrence, at some time steps: the token's part, and that of the
+        layer below if it has run already."""
+        parts = [] if (token_gates_TBG := token_gates[n]) is None else [token_gates_TBG[times]]
         if below_is_done:
             below_TBH = jnp.concatenate(outputs[n - 1])
             parts.append(cells[n].input_kernel.project(below_TBH[times], slice(H)))
@@ -48,11 +55,11 @@ def run_wavefront(
         return functools.reduce(jnp.add, parts) if parts else nothing_TBG
 
     for step, together, steps in _phases(T, len(cells)):
-        of_each = [gates_x(n, slice(step - n, step - n + steps), n == together[0] > 0) for n in together]
+        gates_x_TBG = [gates_x(n, slice(step - n, step - n + steps), n == together[0] > 0) for n in together]
         params = _side_by_side([cells[n] for n in together], [masks[n] for n in together])
         before = (jnp.concatenate(parts, axis=-1) for parts in zip(*(carry[n] for n in together), strict=True))
         form = Form(first.dtype, first.input_gate, first.norm, in_blocks=True, layers=len(together))
-        after, h_TBF = fused_lstm(params, _join(of_each, H), tuple(before), form)
+        after, h_TBF = fused_lstm(params, _join(gates_x_TBG, H), tuple(before), form)
         split = (jnp.split(x, len(together), axis=-1) for x in (*after, h_TBF))
         for n, c_BH, h_BH, h_TBH in zip(together, *split, strict=True):
             carry[n] = c_BH, h_BH
@@ -62,8 +69,8 @@ def run_wavefront(
 
 
 def _phases(T: int, layers: int) -> Iterator[tuple[int, range, int]]:
-    """The first layer's time step, which layers run together from there on, and for how many steps. Layer n is n steps
-    behind; of the first layer's steps those from T on are not computed."""
+    """Yields (step, layers, steps): these layers run together for so many steps, in the first of which layer n is at
+    its time step `step - n`."""
 
     def together(step: int) -> range:
         return range(max(0, step - T + 1), min(layers, step + 1))
@@ -76,16 +83,15 @@ def _phases(T: int, layers: int) -> Iterator[tuple[int, range, int]]:
 def _side_by_side(cells: Sequence[Cell], masks: Sequence[LayerMasks]) -> LoopParams:
     """The parameters of layers that run together as one."""
     H, zeros_HG = cells[0].units, jnp.zeros_like(cells[0].kernel_h)
-    nothing: dict[int, jax.Array] = {}
-    # By rows of the kernel what is not zero, by the layer that takes it.
+    # A dictionary for each H rows of the kernel: what is not zero, by the layer whose gates it gives.
     own = [{n: drop(cell.kernel_h, mask.weights_HG)} for n, (cell, mask) in enumerate(zip(cells, masks, strict=True))]
     below = [{n: jnp.asarray(cell.kernel_x)[:H]} for n, cell in enumerate(cells) if n]
-    on_h = [mask.recurrent_BH for mask in masks] + [mask.output_BH for mask in masks[:-1]]
-    if drawn := [mask_BH for mask_BH in on_h if mask_BH is not None]:
-        mask_BF = jnp.concatenate([jnp.ones_like(drawn[0]) if mask is None else mask for mask in on_h], axis=-1)
+    masks_on_h = [mask.recurrent_BH for mask in masks] + [mask.output_BH for mask in masks[:-1]]
+    if drawn := [mask_BH for mask_BH in masks_on_h if mask_BH is not None]:
+        mask_BF = jnp.concatenate([jnp.ones_like(drawn[0]) if mask is None else mask for mask in masks_on_h], axis=-1)
         rows = own + below
     else:
-        mask_BF, rows = None, [one | other for one, other in zip(own, [*below, nothing], strict=True)]
+        mask_BF, rows = None, [one | other for one, other in zip(own, [*below, {}], strict=True)]
     kernel_FG = jnp.concatenate([_join([row.get(n, zeros_HG) for n in range(len(cells))], H) for row in rows])
     scale_G = _join([cell.scales["z"] for cell in cells], H) if "z" in cells[0].scales else None
     return LoopParams(kernel_FG, _join([cell.bias for cell in cells], H), scale_G, mask_BF)

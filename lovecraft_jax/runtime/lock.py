@@ -5,7 +5,6 @@ import contextlib
 import datetime
 import json
 import os
-import shutil
 import socket
 import uuid
 from collections.abc import Iterator
@@ -36,6 +35,8 @@ def locked(folder: epath.Path, name: str, take_over: bool = False) -> Iterator[N
             made = [path for path in (folder, *folder.parents) if not path.exists()]
             folder.mkdir(parents=True, exist_ok=True)
         file = None if _outlives_process(folder) else open(folder / "lock", "w")
+    except FileNotFoundError:
+        raise UserError(f"workdir={name}: another run has just removed it; start again") from None
     except OSError as error:
         raise _cannot_be_written(name, error.strerror) from error
     with _flock(file, name) if file else _lock_file(folder, name, take_over):
@@ -61,7 +62,7 @@ def _flock(file: TextIO, name: str) -> Iterator[None]:
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not os.path.exists(file.name):  # its owner has just removed it with the folder
+            if not _is_still_there(file):
                 raise BlockingIOError
         except BlockingIOError:
             raise UserError(f"workdir={name}: in use by another run; wait for it or name another folder") from None
@@ -103,12 +104,21 @@ def _lock_file(folder: epath.Path, name: str, take_over: bool) -> Iterator[None]
 
 
 def _remove_without_files(made: list[epath.Path]) -> None:
-    """Removes a folder where it has no files but locks, and its parents where they are empty; the innermost first."""
-    with contextlib.suppress(OSError):  # another process has just put something there
-        if made and all(path.is_dir() or path.name == "lock" for path in Path(made[0]).rglob("*")):
-            shutil.rmtree(made[0])
-            for parent in made[1:]:
-                parent.rmdir()
+    """Removes a folder that has no files but locks, and its parents where they are empty; the innermost first. `rmdir`
+    leaves a folder in which another process has just put something."""
+    with contextlib.suppress(OSError):
+        inside = sorted(Path(made[0]).rglob("*"), reverse=True) if made else []
+        if all((path.is_dir() and not path.is_symlink()) or path.name == "lock" for path in inside):
+            for path in (*inside, *made):
+                path.rmdir() if path.is_dir() else path.unlink()
+
+
+def _is_still_there(file: TextIO) -> bool:
+    """False where its owner has removed the file, with the folder; another run may have made a new one."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(file.name))
+    except FileNotFoundError:
+        return False
 
 
 def _outlives_process(folder: epath.Path) -> bool:

@@ -17,6 +17,8 @@ from lovecraft_jax.report.page import render
 from lovecraft_jax.run import Run, load_run
 from lovecraft_jax.runtime.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 
 @pytest.fixture(scope="module")
 def run(trained: Path) -> Run:
@@ -42,7 +44,7 @@ def test_weights_that_were_trained_on_elsewhere_count_and_need_no_metadata_with_
     file = tmp_path / "model.safetensors"
     safetensors.numpy.save_file(tensors, file)
     with pytest.raises(
-        UserError, match=r"its metadata has no tokenizer and facts .*; give a run that has them as like"
+        UserError, match=r"its metadata has no tokenizer and facts .*; name a run that has them \(like\)"
     ):
         import_run(file, str(tmp_path / "back"))
     assert not (tmp_path / "back").exists()

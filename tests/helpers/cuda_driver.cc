@@ -44,8 +44,8 @@ template <class F, class Args>
 void run_blocks(const driver::CUlaunchConfig& config, void (*kernel)(Args), const void* parameters) {
   const Args args = *static_cast<const Args*>(parameters);
   for (uint32_t member = 0; member < config.grid_y; ++member)
-    for (uint32_t x = 0; x < config.grid_x; x += F::C)
-      cpu::run([&] { kernel(args); }, F::C, config.block_x, config.shared_bytes, x, member, 0);
+    for (uint32_t x = 0; x < config.grid_x; x += F::BLOCKS)
+      cpu::run([&] { kernel(args); }, F::BLOCKS, config.block_x, config.shared_bytes, x, member, 0);
 }
 #endif
 

@@ -104,9 +104,15 @@ def test_what_a_run_made_is_removed_where_it_fails_before_it_has_files(tmp_path:
     assert mine.exists()
 
 
-def test_a_lock_file_that_its_owner_removes_just_then_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("made_anew", [False, True])
+def test_a_lock_file_that_its_owner_removes_just_then_refuses(
+    made_anew: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def flock(*args: Any) -> None:
         shutil.rmtree(tmp_path / "run")
+        if made_anew:  # by a third process, which has the lock
+            (tmp_path / "run").mkdir()
+            (tmp_path / "run" / "lock").touch()
         fcntl.flock(*args)
 
     monkeypatch.setattr(lock, "fcntl", SimpleNamespace(flock=flock, LOCK_EX=fcntl.LOCK_EX, LOCK_NB=fcntl.LOCK_NB))

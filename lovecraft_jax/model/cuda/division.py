@@ -17,14 +17,14 @@ MOST_UNITS = 1024
 LEAST_MULTIPROCESSORS = 32
 """With fewer, as a part of an H100 (MIG) may have, it has no room for clusters of 16 blocks."""
 BLOCK_UNITS = 32
-"""Units of a block, but for the wide ones of clusters."""
-WIDE_UNITS = 64
-"""Units of a wide block, or the next number that divides the layer's."""
-WIDE_KEPT = {
+"""Units of a block, but for the large ones of clusters."""
+LARGE_BLOCK_UNITS = 64
+"""Units of a large block: the least multiple of 16 from here on that divides the padded units (64, 80 or 96)."""
+LARGE_BLOCK_KEPT = {
     "bfloat16": {1: ((8, 16), (8, 16)), 2: ((3, 3), (8, 8))},
     "float32": {1: ((6, 8), (10, 16))},
 }
-"""Pairs of tiles that a warp of a wide block keeps in registers, forward and backward: by dtype and row tiles, for up
+"""Pairs of tiles that a warp of a large block keeps in registers, forward and backward: by dtype and row tiles, for up
 to 160 units and for more."""
 KEPT_REGISTERS = {"bfloat16": {1: 160, 2: 128, 4: 96}, "float32": {1: 160, 2: 128, 4: 64}}
 """Registers of a thread that hold weights, in a group, by dtype and by how many times 8 rows it owns."""
@@ -117,8 +117,9 @@ class Division(NamedTuple):
 
     @property
     def resident(self) -> int:
-        """Blocks that the GPU has room for at a time: one on each multiprocessor, of small ones two (c150's have up to
-        128 registers in each of 256 threads)."""
+        """Blocks that the GPU has room for at a time: one on each multiprocessor, two of the small ones, which have at
+        most 128 registers in each of 256 threads. For clusters it is an upper bound: each stays within a part of the
+        GPU (a GPC), in which some multiprocessors may be left over."""
         is_small = self.form.dtype == "bfloat16" and self.padded <= 160 and self.padded // self.blocks == BLOCK_UNITS
         return self.gpu.multiprocessors * (2 if is_small and not self.grouped else 1)
 
@@ -163,9 +164,11 @@ class Division(NamedTuple):
         }
 
 
-def choose_division(form: LayerForm, rows: int, gpu: Gpu = H100, members: int = 1) -> Division | None:
-    """Returns the division of a layer for a batch of so many rows, and so many members of a vmap; None for more units
-    than the kernels have room for.
+def choose_division(
+    form: LayerForm, rows: int, gpu: Gpu = H100, members: int = 1, is_padded: bool = False
+) -> Division | None:
+    """Returns the division of a layer for a batch of so many rows, which, if it `is_padded`, its clusters or groups
+    must divide, and so many members of a vmap; None for more units than the kernels have room for.
 
     An earlier form of the kernels, for plain LSTMs, took on one H200, in microseconds a time step forward and backward:
     150 units in clusters of 5 blocks .75 and 1.18, of 2 blocks .96 and 1.55, in one block 1.72 and 2.25; 512 units in
@@ -173,7 +176,7 @@ def choose_division(form: LayerForm, rows: int, gpu: Gpu = H100, members: int = 
     and 6.35. So a time step takes the least time in many small blocks, and those that the GPU has no room for at the
     same time take all time steps once more: then fewer and larger ones.
     """
-    found = divisions(form, rows, gpu)
+    found = [one for one in divisions(form, rows, gpu) if not is_padded or rows % one.rows == 0]
     at_once = (one for one in found if members * math.ceil(rows / one.rows) * one.blocks <= one.resident)
     return next(at_once, found[-1] if found else None)
 
@@ -216,10 +219,10 @@ def _divide_among_clusters(form: LayerForm, rows: int, gpu: Gpu) -> list[Divisio
             forward = plan(splits=2, kept=5)
         backward = plan(splits=8 if pairs > 8 else 4, kept=8, backward=True)
     found = [Division(form, gpu, padded, blocks, row_tiles, False, forward, backward)]
-    if padded > 256 or padded < WIDE_UNITS:
+    if padded > 256 or padded < LARGE_BLOCK_UNITS:
         return found
-    blocks = next(padded // units for units in range(WIDE_UNITS, padded + 1, 16) if padded % units == 0)
-    for row_tiles, kept in WIDE_KEPT[form.dtype].items():
+    blocks = next(padded // units for units in range(LARGE_BLOCK_UNITS, padded + 1, 16) if padded % units == 0)
+    for row_tiles, kept in LARGE_BLOCK_KEPT[form.dtype].items():
         plan = functools.partial(_plan, form, padded, blocks, row_tiles, False)
         forward_kept, backward_kept = kept[padded > 160]
         forward, backward = plan(splits=1, kept=forward_kept), plan(splits=2, kept=backward_kept, backward=True)
@@ -228,8 +231,8 @@ def _divide_among_clusters(form: LayerForm, rows: int, gpu: Gpu) -> list[Divisio
 
 
 def _divide_among_groups(form: LayerForm, gpu: Gpu) -> list[Division]:
-    """Returns the divisions that fit into a multiprocessor, by their rows: in bfloat16 on an H100 32, which were tried
-    there."""
+    """Returns the divisions that fit into a multiprocessor, those with the fewest rows first. In bfloat16 on an H100
+    they have 32: no others have been tried there."""
     units, is_small, found = form.units, form.units <= 256, []
     padded = _round_up(units, 32 if units <= 160 else 64 if is_small or form.dtype == "float32" else 128)
     blocks, width = padded // BLOCK_UNITS, _width(True, padded)

@@ -160,15 +160,14 @@ def _result(shape: tuple[int, ...], dtype: Any, needed: bool = True) -> jax.Shap
 def run_kernel(
     division: Division, name: str, results: list[jax.ShapeDtypeStruct], operands: tuple[jax.Array, ...]
 ) -> list[jax.Array]:
-    """The results of a kernel, by its name. Under jax.vmap the layer is divided for all members."""
+    """The results of a kernel, by its name. Under jax.vmap the layer is divided for all members, under nested ones for
+    those of the innermost. The division for one member is compiled as well, when the call is traced."""
     run = custom_vmap(lambda *operands: _run_one(division, name, results, operands))
 
     @run.def_vmap
     def run_members(members: int, in_batch: list[bool], *operands: jax.Array) -> tuple[list[jax.Array], list[bool]]:
         B = results[0].shape[1]
-        divided = choose_division(division.form, B, division.gpu, members)
-        if not divided or B % divided.rows:
-            divided = division
+        divided = choose_division(division.form, B, division.gpu, members, is_padded=True) or division
         axes = [0 if is_in_batch else None for is_in_batch in in_batch]
         run_all = jax.vmap(lambda *operands: _run_one(divided, name, results, operands), axes, axis_size=members)
         return run_all(*operands), [True] * len(results)

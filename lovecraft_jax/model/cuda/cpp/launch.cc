@@ -219,11 +219,11 @@ string launch(const XLA_FFI_CallFrame* call, bool cooperative, driver::CUstream 
     how.push_back({driver::CLUSTER_DIMENSION, {}});
     how.back().cluster = {static_cast<uint32_t>(cluster), 1, 1};
   }
-  auto launch_blocks = [&](int32_t first_block, int32_t blocks, int32_t first_member, int64_t members) {
+  auto launch_blocks = [&](int32_t first_block, int32_t blocks, int32_t first_member, int64_t count) {
     const int32_t numbers[4] = {T, B, first_block, first_member};
     std::memcpy(&parameters[operands + results], numbers, sizeof(numbers));
     const driver::CUlaunchConfig config = {static_cast<uint32_t>(blocks),
-                                           static_cast<uint32_t>(members),
+                                           static_cast<uint32_t>(count),
                                            1,
                                            static_cast<uint32_t>(threads),
                                            1,

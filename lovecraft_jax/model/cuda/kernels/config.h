@@ -146,7 +146,7 @@ HD void load_a(const Value* weights, const Thread& t, int rank, int kp, uint32_t
     }
   }
 }
-// Where the fragments of a pair beyond KR are in shared memory, in uint4.
+// Where the fragments of a pair beyond KEPT are in shared memory, in uint4.
 template <class F> HD int weights_index(const Thread& t, int kp, int m, int j) {
   return (((t.warp * (F::PAIRS - F::KEPT) + kp - F::KEPT) * F::TILES + m) * 2 + j) * 32 + t.lane;
 }
@@ -157,7 +157,7 @@ template <class F> HD int b_index(const Thread& t, int kp, int nt) {
 template <class F> HD int partial_index(const Thread& t, int split, int e, int gate) {
   return (((t.team * F::SPLITS + split) * F::ELEMENTS + e) * (F::BWD ? 1 : 4) + gate) * 32 + t.lane;
 }
-// Where a warp puts its contribution to a row's sums. Sums of a rank are [NB, SUMS].
+// Where a warp puts its contribution to a row's sums. Sums of a rank are [ROWS, SUMS].
 template <class F> HD int contribution_index(const Thread& t, int e, int sum) {
   return ((part_of<F>(e) * F::TEAMS + t.team) * F::ROWS + row_of<F>(t, e)) * F::SUMS + sum;
 }
