@@ -17,6 +17,8 @@ from benchmarks import gpu, turns, values
 from benchmarks.systems import find_system, precision_of
 from benchmarks.training import seconds_by_part
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 ROOT = Path(__file__).parents[1]
 
 STAND_IN = """#!{python}

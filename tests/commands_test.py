@@ -19,6 +19,8 @@ from lovecraft_jax.run import load_run
 from tests.conftest import ROOT
 from tests.helpers.runs import started
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 TALE = Path(__file__).parents[1] / "lovecraft_jax" / "data" / "tales" / "office_hours.txt"
 PROMPT, LENGTH = "The house", 60
 

@@ -34,7 +34,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 ROOT = Path(__file__).parents[1]
 UNOPTIMIZED = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-"""With these XLA compiles for CPUs in a fifth of the time."""
+"""Options with which XLA compiles for CPUs in a fifth of the time."""
+XLA_FLAGS = " ".join(f"--{name}={str(value).lower()}" for name, value in UNOPTIMIZED.items())
 
 
 def run_folder(factory: pytest.TempPathFactory) -> Path:
@@ -63,8 +64,8 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 def unoptimized() -> Iterator[None]:
     """Programs that XLA does not optimize, here and in child processes, as compiling takes most of the time of tests.
 
-    For files that compare values within a tolerance, or runs of the same programs, or test what processes do. Files that
-    compare the bits of different programs need those that users have.
+    For files that compare values within a tolerance, compare runs of one program, or test what processes do. Those that
+    compare the bits of different programs need them as users have them.
     """
     options = compiler.get_compile_options
 
@@ -73,7 +74,7 @@ def unoptimized() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compiler, "get_compile_options", with_changes)
-        patch.setenv("XLA_FLAGS", " ".join(f"--{name}={str(value).lower()}" for name, value in UNOPTIMIZED.items()))
+        patch.setenv("XLA_FLAGS", XLA_FLAGS)
         yield
     jax.clear_caches()  # of programs that other files would share
 
@@ -108,13 +109,15 @@ def command() -> Command:
 
 @pytest.fixture(scope="session")
 def trained(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The workdir of a finished tiny run. Read it; copy it before you change it."""
+    """The workdir of a finished tiny run, of `unoptimized` programs. Read it; copy it before you change it."""
     folder = run_folder(tmp_path_factory) / "trained"
     with folder.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the first worker that comes by trains for all
         if not folder.exists():
             part = tmp_path_factory.mktemp("trained")
-            done = command("train", "--config=configs/tiny.py", f"--workdir={part / 'run'}", env={"XLA_FLAGS": ""})
+            done = command(
+                "train", "--config=configs/tiny.py", f"--workdir={part / 'run'}", env={"XLA_FLAGS": XLA_FLAGS}
+            )
             assert done.returncode == 0, done.stderr
             part.rename(folder)
     return folder / "run"

@@ -24,7 +24,7 @@ from lovecraft_jax.runtime.errors import DONE
 from lovecraft_jax.training import loop
 from tests.helpers.runs import assert_same_run, rows, shorten_reports
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unoptimized")]
 
 jitted_forward = jax.jit(forward, static_argnums=0)
 

@@ -17,6 +17,8 @@ from lovecraft_jax.report.page import render
 from lovecraft_jax.run import load_run
 from tests.helpers.runs import rows, train_tiny
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 FIXTURES = Path(__file__).parent / "fixtures"
 OLD = json.loads((FIXTURES / "old_run.json").read_text())
 RELATIVE = 1e-5

@@ -10,6 +10,8 @@ from nbclient import NotebookClient
 
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 NOTEBOOK = ROOT / "docs" / "quickstart.ipynb"
 
 

@@ -27,7 +27,7 @@ from lovecraft_jax.probing.surprisal import token_surprisals
 from lovecraft_jax.run import Run
 from tests.helpers.small_runs import TEXT, UNICODE, UNITS, make_run, small_run
 
-pytestmark = pytest.mark.skipif(not shutil.which("node"), reason="no Node.js")
+pytestmark = [pytest.mark.skipif(not shutil.which("node"), reason="no Node.js"), pytest.mark.usefixtures("unoptimized")]
 SCRIPT = Path(__file__).with_name("js_model.mjs")
 V, N = 23, 1000
 GREEDY = {"temperature": 0.0, "topK": 0, "topP": 1.0, "seed": 0}

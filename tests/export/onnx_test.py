@@ -21,6 +21,8 @@ from lovecraft_jax.run import Run
 from lovecraft_jax.runtime.errors import UserError
 from tests.helpers.untrained import random_variables, untrained_run
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 B, T = 2, 150
 TEXT = "The night was dark, and 40 old men of Arkham (with no more than 3 lamps) walked to 'Innsmouth'.\n"
 TOLERANCE = 1e-5

@@ -26,6 +26,9 @@ from lovecraft_jax.training import loop
 from tests.conftest import Command
 from tests.helpers.runs import evaluate, launch, rows
 from tests.helpers.untrained import random_variables, sigmoid
+from tests.inference.conftest import FEW_TALES
+
+pytestmark = pytest.mark.usefixtures("unoptimized")
 
 V, START = 7, 3
 RATES = Rates(lr=1e-2, decay=0.2)
@@ -139,8 +142,10 @@ def test_tuning_finds_the_best_rates_in_few_scores(target: tuple[int, int]) -> N
 
 
 @pytest.mark.slow
-def test_rates_are_tuned_on_valid_and_saved_and_score_test(trained: Path, tmp_path: Path, command: Command) -> None:
-    workdir = shutil.copytree(trained, tmp_path / "run")
+def test_rates_are_tuned_on_valid_and_saved_and_score_test(
+    trained_on_few_tales: Path, tmp_path: Path, command: Command
+) -> None:
+    workdir = shutil.copytree(trained_on_few_tales, tmp_path / "run")
     (workdir / "adaptive.json.partial").symlink_to(tmp_path / "missing" / "file")  # so it cannot be written
     unwritten = evaluate(command, workdir, "--adaptive")
     assert not (workdir / "adaptive.json").exists()
@@ -198,7 +203,8 @@ def test_a_finished_run_has_adaptive_rows_beside_the_static_ones(
 @pytest.mark.slow
 def test_two_processes_write_the_scores_that_one_computes(tmp_path: Path) -> None:
     few = ("--config.model.layers=1", "--config.train.steps=10", "--config.train.eval_every=10")
-    done = launch("--config=configs/tiny.py", *few, "--config.train.adaptive", f"--workdir={tmp_path}")
+    flags = ("--config.train.adaptive", f"--config.data.corpus={FEW_TALES}", f"--workdir={tmp_path}")
+    done = launch("--config=configs/tiny.py", *few, *flags)
     assert done.returncode == 0, done.stderr
     run = load_run(tmp_path)
     final = [row for row in rows(tmp_path) if row.get("scoring") == "adaptive"]

@@ -28,6 +28,8 @@ from lovecraft_jax.training import loop
 from tests.conftest import Command
 from tests.helpers.untrained import random_variables
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 TEXT = "the old house, grey as fog\nstood where no house could be, and no moon shone on it." * 3
 GREEDY = Sampling(temperature=0.0)
 jitted_forward = jax.jit(forward, static_argnums=0)

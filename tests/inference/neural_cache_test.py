@@ -28,6 +28,8 @@ from tests.conftest import Command
 from tests.helpers.runs import evaluate, rows
 from tests.helpers.untrained import random_variables, sigmoid
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 V, START = 7, 3
 CLASSES = {1: {"cat": 0.5, "dog": 0.3, "yak": 0.2}, 2: {"Randolph": 1 - 1e-9, "Nyarlathotep": 1e-9}}
 """The ids of classes, and how likely each of their words is, which have no id of their own."""
@@ -67,6 +69,7 @@ def test_costs_are_those_of_the_mixture_over_types_in_float64(left_out: bool) ->
     assert scorer.score(text, RATES).nats == pytest.approx(sum(expected) + rest, rel=1e-6)
 
 
+@pytest.mark.usefixtures("_small_cache")
 def test_no_cost_depends_on_what_comes_later() -> None:
     length = 2 * CHUNK + 1
     scorer, types, others = small_scorer(), random_types(length), random_types(length, seed=5)
@@ -77,6 +80,7 @@ def test_no_cost_depends_on_what_comes_later() -> None:
         assert (changed[position:] != first[position:]).mean() > 0.99
 
 
+@pytest.mark.usefixtures("_small_cache")
 @pytest.mark.parametrize("length", [0, 1, 40, CHUNK + 30])
 def test_the_probabilities_of_all_types_after_a_text_sum_to_one(length: int) -> None:
     scorer, types = small_scorer(), random_types(length)
@@ -95,6 +99,7 @@ def test_a_word_is_spelled_out_once_and_again_when_the_cache_has_forgotten_it() 
     assert max(found[300], found[340]) < price - 10
 
 
+@pytest.mark.usefixtures("_small_cache")
 @pytest.mark.parametrize(
     "changes",
     [{"softmax_head": 3}, {"skip": True, "norm": "batch_input"}, {"tie": True, "embed": 6, "softmax_head": 3}],
@@ -107,6 +112,7 @@ def test_without_a_share_it_is_the_static_score(changes: dict[str, Any]) -> None
     assert abs(scorer.score(text, CacheRates(1.0, 0.1)).nats - static.nats) > 1
 
 
+@pytest.mark.usefixtures("_small_cache")
 def test_an_ensemble_remembers_the_states_of_all_its_members() -> None:
     scorer, text = small_scorer(), encoded(random_types(CHUNK + 30))
     model, variables = make_ensemble([scorer.scorer.model] * 2, [scorer.variables] * 2)
@@ -115,6 +121,7 @@ def test_an_ensemble_remembers_the_states_of_all_its_members() -> None:
     assert abs(both - scorer.score(text, RATES).nats) > 0.1
 
 
+@pytest.mark.usefixtures("_small_cache")
 def test_tuning_finds_the_best_rates_of_the_grid_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     thetas, lams = (0.0, 0.5, 1.0, 2.0), (0.0, 0.3, 0.6, 0.9)
     for module, name, value in (
@@ -134,6 +141,7 @@ def test_tuning_finds_the_best_rates_of_the_grid_in_one_pass(monkeypatch: pytest
     assert found[rates] == pytest.approx(tuned.nats, rel=1e-6)
 
 
+@pytest.mark.usefixtures("_small_cache")
 @pytest.mark.slow
 def test_a_finished_run_of_words_ends_with_scores_by_a_cache(
     config: ConfigDict, tmp_path: Path, capfd: pytest.CaptureFixture
@@ -159,9 +167,9 @@ def test_a_finished_run_of_words_ends_with_scores_by_a_cache(
 
 @pytest.mark.slow
 def test_rates_are_tuned_on_valid_and_saved_beside_those_of_dynamic_evaluation(
-    trained: Path, tmp_path: Path, command: Command
+    trained_on_few_tales: Path, tmp_path: Path, command: Command
 ) -> None:
-    workdir = shutil.copytree(trained, tmp_path / "run")
+    workdir = shutil.copytree(trained_on_few_tales, tmp_path / "run")
     (workdir / "adaptive.json").write_text('{"40": {"lr": 0.5, "decay": 0.0}, "10": {"theta": 9.0, "lam": 0.9}}')
     found = evaluate(command, workdir, "--cache")
     assert (found["scoring"], found["tuned_on"]) == ("cache", "valid")

@@ -12,6 +12,8 @@ from lovecraft_jax.inference.decoder import tail_logits
 from lovecraft_jax.inference.sampling import BLOCK, AdaptiveLogits, Sampling, sample_adaptive_softmax, sample_token
 from lovecraft_jax.model.adaptive_softmax import Tail, join_log_probs
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 H, HEAD, DRAWS = 4, 3, 40_000
 TAILS = (2, 5)
 V = HEAD + sum(TAILS)

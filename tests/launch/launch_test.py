@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unoptimized")]
 
 ROOT = Path(__file__).parents[2]
 LINES = [f"Ночь {number}: дом у моря молчал, и только ветер стучал в окно — «кто там?»" for number in range(300)]  # noqa: RUF001

@@ -16,6 +16,8 @@ from lovecraft_jax.model.lm import LanguageModel, forward
 from lovecraft_jax.model.losses import forward_costs
 from tests.helpers.untrained import random_variables
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 H, V, HEAD, N = 24, 173, 6, 64
 SOFTMAX = AdaptiveSoftmax(V, HEAD, H, jnp.dtype("float32"), in_cpp=False)
 # One program each: without jit every operation is a program of its own, and takes a while to compile.

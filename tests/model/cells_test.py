@@ -29,6 +29,8 @@ from lovecraft_jax.training import loop
 from tests.helpers.runs import assert_same_run, rows
 from tests.helpers.trees import assert_close
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 T, B, D, H = 6, 8, 5, 20  # 20 units do not fill the last SIMD vector, whatever its width
 FLOAT32, BFLOAT16 = jnp.dtype("float32"), jnp.dtype("bfloat16")
 with_compiler = pytest.mark.skipif(not any(map(which, COMPILERS)), reason="no C++ compiler")

@@ -24,7 +24,7 @@ from tests.model.cuda_build_test import DRIVER, ROOT, with_compiler
 from tests.model.cuda_layer_test import relative_error
 from tests.model.lstm_variants_test import draw
 
-pytestmark = [pytest.mark.slow, with_compiler]
+pytestmark = [pytest.mark.slow, with_compiler, pytest.mark.usefixtures("unoptimized")]
 MEMBERS, ROWS = 3, 64
 UNITS = 40
 H100, A100, L4 = GPUS["H100"], GPUS["A100"], GPUS["L4"]

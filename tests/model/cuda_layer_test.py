@@ -39,6 +39,7 @@ from lovecraft_jax.training.step import make_gradient
 from tests.model import lstm_variants_test
 from tests.model.lstm_variants_test import draw, reference
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
 B = 8
 DTYPES = ("bfloat16", "float32")
 MOST_ERROR = {

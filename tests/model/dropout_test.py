@@ -19,7 +19,7 @@ from lovecraft_jax.training.step import make_gradient, make_train_step, make_tra
 from tests.helpers.trees import assert_close, on_host
 from tests.helpers.untrained import random_variables
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unoptimized")]
 
 V, H, B, T, L = 11, 8, 4, 6, 2
 KINDS = DropoutRates._fields

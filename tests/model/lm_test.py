@@ -18,6 +18,8 @@ from lovecraft_jax.model.native.build import COMPILERS
 from tests.helpers.trees import assert_close
 from tests.helpers.untrained import random_variables
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 V, H, B, T = 11, 16, 3, 10
 
 BACKENDS = ("fused", "native") if any(map(which, COMPILERS)) else ("fused",)

@@ -34,7 +34,7 @@ BACKENDS = ("scan", "fused", "native")
 
 Arrays = dict[str, Any]
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unoptimized")]
 HAS_COMPILER = any(map(which, COMPILERS))
 needs_compiler = pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler")
 

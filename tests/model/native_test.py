@@ -20,7 +20,7 @@ from lovecraft_jax.model.native import build, ops
 from tests.conftest import Command
 from tests.helpers.trees import assert_close
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unoptimized")]
 
 ROOT = Path(__file__).parents[2]
 FLOAT32 = jnp.dtype("float32")

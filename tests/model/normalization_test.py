@@ -19,7 +19,7 @@ from lovecraft_jax.runtime.mesh import BY_ROW, BY_ROW_STACKED, REPLICATED, make_
 from tests.helpers.normed import NORMS, B, T, drawn, tokens
 from tests.helpers.trees import assert_close
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unoptimized")]
 
 D, H = 4, 3
 PARTS = {"layer": {}, "batch_input": {"x": 4 * H}, "batch": {"x": 4 * H, "h": 4 * H, "c": H}}

@@ -14,7 +14,7 @@ import pytest
 from tests.helpers import runs
 from tests.helpers.runs import FLAGS_OF_TWO, MAY_MOUNT, assert_same_run, launch, leaves, rows, samples
 
-pytestmark = [pytest.mark.slow, pytest.mark.processes]
+pytestmark = [pytest.mark.slow, pytest.mark.processes, pytest.mark.usefixtures("unoptimized")]
 
 CORES = [int(core) for core in os.environ["CORES"].split()] if "CORES" in os.environ else []
 """All cores, of which this process has one (tests/conftest.py)."""

@@ -14,7 +14,7 @@ import pytest
 
 from tests.helpers.runs import assert_same_run, leaves, rows, started, wait_for
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unoptimized")]
 
 COMMON = ("--config=configs/tiny.py", "--config.train.steps=20", "--config.train.eval_every=10")
 FLAGS = (*COMMON, "--config.optimizer.lr=0.002,0.02", "--config.optimizer.warmup=0")

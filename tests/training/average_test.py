@@ -17,6 +17,8 @@ from lovecraft_jax.training.compiled import make_program
 from tests.helpers.runs import rows
 from tests.helpers.trees import assert_close, on_host
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 V, DECAY = 11, 0.2
 
 

@@ -19,6 +19,8 @@ from lovecraft_jax.training.early_stopping import ValidScores, final_warnings, u
 from lovecraft_jax.training.stacked import train_stacked
 from tests.helpers.runs import all_rows, assert_same_run, launch, rows
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 UNIFORM = {"valid": 6.0, "test": 6.25}
 LETTERS = "abcdefghijklmnopqrstuvwxyz\n"
 

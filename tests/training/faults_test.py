@@ -44,7 +44,7 @@ BOUND_BY_RIGHTS = ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_o
 SECONDS = 30
 """Within which all processes exit."""
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unoptimized")]
 
 
 @pytest.mark.skipif(not MAY_MOUNT, reason="may not mount a disk")
@@ -150,7 +150,7 @@ def test_after_any_signal_or_kill_all_exit_and_the_run_resumes_to_the_same_resul
 @pytest.mark.processes
 def test_a_process_whose_peer_never_starts_exits(command: Callable, tmp_path: Path) -> None:
     began = time.monotonic()
-    alone = ["--coordinator_address=localhost:29123", "--num_processes=2", "--process_id=0", "--start_timeout=3"]
+    alone = ["--coordinator_address=localhost:29123", "--num_processes=2", "--process_id=0", "--start_timeout=1"]
     done = command("train", *FLAGS_OF_TWO, f"--workdir={tmp_path}", *alone)
     assert done.returncode not in (0, 2)
     assert time.monotonic() - began < SECONDS

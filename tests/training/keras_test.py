@@ -15,7 +15,7 @@ from lovecraft_jax.data.batches import Batch
 from lovecraft_jax.model.losses import token_binary_cross_entropy
 from lovecraft_jax.training.compiled import make_program
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unoptimized")]
 
 KERAS = json.loads((Path(__file__).parents[1] / "fixtures" / "keras.json").read_text())
 V, H, B, T = 5, 2, 4, 6

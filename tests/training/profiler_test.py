@@ -14,7 +14,7 @@ from etils import epath
 from lovecraft_jax.training.profiler import Profiler
 from tests.helpers.runs import assert_same_run, train_tiny
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unoptimized")]
 
 
 def test_a_profiled_run_traces_whole_dispatches_after_warmup_and_learns_the_same(trained: Path, tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from tests.helpers import store
 from tests.helpers.kills import kill_and_resume
 from tests.helpers.runs import ROOT, assert_same_run, one_device, rows, samples, started, train_tiny, wait_for
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 ON_STORE = """
 import runpy, sys
 from etils import epath

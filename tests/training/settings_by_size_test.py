@@ -16,6 +16,8 @@ from lovecraft_jax.training import loop, settings_by_size
 from lovecraft_jax.training.display import startup_summary
 from lovecraft_jax.training.progress import Progress
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 
 @pytest.mark.parametrize(
     ("characters", "epochs"), [(2_600_000, 16), (650_000, 32), (162_500, 64), (1000, 64), (26_000_000, 5), (10**12, 1)]

@@ -20,7 +20,7 @@ from lovecraft_jax.training.loop import Training
 from lovecraft_jax.training.stacked import train_stacked
 from tests.helpers.runs import assert_same_run, leaves, rows
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unoptimized")]
 
 NAMES = ("seed_0", "seed_3", "low_rate")
 

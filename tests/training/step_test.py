@@ -21,6 +21,8 @@ from lovecraft_jax.training.step import make_gradient
 from tests.helpers.trees import assert_close, on_host
 from tests.helpers.untrained import random_variables
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 V, B, T, TOTAL = 11, 8, 6, 100
 RATES = DropoutRates.of(Config.of(tiny.get_config()).model)
 

@@ -19,7 +19,7 @@ from lovecraft_jax.model.lm import forward
 from lovecraft_jax.run import load_run
 from tests.helpers.runs import all_rows, saved_state
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unoptimized")]
 
 FORWARD_FLOPS = 2 * (16 * 64 + (16 * 64 + 16 * 64) + 16 * 80)
 """Of a token: one-hot input, two layers of 16 units, 80 logits; two operations a multiply-add."""
