@@ -80,7 +80,13 @@ class Run:
         """Yields the same texts in pieces of `chunk` tokens, while they are generated; None is all at once. Raises
         UserError when it is called."""
         check_limits(length=length, seed=seed, samples=samples)
-        checked("chunk", chunk or 1, int, "a whole number of at least 1, or None", lambda tokens: tokens >= 1)
+        checked(
+            "chunk",
+            1 if chunk is None else chunk,
+            int,
+            "a whole number of at least 1, or None",
+            lambda tokens: tokens >= 1,
+        )
         sampling = checked("sampling", Sampling() if sampling is None else sampling, Sampling, "a Sampling")
         encoded = encode_prompt(self.tokenizer, prompt)
         return generate_texts(

@@ -15,6 +15,7 @@ from lovecraft_jax.run import Run, load_run
 from lovecraft_jax.runtime.console import log, printable
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.runtime.files import expand_home
+from lovecraft_jax.runtime.signals import collect_signals
 
 FLAGS_OF_MODE = {  # those that one --mode alone has
     "free": ("prompt", "temperature", "top_k", "top_p", "samples", "stream"),
@@ -39,19 +40,29 @@ def main() -> int:
     if F.mode == "teacher_forced":
         return _teacher_forced(run)
     if F.stream:
-        sys.stdout.write(printable(F.prompt))
-        try:
-            for (piece,) in run.stream(F.prompt, F.length, F.seed, sampling):
-                sys.stdout.write(printable(piece))
-                sys.stdout.flush()
-        finally:  # also after Ctrl-C, before the shell's prompt
-            sys.stdout.write("\n")
-        return 0
+        return _stream(run, sampling)
     texts = run.generate(F.prompt, F.length, F.seed, sampling, F.samples)
     if F.json:
         print(json.dumps({"prompt": F.prompt, "samples": texts, "seed": F.seed, "step": run.steps}))
     else:
         print(printable("\n---\n".join(F.prompt + text for text in texts)))
+    return 0
+
+
+def _stream(run: Run, sampling: Sampling) -> int:
+    """Prints prompt and text while it is generated. Ctrl-C ends it after the current piece."""
+    F = flags.FLAGS
+    sys.stdout.write(printable(F.prompt))
+    # Collected, since Python discards a KeyboardInterrupt that is raised while JAX's callback of gc runs.
+    with collect_signals() as signals:
+        try:
+            for (piece,) in run.stream(F.prompt, F.length, F.seed, sampling):
+                sys.stdout.write(printable(piece))
+                sys.stdout.flush()
+                if signals:
+                    raise KeyboardInterrupt
+        finally:  # before the shell's prompt
+            sys.stdout.write("\n")
     return 0
 
 

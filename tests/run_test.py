@@ -117,6 +117,8 @@ def test_a_character_outside_the_vocabulary_costs_its_spelling(run: Run) -> None
         ),
         (lambda run: run.generate(seed=10**5000), "^seed=a very large int: expected a whole number"),
         (lambda run: run.stream(chunk=-1), "chunk=-1: expected a whole number of at least 1, or None"),
+        (lambda run: run.stream(chunk=0), "chunk=0: expected a whole number of at least 1, or None"),
+        (lambda run: lovecraft_jax.export_run("runs/x", "page.html"), "run='runs/x': expected what load_run returns"),
         (lambda run: run.generate(b"The"), "^prompt=b'The': expected text"),
         (lambda run: run.generate(sampling=0.5), "sampling=0.5: expected a Sampling"),
         (lambda run: Sampling(None), "temperature=None: expected a finite number"),

@@ -16,7 +16,7 @@ from lovecraft_jax.model.backend import fastest_backend
 from lovecraft_jax.model.lm import Variables, make_model
 from lovecraft_jax.model.normalization import STATISTICS
 from lovecraft_jax.run import Run
-from lovecraft_jax.runtime.checks import shown
+from lovecraft_jax.runtime.checks import checked, shown
 from lovecraft_jax.runtime.console import log
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.runtime.files import Row, read_rows
@@ -57,7 +57,7 @@ class Portable:
 
 def portable(run: Run) -> Portable:
     """Returns a run's model. Raises UserError for an ensemble, which no format holds."""
-    if run.members:
+    if checked("run", run, Run, "what load_run returns").members:
         raise UserError(f"an ensemble of {len(run.members)} runs cannot be exported: give one workdir")
     config = run.config.to_dict()
     settings = {name: config["model"][name] for name in SETTINGS} | {"vocab_size": run.tokenizer.size}

@@ -35,9 +35,9 @@ def locked(folder: epath.Path, name: str, take_over: bool = False) -> Iterator[N
             made = [path for path in (folder, *folder.parents) if not path.exists()]
             folder.mkdir(parents=True, exist_ok=True)
         file = None if _outlives_process(folder) else open(folder / "lock", "w")
-    except FileNotFoundError:
-        raise UserError(f"workdir={name}: another run has just removed it; start again") from None
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and error.filename == os.fspath(folder / "lock"):
+            raise UserError(f"workdir={name}: another run has just removed it; start again") from None
         raise _cannot_be_written(name, error.strerror) from error
     with _flock(file, name) if file else _lock_file(folder, name, take_over):
         try:

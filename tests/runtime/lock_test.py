@@ -120,6 +120,11 @@ def test_a_lock_file_that_its_owner_removes_just_then_refuses(
         _start(tmp_path / "run")
 
 
+def test_a_folder_that_cannot_be_made_says_why() -> None:
+    with pytest.raises(UserError, match=r"^workdir=/proc/none: cannot be written \(No such file or directory\)"):
+        _start(Path("/proc/none"))
+
+
 def test_a_flock_is_released_by_a_kill_and_not_taken_over_before(tmp_path: Path, objects: Path) -> None:
     with _owner(objects, tmp_path) as process:
         with pytest.raises(UserError, match="in use by another run"):

@@ -42,7 +42,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpu", choices=GPUS, default="H100")
     gpu = GPUS[parser.parse_args().gpu]
-    print(f"compute capability {gpu.capability}, NVRTC", ".".join(map(str, nvrtc_version())))
+    try:
+        version = nvrtc_version()
+    except OSError as error:
+        parser.exit(2, f"{error}, or, to compile only, nvidia-cuda-nvrtc\n")
+    print(f"compute capability {gpu.capability}, NVRTC", ".".join(map(str, version)))
     print("| layer | kernel | blocks | rows | threads | registers | spilled, bytes | shared memory, bytes |")
     print("|---|---|---|---|---|---|---|---|")
     for name, (form, rows) in LAYERS.items():
