@@ -8,6 +8,7 @@ all run at once.
 """
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -71,7 +72,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=list(SYSTEMS))
     parser.add_argument("--sizes", nargs="+", choices=list(CASES), default=[size for size in CASES if size != "tiny"])
-    parser.add_argument("--systems", nargs="+", help='as "fused bfloat16"')
+    named = sorted(set(itertools.chain(*SYSTEMS.values())))
+    parser.add_argument("--systems", nargs="+", choices=named, metavar="SYSTEM", help=f"of {', '.join(named)}")
     parser.add_argument("--limit", type=float, default=600.0, help="seconds; later results are not waited for")
     parser.add_argument("--to", type=Path, default=Path("runs/benchmarks"), help="a folder for JSON and log")
     parser.add_argument("--worker", help=argparse.SUPPRESS)  # the system, in the process that computes it

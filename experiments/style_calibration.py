@@ -40,7 +40,8 @@ def main() -> None:
         p_values: dict[str, list[float]] = {kind: [] for kind in kinds}
         for out in _left_out(sorted(name for name in tales if len(tales[name]) >= length), args, rng):
             rest = {name: text for name, text in tales.items() if name not in out}
-            author = Author(rest, [name for part in ("valid", "test") for name in splits.tales[part]])
+            held_out = [name for part in ("valid", "test") for name in splits.tales[part] if name in rest]
+            author = Author(rest, held_out)
             for name in out:
                 for kind, make_text in kinds.items():
                     comparison = author.compare(make_text(tales[name], "\n\n\n".join(rest.values()), length, rng))

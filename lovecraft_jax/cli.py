@@ -232,7 +232,9 @@ def _prepare_platform(platform: str, find_devices: Callable[[], None]) -> None:
         find_devices()
     except RuntimeError as error:
         asked = f"--platform={platform}" if platform != "auto" else f"JAX_PLATFORMS={os.getenv('JAX_PLATFORMS')}"
-        raise UserError(f"{asked}: none found here; {_EXTRAS.get(platform, '')} ({error})") from None
+        # JAX looks for an NVIDIA GPU before one of AMD's, and its error is only about the last.
+        reason = "no NVIDIA GPU is visible" if platform == "gpu" and "'rocm'" in str(error) else error
+        raise UserError(f"{asked}: none found here; {_EXTRAS.get(platform, '')} ({reason})") from None
 
 
 def _join_processes() -> None:

@@ -46,6 +46,15 @@ WRONG: dict[str, tuple[str, list[str]]] = {
     "more scored rows than tokens": ("train {tiny} --config.train.eval_rows=1000000", ["eval_rows=1000000"]),
     "empty workdir": ("train {tiny} --workdir=", ["--workdir="]),
     "workdir under a file": ("train {tiny} --workdir={files}/short.txt/run", ["--workdir={files}/short.txt/run"]),
+    "workdir that is a file": ("train {tiny} --workdir={files}/short.txt", ["short.txt", "is a file or a broken link"]),
+    "workdir that is a broken link": (
+        "train {tiny} --workdir={files}/broken",
+        ["broken", "is a file or a broken link"],
+    ),
+    "a run without its config.json": (
+        "train {tiny} --workdir={files}/headless",
+        ["{files}/headless", "config.json is missing", "put config.json back"],
+    ),
     "workdir that is a pattern": ("train {tiny} --workdir={files}/run[1]", ["{files}/run[1]", "without [, * and ?"]),
     "workdir on another store": ("train {tiny} --workdir=s3://bucket/a", ["expected a folder, or gs://bucket/folder"]),
     "workdir in use": ("train {tiny} --workdir={held}", ["--workdir={held}", "in use"]),
@@ -250,7 +259,9 @@ def _make_files(folder: Path, trained: Path) -> None:
     wrong = shutil.copytree(fresh, folder / "wrong")
     config = json.loads((wrong / "config.json").read_text())
     (wrong / "config.json").write_text(json.dumps(config | {"model": config["model"] | {"units": "banana"}}))
-    letters, halves = (shutil.copytree(trained, folder / name) for name in ("letters", "halves"))
+    (folder / "broken").symlink_to(folder / "nowhere")
+    letters, halves, headless = (shutil.copytree(trained, folder / name) for name in ("letters", "halves", "headless"))
+    (headless / "config.json").unlink()
     shutil.rmtree(letters / "checkpoints" / "30")
     vocab, corpus = (json.loads((trained / f"{name}.json").read_text()) for name in ("vocab", "corpus"))
     (letters / "vocab.json").write_text(json.dumps(vocab | {"chars": vocab["chars"][:-1] + "~"}))

@@ -25,7 +25,7 @@ def main() -> int:
     if len(set(names)) < len(names):
         names = paths
     given = cli.optional_flag("to")
-    to = resolve_path(given or f"{paths[0]}/report/index.html")
+    to = resolve_path(given or f"{paths[0]}/report/index.html", "to")
     if given or os.path.isfile(f"{paths[0]}/config.json"):  # otherwise loading the run says what is wrong
         check_can_be_written(to)  # before the runs are analysed, which takes minutes
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # where its folders cannot be written it takes others

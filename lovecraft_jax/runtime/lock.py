@@ -38,7 +38,8 @@ def locked(folder: epath.Path, name: str, take_over: bool = False) -> Iterator[N
     except OSError as error:
         if isinstance(error, FileNotFoundError) and error.filename == os.fspath(folder / "lock"):
             raise UserError(f"workdir={name}: another run has just removed it; start again") from None
-        raise _cannot_be_written(name, error.strerror) from error
+        why = "is a file or a broken link" if isinstance(error, FileExistsError) else error.strerror
+        raise _cannot_be_written(name, why) from error
     with _flock(file, name) if file else _lock_file(folder, name, take_over):
         try:
             yield

@@ -87,6 +87,9 @@ class Author:
     """All tales of an author (name -> text), of which those named in `held_out` are not in the training text."""
 
     def __init__(self, tales: Mapping[str, str], held_out: Collection[str]) -> None:
+        """Raises ValueError where `held_out` has a name that is not of one of the tales."""
+        if missing := sorted(set(held_out) - set(tales)):
+            raise ValueError(f"held_out={missing}: expected names of the author's tales")
         self._tales = dict(tales)
         self.reference = Reference(
             {name: text for name, text in tales.items() if name not in held_out},
@@ -96,7 +99,8 @@ class Author:
 
     def compare(self, text: str) -> Comparison:
         """Cuts a text, cleaned as the tales are, into pieces, measures each, and decides about each if that is
-        possible. Characters after the last whole piece are ignored. The first call for a piece length also measures the
+        possible: not for a text of less than 2,000 characters, for which `reason` says so, and `p_value` and `accepted`
+        are None. Characters after the last whole piece are ignored. The first call for a piece length also measures the
         author's pieces, which takes some seconds for three million characters."""
         length, reason = self._piece_length(text)
         author = None if reason else self._author_pieces(length)

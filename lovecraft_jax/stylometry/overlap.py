@@ -43,7 +43,9 @@ class Overlap:
 
     def spans(self, text: str, min_length: int = MIN_SPAN) -> list[Span]:
         """Returns all shared spans of at least `min_length` characters that cannot be extended to either side, by
-        `start`; they may overlap. 100,000 characters take about a second."""
+        `start`; they may overlap. 100,000 characters take about a second. Raises ValueError for a
+        `min_length` below 1."""
+        _check_positive("min_length", min_length)
         return [self._locate(text, start, end) for start, end in self._matches(text, min_length)]
 
     def longest(self, text: str) -> Span | None:
@@ -54,7 +56,12 @@ class Overlap:
         return None
 
     def shares(self, text: str, lengths: Sequence[int] = SPAN_LENGTHS) -> dict[int, float]:
-        """Returns for each length the share of the text's characters that lie in spans of at least that length."""
+        """Returns for each length the share of the text's characters that lie in spans of at least that length. Raises
+        ValueError for no length and for one below 1."""
+        if not lengths:
+            raise ValueError("lengths: none given; expected at least one")
+        for length in lengths:
+            _check_positive("lengths", length)
         matches = list(self._matches(text, min(lengths)))
         shares = {}
         for length in lengths:
@@ -75,8 +82,11 @@ class Overlap:
     def quantiles(self, texts: Iterable[str], length: int) -> dict[str, tuple[float, float, float]]:
         """Returns the 2.5 %, 50 % and 97.5 % quantiles of each value of `measure` over pieces of other texts, of
         `length` characters each; a shorter text is one piece. The author's held-out tales show what to expect
-        without memorisation."""
+        without memorisation. Raises ValueError for no texts and for a `length` below 1."""
+        _check_positive("length", length)
         pieces = [text[at : at + length] for text in texts for at in range(0, max(1, len(text) - length + 1), length)]
+        if not pieces:
+            raise ValueError("texts: none given; expected at least one")
         measured = [self.measure(piece) for piece in pieces]
         return {
             key: tuple(np.quantile([values[key] for values in measured], (0.025, 0.5, 0.975)).tolist())
@@ -119,3 +129,8 @@ class Overlap:
         at = min(self._suffixes[first:last])
         tale = bisect_right(self._starts, at) - 1
         return Span(start, end, self._names[tale], at - self._starts[tale])
+
+
+def _check_positive(name: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{name}={value}: expected a whole number of at least 1")

@@ -117,6 +117,8 @@ def compare_best(results: Sequence[Result]) -> list[str]:
     close = [
         one for one in others if math.isnan(one.half_width) or one.mean - one.half_width <= best.mean + best.half_width
     ]
+    if len(others) == 1:
+        return [f"the other point's interval {'overlaps' if close else 'does not overlap'} the best one's"]
     return [f"{len(close)} of the other {len(others)} points have intervals that overlap the best one's"]
 
 

@@ -18,6 +18,7 @@ from lovecraft_jax.inference.neural_cache import CacheRates
 from lovecraft_jax.runtime.errors import UserError
 from lovecraft_jax.runtime.files import write_json, write_text
 from lovecraft_jax.runtime.hardware import cpu_name
+from lovecraft_jax.training.checkpoint import saved_steps
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 RATES = "adaptive.json"
@@ -72,7 +73,8 @@ def read_run_files(path: epath.Path) -> tuple[Config, Tokenizer, dict[str, Any]]
         raise UserError(f"{path / name}: {error}") from None
     except FileNotFoundError:  # its `filename` is None on an object store
         what = f"{name} is missing" if path.is_dir() else "no such folder"
-        raise UserError(f"workdir={path}: not a run ({what}); train first, or name another") from None
+        todo = f"put {name} back" if saved_steps(path) else "train first"
+        raise UserError(f"workdir={path}: not a run ({what}); {todo}, or name another") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"workdir={path}: its {name} cannot be read ({error}); name another") from None
 

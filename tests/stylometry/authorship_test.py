@@ -1,6 +1,7 @@
 """The authorship decision on synthetic authors, who have their own vocabulary and bigrams, and tales that differ."""
 
 import random
+import re
 
 import numpy as np
 import pytest
@@ -112,7 +113,7 @@ def test_invented_words_are_sorted_by_frequency() -> None:
 
 def test_without_enough_tales_or_text_there_is_no_decision_but_a_reason(case: Case) -> None:
     writer, tales, author = case
-    few = Author(dict(list(tales.items())[: MIN_TALES - 1]), HELD_OUT)
+    few = Author(dict(list(tales.items())[-MIN_TALES + 1 :]), ())
     for found, reason in (
         (author.compare(writer.tale(LENGTH - 1)), "the text has 1,999 characters; a decision needs 2,000"),
         (few.compare(writer.tale(LENGTH)), "38 tales have 2,000 characters; a decision needs 39"),
@@ -124,6 +125,11 @@ def test_without_enough_tales_or_text_there_is_no_decision_but_a_reason(case: Ca
         assert all(
             np.isnan([row.low, row.median, row.high]).all() and not np.isnan(row.value) for row in found.features
         )
+
+
+def test_a_held_out_tale_must_be_one_of_the_tales() -> None:
+    with pytest.raises(ValueError, match=re.escape("held_out=['tow']: expected names of the author's tales")):
+        Author({"one": "Shining and", "two": "fish"}, ["one", "tow"])
 
 
 def test_piece_length_is_the_longest_that_the_text_and_enough_tales_have(monkeypatch: pytest.MonkeyPatch) -> None:

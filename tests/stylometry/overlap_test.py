@@ -1,6 +1,7 @@
 import itertools
 import random
 import time
+from collections.abc import Callable
 
 import pytest
 from hypothesis import example, given, settings
@@ -57,6 +58,21 @@ def test_quantiles_over_pieces_of_one_length() -> None:
     assert quantiles["copied_20"] == pytest.approx((0, 0, 92.5))
     assert quantiles["copied_50"] == (0, 0, 0)
     assert overlap.quantiles([shared], 1000)["copied_longest"] == (23, 23, 23)  # shorter than a piece
+
+
+@pytest.mark.parametrize(
+    ("call", "line"),
+    [
+        (lambda overlap: overlap.spans("text", 0), "min_length=0: expected a whole number of at least 1"),
+        (lambda overlap: overlap.shares("text", [20, -1]), "lengths=-1: expected a whole number of at least 1"),
+        (lambda overlap: overlap.shares("text", []), "lengths: none given"),
+        (lambda overlap: overlap.quantiles(["text"], 0), "length=0: expected a whole number of at least 1"),
+        (lambda overlap: overlap.quantiles([], 10), "texts: none given"),
+    ],
+)
+def test_wrong_arguments_are_named(call: Callable[[Overlap], object], line: str) -> None:
+    with pytest.raises(ValueError, match=line):
+        call(Overlap({"tale": "text"}))
 
 
 @pytest.mark.slow

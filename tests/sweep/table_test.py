@@ -54,5 +54,7 @@ def test_the_best_point_is_compared_with_the_others() -> None:
     assert compare_best([result(0.2, 1.5, 1.501)]) == []
     (line,) = compare_best([result(0.2, 1.5, 1.501), result(0.3, 1.505, 1.507), result(0.4, 1.9, 1.901)])
     assert line.startswith("1 of the other 2 points")
+    (line,) = compare_best([result(0.2, 1.5, 1.501), result(0.4, 1.9, 1.901)])
+    assert line == "the other point's interval does not overlap the best one's"
     (line,) = compare_best([result(0.2, 1.5), result(0.3, 1.6)])
     assert "with one seed" in line
