@@ -51,6 +51,8 @@ __device__ __forceinline__ void barrier_init(uint32_t barrier) {
 __device__ __forceinline__ void barrier_expect(uint32_t barrier, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" :: "r"(barrier), "r"(bytes) : "memory");
 }
+// Acquires for the block alone: what is awaited arrives in shared memory. `.acquire.cluster` would also empty the L1
+// cache every time step (CCTL.IVALL in the machine code), in which the gates' inputs are loaded ahead.
 __device__ __forceinline__ bool barrier_test(uint32_t barrier, uint32_t parity) {
   uint32_t done;
   asm volatile("{\n\t.reg .pred p;\n\tmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n\t"
