@@ -72,6 +72,7 @@ WRONG: dict[str, tuple[str, list[str]]] = {
     "no TPU": ("train {tiny} --platform=tpu", ["--platform=tpu"]),
     "a sweep of no config": ("sweep --config.optimizer.lr=0.1,0.2", ["--config is missing"]),
     "a sweep with a value out of range": ("sweep {tiny} --config.optimizer.lr=0.1,-1", ["lr=-1.0", "above 0"]),
+    "a sweep with too many rows": ("sweep {tiny} --config.train.eval_rows=8,1000000", ["eval_rows=1000000"]),
     "a sweep with a misspelt key": ("sweep {tiny} --config.model.unit=3,4", ["unit", "units"]),
     "a sweep over seeds as a setting": ("sweep {tiny} --config.seed=0,1", ["--seeds"]),
     "a sweep over too much": (

@@ -73,6 +73,19 @@ def make_batches(config: Config, data: Data) -> Batches:
     return Batches(ids, section.batch_size, section.seq_len, section.regime, config.seed, data.bpe_dropout)
 
 
+def check_scored_parts(config: Config, data: Data) -> None:
+    """Raises UserError where valid or test has no token to score, or valid fewer than train.eval_rows."""
+    for part in ("valid", "test"):
+        if not len(data.encoded[part].ids):
+            raise UserError(
+                f"data.corpus={data.name}: {part} has only rare words, which data.rare={config.data.rare} leaves out; "
+                "give a longer text, or data.rare=spell"
+            )
+    tokens, rows = len(data.encoded["valid"].ids), config.train.eval_rows
+    if rows > tokens:
+        raise UserError(f"config.train.eval_rows={rows}: valid has {tokens:,} tokens; use fewer, or leave it out")
+
+
 def _find_again(name: str, recorded: dict[str, Any], rule: int) -> Corpus:
     """The text of a run: from where the config now says it is, if that is another place than at the run's start; else
     from where it was then or, if it is gone from there, by its name."""

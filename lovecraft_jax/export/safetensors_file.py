@@ -122,11 +122,13 @@ def from_torch(tensors: dict[str, np.ndarray]) -> tuple[dict[str, Any], dict[str
 
 def _check_shapes(tensors: dict[str, np.ndarray], layers: int) -> None:
     """Raises UserError where the shapes of tensors with PyTorch's names do not fit together."""
-    G, H = tensors["rnn.weight_hh_l0"].shape
-    V = len(tensors["head.weight"])
+    for name in {"rnn.weight_hh_l0", "head.weight", "embedding.weight"} & tensors.keys():
+        if tensors[name].ndim != 2 or not tensors[name].size:
+            raise UserError(f"{name} is {list(tensors[name].shape)}: expected rows and columns")
+    (G, H), V = tensors["rnn.weight_hh_l0"].shape, len(tensors["head.weight"])
     if G not in (3 * H, 4 * H):
         raise UserError(f"rnn.weight_hh_l0 is {[G, H]}: expected {[4 * H, H]} of an LSTM or {[3 * H, H]} of a GRU")
-    width = tensors["embedding.weight"].shape[-1] if "embedding.weight" in tensors else V
+    width = tensors["embedding.weight"].shape[1] if "embedding.weight" in tensors else V
     expected: dict[str, tuple[int, ...]] = {"embedding.weight": (V, width), "head.weight": (V, H), "head.bias": (V,)}
     for n in range(layers):
         expected |= {f"rnn.weight_ih_l{n}": (G, H if n else width), f"rnn.weight_hh_l{n}": (G, H)}
@@ -148,6 +150,8 @@ def read_file(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, n
             return dict(file.metadata() or {}), dequantise(stored)
     except (TypeError, AttributeError) as error:  # for types that NumPy lacks
         raise UserError(f"{path}: of a type that NumPy lacks, as bfloat16 ({error}); save it as float32") from None
+    except ValueError as error:
+        raise UserError(f"{path}: int8 tensors whose scales are of other shapes ({error}); export it again") from None
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(f"{path}: not a .safetensors file that can be read ({error})") from None
 

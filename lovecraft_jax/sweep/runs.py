@@ -24,6 +24,7 @@ from lovecraft_jax.training.metrics import FILE
 from lovecraft_jax.training.optimizer import make_optimizer
 from lovecraft_jax.training.progress import Progress
 from lovecraft_jax.training.run_files import check_same_run, read_run_files
+from lovecraft_jax.training.settings_by_size import choose_settings
 from lovecraft_jax.training.stacked import program_settings, train_stacked
 
 RUNS_IN_A_STACK = 16
@@ -100,7 +101,7 @@ def check_runs(runs: Runs) -> None:
     texts: dict[tuple, tuple[str, str]] = {}  # name and hash
     for workdir, config in runs.items():
         make_optimizer(config.optimizer, 1)
-        if (key := (config.data, config.sample.prompt)) not in texts:
+        if (key := (config.data, config.train.eval_rows, config.sample.prompt)) not in texts:
             texts[key] = _check_data(config)
         path = resolve_path(workdir)
         if saved_steps(path) or Outcome.of(workdir).is_over:
@@ -119,6 +120,7 @@ def _check_data(config: Config) -> tuple[str, str]:
     make_mesh(config.data.batch_size)
     data = dataset.prepare(config)
     dataset.make_batches(config, data)
+    dataset.check_scored_parts(choose_settings(config, data)[0], data)
     encode_prompt(data.tokenizer, config.sample.prompt, "config.sample.prompt")
     return data.name, data.sha256
 

@@ -58,7 +58,7 @@ class Result:
 
     @property
     def has_score(self) -> bool:
-        """Whether more than half of its seeds have a final score, or half of an even number of them."""
+        """Whether more than half of its seeds have a final score that is finite."""
         return math.isfinite(self.scores("valid").median)
 
     @property
@@ -109,17 +109,18 @@ def format_table(results: Sequence[Result]) -> str:
 
 def compare_best(results: Sequence[Result]) -> list[str]:
     """Returns how sure it is that the first of some sorted results is the best: a line where there are others."""
-    best, *others = [result.scores("valid") for result in results if result.has_score]
-    if not others:
+    best, *others = [result.scores("valid") for result in results]
+    if not others or math.isinf(best.median):
         return []
-    if math.isnan(best.half_width):
+    if len(results[0].outcomes) == 1:
         return ["no intervals: with one seed nothing says how much of a difference is chance; --seeds=3 adds two"]
-    close = [
-        one for one in others if math.isnan(one.half_width) or one.mean - one.half_width <= best.mean + best.half_width
-    ]
-    if len(others) == 1:
-        return [f"the other point's interval {'overlaps' if close else 'does not overlap'} the best one's"]
-    return [f"{len(close)} of the other {len(others)} points have intervals that overlap the best one's"]
+    if math.isnan(best.half_width):
+        return ["the best point has no interval, since not all of its seeds have a final score"]
+    compared = [one for one in others if not math.isnan(one.half_width)]
+    close = [one for one in compared if one.mean - one.half_width <= best.mean + best.half_width]
+    line = f"other points with an interval that overlaps the best one's: {len(close)} of {len(others)}"
+    without = len(others) - len(compared)
+    return [line + (f"; without an interval: {without}" if without else "")]
 
 
 def write_results(folder: epath.Path, results: Sequence[Result], workdirs: Mapping[tuple[str, int], str]) -> None:

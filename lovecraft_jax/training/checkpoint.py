@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import math
 import operator
 import os
 import re
@@ -83,13 +84,14 @@ class Checkpoints:
         return min(scored, key=lambda step: _bpc(self._manager.metrics(step))) if scored else None
 
     def save(self, step: int, state: Any, meta: dict[str, Any], bpc: float | None = None) -> None:
-        """Saves in the background; without `bpc` the checkpoint never counts as best. Raises RunError if this
-        checkpoint, or the one before it, cannot be written."""
+        """Saves in the background; without `bpc`, or with one that is not finite, the checkpoint never counts as best.
+        Raises RunError if this checkpoint, or the one before it, cannot be written."""
+        metrics = {"bpc": bpc} if bpc is not None and math.isfinite(bpc) else None
         described = ocp.args.JsonSave(meta | {"checksums": checksums(state)})
         items = ocp.args.Composite(state=ocp.args.StandardSave(_fields(state)), meta=described)
         with self._raise_run_error():
             self._forget_deleted()
-            self._manager.save(step, args=items, metrics=None if bpc is None else {"bpc": bpc}, force=True)
+            self._manager.save(step, args=items, metrics=metrics, force=True)
 
     def restore(self, step: int, target: Any) -> Restored:
         """Returns the checkpoint of `step`. `target` has the state's fields, or some of them, as ShapeDtypeStructs with
@@ -104,7 +106,7 @@ class Checkpoints:
             state = dataclasses.replace(target, **found)
             read = checksums(state)
         except Exception as error:  # Orbax raises bare Exception, ValueError, KeyError, JSONDecodeError and more
-            what = f"step {step}: {str(error).splitlines()[0][:200]}"
+            what = f"step {step}: {_first_line(error)}"
             if shapes := re.search(r"Requested shape: (\(.*?\)).*stored shape: (\(.*?\))", str(error), re.DOTALL):
                 raise UserError(
                     f"{self._manager.directory}: the checkpoint of step {step} has weights {shapes[2]} where the model "
@@ -168,8 +170,8 @@ class Checkpoints:
             yield
         except Exception as error:  # whatever Orbax, TensorStore or the file system raise
             saved = f"the last good one is step {self.steps[-1]:,}" if self.steps else "there is none yet"
-            what = str(error).strip().splitlines()[0][:200]
-            raise RunError(f"{self._manager.directory}: a checkpoint cannot be written ({what}); {saved}") from error
+            why = _first_line(error)
+            raise RunError(f"{self._manager.directory}: a checkpoint cannot be written ({why}); {saved}") from error
 
 
 def saved_steps(workdir: epath.Path) -> list[int]:
@@ -199,6 +201,11 @@ def hide_failed_tasks_of_orbax() -> None:
 
     sys.unraisablehook = show_others
     warnings.filterwarnings("ignore", "coroutine '.*' was never awaited", RuntimeWarning)
+
+
+def _first_line(error: Exception) -> str:
+    """The first line of an error's message, or its type where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def _as_numbers(leaf: Any) -> Any:

@@ -110,12 +110,12 @@ class Training:
         config, chosen = choose_settings(config, self.data)
         self.config = config
         self.batches = dataset.make_batches(config, self.data)
-        tokens, rows = len(self.data.encoded["valid"].ids), config.train.eval_rows
-        if rows > tokens:
-            raise UserError(f"config.train.eval_rows={rows}: valid has {tokens:,} tokens; use fewer, or leave it out")
+        dataset.check_scored_parts(config, self.data)
         prompt = generate.encode_prompt(self.data.tokenizer, config.sample.prompt, "config.sample.prompt")
         self.logger = Logger(self.path, config, self.data, prompt, chosen)
         self.total = self.logger.progress.total_steps(config.train)
+        K, asked = dispatch_steps(config), config.train.stop_at_step
+        self.end = min(-(-asked // K) * K or self.total, self.total)  # where this start stops: the end of a dispatch
         self.program = make_program(config, self.data.tokenizer.size, self.total)
 
     def run(self) -> int:
@@ -128,7 +128,7 @@ class Training:
                 log(line)
             return DONE
         self.open()
-        stop_requested = self._train(min(self.config.train.stop_at_step or self.total, self.total))
+        stop_requested = self._train()
         if self.is_over:
             return self._finish()
         self.save()
@@ -136,7 +136,8 @@ class Training:
         if stop_requested:
             self.logger.log(f"interrupted at step {self.step:,}, saved: the same command goes on from there")
             return INTERRUPTED
-        self.logger.log(f"stopped at step {self.step:,} as train.stop_at_step asked, saved")
+        asked = f"train.stop_at_step={self.config.train.stop_at_step}"
+        self.logger.log(f"stopped at step {self.step:,}, the end of its dispatch, as {asked} asked, saved")
         return DONE
 
     @property
@@ -171,13 +172,13 @@ class Training:
             file, why = error.filename or self.path, error.strerror or error
             raise RunError(f"{file}: cannot be written ({why}); last good checkpoint: {self._last_saved()}") from error
 
-    def _train(self, end: int) -> bool:
+    def _train(self) -> bool:
         """Dispatches K steps at a time up to step `end`, and returns whether it was interrupted before. Dispatches end
         at multiples of K in absolute steps, as do logging, evaluating and saving."""
         K, stop, stop_requested = dispatch_steps(self.config), distributed.StopRequest(self.signals), False
         pending: tuple[int, Metrics] | None = None
         batches, after = self._send(self.step, K)
-        while self.step < end and not self.is_over and not (stop_requested := stop.received()):
+        while self.step < self.end and not self.is_over and not (stop_requested := stop.received()):
             self.profiler.start_if_due(self.step, self.state)
             self.state, metrics = self.program.train_steps(self.state, batches)
             self.step = after
@@ -293,6 +294,7 @@ class Training:
             self.watchdog.feed()
         if self.config.train.adaptive:
             rows += self._adaptive_rows(variables, restored.step)
+        self.watchdog.close()  # the baselines may take longer than it allows, and what they are would be lost
         self.logger.finish(rows, self.program.model, variables)
         for line in self._warnings(rows):
             self.logger.log(line)

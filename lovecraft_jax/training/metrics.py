@@ -49,9 +49,14 @@ def format_scores(rows: list[Row]) -> str:
     """The bits per character of every split: static scores in one line, and adaptive ones, if any, in others."""
     lines = []
     for scoring, name in FINAL.items():
-        scores = [f"{row['split']} {row['bpc']:.4f} bpc" for row in rows if row["scoring"] == scoring]
+        scores = [f"{row['split']} {_number(row['bpc'])} bpc" for row in rows if row["scoring"] == scoring]
         lines += [name + "  ".join(scores)] if scores else []
     return "\n".join(lines)
+
+
+def _number(bpc: float | None) -> str:
+    """A score with four digits; None is one that is not finite, which JSON does not have."""
+    return "not finite" if bpc is None or not math.isfinite(bpc) else f"{bpc:.4f}"
 
 
 def upload_events() -> None:

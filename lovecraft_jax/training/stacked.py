@@ -6,7 +6,7 @@ with the layer in XLA.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -51,6 +51,8 @@ def train_stacked(configs: Mapping[Any, Config | ConfigDict], take_over: bool = 
         os.fspath(workdir): config if isinstance(config, Config) else Config.of(config)
         for workdir, config in configs.items()
     }
+    if not typed:
+        raise UserError("no runs: expected one or more workdirs with their configs")
     _check_configs(typed)
     with collect_signals() as signals:
         failures = _train_steps(typed, signals, take_over)
@@ -109,25 +111,27 @@ class _Stack:
         configs, vocab_size = [run.config for run in runs], first.data.tokenizer.size
         self.train_steps = make_stacked_steps(configs, vocab_size, first.total, self.device)
         self.K = dispatch_steps(first.config)
-        self.end = min(first.config.train.stop_at_step or first.total, first.total)
+        self.end = first.end
+        self.unfinished = [run for run in runs if self._is_unfinished(run)]
 
     def train(self) -> None:
         """Trains all runs to the end, those that are behind first, and saves them."""
-        unfinished = [run for run in self.runs if self._is_unfinished(run)]
-        for run in unfinished:
+        for run in self.unfinished:
             run.open()
-        while not self.signals and (behind := list(filter(self._is_unfinished, self._good(unfinished)))):
+        while not self.signals and (behind := list(filter(self._is_unfinished, self._good(self.unfinished)))):
             step = min(run.step for run in behind)
             stop = min((run.step for run in behind if run.step > step), default=self.end)
-            self._advance([run for run in behind if run.step == step], step, stop)
-        for run in self._good(unfinished):
+            active = [run for run in behind if run.step == step]
+            with self._clocks_paused(run for run in self.unfinished if run not in active):
+                self._advance(active, step, stop)
+        for run in self._good(self.unfinished):
             with self._record_failure(run):
                 run.save()
-        for run in self._good(unfinished):
+        for run in self._good(self.unfinished):
             with self._record_failure(run):
                 run.checkpoints.wait()
         if self.signals:
-            log(f"{len(unfinished)} stacked runs interrupted, saved: started again, they go on from there")
+            log(f"{len(self.unfinished)} stacked runs interrupted, saved: started again, they go on from there")
 
     def _advance(self, active: list[Training], step: int, stop: int) -> None:
         """Trains `active` runs from `step` to `stop`.
@@ -143,13 +147,16 @@ class _Stack:
             step = after
             if step < stop:
                 batches, after = self._batches(places, step, stop)  # while the device computes
-            results = unstack_trees((state, metrics))
+            results = unstack_trees((jax.block_until_ready(state), metrics))
             for run, (run_state, run_metrics) in zip(self.runs, results, strict=True):
                 if run in training:
-                    with self._record_failure(run):
+                    others = (other for other in training if other is not run)
+                    with self._record_failure(run), self._clocks_paused(others):
                         run.after(step, run_state, run_metrics)
                     if run.is_over and step < self.end:
                         run.watchdog.close()  # nothing feeds it while the others are trained
+                    for waiting in self.unfinished:
+                        waiting.watchdog.feed()
 
     def _batches(self, places: list[Training], step: int, stop: int) -> tuple[Batch, int]:
         """Returns the batches of the dispatch from `step`, with leaves [S, K, ...], and the step that it ends at."""
@@ -163,6 +170,14 @@ class _Stack:
 
     def _good(self, runs: list[Training]) -> list[Training]:
         return [run for run in runs if run not in self.failures]
+
+    @contextmanager
+    def _clocks_paused(self, runs: Iterable[Training]) -> Iterator[None]:
+        """Leaves the time of the block, in which others are trained or evaluated, out of the throughput of `runs`."""
+        with ExitStack() as stack:
+            for run in runs:
+                stack.enter_context(run.throughput.paused())
+            yield
 
     @contextmanager
     def _record_failure(self, run: Training) -> Iterator[None]:

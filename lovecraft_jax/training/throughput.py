@@ -40,8 +40,10 @@ class Throughput:
     @contextmanager
     def paused(self) -> Iterator[None]:
         began = time.perf_counter()
-        yield
-        self._began += time.perf_counter() - began
+        try:
+            yield
+        finally:
+            self._began += time.perf_counter() - began
 
 
 class MatmulPeak:

@@ -272,3 +272,14 @@ def _write(folder: Path, texts: dict[str, str]) -> Corpus:
     for name, text in texts.items():
         (folder / "tales" / f"{name}.txt").write_text(text, encoding="utf-8")
     return corpus.load(str(folder / "tales"))
+
+
+def test_a_part_without_a_token_to_score_is_refused(config: ConfigDict, tmp_path: Path) -> None:
+    # Each word of the held-out ends is the only one of its kind.
+    text = "the sea " * 3000 + "".join(f"{a}{b}z" for a in string.ascii_lowercase for b in string.ascii_lowercase)
+    (tmp_path / "text.txt").write_text(text)
+    config.data.update({"corpus": str(tmp_path / "text.txt"), "level": "words", "rare": "drop", "share": 1.0})
+    data = prepare(config)
+    assert {part: len(data.encoded[part].ids) > 0 for part in PARTS} == {"train": True, "valid": True, "test": False}
+    with pytest.raises(UserError, match=r"text\.txt: test has only rare words, which data\.rare=drop leaves out"):
+        dataset.check_scored_parts(Config.of(config), data)

@@ -170,10 +170,22 @@ def test_a_model_that_no_format_knows_is_refused(setting: str, monkeypatch: pyte
         ({"head.weight": None}, "no tensor head.weight"),
         ({"rnn.weight_ih_l0_reverse": (64, 16)}, "tensor rnn.weight_ih_l0_reverse: expected .* one direction"),
         ({"rnn.weight_hh_l0": (60, 16)}, r"rnn.weight_hh_l0 is \[60, 16\]: expected \[64, 16\] of an LSTM"),
+        ({"rnn.weight_hh_l0": (64,)}, r"rnn.weight_hh_l0 is \[64\]: expected rows and columns"),
+        ({"rnn.weight_hh_l0": (0, 0)}, r"rnn.weight_hh_l0 is \[0, 0\]: expected rows and columns"),
+        ({"head.weight": ()}, r"head.weight is \[\]: expected rows and columns"),
         ({"head.bias": (3,)}, r"head.bias is \[3\]: expected \[13\]"),
     ],
 )
 def test_tensors_that_are_no_plain_model_are_named(change: dict[str, Any], message: str) -> None:
-    tensors = to_torch(fold(portable(_run()))) | {name: np.zeros(s, np.float32) for name, s in change.items() if s}
+    tensors = to_torch(fold(portable(_run()))) | {
+        name: np.zeros(shape, np.float32) for name, shape in change.items() if shape is not None
+    }
     with pytest.raises(UserError, match=message):
         from_torch({name: array for name, array in tensors.items() if change.get(name, ()) is not None})
+
+
+def test_scales_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    stored = {"x": np.ones((4, 5), np.int8), "x.scale": np.ones((3, 2), np.float32)}
+    safetensors.numpy.save_file(stored, tmp_path / "m.safetensors")
+    with pytest.raises(UserError, match=r"m\.safetensors: int8 tensors whose scales are of other shapes"):
+        read_file(tmp_path / "m.safetensors")

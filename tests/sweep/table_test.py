@@ -53,8 +53,11 @@ def test_a_seed_that_is_no_better_than_guessing_is_named() -> None:
 def test_the_best_point_is_compared_with_the_others() -> None:
     assert compare_best([result(0.2, 1.5, 1.501)]) == []
     (line,) = compare_best([result(0.2, 1.5, 1.501), result(0.3, 1.505, 1.507), result(0.4, 1.9, 1.901)])
-    assert line.startswith("1 of the other 2 points")
-    (line,) = compare_best([result(0.2, 1.5, 1.501), result(0.4, 1.9, 1.901)])
-    assert line == "the other point's interval does not overlap the best one's"
+    assert line == "other points with an interval that overlaps the best one's: 1 of 2"
+    (line,) = compare_best([result(0.2, 1.5, 1.501), result(0.4, 1.9, 1.901), result(0.6, 1.6, 1.7, None)])
+    assert line == "other points with an interval that overlaps the best one's: 0 of 2; without an interval: 1"
+    (line,) = compare_best([result(0.2, 1.5, 1.501, None), result(0.4, 1.9, 1.901, 1.902)])
+    assert line.startswith("the best point has no interval")
+    assert compare_best([result(0.2, None, None), result(0.4, None, None)]) == []
     (line,) = compare_best([result(0.2, 1.5), result(0.3, 1.6)])
     assert "with one seed" in line

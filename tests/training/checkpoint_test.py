@@ -1,6 +1,7 @@
 """Checkpoints: which are kept, what counts as best, what a restore reads, and that damage is never restored."""
 
 import gc
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 @pytest.mark.slow
 def test_the_latest_and_the_best_are_kept_also_after_a_restart(tmp_path: Path) -> None:
     for scores, best, kept in (
-        ({1: None, 2: None}, None, [1, 2]),  # never best
+        ({1: None, 2: math.nan}, None, [1, 2]),  # never best
         ({10: 2.0, 20: 1.0, 30: 3.0, 40: 4.0}, 20, [20, 30, 40]),
-        ({50: 1.5, 60: None, 70: None}, 20, [20, 60, 70]),
+        ({50: 1.5, 60: None, 70: math.nan}, 20, [20, 60, 70]),
         ({80: 0.5, 90: 0.6}, 80, [80, 90]),
     ):
         checkpoints = _saved(tmp_path, scores, keep=2)

@@ -12,7 +12,7 @@ from etils import epath
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import open_file
 
-from lovecraft_jax.training.metrics import FILE, MetricsWriter, upload_events
+from lovecraft_jax.training.metrics import FILE, MetricsWriter, format_scores, upload_events
 from tests.helpers import store
 from tests.helpers.runs import all_rows
 
@@ -69,6 +69,18 @@ def test_finite_numbers_are_scalars_tagged_by_split_scoring_and_key_and_others_a
         ("train/tensors/lstm_0/kernel_h/grad_rms", 10): 0.25,
         ("test/final/bpc", 20): 3.25,
     }
+
+
+def test_a_score_that_is_not_finite_can_be_read_again_and_shown(workdir: epath.Path) -> None:
+    written = [
+        {"step": 8, "split": split, "scoring": "final", "bpc": bpc}
+        for split, bpc in (("valid", 1.5), ("test", math.inf))
+    ]
+    writer = MetricsWriter(workdir, 0)
+    writer.write(*written)
+    writer.close()
+    shown = "valid 1.5000 bpc  test not finite bpc"
+    assert format_scores(written) == format_scores(all_rows(workdir)) == shown
 
 
 def test_events_survive_an_object_store_that_is_out_of_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from lovecraft_jax.training import loop
 from lovecraft_jax.training.checkpoint import saved_steps
 from lovecraft_jax.training.loop import Training
 from lovecraft_jax.training.stacked import train_stacked
-from tests.helpers.runs import assert_same_run, leaves, rows
+from tests.helpers.runs import all_rows, assert_same_run, leaves, rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unoptimized")]
 
@@ -51,6 +51,13 @@ def test_a_stacked_run_is_finished_and_an_ordinary_run(stacked: Path, capsys: py
     assert loop.train(config, workdir) == DONE
     assert "already finished at step 40" in capsys.readouterr().err
     assert load_run(workdir, "latest").step == 40
+
+
+def test_the_speed_of_a_run_leaves_out_the_evaluations_of_the_others(stacked: Path) -> None:
+    # The first evaluations, at step 20, take many times as long as ten steps; each run reports after those before it.
+    found = [row for name in NAMES for row in all_rows(stacked / name) if (row["step"], row["split"]) == (20, "train")]
+    speeds = [row["chars_per_second"] for row in found]
+    assert max(speeds) < 3 * min(speeds)
 
 
 def test_interrupted_runs_resume_to_the_same_end_also_from_different_steps(
@@ -124,6 +131,8 @@ def test_configs_that_differ_in_more_than_seed_and_learning_rate_are_refused(tmp
     with pytest.raises(UserError, match=f"{tmp_path}/seed_3: config.optimizer.clip=2.0, but 1.0 in {tmp_path}/seed_0"):
         train_stacked(others)
     assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match="no runs: expected one or more"):
+        train_stacked({})
 
 
 def configs(folder: Path) -> dict[str, ConfigDict]:
