@@ -17,7 +17,10 @@ from lovecraft_jax.runtime.errors import FAILED, WRONG_INPUT
 
 if __name__ == "__main__":
     if sys.argv[1:] and not sys.argv[1].startswith("-"):
-        log(f"{sys.argv[1]!r}: give a command after a dot: python -m lovecraft_jax.{' '.join(sys.argv[1:])}")
+        name, *flags = sys.argv[1:]
+        is_known = f"lovecraft_jax.{name} " in __doc__
+        dotted = f"give a command after a dot: python -m lovecraft_jax.{' '.join([name, *flags])}"
+        log(f"{name!r}: {dotted if is_known else 'no such command; python -m lovecraft_jax lists them'}")
         sys.exit(WRONG_INPUT)
     try:
         print(__doc__, flush=True)

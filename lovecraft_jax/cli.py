@@ -198,6 +198,8 @@ class _ConfigFile(flags.ArgumentParser):
 
     def parse(self, argument: str) -> ConfigDict:
         """Returns the config, to which no setting can be added. Raises UserError, whatever the file raises."""
+        if not argument:
+            raise UserError("--config= is empty: give it a value or leave it out")
         try:
             path, *variant = expand_home(argument).split(":", 1)
             folder = os.path.dirname(os.path.realpath(path))

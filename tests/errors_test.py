@@ -85,6 +85,13 @@ WRONG: dict[str, tuple[str, list[str]]] = {
     "a sweep in a run's workdir": ("sweep {tiny} --workdir={trained}", ["--workdir={trained}", "a run is in it"]),
     "a stack of less than a run": ("sweep {tiny} --stack=-1", ["stack"]),
     "no workdir": ("sample", ["--workdir"]),
+    "an empty config": ("train --config=", ["--config= is empty"]),
+    "a workdir that is a text": ("sample --workdir={files}/short.txt", ["not a run", "short.txt"]),
+    "a report whose second run is missing": (
+        "report --workdir={trained} --workdir={files}/nowhere",
+        ["{files}/nowhere: not a run"],
+    ),
+    "a tokenizer of other types": ("sample --workdir={files}/retyped", ["its vocab.json cannot be read"]),
     "no such workdir": ("sample --workdir={files}/nowhere", ["{files}/nowhere"]),
     "workdir of no run": ("sample --workdir={files}", ["{files}", "config.json"]),
     "a run whose config has a wrong value": (
@@ -261,9 +268,11 @@ def _make_files(folder: Path, trained: Path) -> None:
     config = json.loads((wrong / "config.json").read_text())
     (wrong / "config.json").write_text(json.dumps(config | {"model": config["model"] | {"units": "banana"}}))
     (folder / "broken").symlink_to(folder / "nowhere")
-    letters, halves, headless = (shutil.copytree(trained, folder / name) for name in ("letters", "halves", "headless"))
+    copies = ("letters", "halves", "headless", "retyped")
+    letters, halves, headless, retyped = (shutil.copytree(trained, folder / name) for name in copies)
     (headless / "config.json").unlink()
     shutil.rmtree(letters / "checkpoints" / "30")
     vocab, corpus = (json.loads((trained / f"{name}.json").read_text()) for name in ("vocab", "corpus"))
+    (retyped / "vocab.json").write_text(json.dumps(vocab | {"chars": [1, 2]}))
     (letters / "vocab.json").write_text(json.dumps(vocab | {"chars": vocab["chars"][:-1] + "~"}))
     (halves / "corpus.json").write_text(json.dumps(corpus | {"characters": corpus["characters"] | {"test": 7}}))

@@ -6,7 +6,7 @@ same windows of a passage that both have, wherever it is.
 """
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import numpy as np
 
@@ -17,7 +17,7 @@ KEPT = 8  # of so many windows one is kept
 _FACTOR = 0x9E3779B97F4A7C15  # of a polynomial in the letters, modulo 2**64
 
 
-def sample_windows(texts: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
+def sample_windows(texts: Iterable[str], one_in: int = KEPT) -> tuple[np.ndarray, np.ndarray]:
     """Returns the hashes uint64 [N] of the windows that are kept, and the number of the text of each [N], ascending."""
     separate = list(texts)
     together, start = "\0".join(separate), 0  # not text by text, which is slow for small files
@@ -32,7 +32,7 @@ def sample_windows(texts: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
         while width < WINDOW:
             window_hashes = window_hashes[:-width] * np.uint64(pow(_FACTOR, width, 2**64)) + window_hashes[width:]
             width *= 2
-        kept = np.flatnonzero(window_hashes < 2**64 // KEPT)
+        kept = np.flatnonzero(window_hashes <= np.uint64((2**64 - 1) // one_in))
         hashes.append(window_hashes[kept])
         windows.append(start + places[np.stack([kept, kept + WINDOW - 1])])
         start += len(piece)
@@ -40,12 +40,21 @@ def sample_windows(texts: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(hashes)[first == last], first[first == last]
 
 
-def distinct_windows(texts: Iterable[str]) -> np.ndarray:
+def distinct_windows(texts: Iterable[str], one_in: int = KEPT) -> np.ndarray:
     """Returns the hashes of the windows that are kept, each once, ascending."""
-    hashes = np.sort(sample_windows(texts)[0])
+    hashes = np.sort(sample_windows(texts, one_in)[0])
     is_first = np.ones(len(hashes), bool)
     is_first[1:] = hashes[1:] != hashes[:-1]  # np.unique of ten million takes twenty times as long (NumPy 2.4)
     return hashes[is_first]
+
+
+def share_again(texts: Collection[str], others: Collection[str]) -> float | None:
+    """Returns the share of the windows of some texts that others have too; None where they are too short for one. All
+    windows count where none is kept, as of a short text, or of a sentence that is all of a text, again and again."""
+    for one_in in (KEPT, 1):
+        if len(hashes := distinct_windows(texts, one_in)):
+            return float(np.isin(hashes, distinct_windows(others, one_in), assume_unique=True).mean())
+    return None
 
 
 def shares_before(hashes: np.ndarray, texts: np.ndarray, count: int) -> np.ndarray:

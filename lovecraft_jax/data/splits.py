@@ -8,10 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lovecraft_jax.data.cleaning import Cleaning, Counts, clean_all
-from lovecraft_jax.data.copies import distinct_windows, sample_windows, shares_before
+from lovecraft_jax.data.copies import sample_windows, share_again, shares_before
 from lovecraft_jax.data.corpus import RULE, Corpus
 from lovecraft_jax.runtime.console import counted
 from lovecraft_jax.runtime.errors import UserError
@@ -91,9 +89,8 @@ def split(corpus: Corpus, cleaning: Cleaning, share: float = 1.0, rule: int = RU
         if not any(text.strip() for text in tales.values()):
             raise UserError(f"data.corpus={corpus.name}: nothing is left for the {part} split; give a longer text")
     if is_checked:
-        in_train, *others = (distinct_windows(by_tale[part].values()) for part in PARTS)
-        repeated = [int(np.isin(hashes, in_train, assume_unique=True).sum()) / max(1, len(hashes)) for hashes in others]
-        facts["repeated"] = {part: round(share, 4) for part, share in zip(PARTS[1:], repeated, strict=True)}
+        repeated = {part: share_again(by_tale[part].values(), by_tale["train"].values()) for part in PARTS[1:]}
+        facts["repeated"] = {part: round(share, 4) for part, share in repeated.items() if share is not None}
     return Splits(names, counts, facts, lambda: by_tale)
 
 

@@ -2,7 +2,7 @@
 word_search.py and units.py and in `sample --mode=teacher_forced`, which take only runs whose tokens are characters."""
 
 import json
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -72,8 +72,17 @@ def build_tokenizer(config: DataConfig, train_text: str, cleaning: Cleaning) -> 
 
 
 def load_tokenizer(text: str) -> Tokenizer:
-    """Returns the tokenizer that `dumps` wrote."""
-    saved = json.loads(text)
+    """Returns the tokenizer that `dumps` wrote. Raises ValueError where the text is damaged."""
+    try:
+        tokenizer = _load_tokenizer(json.loads(text))
+        if 0 <= tokenizer.start_id < tokenizer.size:  # which looks at all of its tokens
+            return tokenizer
+    except Exception as error:  # whatever values of other types lead to; the library raises bare Exception
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+    raise ValueError("it has no tokens")
+
+
+def _load_tokenizer(saved: dict[str, Any]) -> Tokenizer:
     cleaning = Cleaning(**saved["cleaning"])
     if saved["level"] == "chars":
         return CharTokenizer.loads(saved, cleaning)

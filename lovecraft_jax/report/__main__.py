@@ -1,9 +1,9 @@
 """python -m lovecraft_jax.report --workdir=runs/c150: an HTML page about a run, or about several side by side."""
 
 import logging
-import os
 
 from absl import flags
+from etils import epath
 
 from lovecraft_jax import cli
 from lovecraft_jax.report.collect import collect_run
@@ -11,6 +11,7 @@ from lovecraft_jax.report.palette import RUNS
 from lovecraft_jax.runtime.console import printable
 from lovecraft_jax.runtime.errors import RunError, UserError
 from lovecraft_jax.runtime.files import check_can_be_written, resolve_path, write_text
+from lovecraft_jax.training.run_files import read_run_files
 
 
 def main() -> int:
@@ -26,8 +27,9 @@ def main() -> int:
         names = paths
     given = cli.optional_flag("to")
     to = resolve_path(given or f"{paths[0]}/report/index.html", "to")
-    if given or os.path.isfile(f"{paths[0]}/config.json"):  # otherwise loading the run says what is wrong
-        check_can_be_written(to)  # before the runs are analysed, which takes minutes
+    for path in paths:  # before the runs are analysed, which takes minutes
+        read_run_files(epath.Path(path))
+    check_can_be_written(to)
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # where its folders cannot be written it takes others
     from lovecraft_jax.report.page import render
 

@@ -102,7 +102,9 @@ def check_can_be_written(path: epath.Path) -> None:
         finally:
             probe.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); give another place") from None
+        is_file = isinstance(error, FileExistsError | NotADirectoryError)
+        why = f"{path.parent} is not a folder" if is_file else error.strerror
+        raise UserError(f"{path}: cannot be written ({why}); give another place") from None
 
 
 class GrowingFile:

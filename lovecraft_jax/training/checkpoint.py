@@ -110,7 +110,7 @@ class Checkpoints:
             if shapes := re.search(r"Requested shape: (\(.*?\)).*stored shape: (\(.*?\))", str(error), re.DOTALL):
                 raise UserError(
                     f"{self._manager.directory}: the checkpoint of step {step} has weights {shapes[2]} where the model "
-                    f"has {shapes[1]}; put back the config.json, or the config, that it was trained with"
+                    f"has {shapes[1]}; put back the config.json and vocab.json, or the config, that it was trained with"
                 ) from error
             raise (UserError if "permission" in what.lower() else DamagedError)(what) from error
         wrong = [name for name, value in read.items() if saved.get(name) != value]

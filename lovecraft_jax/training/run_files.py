@@ -71,7 +71,7 @@ def read_run_files(path: epath.Path) -> tuple[Config, Tokenizer, dict[str, Any]]
         return config, tokenizer, dict(json.loads((path / (name := "corpus.json")).read_text()))
     except UserError as error:
         raise UserError(f"{path / name}: {error}") from None
-    except FileNotFoundError:  # its `filename` is None on an object store
+    except (FileNotFoundError, NotADirectoryError):  # its `filename` is None on an object store
         what = f"{name} is missing" if path.is_dir() else "no such folder"
         todo = f"put {name} back" if saved_steps(path) else "train first"
         raise UserError(f"workdir={path}: not a run ({what}); {todo}, or name another") from None

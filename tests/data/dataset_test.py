@@ -158,6 +158,17 @@ def test_a_text_that_repeats_itself_is_counted_and_warned_of(
     assert "of test again in train" in warning
 
 
+@pytest.mark.parametrize("sentence", ["\u4eca\u5929\u5929\u6c14\u5f88\u597d\u3002", "The sea. ", "ab\n"])
+def test_one_sentence_again_and_again_is_counted_as_such(tmp_path: Path, config: ConfigDict, sentence: str) -> None:
+    config.data.update({"corpus": str(_write(tmp_path, {"one": sentence * 1500}).tales[0].path), "alphabet": "unicode"})
+    assert prepare(config).splits.facts["repeated"] == {"valid": 1.0, "test": 1.0}
+
+
+def test_a_part_too_short_to_be_compared_is_not_called_new(tmp_path: Path, config: ConfigDict) -> None:
+    config.data.corpus = str(_write(tmp_path, {"short": prose(1, 400)}).tales[0].path)
+    assert prepare(config).splits.facts["repeated"] == {}
+
+
 def test_by_rule_1_every_file_is_in_a_split_as_runs_before_recorded(tmp_path: Path) -> None:
     tales = _write(tmp_path, OTHERS | {"a": TEXT, "z": TEXT, "todo": ""})
     splits = split(tales, ASCII, rule=1)
