@@ -24,8 +24,8 @@ WORDS = 50_000
 def main() -> None:
     """Prints a line for the cold starts and one for the warm ones: medians with ranges."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--megabytes", type=int, default=100)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--megabytes", type=int, default=100, choices=range(1, 10_000), metavar="N")
+    parser.add_argument("--rounds", type=int, default=3, choices=range(1, 1000), metavar="N")
     parser.add_argument("--level", choices=("chars", "bpe", "words"), default="chars", help="as data.level")
     parser.add_argument("--vocab-size", type=int, default=20_000, help="as data.vocab_size")
     parser.add_argument("--prepare", help=argparse.SUPPRESS)  # the text, in the process that is measured

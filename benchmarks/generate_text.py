@@ -9,19 +9,22 @@ import argparse
 import json
 import os
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks.report import markdown
 from benchmarks.turns import machine
+from lovecraft_jax import cli
 from lovecraft_jax.inference.sampling import Sampling
 from lovecraft_jax.run import Run, load_run
+from lovecraft_jax.runtime.errors import DONE
 
 HEADER = ("streams", "characters/s, median (range)", "us a token of each stream", "characters a token")
 
 
-def main() -> None:
+def main() -> int:
     """Measures, prints a table, and saves JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", required=True, help="of a run")
@@ -38,6 +41,7 @@ def main() -> None:
     about = {"workdir": args.workdir, "temperature": args.temperature, "machine": machine(len(os.sched_getaffinity(0)))}
     file = args.to / f"generate_text-{Path(args.workdir).resolve().name}.json"
     file.write_text(json.dumps(about | {"measured": measured}, indent=1) + "\n")
+    return DONE
 
 
 def _measure(run: Run, length: int, sampling: Sampling, streams: int, rounds: int) -> dict[str, Any]:
@@ -70,4 +74,4 @@ def _row(measured: dict[str, Any]) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(cli.report_errors(main))

@@ -152,6 +152,8 @@ def find_system(task: str, name: str) -> System:
             "16 seeds"
         )
     if task == "generate":
+        if runs > 1:
+            raise ValueError(f"{name!r}: only training takes several seeds as one program; leave that out")
         return System("ours", lambda ours, config, streams: ours.generate(with_changes(config, changes), streams))
     if runs > 1:
         return System("ours", lambda ours, config: ours.train_stacked(with_changes(config, changes), runs), runs)
@@ -161,8 +163,8 @@ def find_system(task: str, name: str) -> System:
 def changes_of(name: str) -> tuple[list[str], int]:
     """Returns the changes in the name of one of our systems, and how many runs it trains at once."""
     parts = name.split(", ")[1:] if name.startswith(OURS) else []
-    seeds = [int(match[1]) for part in parts if (match := re.fullmatch(r"(\d+) seeds", part))]
-    return [part for part in parts if not part.endswith(" seeds")], seeds[-1] if seeds else 1
+    seeds = {part: int(match[1]) for part in parts if (match := re.fullmatch(r"([1-9]\d*) seeds", part))}
+    return [part for part in parts if part not in seeds], max(seeds.values(), default=1)
 
 
 def config_of(name: str, config: ConfigDict) -> ConfigDict:
@@ -175,6 +177,8 @@ def precision_of(name: str, device: str) -> str:
     last = name.split(", ")[-1]
     if last in PRECISIONS and name.startswith(("PyTorch", "matmul")):
         return last
+    if name.startswith(("PyTorch", "matmul in torch")):
+        return "float32"  # its default, also on a GPU
     if "bfloat16" in name:
         return "bfloat16"
     return "TF32" if device == "gpu" else "float32"

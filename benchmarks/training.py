@@ -62,8 +62,8 @@ def main() -> None:
     about = {"device": args.device, "machine": machine(len(os.sched_getaffinity(0)), args.device)}
     with tempfile.TemporaryDirectory() as folder, open(args.to / f"{args.name}.log", "a") as log:
         for config in args.configs:
-            for number, settings in enumerate(args.settings):
-                cache = Path(folder) / f"cache{number}"
+            for settings in args.settings:
+                cache = Path(folder) / f"cache{len(runs)}"
                 for start in args.starts:
                     workdir = Path(folder) / f"run{len(runs)}"
                     run = {"config": config, "settings": settings, "start": start}

@@ -7,32 +7,46 @@ tales left out neither fit nor calibrate it. One excerpt of each, at a random pl
 
 import argparse
 import random
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from experiments.study import options
+from lovecraft_jax import cli
 from lovecraft_jax.data import corpus
 from lovecraft_jax.data.cleaning import make_cleaning
 from lovecraft_jax.data.splits import split
+from lovecraft_jax.runtime.errors import DONE, UserError
 from lovecraft_jax.stylometry.authorship import PIECE_LENGTHS, SIGNIFICANCE_LEVEL, Author
 
 MakeText = Callable[[str, str, int, random.Random], str]
 """(a tale that was left out, the remaining tales, length, rng) -> a text of that length."""
 
 
-def main() -> None:
+def main() -> int:
     """Prints, for each text length, how many texts of each kind are accepted."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", default="lovecraft", help="as data.corpus")
-    parser.add_argument("--lengths", nargs="+", type=int, default=PIECE_LENGTHS, help="text lengths in characters")
-    parser.add_argument("--rounds", type=int, default=2, help="number of rounds; each leaves every tale out once")
-    parser.add_argument("--out", type=int, default=5, help="number of tales left out at a time")
+    parser.add_argument(
+        "--lengths",
+        nargs="+",
+        type=int,
+        default=PIECE_LENGTHS,
+        choices=PIECE_LENGTHS,
+        help="text lengths in characters",
+    )
+    parser.add_argument(
+        "--rounds", type=options.at_least(1), default=2, help="number of rounds; each leaves every tale out once"
+    )
+    parser.add_argument("--out", type=options.at_least(1), default=5, help="number of tales left out at a time")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--texts", nargs="*", type=Path, default=[], help="files whose excerpts are tested as well")
     args = parser.parse_args()
-    splits = split(corpus.load(args.corpus), make_cleaning("ascii"))
+    loaded = corpus.load(args.corpus)
+    splits = split(loaded, make_cleaning("ascii"))
     tales = {name: text for part in splits.by_tale.values() for name, text in part.items()}
     kinds = {**KINDS, **{str(path): _from_file(path) for path in args.texts}}
-    if args.corpus == "bundled":
+    if loaded.sha256 == corpus.load("bundled").sha256:
         del kinds[OTHERS]
     print("| characters | text | accepted | out of | |\n|---|---|---|---|---|")
     for length in args.lengths:
@@ -51,6 +65,7 @@ def main() -> None:
         for kind, values in p_values.items():
             accepted = sum(p > SIGNIFICANCE_LEVEL for p in values)
             print(f"| {length:,} | {kind} | {accepted} | {len(values)} | {accepted / len(values):.1%} |", flush=True)
+    return DONE
 
 
 def _left_out(names: list[str], args: argparse.Namespace, rng: random.Random) -> Iterator[list[str]]:
@@ -82,7 +97,10 @@ def _bundled(tale: str, rest: str, length: int, rng: random.Random) -> str:
 
 
 def _from_file(path: Path) -> MakeText:
-    return lambda tale, rest, length, rng: _excerpt(path.read_text(), rest, length, rng)
+    text = make_cleaning("ascii").apply(path.read_text("utf-8"))[0]
+    if len(text) < max(PIECE_LENGTHS):
+        raise UserError(f"--texts {path}: {len(text):,} characters; expected {max(PIECE_LENGTHS):,} or more")
+    return lambda tale, rest, length, rng: _excerpt(text, rest, length, rng)
 
 
 OTHERS = "excerpts of the bundled tales (other authors)"
@@ -96,4 +114,4 @@ KINDS: dict[str, MakeText] = {
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(cli.report_errors(main))

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from configs import c150
+from lovecraft_jax import cli
 from lovecraft_jax.config import Config
 from lovecraft_jax.data import dataset
 from lovecraft_jax.data.splits import BETWEEN_TALES
 from lovecraft_jax.run import load_run
+from lovecraft_jax.runtime.errors import DONE
 from lovecraft_jax.training.settings_by_size import choose_settings
 
 FACTORS, OFFSETS = (0.5, 1.0, 2.0), (-0.1, 0.0, 0.1)
@@ -29,7 +31,7 @@ ROWS = "rows.jsonl"
 Row = dict[str, Any]
 
 
-def main() -> None:
+def main() -> int:
     """Trains what is missing, and prints a table for each size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=Path, default=Path("runs/text_size"))
@@ -46,6 +48,7 @@ def main() -> None:
             parser.error(f"--sizes {size}: the training text has {len(texts['train'])} characters; use fewer")
         rows = [row for cut in args.cuts for row in _measure(args, texts["train"], held_out, size, cut)]
         print(f"\n{size:,} characters, bits per character on the held-out tales\n{_table(rows)}", flush=True)
+    return DONE
 
 
 def _measure(args: argparse.Namespace, text: str, held_out: str, size: int, cut: int) -> list[Row]:
@@ -112,4 +115,4 @@ def _config(corpus: str) -> Config:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(cli.report_errors(main))

@@ -1,7 +1,7 @@
 """Trains one run in processes on this machine: python -m launch.local_processes --local_processes=2 [flags of train].
 
 They find each other at a free port, and share the cores. Process 0 has this terminal; the output of the others is kept,
-and shown where one of them fails. SIGINT and SIGTERM are passed on: all save at the same step and exit.
+and shown where one of them fails. SIGINT, SIGTERM and SIGHUP are passed on: all save at the same step and exit.
 
 A process that was killed cannot report it, and JAX aborts those that lose process 0. So this process does: it names
 what was lost, ends the rest, and exits with 75, to be started again, where there is a checkpoint. All other exit codes
@@ -45,7 +45,8 @@ def main() -> int:
         outputs = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(count - 1)]
         received: list[int] = []
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, lambda number, _: received.append(number))
+            if number != signal.SIGHUP or signal.getsignal(number) == signal.SIG_DFL:  # which nohup has ignored
+                signal.signal(number, lambda number, _: received.append(number))
         processes = _start(outputs)
         stack.callback(_kill, processes, range(count))
         hanging = _wait(processes, received)

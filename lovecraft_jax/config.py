@@ -60,8 +60,9 @@ def one_of(*choices: str, default: Any = REQUIRED, resume: str = "same") -> Any:
 def nonnegative(
     default: Any = REQUIRED, below: float = float("inf"), resume: str = "same", by_size: bool = False
 ) -> Any:
-    """A finite float setting, of at least 0."""
-    return setting("a finite float of at least 0", lambda value: 0 <= value < below, default, resume, by_size)
+    """A finite float setting, of at least 0 and `below` something."""
+    expected = "a finite float of at least 0" + ("" if below == float("inf") else f" and below {below:g}")
+    return setting(expected, lambda value: 0 <= value < below, default, resume, by_size)
 
 
 @dataclasses.dataclass(frozen=True)

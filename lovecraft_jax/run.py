@@ -247,7 +247,8 @@ def _check_same(first: Run, other: Run, recorded: Sequence[Mapping[str, Any]], w
 def _load_one(workdir: Workdir, checkpoint: str | int, corpus: str | None) -> Run:
     path = resolve_path(workdir)
     config, tokenizer, recorded = read_run_files(path)
-    if corpus:
+    if corpus is not None:
+        corpus = os.fspath(checked("corpus", corpus, str | os.PathLike, "the path or the name of a text", os.fspath))
         config = config.replace(**{"data.corpus": corpus})
     if not (path / "checkpoints").is_dir():
         raise UserError(f"workdir={workdir}: no checkpoint yet; train until the first is saved")
@@ -263,4 +264,6 @@ def _load_one(workdir: Workdir, checkpoint: str | int, corpus: str | None) -> Ru
     checkpoints.close()
     if restored is None:
         raise UserError(f"workdir={workdir}: no checkpoint yet; train until the first is saved")
+    if checkpoint not in ("best", "latest") and restored.step != step:
+        raise UserError(f"checkpoint={checkpoint}: it is damaged; give another, as {restored.step}")
     return Run(config, tokenizer, model, restored.state.scored, int(restored.state.step), recorded, path)

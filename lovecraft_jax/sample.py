@@ -52,11 +52,12 @@ def main() -> int:
 def _stream(run: Run, sampling: Sampling) -> int:
     """Prints prompt and text while it is generated. Ctrl-C ends it after the current piece."""
     F = flags.FLAGS
-    sys.stdout.write(printable(F.prompt))
     # Collected, since Python discards a KeyboardInterrupt that is raised while JAX's callback of gc runs.
     with collect_signals() as signals:
+        pieces = run.stream(F.prompt, F.length, F.seed, sampling)  # which may refuse the prompt
+        sys.stdout.write(printable(F.prompt))
         try:
-            for (piece,) in run.stream(F.prompt, F.length, F.seed, sampling):
+            for (piece,) in pieces:
                 sys.stdout.write(printable(piece))
                 sys.stdout.flush()
                 if signals:

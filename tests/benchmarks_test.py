@@ -57,12 +57,15 @@ def test_a_system_that_hangs_dies_or_cannot_be_built_is_left_out_and_the_others_
 
 
 def test_names_of_systems_are_checked_and_tell_their_precision() -> None:
-    for name in ("jax", "lovecraft_jax, fast", "lovecraft_jax, recipe, float16"):
+    for name in ("jax", "lovecraft_jax, fast", "lovecraft_jax, recipe, float16", "lovecraft_jax, 0 seeds"):
         with pytest.raises(ValueError, match=re.escape(name.split(", ")[-1])):
             find_system("train", name)
     assert find_system("train", "lovecraft_jax, recipe, cuda, bfloat16, 16 seeds").runs == 16
-    names = "lovecraft_jax", "lovecraft_jax, cuda, bfloat16, 16 seeds", "PyTorch, eager, float32", "Flax, plain"
-    assert [precision_of(name, "gpu") for name in names] == ["TF32", "bfloat16", "float32", "TF32"]
+    with pytest.raises(ValueError, match="only training takes several seeds"):
+        find_system("generate", "lovecraft_jax, 16 seeds")
+    names = "lovecraft_jax", "lovecraft_jax, cuda, bfloat16, 16 seeds", "PyTorch, eager, TF32", "Flax, plain"
+    assert [precision_of(name, "gpu") for name in names] == ["TF32", "bfloat16", "TF32", "TF32"]
+    assert precision_of("PyTorch, eager", "gpu") == "float32"
 
 
 @pytest.mark.parametrize(("change", "is_right"), [(1.0, True), (1.02, False), (np.nan, False)])

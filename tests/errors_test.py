@@ -92,6 +92,10 @@ WRONG: dict[str, tuple[str, list[str]]] = {
         ["{files}/nowhere: not a run"],
     ),
     "a tokenizer of other types": ("sample --workdir={files}/retyped", ["its vocab.json cannot be read"]),
+    "a run without its text's hash": ("evaluate --workdir={files}/unhashed", ["corpus.json", "without sha256"]),
+    "rows that are not UTF-8": ("train {tiny} --workdir={files}/garbled", ["metrics.jsonl: damaged in line 1"]),
+    "a prompt to stream outside the vocabulary": ("sample --workdir={trained} --stream --prompt=a~b", ["a~b"]),
+    "more epochs than are allowed": ("train {tiny} --config.train.epochs=2e9", ["at least 0 and below 1e+09"]),
     "no such workdir": ("sample --workdir={files}/nowhere", ["{files}/nowhere"]),
     "workdir of no run": ("sample --workdir={files}", ["{files}", "config.json"]),
     "a run whose config has a wrong value": (
@@ -268,11 +272,15 @@ def _make_files(folder: Path, trained: Path) -> None:
     config = json.loads((wrong / "config.json").read_text())
     (wrong / "config.json").write_text(json.dumps(config | {"model": config["model"] | {"units": "banana"}}))
     (folder / "broken").symlink_to(folder / "nowhere")
-    copies = ("letters", "halves", "headless", "retyped")
-    letters, halves, headless, retyped = (shutil.copytree(trained, folder / name) for name in copies)
+    copies = ("letters", "halves", "headless", "retyped", "unhashed", "garbled")
+    letters, halves, headless, retyped, unhashed, garbled = (shutil.copytree(trained, folder / name) for name in copies)
     (headless / "config.json").unlink()
     shutil.rmtree(letters / "checkpoints" / "30")
     vocab, corpus = (json.loads((trained / f"{name}.json").read_text()) for name in ("vocab", "corpus"))
     (retyped / "vocab.json").write_text(json.dumps(vocab | {"chars": [1, 2]}))
     (letters / "vocab.json").write_text(json.dumps(vocab | {"chars": vocab["chars"][:-1] + "~"}))
+    (unhashed / "corpus.json").write_text(
+        json.dumps({**corpus, "sha256": None} | {"name": "a"}).replace("sha256", "sha")
+    )
+    (garbled / "metrics.jsonl").write_bytes(b'{"st\xffep": 2}\n' + (trained / "metrics.jsonl").read_bytes())
     (halves / "corpus.json").write_text(json.dumps(corpus | {"characters": corpus["characters"] | {"test": 7}}))

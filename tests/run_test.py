@@ -144,6 +144,16 @@ def test_wrong_arguments_raise_at_the_call_with_one_line(run: Run, call: Callabl
     assert "--" not in str(raised.value)
 
 
+def test_a_step_that_is_damaged_is_not_replaced_by_another(trained: Path, tmp_path: Path) -> None:
+    workdir = shutil.copytree(trained, tmp_path / "run")
+    for file in (workdir / "checkpoints" / "30").rglob("*"):
+        if file.is_file() and "state" in file.parts:
+            file.write_bytes(b"")
+    with pytest.raises(UserError, match="checkpoint=30: it is damaged; give another, as 40"):
+        load_run(workdir, 30)
+    assert load_run(workdir, "latest").step == 40
+
+
 def test_a_checkpoint_that_is_no_number_is_named(trained: Path) -> None:
     with pytest.raises(UserError, match="^checkpoint=\u00b2: " + r".* steps 30, 40"):
         load_run(trained, "\u00b2")

@@ -3,6 +3,7 @@
 """
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -26,6 +27,8 @@ TEXTS = (
     ("c150:plain, generating", settings.BEST, "written"),
 )
 """Column header, setting and text of the rows to average."""
+
+ONCE = ("once_distinct", "once_running")
 
 
 def main() -> int:
@@ -55,7 +58,8 @@ def _print(folder: Path, corpus_name: str) -> int:
             results.mean(feature.key, [row for row in rows if (row["setting"], row["text"]) == (setting, text)])
             for _, setting, text in TEXTS
         ]
-        values = author[feature.key], *means
+        # A longer text has fewer words that occur once: the models' texts are pieces, the author's all tales together.
+        values = author[feature.key], *([math.nan] * len(means) if feature.key in ONCE else means)
         cells = ["" if np.isnan(value) else f"{value:,.{feature.decimals}f}" for value in values]
         print("| " + " | ".join([feature.label, feature.unit, ARTICLE.get(feature.key, ""), *cells]) + " |")
     return DONE

@@ -22,6 +22,9 @@ from lovecraft_jax.training.progress import Progress
 STREAMS, LENGTH, TEMPERATURE = 8, 10_000, 1.0
 """Texts that each run generates, and about how many characters of each. Temperature 1 leaves the model's distribution
 as it is."""
+MARGIN = 1.2
+"""Where tokens are longer than characters, so many times the tokens that a text of LENGTH takes on average are
+generated, and the text is cut."""
 
 
 def measure(study: Study, setting: str, workdir: Path, seconds: float) -> list[Row]:
@@ -39,9 +42,11 @@ def measure(study: Study, setting: str, workdir: Path, seconds: float) -> list[R
 
 
 def generate(run: Run, prompt: str, length: int, sampling: Sampling, samples: int = 1) -> list[str]:
-    """Returns texts of at most `length` characters each, without the prompt, generated with seed 0. They are shorter
-    where the tokens of a text have fewer characters on average than those of the valid tales."""
+    """Returns texts of `length` characters each, without the prompt, generated with seed 0. One is shorter where its
+    tokens have by far fewer characters on average than those of the valid tales."""
     tokens = count_tokens(run.split("valid"), length)
+    if run.tokenizer.level != "chars":
+        tokens = math.ceil(MARGIN * tokens)
     return [text[:length] for text in run.generate(prompt, tokens, 0, sampling, samples)]
 
 

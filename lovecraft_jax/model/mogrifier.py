@@ -103,8 +103,8 @@ def _forward(
     empty = [jnp.zeros((T, B, kernel.shape[1])) for kernel in rounds]
     loop = *carry, empty_steps(loop_params, jnp.zeros((T, B, G))), *empty
     _, _, steps, *modulations = lax.fori_loop(0, T, step, loop)
-    saved = Saved(params, x_TBD, carry, steps, tuple(modulations))
     steps = rounded(steps, form)
+    saved = Saved(params, x_TBD, carry, steps, tuple(modulations))
     h_TBH = steps.h_TBH.astype(jnp.float32)
     return ((steps.c_TBH[-1], h_TBH[-1]), h_TBH), saved
 

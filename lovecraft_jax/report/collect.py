@@ -197,7 +197,8 @@ def _read_metrics(path: epath.Path) -> list[Row]:
     try:
         rows = read_rows(path)
         for row in rows:
-            if missing := ROW_KEYS[row["split"]] - row.keys():
+            needed = ROW_KEYS[row["split"]] | ({"checkpoint"} if row.get("scoring") in metrics.FINAL else set())
+            if missing := needed - row.keys():
                 raise KeyError(*missing)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: damaged ({type(error).__name__}: {error}); start the training again") from None

@@ -54,8 +54,12 @@ def split_activations(text: str, activations: np.ndarray) -> list[tuple[str, int
 
 
 def shorten(text: str, length: int) -> str:
-    """Returns at most the first `length` characters of a text; the last word, which may be cut, is dropped."""
-    return text if len(text) <= length else re.sub(r"\s+\S*$", "", text[:length])
+    """Returns at most the first `length` characters of a text. The last word, which may be cut, is dropped, except in a
+    text without spaces, of which that would leave little."""
+    if len(text) <= length:
+        return text
+    whole_words = re.sub(r"\s+\S*$", "", text[:length])
+    return whole_words if 2 * len(whole_words) > length else text[:length]
 
 
 def _join_equal(tokens: Sequence[str], marks: Sequence[Mark]) -> list[tuple[str, Mark]]:

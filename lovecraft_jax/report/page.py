@@ -66,8 +66,10 @@ def render(runs: Sequence[RunReport]) -> str:
     return visible(re.sub("[\0-\x08\x0b-\x1f]", lambda match: chr(0x2400 + ord(match[0])), page))  # ESC as its symbol
 
 
-def number(value: float, decimals: int = 0) -> str:
-    """Formats a number: "2,607,258"."""
+def number(value: float | None, decimals: int = 0) -> str:
+    """Formats a number: "2,607,258". None is a score that is not finite."""
+    if value is None:
+        return "(not finite)"
     return f"{value:,.{decimals}f}"
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import math
 import re
 import warnings
 from collections.abc import Sequence
@@ -132,9 +133,11 @@ def word_probabilities(letters: Sequence[LetterPrediction], colour: str) -> Figu
 
 
 def tale_scores(runs: dict[str, dict[str, float]]) -> Figure:
-    """Bits per character of each tale (run -> tale -> score), from the first run's best on; MAX_TALES of more."""
+    """Bits per character of each tale (run -> tale -> score), from the first run's best on, those that it has
+    not last; MAX_TALES of more."""
     first_run = next(iter(runs.values()))
-    tales = sorted({tale for scores in runs.values() for tale in scores}, key=lambda tale: first_run.get(tale, 0))
+    order = {tale: (first_run.get(tale, math.inf), tale) for scores in runs.values() for tale in scores}
+    tales = sorted(order, key=order.__getitem__)
     tales = [tales[n] for n in np.unique(np.linspace(0, len(tales) - 1, MAX_TALES).round().astype(int))]
     figure, (axes,) = _figure(0.26 * len(tales) + 1.0)
     for (name, scores), colour in zip(runs.items(), RUNS, strict=False):

@@ -74,7 +74,7 @@ def write_bytes(path: epath.Path, data: bytes) -> None:
 
 
 def write_files(folder: epath.Path, contents: dict[str, bytes]) -> None:
-    """Replaces files of a folder by their names: all of them, or none where one cannot be written."""
+    """Replaces files of a folder by their names: all of them, or none where there is no room for one."""
     if on_store(folder):
         for name, data in contents.items():
             (folder / name).write_bytes(data)
@@ -146,11 +146,11 @@ def read_rows(path: epath.Path) -> list[Row]:
     """The rows of a .jsonl file, without a last line that a kill cut short. Raises UserError for any other line that is
     not a JSON object."""
     rows = []
-    for number, line in enumerate(path.read_text().splitlines(keepends=True) if path.exists() else [], 1):
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True) if path.exists() else [], 1):
         try:
             rows.append(dict(json.loads(line)))
         except (ValueError, TypeError):
-            if line.endswith("\n"):
+            if line.endswith(b"\n"):
                 what = f"{path}: damaged in line {number}, expected a JSON object; repair or delete that line"
                 raise UserError(what) from None
     return rows

@@ -67,6 +67,8 @@ def _flock(file: TextIO, name: str) -> Iterator[None]:
                 raise BlockingIOError
         except BlockingIOError:
             raise UserError(f"workdir={name}: in use by another run; wait for it or name another folder") from None
+        except OSError as error:  # a file system without locks, as some over a network
+            raise _cannot_be_written(name, f"no locks there: {error.strerror}") from error
         yield
 
 

@@ -28,12 +28,16 @@ def collect_signals() -> Iterator[list[int]]:
     # Windows has no SIGHUP. What Python knows of it is from its start, before libtpu had the process ignore it.
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
         numbers.append(signal.SIGHUP)
-    # The outermost block installs the handlers.
-    before = {number: signal.signal(number, collect) for number in numbers if not _collected}
-    _collected.append([])
+    # The outermost block installs the handlers, once there is a list for the first signal.
+    before = {} if _collected else {number: signal.getsignal(number) for number in numbers}
+    mine: list[int] = []
     try:
-        yield _collected[-1]
+        _collected.append(mine)
+        for number in before:
+            signal.signal(number, collect)
+        yield mine
     finally:
-        _collected.pop()
         for number, handler in before.items():
             signal.signal(number, handler)
+        if _collected and _collected[-1] is mine:  # else a signal came before it was there
+            _collected.pop()

@@ -64,8 +64,6 @@ class Checkpoints:
             create=not read_only,
         )
         folder = workdir / "checkpoints"
-        if re.search(r"[\ud800-\udfff]", os.fspath(folder)):  # bytes that are not UTF-8, which TensorStore refuses
-            raise UserError(f"workdir={workdir}: expected a name in UTF-8; rename it, or name another")
         try:
             tidy = folder.exists() and distributed.is_main_process()
             distributed.on_all_processes(lambda: _tidy(folder, read_only) if tidy else None)
@@ -133,7 +131,7 @@ class Checkpoints:
             damages = list(filter(None, distributed.gather(damage)))  # all processes must be able to read it
             if not damages:
                 return restored
-            log(f"WARNING: damaged checkpoint, {damages[0]}; trying the one before it")
+            log(f"WARNING: damaged checkpoint, {damages[0]}; trying another")
         if order:
             folder = self._manager.directory
             raise UserError(f"{folder}: all {len(order)} checkpoints are damaged; delete the folder to start over")

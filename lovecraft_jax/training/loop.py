@@ -136,8 +136,8 @@ class Training:
         if stop_requested:
             self.logger.log(f"interrupted at step {self.step:,}, saved: the same command goes on from there")
             return INTERRUPTED
-        asked = f"train.stop_at_step={self.config.train.stop_at_step}"
-        self.logger.log(f"stopped at step {self.step:,}, the end of its dispatch, as {asked} asked, saved")
+        asked = self.config.train.stop_at_step
+        self.logger.log(f"stopped at step {self.step:,}, the end of its dispatch, saved; train.stop_at_step is {asked}")
         return DONE
 
     @property

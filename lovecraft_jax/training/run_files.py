@@ -68,7 +68,10 @@ def read_run_files(path: epath.Path) -> tuple[Config, Tokenizer, dict[str, Any]]
     try:
         config = Config.of(dict(json.loads((path / (name := "config.json")).read_text())))
         tokenizer = load_tokenizer((path / (name := "vocab.json")).read_text())
-        return config, tokenizer, dict(json.loads((path / (name := "corpus.json")).read_text()))
+        corpus = dict(json.loads((path / (name := "corpus.json")).read_text()))
+        if missing := {"name", "sha256", "characters"} - corpus.keys():
+            raise ValueError(f"without {', '.join(sorted(missing))}")
+        return config, tokenizer, corpus
     except UserError as error:
         raise UserError(f"{path / name}: {error}") from None
     except (FileNotFoundError, NotADirectoryError):  # its `filename` is None on an object store

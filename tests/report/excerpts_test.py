@@ -30,6 +30,8 @@ def test_the_pieces_of_a_shortened_text_join_to_it(text: str, places: list[tuple
 def test_a_text_is_shortened_between_words() -> None:
     assert shorten(WORDS, 12) == "the old"
     assert shorten(WORDS, 1000) == WORDS
+    without_spaces = "\u591c\n\n" + "\u5f7c\u306f\u6b69" * 100
+    assert shorten(without_spaces, 90) == without_spaces[:90]
 
 
 def test_the_surprisal_of_a_word_is_the_sum_over_its_tokens() -> None:

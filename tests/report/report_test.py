@@ -147,8 +147,14 @@ def test_an_adaptive_score_stands_beside_the_static_one(report: RunReport) -> No
     assert "valid 1.234, test 1.567 bits per character, of a model that learns" in page
     assert f"test {static[1]['bpc']:.3f} bits per character (static" in page
     assert page.count("1.567") == 1
-    with_compressor = dataclasses.replace(report, rows=report.rows + adaptive, baselines={"ppmd": 2.345})
-    assert "it needs 1.23 for them, and the compressor 2.35" in render([with_compressor])
+    compressor = {"ppmd": 2.987, "ppmd_test": 2.345}
+    with_compressor = dataclasses.replace(report, rows=report.rows + adaptive, baselines=compressor)
+    # Of test, since the rates of the adaptive score are tuned on valid.
+    assert "the test tales while it reads them" in render([with_compressor])
+    assert "it needs 1.57 for them, and the compressor 2.35" in render([with_compressor])
+    diverged = [row | {"bpc": None if row["split"] == "valid" else row["bpc"]} for row in adaptive]
+    page = render([dataclasses.replace(report, rows=report.rows + diverged)])
+    assert "valid (not finite), test 1.567 bits per character" in page
     table = render([report, dataclasses.replace(with_compressor, name="other")])
     assert re.search(r'(<td class="n">\u2013</td>){2}', table)
     assert '<td class="n">1.234</td><td class="n">1.567</td>' in table
