@@ -77,7 +77,7 @@ def test_an_export_without_the_text_has_no_scores(run: Run, tmp_path: Path, caps
         ("versions.json", "not json", "a file of it cannot be read"),
         ("versions.json", '{"jax": 3}', "versions.json is {'jax': 3}: damaged"),
         ("baselines.json", '{"ngram": "x"}', "baselines.json is {'ngram': 'x'}: damaged"),
-        ("corpus.json", '{"name": 5}', "corpus.json: name is 5: damaged"),
+        ("corpus.json", '{"name": 5, "sha256": "", "characters": {}}', "corpus.json: name is 5: damaged"),
     ],
 )
 def test_damaged_files_of_a_run_are_named(trained: Path, tmp_path: Path, file: str, content: str, message: str) -> None:
