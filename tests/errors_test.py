@@ -92,7 +92,7 @@ WRONG: dict[str, tuple[str, list[str]]] = {
         ["{files}/nowhere: not a run"],
     ),
     "a tokenizer of other types": ("sample --workdir={files}/retyped", ["its vocab.json cannot be read"]),
-    "a run without its text's hash": ("evaluate --workdir={files}/unhashed", ["corpus.json", "without sha256"]),
+    "a run without its text's hash": ("evaluate --workdir={files}/unhashed", ["corpus.json", "no sha256 in it"]),
     "rows that are not UTF-8": ("train {tiny} --workdir={files}/garbled", ["metrics.jsonl: damaged in line 1"]),
     "a prompt to stream outside the vocabulary": ("sample --workdir={trained} --stream --prompt=a~b", ["a~b"]),
     "more epochs than are allowed": ("train {tiny} --config.train.epochs=2e9", ["at least 0 and below 1e+09"]),

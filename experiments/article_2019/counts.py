@@ -27,8 +27,8 @@ TEXTS = (
     ("c150:plain, generating", settings.BEST, "written"),
 )
 """Column header, setting and text of the rows to average."""
-
 ONCE = ("once_distinct", "once_running")
+"""Features that fall with the length of a text."""
 
 
 def main() -> int:

@@ -12,6 +12,7 @@ from lovecraft_jax.data import dataset
 from lovecraft_jax.data.encoded import Encoded
 from lovecraft_jax.inference.sampling import Sampling
 from lovecraft_jax.model.lm import count_parameters
+from lovecraft_jax.report.collect import MARGIN
 from lovecraft_jax.run import Run, load_run
 from lovecraft_jax.runtime.files import read_rows
 from lovecraft_jax.stylometry.authorship import Author
@@ -22,9 +23,6 @@ from lovecraft_jax.training.progress import Progress
 STREAMS, LENGTH, TEMPERATURE = 8, 10_000, 1.0
 """Texts that each run generates, and about how many characters of each. Temperature 1 leaves the model's distribution
 as it is."""
-MARGIN = 1.2
-"""Where tokens are longer than characters, so many times the tokens that a text of LENGTH takes on average are
-generated, and the text is cut."""
 
 
 def measure(study: Study, setting: str, workdir: Path, seconds: float) -> list[Row]:

@@ -294,7 +294,7 @@ class Training:
             self.watchdog.feed()
         if self.config.train.adaptive:
             rows += self._adaptive_rows(variables, restored.step)
-        self.watchdog.close()  # the baselines may take longer than it allows, and what they are would be lost
+        self.watchdog.close()  # waiting for the baselines may take longer than it allows
         self.logger.finish(rows, self.program.model, variables)
         for line in self._warnings(rows):
             self.logger.log(line)

@@ -70,7 +70,7 @@ def read_run_files(path: epath.Path) -> tuple[Config, Tokenizer, dict[str, Any]]
         tokenizer = load_tokenizer((path / (name := "vocab.json")).read_text())
         corpus = dict(json.loads((path / (name := "corpus.json")).read_text()))
         if missing := {"name", "sha256", "characters"} - corpus.keys():
-            raise ValueError(f"without {', '.join(sorted(missing))}")
+            raise ValueError(f"no {', '.join(sorted(missing))} in it")
         return config, tokenizer, corpus
     except UserError as error:
         raise UserError(f"{path / name}: {error}") from None
